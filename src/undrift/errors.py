@@ -1,0 +1,89 @@
+"""The exception tree: everything undrift raises on purpose, on one screen.
+
+```
+UndriftError
+├── ConfigError (also ValueError)       a setting that cannot be used
+│   └── UnknownName                     a method, benchmark, key ... that does not exist
+├── MissingExtra (also ImportError)     an optional dependency is not installed
+├── DataError                           examples, pictures or answers that cannot be used
+├── RunDirError                         a run directory that cannot be written, read or resumed
+├── AdapterMismatch                     an adapter saved for another base or another shape
+└── TrainingDiverged                    the loss is not a number any more
+```
+
+Every message says what happened, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UndriftError(Exception):
+    """The base class: `except UndriftError` catches all of them."""
+
+
+class ConfigError(UndriftError, ValueError):
+    """A setting has a value that cannot be used."""
+
+
+class UnknownName(ConfigError):
+    """A name (of a method, benchmark, scorer, key ...) that does not exist."""
+
+
+class MissingExtra(UndriftError, ImportError):
+    """An optional dependency is missing; the message holds the pip command that mends it."""
+
+
+class DataError(UndriftError):
+    """Examples, pictures or answers that cannot be used."""
+
+
+class RunDirError(UndriftError):
+    """A run directory that cannot be written, read or resumed."""
+
+
+class AdapterMismatch(UndriftError):
+    """An adapter was saved for another base model or another shape."""
+
+
+class TrainingDiverged(UndriftError):
+    """The loss stopped being a finite number."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """Make (not raise) the error for a name that does not exist, offering the nearest known one.
+
+    Args:
+        kind: What the name should have been, such as "method" or "key".
+        name: The name as it was given.
+        known: Every name that would have been accepted.
+
+    Returns:
+        The exception, for example
+        `unknown method 'smae'; did you mean 'same'? known: finetune, joint, moelora, same`.
+    """
+    names = sorted(known)
+    folded = {candidate.lower(): candidate for candidate in names}
+    near = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.5)
+    guess = f"; did you mean {folded[near[0]]!r}?" if near else ";"
+    listing = ", ".join(names) if names else "(none)"
+    return UnknownName(f"unknown {kind} {name!r}{guess} known: {listing}")
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:
+    """Make (not raise) the error for an optional dependency that is not installed.
+
+    Args:
+        package: The distribution that could not be imported.
+        extra: The extra of undrift that brings it.
+        purpose: What needs it, as the subject of a sentence.
+
+    Returns:
+        The exception; its message holds the pip command that mends it.
+    """
+    return MissingExtra(
+        f"{purpose} needs {package}, which is not installed; run: pip install 'undrift[{extra}]'",
+        name=package,
+    )
