@@ -1,0 +1,322 @@
+"""What a run leaves on disk: paths, atomic writes, the DONE marks. Standard library only.
+
+```
+ROOT/
+├── run.yaml          the configuration; two runs are the same run if these texts are equal
+├── manifest.json     method, benchmark, seed, order, profile, backbone, versions, hardware ...
+├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
+├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
+└── eval/after-01/    on-01.jsonl: one prediction a line; after-00 is the untouched model
+```
+
+A line of `eval` is `{"id", "question", "answers", "prediction", "strict", "caseless"}`. Every file
+is written under a temporary name and renamed, so a reader finds it whole or not at all. Nothing
+here is ever pickled. `RunDir.start` begins or resumes a run, `RunDir.existing` opens one to read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from undrift.errors import RunDirError
+
+_CONFIG = "run.yaml"
+_CONTENTS = (_CONFIG, "manifest.json", "matrix.json", "report.html", "tasks", "eval", "diagnose")
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_TEMPORARY = ".writing"
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is seen whole or not at all, replacing an older one.
+
+    Args:
+        path: The file; missing parent folders are made.
+        content: Text (written as UTF-8) or bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder that appears at `path` only if the block ends without an error.
+
+    Args:
+        path: The folder; one that is there already is replaced at the end.
+
+    Yields:
+        An empty folder beside it, to be filled.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON, atomically.
+
+    Args:
+        path: The file.
+        value: Anything JSON can hold; not-a-number and infinity are refused.
+
+    Raises:
+        RunDirError: If JSON cannot hold the value.
+    """
+    try:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RunDirError(f"cannot write {path} as JSON: {error}") from error
+    atomic_write(path, text + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its value.
+
+    Raises:
+        RunDirError: If the file is missing or is not JSON.
+    """
+    return _parsed(path, _text(path), 1)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as JSON lines, atomically.
+
+    Args:
+        path: The file.
+        rows: One mapping a line.
+    """
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    atomic_write(path, "".join(lines))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One dictionary a line.
+
+    Raises:
+        RunDirError: If the file is missing or a line of it is not JSON.
+    """
+    lines = _text(path).split("\n")
+    return [_parsed(path, line, number) for number, line in enumerate(lines, 1) if line]
+
+
+class RunDir:
+    """The paths of one run. Making one touches no file; tasks and stages count from 1.
+
+    Args:
+        root: The run's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    @classmethod
+    def start(cls, root: Path, config: str, *, replace: bool = False) -> RunDir:
+        """Begin a run in an empty or missing folder, or resume the one that is there.
+
+        Args:
+            root: The run's folder.
+            config: The text of run.yaml: everything that decides the run's numbers.
+            replace: Delete the run that is there, whatever its configuration, and begin again.
+
+        Returns:
+            The run, with its run.yaml written.
+
+        Raises:
+            RunDirError: If the folder holds something else than a run, or another run.
+        """
+        run = cls(root)
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            if not run.config_file.is_file():
+                raise RunDirError(
+                    f"{root} is not empty and holds no run (no {_CONFIG}); "
+                    "choose a new or an empty folder with --out"
+                )
+            if replace:
+                run._clear()
+            else:
+                run._check_same(config)
+        if not run.config_file.exists():
+            atomic_write(run.config_file, config)
+        return run
+
+    @classmethod
+    def existing(cls, root: Path) -> RunDir:
+        """Open a run to read it.
+
+        Args:
+            root: The run's folder.
+
+        Returns:
+            The run.
+
+        Raises:
+            RunDirError: If there is no run in the folder.
+        """
+        run = cls(root)
+        if not run.config_file.is_file():
+            raise RunDirError(
+                f"{root} is not a run: it has no {_CONFIG}; "
+                "give a folder that `undrift run ... --out FOLDER` has written"
+            )
+        return run
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration, YAML."""
+        return self.root / _CONFIG
+
+    @property
+    def manifest_file(self) -> Path:
+        """What produced the numbers: versions, hardware, fingerprints, protocol."""
+        return self.root / "manifest.json"
+
+    @property
+    def matrix_file(self) -> Path:
+        """The accuracy matrix and the metrics."""
+        return self.root / "matrix.json"
+
+    def task(self, index: int, name: str) -> Path:
+        """Return the folder of the task that is trained as number `index`.
+
+        Args:
+            index: From 1.
+            name: The task's name.
+
+        Returns:
+            Such as ROOT/tasks/01-digits.
+
+        Raises:
+            RunDirError: If the name cannot be a folder's name, or the index is below 1.
+        """
+        if index < 1 or not _TASK_NAME.fullmatch(name):
+            raise RunDirError(
+                f"task {index} cannot be called {name!r}: tasks count from 1, and a name is made "
+                "of letters, digits, '_', '.' and '-', beginning with a letter or a digit"
+            )
+        return self.root / "tasks" / f"{index:02d}-{name}"
+
+    def adapter(self, index: int, name: str) -> Path:
+        """Return the folder of the adapter as it was after this task (see `task`)."""
+        return self.task(index, name) / "adapter"
+
+    def train_log(self, index: int, name: str) -> Path:
+        """Return the file with one line per logged training step of this task (see `task`)."""
+        return self.task(index, name) / "train.jsonl"
+
+    def predictions(self, after: int, on: int) -> Path:
+        """Return the file with the predictions of one cell of the matrix.
+
+        Args:
+            after: How many tasks had been trained; 0 is the untouched model.
+            on: The task that was asked, from 1.
+
+        Returns:
+            Such as ROOT/eval/after-03/on-01.jsonl.
+
+        Raises:
+            RunDirError: If there can be no such cell.
+        """
+        if after < 0 or on < 1:
+            raise RunDirError(f"no cell of the matrix is after task {after} on task {on}")
+        return self.root / "eval" / f"after-{after:02d}" / f"on-{on:02d}.jsonl"
+
+    def mark_done(self, index: int, name: str) -> None:
+        """Write the DONE mark of a task; to be called after everything else is on disk."""
+        atomic_write(self.task(index, name) / "DONE", "")
+
+    def is_done(self, index: int, name: str) -> bool:
+        """Tell whether a task has its DONE mark."""
+        return (self.task(index, name) / "DONE").is_file()
+
+    def inside(self, *parts: str) -> Path:
+        """Join path parts onto the root and make sure that the result stays inside it.
+
+        Args:
+            *parts: Names that may come from a file or a user.
+
+        Returns:
+            The path.
+
+        Raises:
+            RunDirError: If the path would leave the run's folder, by `..`, by being absolute, or
+                through a link.
+        """
+        path = self.root.joinpath(*parts)
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise RunDirError(f"{path} lies outside the run {self.root}")
+        return path
+
+    def _check_same(self, config: str) -> None:
+        there = _text(self.config_file)
+        if there == config:
+            return
+        changes = difflib.unified_diff(there.splitlines(), config.splitlines(), lineterm="", n=0)
+        shown = [line for line in changes if not line.startswith(("---", "+++", "@@"))]
+        listing = "\n  ".join(shown[:12])
+        raise RunDirError(
+            f"{self.root} holds another run; what differs (- is there, + was asked for):\n"
+            f"  {listing}\n"
+            f"to resume that run: undrift run {self.config_file} --out {self.root}\n"
+            "to delete it and begin again: the same command with --replace\n"
+            "to keep both: another folder with --out"
+        )
+
+    def _clear(self) -> None:
+        for name in _CONTENTS:
+            path = self.root / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunDirError(f"cannot read {path}: {error}") from error
+
+
+def _parsed(path: Path, text: str, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RunDirError(
+            f"{path} is damaged, line {line + error.lineno - 1}: {error.msg}; "
+            "delete the file and run the same command again"
+        ) from error

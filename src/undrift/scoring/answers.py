@@ -1,0 +1,178 @@
+"""Scorers: small pure functions `(prediction, answers) -> score in [0, 1]`, one per kind of answer.
+
+`score(name, prediction, answers)` gives the two numbers that are stored with every prediction:
+`strict`, by the scorer as it is, and `caseless`, by the same scorer once letter case is folded on
+both sides. What is right strictly is right caselessly. A scorer's rule never changes under its
+name; a new rule is a new name.
+
+To add a scorer: write the function, add it to SCORERS.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from undrift.errors import DataError, unknown
+
+Scorer = Callable[[str, Sequence[str]], float]
+
+
+class Score(NamedTuple):
+    """One prediction's two scores, each in [0, 1]."""
+
+    strict: float
+    caseless: float
+
+
+def exact(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction is one of the answers, letter for letter.
+
+    Space around either is ignored. Case, inner space and a final period count: `seven`, `Seven.`
+    and `Seven` are three answers, since a model that drifts in form is to be seen drifting.
+
+    Args:
+        prediction: What the model said.
+        answers: The accepted answers.
+
+    Returns:
+        0.0 or 1.0.
+    """
+    return float(prediction.strip() in {answer.strip() for answer in answers})
+
+
+def caseless(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction is one of the answers when letter case is folded.
+
+    Args:
+        prediction: What the model said.
+        answers: The accepted answers.
+
+    Returns:
+        0.0 or 1.0.
+    """
+    return exact(prediction.casefold(), [answer.casefold() for answer in answers])
+
+
+_LETTER = re.compile(r"\(?([A-Za-z])(?:[.):].*)?", re.DOTALL)
+_LETTER_IN_SENTENCE = re.compile(r"the answer is \(?([A-Za-z])\)?(?:\.|$)", re.IGNORECASE)
+
+
+def letter(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the prediction chooses the right option letter.
+
+    Accepted forms of the letter C: `C`, `C.` and `C. any text`, `C)`, `(C)`, `C: any text`, and a
+    text that says `the answer is C.` exactly once. The case of the letter counts (`c` is wrong
+    where the answer is `C`). A word that merely begins with the letter (`Cat`) does not count, nor
+    does a text that offers two answers.
+
+    Args:
+        prediction: What the model said.
+        answers: The accepted letters.
+
+    Returns:
+        0.0 or 1.0.
+    """
+    text = prediction.strip()
+    plain = _LETTER.fullmatch(text)
+    found = [plain.group(1)] if plain else _LETTER_IN_SENTENCE.findall(text)
+    return exact(found[0], answers) if len(found) == 1 else 0.0
+
+
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+
+
+def box(prediction: str, answers: Sequence[str]) -> float:
+    """1 if the predicted box overlaps an answer's box with IoU >= 0.5.
+
+    Boxes are `[x1, y1, x2, y2]`, x1 < x2 and y1 < y2, in any unit that both sides share. The
+    prediction's first four numbers are taken, whatever brackets stand around them; a prediction
+    with fewer, or one whose corners are swapped, is wrong.
+
+    Args:
+        prediction: What the model said.
+        answers: The accepted boxes.
+
+    Returns:
+        0.0 or 1.0.
+
+    Raises:
+        DataError: If an answer is not a box.
+    """
+    said = _corners(prediction)
+    best = 0.0
+    for answer in answers:
+        truth = _corners(answer)
+        if truth is None:
+            raise DataError(
+                f"the answer {answer!r} is not a box; expected [x1, y1, x2, y2] with "
+                "x1 < x2 and y1 < y2"
+            )
+        if said is not None:
+            best = max(best, _iou(said, truth))
+    return float(best >= 0.5)
+
+
+_Corners = tuple[float, float, float, float]
+
+
+def _corners(text: str) -> _Corners | None:
+    numbers = [float(number) for number in _NUMBER.findall(text)[:4]]
+    if len(numbers) < 4 or not all(map(math.isfinite, numbers)):
+        return None
+    x1, y1, x2, y2 = numbers
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+
+
+def _iou(a: _Corners, b: _Corners) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return both / (areas - both)
+
+
+SCORERS: dict[str, Scorer] = {"exact": exact, "caseless": caseless, "letter": letter, "box": box}
+
+
+def find_scorer(name: str) -> Scorer:
+    """Return the scorer of this name.
+
+    Args:
+        name: A key of SCORERS.
+
+    Returns:
+        The function.
+
+    Raises:
+        UnknownName: If there is none; the message offers the nearest.
+    """
+    if name not in SCORERS:
+        raise unknown("scorer", name, SCORERS)
+    return SCORERS[name]
+
+
+def score(scorer: str, prediction: str, answers: Sequence[str]) -> Score:
+    """Score one prediction twice, as it is and with letter case folded.
+
+    Args:
+        scorer: A key of SCORERS.
+        prediction: What the model said; an empty text is a wrong answer, not an error.
+        answers: The accepted answers, at least one.
+
+    Returns:
+        The strict and the caseless score; the first is never above the second.
+
+    Raises:
+        UnknownName: If there is no such scorer.
+        DataError: If there is no answer to compare with.
+    """
+    rule = find_scorer(scorer)
+    if not answers:
+        raise DataError(f"nothing to compare the prediction {prediction!r} with: no answers")
+    folded = [answer.casefold() for answer in answers]
+    return Score(rule(prediction, answers), rule(prediction.casefold(), folded))
