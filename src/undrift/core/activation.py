@@ -77,6 +77,9 @@ class Usage:
         Args:
             F_pre: The importance that the tasks before gave, (N,).
             alpha: alpha_{t-1}, how many tokens F_pre stands for, ().
+
+        Returns:
+            F^t, (N,) float64.
         """
         return (alpha * F_pre + self.energy) / (alpha + self.tokens).clamp_min(1)
 
@@ -93,6 +96,9 @@ def scores(U: Tensor, F_pre: Tensor) -> Tensor:
     Args:
         U: How much the current task uses each expert, (N,).
         F_pre: How much the tasks before did, (N,).
+
+    Returns:
+        The scores, (N,).
     """
     return minmax(U) - minmax(F_pre)
 

@@ -141,6 +141,9 @@ class History:
             dim: d, the size of a token.
             max_components: The most eigenpairs that are ever kept; at most d.
             device: Where it lives.
+
+        Returns:
+            A history without a token.
         """
         K = min(max_components, dim)
 
@@ -202,9 +205,10 @@ class History:
 
 
 def _components(s: Tensor, trace: Tensor, delta: float) -> Tensor:
-    """The smallest k with sum_{i<=k} s_i >= delta trace [Eq. 5]; all positive ones if none is."""
-    below = (s.cumsum(0) < delta * trace * (1 - 1e-12)).sum() + 1
-    return torch.minimum(below, (s > EPS32 * EPS32 * trace).sum())
+    """The smallest k with sum_{i<=k} s_i >= delta trace [Eq. 5], never more than the rank."""
+    enough = (s.cumsum(0) < delta * trace * (1 - 1e-12)).sum() + 1
+    rank = (s > s.numel() * EPS32 * s[0]).sum()
+    return torch.minimum(enough, rank)
 
 
 def _eigenpairs_of_factor(F: Tensor) -> tuple[Tensor, Tensor]:

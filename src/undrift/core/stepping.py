@@ -87,6 +87,9 @@ def innermost(optimizer: Any) -> Optimizer:
     Args:
         optimizer: The optimiser, wrapped any number of times in `.optimizer`.
 
+    Returns:
+        The torch optimiser, whose step hooks work.
+
     Raises:
         ConfigError: If its parameters are flat shards, whose rows and columns cannot be told apart.
     """
@@ -104,8 +107,8 @@ def innermost(optimizer: Any) -> Optimizer:
 
 
 def _refuse_flat_shards(optimizer: Any) -> None:
-    kind = type(optimizer)
-    if "deepspeed" in f"{kind.__module__}.{kind.__name__}".lower():
+    name = f"{optimizer.__class__.__module__}.{optimizer.__class__.__name__}"
+    if "deepspeed" in name.lower():
         engine = "DeepSpeed"
     elif any(
         getattr(p, "_is_flat_param", False)

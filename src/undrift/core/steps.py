@@ -63,6 +63,9 @@ def router_step(dW: Tensor, V: Tensor, g: Tensor, lambda_par: float, lambda_perp
         g: The gain of each direction, (k,).
         lambda_par: Weight of the part inside V_par.
         lambda_perp: Weight of the part outside.
+
+    Returns:
+        dW_G, (N, d).
     """
     return spectral_product(dW, V, lambda_par * g, lambda_perp)
 
@@ -98,6 +101,9 @@ def expert_a_step(dA: Tensor, V: Tensor, inside: Tensor, outside: float) -> Tens
         V: V_k of C^{t-1}, (d, k).
         inside: M's eigenvalues along V, (k,).
         outside: M's eigenvalue elsewhere.
+
+    Returns:
+        The steps taken out, (N, r, d).
     """
     return spectral_product(dA, V, inside, outside)
 
@@ -113,6 +119,9 @@ def expert_b_step_aca(dBt: Tensor, A: Tensor, V: Tensor, s: Tensor, mu_b: float)
         V: V_k of C^{t-1}, (d, k).
         s: Its eigenvalues, (k,).
         mu_b: The damping in units of the mean eigenvalue of A_i C A_i^T.
+
+    Returns:
+        The steps taken out, (N, r, d_out).
     """
     AV = (A @ V).mul_(s.sqrt())  # (N, r, k)
     ACA = AV @ AV.mT  # (N, r, r)
@@ -145,6 +154,9 @@ def expert_b_step_z(dBt: Tensor, P: Tensor) -> Tensor:
     Args:
         dBt: The raw steps, B transposed, (N, r, d_out).
         P: The metric of `z_metric`, (N r, N r).
+
+    Returns:
+        The steps taken out, (N, r, d_out).
     """
     return (P @ dBt.flatten(0, 1)).view_as(dBt)
 
