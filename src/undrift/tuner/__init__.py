@@ -1,0 +1,36 @@
+"""Routed LoRA experts for PEFT; importing this package registers the type MOE_LORA."""
+
+from __future__ import annotations
+
+from undrift.core.routing import observed_identity
+from undrift.tuner.config import MoeLoraConfig
+from undrift.tuner.layer import MoeLoraLayer
+from undrift.tuner.model import (
+    MoeLoraModel,
+    as_trained,
+    language_targets,
+    layers,
+    register,
+    restore_float32,
+    statistics,
+)
+from undrift.tuner.observe import LayerStatistics, summed
+from undrift.tuner.tokens import TokenContext
+
+register()
+
+__all__ = [
+    "LayerStatistics",
+    "MoeLoraConfig",
+    "MoeLoraLayer",
+    "MoeLoraModel",
+    "TokenContext",
+    "as_trained",
+    "language_targets",
+    "layers",
+    "observed_identity",
+    "register",
+    "restore_float32",
+    "statistics",
+    "summed",
+]

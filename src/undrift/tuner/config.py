@@ -1,0 +1,98 @@
+"""The configuration of the routed experts, as PEFT stores it in adapter_config.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peft import PeftConfig, PeftType
+
+from undrift.errors import ConfigError
+
+NAME = "moe_lora"
+GATES = ("token", "constant")
+
+
+def _register_type() -> PeftType:
+    """Add MOE_LORA to PEFT's closed list of types; PEFT offers no public way (peft#2273)."""
+    key = NAME.upper()
+    if key not in PeftType.__members__:
+        member = str.__new__(PeftType, key)
+        member._name_, member._value_ = key, key
+        type.__setattr__(PeftType, key, member)
+        PeftType._member_names_.append(key)
+        PeftType._member_map_[key] = member
+        PeftType._value2member_map_[key] = member
+    return PeftType[key]
+
+
+MOE_LORA = _register_type()
+
+
+@dataclass
+class MoeLoraConfig(PeftConfig):
+    """N LoRA experts and a router on every chosen linear [Eq. 1, 2].
+
+    Args:
+        num_experts: N.
+        r: The rank of EACH expert; a plain LoRA of the same size has rank N r.
+        lora_alpha: The experts' part is scaled by lora_alpha / r.
+        target_modules: "ffn" (the feed-forward linears of the language model), "all" (all linears
+            of the language model), a list of module names inside the language model, or a regular
+            expression over full module names. What the first three stand for is looked up in the
+            model and stored as a regular expression.
+        exclude_modules: Names or a regular expression of modules to leave out.
+        layers_to_transform: Indices of the layers to adapt; all where not given.
+        modules_to_save: Modules to train in full and save with the adapter, such as
+            "multi_modal_projector".
+        top_k: Route each token to its k best experts only; to all of them where not given.
+        gate: "token", W_G x decides; "constant", every expert weighs 1/N and W_G stays zero.
+        collect: Keep statistics of the inputs, the routes and the experts' outputs while training,
+            and the history of earlier tasks with the adapter.
+        columns: l, the columns of the sketch of each input [see `core.moment`].
+        max_components: The most eigenpairs a history keeps.
+        token_fraction: The share of the tokens that enter the statistics, in (0, 1].
+        importance_power: 1 or 2, see `core.activation.Usage`.
+        share_inputs: Let linears that read one input (gate and up; q, k and v) share one sketch.
+        seed: What the sketches and the choice of tokens are drawn from.
+    """
+
+    num_experts: int = field(default=8)
+    r: int = field(default=8)
+    lora_alpha: float = field(default=16)
+    target_modules: list[str] | str | None = field(default="ffn")
+    exclude_modules: list[str] | str | None = field(default=None)
+    layers_to_transform: list[int] | int | None = field(default=None)
+    modules_to_save: list[str] | None = field(default=None)
+    top_k: int | None = field(default=None)
+    gate: str = field(default="token")
+    collect: bool = field(default=False)
+    columns: int = field(default=128)
+    max_components: int = field(default=64)
+    token_fraction: float = field(default=1.0)
+    importance_power: int = field(default=1)
+    share_inputs: bool = field(default=True)
+    seed: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: A value cannot be used; the message names it.
+        """
+        super().__post_init__()
+        self.peft_type = MOE_LORA
+        if self.target_modules is None:
+            self.target_modules = "ffn"
+        elif isinstance(self.target_modules, (set, tuple)):
+            self.target_modules = sorted(self.target_modules)
+        for name in ("num_experts", "r", "columns", "max_components"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.top_k is not None and not 1 <= self.top_k <= self.num_experts:
+            raise ConfigError(
+                f"top_k must lie between 1 and num_experts={self.num_experts}, not {self.top_k}"
+            )
+        if self.gate not in GATES:
+            raise ConfigError(f"gate must be one of {', '.join(GATES)}, not {self.gate!r}")
+        if not 0 < self.token_fraction <= 1:
+            raise ConfigError(f"token_fraction must lie in (0, 1], not {self.token_fraction}")

@@ -1,0 +1,256 @@
+"""A frozen linear, whatever its kind, joined by N experts and a router [Eq. 1, 2]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from undrift.core.routing import Packed, add_mixture, pack
+from undrift.errors import ConfigError, UndriftError
+from undrift.tuner.config import MoeLoraConfig
+from undrift.tuner.observe import LayerStatistics
+from undrift.tuner.tokens import TokenContext
+
+NOT_MERGEABLE = (
+    "experts weighted by token have no merged weight: keep the adapter on the model, or train "
+    "method steadylora, whose adapter is a plain LoRA that merges"
+)
+
+
+@dataclass(frozen=True)
+class _Options:
+    scale: float
+    top_k: int | None
+
+
+class MoeLoraLayer(nn.Module, BaseTunerLayer):
+    """Wraps a linear layer of any kind and adds the experts' part to its output.
+
+    The masters are float32 and no cast of the model touches them or the statistics. The base layer
+    is only ever called, so quantised and hooked linears work.
+
+    Args:
+        base_layer: What is wrapped; it must have `in_features` and `out_features`.
+        name: The layer's name in the model, for messages and seeds.
+        context: Where the tokens of the current forward pass are looked up.
+
+    Attributes:
+        moe_lora_A: Per adapter, (N, r, d_in).
+        moe_lora_B: Per adapter, B transposed, (N, r, d_out); zero at first.
+        moe_lora_G: Per adapter, the router W_G, (N, d_in).
+        moe_lora_statistics: Per adapter that collects, its `LayerStatistics`.
+        as_trained: Leave the frozen experts out in evaluation too, as the current task's training
+            does, instead of using all.
+    """
+
+    adapter_layer_names = ("moe_lora_A", "moe_lora_B", "moe_lora_G")
+    other_param_names = ("moe_lora_statistics", "moe_lora_options")
+
+    def __init__(self, base_layer: nn.Module, name: str, context: TokenContext) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.name, self.context = name, context
+        self.in_features = int(base_layer.in_features)  # pyright: ignore[reportArgumentType]
+        self.out_features = int(base_layer.out_features)  # pyright: ignore[reportArgumentType]
+        self.moe_lora_A = nn.ParameterDict()
+        self.moe_lora_B = nn.ParameterDict()
+        self.moe_lora_G = nn.ParameterDict()
+        self.moe_lora_statistics = nn.ModuleDict()
+        self.moe_lora_options: dict[str, _Options] = {}
+        self.as_trained = False
+        self.merged_adapters = []
+        self._packed: dict[str, tuple[tuple[Any, ...], Packed]] = {}
+
+    def update_layer(
+        self, adapter_name: str, config: MoeLoraConfig, shared: LayerStatistics | None = None
+    ) -> None:
+        """Add an adapter: A Kaiming-uniform as in LoRA, B zero, W_G small [Eq. 1, 2].
+
+        Args:
+            adapter_name: Its name.
+            config: Its configuration.
+            shared: The statistics of a linear that reads the same input, if there is one.
+        """
+        N, r, d = config.num_experts, config.r, self.in_features
+        A, G = torch.empty(N, r, d), torch.zeros(N, d)
+        nn.init.kaiming_uniform_(A.view(N * r, d), a=math.sqrt(5))
+        if config.gate == "token":
+            nn.init.normal_(G, std=0.1 / math.sqrt(d))
+        else:  # a router of zeros weighs every expert alike, and stays so
+            self.frozen_peft_weight_names = {
+                **self.frozen_peft_weight_names,
+                adapter_name: ("moe_lora_G",),
+            }
+        self.moe_lora_A[adapter_name] = nn.Parameter(A)
+        self.moe_lora_B[adapter_name] = nn.Parameter(torch.zeros(N, r, self.out_features))
+        self.moe_lora_G[adapter_name] = nn.Parameter(G)
+        self.moe_lora_options[adapter_name] = _Options(config.lora_alpha / r, config.top_k)
+        if config.collect:
+            self.moe_lora_statistics[adapter_name] = LayerStatistics(
+                self.name,
+                d,
+                N,
+                r,
+                columns=config.columns,
+                max_components=config.max_components,
+                token_fraction=config.token_fraction,
+                importance_power=config.importance_power,
+                seed=config.seed,
+                shared=shared,
+            )
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return W0 x plus the part of every active adapter.
+
+        Args:
+            x: Tokens, (..., d_in).
+            *args: Passed on to the base layer.
+            **kwargs: Passed on to the base layer.
+        """
+        names = [name for name in self.active_adapters if name in self.moe_lora_A]
+        if self.disable_adapters or not names:
+            return self.base_layer(x, *args, **kwargs)
+        plain = self._base_is_plain()
+        shape, address = x.shape[:-1], x.data_ptr()
+        if plain:  # in two dimensions the output is a fresh matrix, which may be written into
+            x = x.reshape(-1, x.shape[-1])
+        y = self.base_layer(x, *args, **kwargs)
+        for name in names:
+            y = self._add(name, y, x, address, in_place=plain)
+        return y.view(*shape, y.shape[-1]) if plain else y
+
+    def _add(self, name: str, y: Tensor, x: Tensor, address: int, *, in_place: bool) -> Tensor:
+        statistics = self.statistics(name)
+        active = observe = None
+        if statistics is not None:
+            if self.training or self.as_trained:
+                active = statistics.active_index
+            if self.training and statistics.collecting:
+                tokens = self.context.current
+                tokens.check_shared(statistics.owner.name, self.name, address)
+                observe = statistics.observer(tokens)
+        options = self.moe_lora_options[name]
+        return add_mixture(
+            y,
+            x,
+            self.moe_lora_A[name],
+            self.moe_lora_B[name],
+            self.moe_lora_G[name],
+            self._pack(name, _compute_dtype(x), active),
+            options.scale,
+            top_k=options.top_k,
+            observe=observe,
+            in_place=in_place,
+        )
+
+    def _pack(self, name: str, dtype: torch.dtype, active: Tensor | None) -> Packed:
+        """The experts as the products read them, made once per forward pass of the model.
+
+        Parameter versions alone would do, were it not for optimisers that write past them.
+        """
+        masters = (self.moe_lora_A[name], self.moe_lora_B[name], self.moe_lora_G[name])
+        forward_pass = self.context.current if self.training else None
+        key = (forward_pass, active, dtype, *((id(p), p.data_ptr(), p._version) for p in masters))
+        made = self._packed.get(name)
+        if made is None or made[0][:2] != key[:2] or made[0][2:] != key[2:]:
+            made = self._packed[name] = (key, pack(*masters, dtype, active))
+        return made[1]
+
+    def _base_is_plain(self) -> bool:
+        base = self.base_layer
+        return (
+            type(base) is nn.Linear
+            and "forward" not in base.__dict__
+            and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks)
+        )
+
+    def statistics(self, adapter_name: str) -> LayerStatistics | None:
+        """The statistics of an adapter, or None where it does not collect."""
+        if adapter_name not in self.moe_lora_statistics:
+            return None
+        found = self.moe_lora_statistics[adapter_name]
+        return found if isinstance(found, LayerStatistics) else None
+
+    def train(self, mode: bool = True) -> MoeLoraLayer:
+        """Switch between training and evaluation, and forget the packed experts."""
+        self._packed.clear()
+        return super().train(mode)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> NoReturn:
+        """Refuse.
+
+        Args:
+            safe_merge: Not used.
+            adapter_names: Not used.
+
+        Raises:
+            UndriftError: Always; a mixture that depends on the token has no merged weight.
+        """
+        raise UndriftError(NOT_MERGEABLE)
+
+    def unmerge(self) -> None:
+        """Do nothing: nothing is ever merged."""
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Move an adapter to the base layer's device and leave every dtype as it is."""
+        device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
+        if device is None or device.type == "meta":
+            return
+        for masters in (self.moe_lora_A, self.moe_lora_B, self.moe_lora_G):
+            if adapter_name in masters and masters[adapter_name].device.type != "meta":
+                masters[adapter_name].data = masters[adapter_name].data.to(device)
+        if adapter_name in self.moe_lora_statistics:
+            self.moe_lora_statistics[adapter_name].to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MoeLoraLayer:
+        """Apply a move to everything, but a cast to the base layer only."""
+
+        def keep_dtype(t: Tensor) -> Tensor:
+            moved = fn(t)
+            return moved if moved.dtype == t.dtype else t.to(moved.device)
+
+        for name, child in self.named_children():
+            child._apply(fn if name == "base_layer" else keep_dtype, recurse)
+        self._packed.clear()
+        return self
+
+    def __repr__(self) -> str:
+        return f"moe_lora.{super().__repr__()}"
+
+
+def check_linear(name: str, module: nn.Module) -> None:
+    """Refuse what is not a linear.
+
+    Args:
+        name: Its name in the model.
+        module: What the targets matched.
+
+    Raises:
+        ConfigError: It has no in_features and out_features.
+    """
+    if not is_linear(module):
+        raise ConfigError(
+            f"target {name} is a {type(module).__name__}; experts can be added to linear layers "
+            "(with in_features and out_features) only"
+        )
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module is a linear of any kind: plain, quantised or wrapped."""
+    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    return all(isinstance(size, int) for size in sizes)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

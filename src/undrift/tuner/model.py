@@ -1,0 +1,189 @@
+"""The experts on the linears of a whole model: a PEFT tuner, registered from outside PEFT."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import torch
+from peft import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import register_peft_method
+from torch import nn
+
+from undrift.errors import ConfigError, UndriftError
+from undrift.tuner.config import MOE_LORA, NAME, MoeLoraConfig
+from undrift.tuner.layer import NOT_MERGEABLE, MoeLoraLayer, check_linear, is_linear
+from undrift.tuner.observe import LayerStatistics
+from undrift.tuner.tokens import TokenContext
+
+FFN = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "fc1", "fc2")
+SAME_INPUT = (("gate_proj", "up_proj"), ("w1", "w3"), ("q_proj", "k_proj", "v_proj"))
+
+
+class MoeLoraModel(BaseTuner):
+    """Puts a `MoeLoraLayer` around every target of a `MoeLoraConfig`.
+
+    Use it through `peft.get_peft_model(model, MoeLoraConfig(...))` or the model's own
+    `add_adapter` and `load_adapter`. While no step has been taken the model's output is the base
+    model's, bit for bit.
+    """
+
+    prefix = f"{NAME}_"
+    tuner_layer_cls = MoeLoraLayer
+    context: TokenContext
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
+        if isinstance(peft_config, MoeLoraConfig):
+            targets = peft_config.target_modules
+            peft_config.target_modules = language_targets(self.model, targets or "ffn")
+        return peft_config
+
+    def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
+        for module in model.modules():  # a model has one context, however its adapters came
+            if isinstance(module, MoeLoraLayer):
+                self.context = module.context
+                return
+        self.context = TokenContext.attach(model)
+
+    def _create_and_replace(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        peft_config: MoeLoraConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        shared = None
+        if peft_config.share_inputs:
+            shared = _shared_statistics(parent, target_name, adapter_name)
+        if isinstance(target, MoeLoraLayer):
+            target.update_layer(adapter_name, peft_config, shared)
+            return
+        check_linear(current_key, target)
+        layer = MoeLoraLayer(target, current_key, self.context)
+        layer.update_layer(adapter_name, peft_config, shared)
+        layer.train(target.training)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def _check_merge_allowed(self) -> NoReturn:
+        raise UndriftError(NOT_MERGEABLE)
+
+
+def _shared_statistics(parent: nn.Module, name: str, adapter: str) -> LayerStatistics | None:
+    """The statistics of an earlier linear of the same block that reads the same input."""
+    for group in SAME_INPUT:
+        for sibling in group if name in group else ():
+            layer = getattr(parent, sibling, None)
+            if sibling != name and isinstance(layer, MoeLoraLayer):
+                found = layer.statistics(adapter)
+                if found is not None:
+                    return found.owner
+    return None
+
+
+def language_targets(model: nn.Module, targets: str | list[str]) -> str:
+    """Say as a regular expression which linears of the LANGUAGE model are meant.
+
+    A bare suffix such as `gate_proj` would also match vision towers, so the names are looked up
+    inside `model.get_decoder()`.
+
+    Args:
+        model: Any model; the whole of it is searched if it has no `get_decoder`.
+        targets: "ffn", "all" (or PEFT's "all-linear"), a list of names, or a regular expression,
+            which is returned as it is.
+
+    Returns:
+        An expression for `target_modules` of any PEFT configuration.
+
+    Raises:
+        ConfigError: No linear of that name is in the language model.
+    """
+    if isinstance(targets, str) and targets not in ("ffn", "all", "all-linear"):
+        return targets
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model  # pyright: ignore
+    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
+    known = sorted(set(_linear_names(decoder)))
+    if targets == "ffn":
+        chosen = [name for name in known if name.rpartition(".")[2] in FFN]
+    elif isinstance(targets, str):
+        chosen = known
+    else:
+        chosen = [n for n in known if any(n == t or n.endswith(f".{t}") for t in targets)]
+    if not chosen:
+        endings = ", ".join(sorted({name.rpartition(".")[2] for name in known})) or "(none)"
+        raise ConfigError(
+            f"no target {targets!r} in the language model {prefix or type(model).__name__!r}; "
+            f"its linears are called {endings}"
+        )
+    generic = sorted({_any_index(name) for name in chosen})
+    start = f"{re.escape(prefix)}\\." if prefix else ""
+    return f"{start}(?:{'|'.join(generic)})"
+
+
+def _any_index(name: str) -> str:
+    """`layers.0.mlp.up_proj` as an expression for that linear in every layer."""
+    return r"\.".join(r"\d+" if part.isdigit() else re.escape(part) for part in name.split("."))
+
+
+def _linear_names(decoder: nn.Module) -> Iterator[str]:
+    inside: list[str] = []
+    for name, module in decoder.named_modules():
+        if any(name.startswith(layer) for layer in inside):
+            continue
+        if name and is_linear(module):
+            yield name
+        if isinstance(module, BaseTunerLayer):
+            inside.append(f"{name}.")
+
+
+def layers(model: nn.Module) -> dict[str, MoeLoraLayer]:
+    """All linears that have experts, by the name they have in the base model."""
+    return {module.name: module for module in model.modules() if isinstance(module, MoeLoraLayer)}
+
+
+def statistics(model: nn.Module, adapter: str = "default") -> dict[str, LayerStatistics]:
+    """The statistics of an adapter, by the name that the linear has in the base model.
+
+    Args:
+        model: With or without a PeftModel around it.
+        adapter: The adapter's name; it must have been made with `collect=True`.
+    """
+    found = {name: layer.statistics(adapter) for name, layer in layers(model).items()}
+    return {name: each for name, each in found.items() if each is not None}
+
+
+@contextmanager
+def as_trained(model: nn.Module) -> Iterator[None]:
+    """Within this context evaluation leaves frozen experts out, as the task's training does."""
+    wrapped = layers(model).values()
+    try:
+        for layer in wrapped:
+            layer.as_trained = True
+        yield
+    finally:
+        for layer in wrapped:
+            layer.as_trained = False
+
+
+def restore_float32(model: nn.Module) -> None:
+    """Make the masters float32 again, where a trainer cast them (TRL does for 4-bit models)."""
+    for layer in layers(model).values():
+        for masters in (layer.moe_lora_A, layer.moe_lora_B, layer.moe_lora_G):
+            for master in masters.values():
+                if isinstance(master, torch.Tensor) and master.dtype.itemsize < 4:
+                    master.data = master.data.float()
+
+
+def register() -> None:
+    """Make PEFT know the type MOE_LORA; a second call does nothing."""
+    if MOE_LORA not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        arguments: dict[str, Any] = {"config_cls": MoeLoraConfig, "model_cls": MoeLoraModel}
+        register_peft_method(name=NAME, prefix=MoeLoraModel.prefix, **arguments)

@@ -1,0 +1,312 @@
+"""From the backward pass to the statistics of one task, and to what is kept between tasks.
+
+`TokenContext` knows which tokens of the current forward count. `LayerStatistics` belongs to one
+adapted linear: running sums of the current task in plain tensors (DistributedDataParallel would
+overwrite buffers), what is kept between tasks in persistent buffers that are saved with the
+adapter. Nothing here knows about routers or PEFT, so it serves plain LoRA as well (N = 1, w = 1).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from undrift.core.activation import Usage
+from undrift.core.moment import History, MomentSketch
+from undrift.core.routing import Observer
+from undrift.tuner.tokens import Tokens
+
+_HISTORY = ("V", "s", "k", "trace", "tokens", "dropped")
+_RUNNING = ("Y", "trace", "tokens", "Omega", "w", "energy", "usage_tokens", "z", "z_tokens")
+
+
+class LayerStatistics(nn.Module):
+    """What one adapted linear has seen: in this task, and in all tasks before.
+
+    Args:
+        name: The linear's name; with `seed` and the number of tasks it decides the sketch's Omega.
+        dim: d_in.
+        experts: N.
+        rank: r of each expert.
+        columns: l of the sketch.
+        max_components: The most eigenpairs that the history keeps.
+        token_fraction: The share of the tokens that count.
+        importance_power: 1 or 2, see `Usage`.
+        seed: For Omega and for the choice of tokens.
+        shared: The statistics of a linear with the same input, whose sketch and history serve
+            this one as well.
+
+    Attributes:
+        collecting: Whether `observe` counts anything.
+        collecting_z: Whether `observe` counts B's inputs.
+        cz: C_z, the mean of z z^T over the tokens of the tasks so far, (N r, N r) float32.
+        cz_tokens: How many tokens `cz` stands for, () float64.
+        importance: F^pre, (N,) float64 [Eq. 17].
+        importance_tokens: alpha, how many tokens F^pre stands for, () float64.
+        active: Which experts take part in the current task, (N,) bool.
+        tasks: How many tasks were ended, () int64.
+    """
+
+    cz: Tensor
+    cz_tokens: Tensor
+    importance: Tensor
+    importance_tokens: Tensor
+    active: Tensor
+    tasks: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        dim: int,
+        experts: int,
+        rank: int,
+        *,
+        columns: int = 128,
+        max_components: int = 64,
+        token_fraction: float = 1.0,
+        importance_power: int = 1,
+        seed: int = 0,
+        shared: LayerStatistics | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.dim, self.experts, self.rank = name, dim, experts, rank
+        self.columns, self.max_components = columns, max_components
+        self.token_fraction, self.seed = token_fraction, seed
+        self.importance_power = importance_power
+        self.collecting = self.collecting_z = True
+        self._shared = (shared,)  # in a tuple: not a submodule, so it is saved once
+        if shared is None:
+            empty = History.empty(dim, max_components)
+            for field in _HISTORY:
+                self.register_buffer(f"history_{field}", getattr(empty, field))
+        double = torch.float64
+        self.register_buffer("cz", torch.zeros(experts * rank, experts * rank))
+        self.register_buffer("cz_tokens", torch.zeros((), dtype=double))
+        self.register_buffer("importance", torch.zeros(experts, dtype=double))
+        self.register_buffer("importance_tokens", torch.zeros((), dtype=double))
+        self.register_buffer("active", torch.ones(experts, dtype=torch.bool))
+        self.register_buffer("tasks", torch.zeros((), dtype=torch.int64))
+        for field in _RUNNING:  # filled by `flush` only, empty otherwise
+            self.register_buffer(f"running_{field}", torch.empty(0))
+        self._active: tuple[Any, ...] = (None, -1, None, None)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._sketch: MomentSketch | None = None
+        self._usage: Usage | None = None
+        self._z: Tensor | None = None
+        self._z_tokens: Tensor | None = None
+
+    @property
+    def owner(self) -> LayerStatistics:
+        """The statistics that hold the sketch and the history: these, or the shared ones."""
+        return self._shared[0] or self
+
+    # ---------------------------------------------------------------- the current task
+
+    def start_task(self) -> None:
+        """Begin a task: the running sums are zero, all experts take part."""
+        device = self.cz.device
+        self._usage = Usage(self.experts, self.importance_power, device)
+        self._z = torch.zeros_like(self.cz)
+        self._z_tokens = torch.zeros_like(self.cz_tokens)
+        if self.owner is self:
+            task_seed = zlib.crc32(f"{self.seed}/{self.name}/{int(self.tasks)}".encode())
+            self._sketch = MomentSketch(self.dim, self.columns, task_seed, device)
+        self.active.fill_(True)
+        self._empty_running()
+
+    def observer(self, tokens: Tokens) -> Observer:
+        """Return the function that counts the tokens of one forward pass when it is called."""
+        return partial(self.observe, tokens)
+
+    @torch.no_grad()
+    def observe(self, tokens: Tokens, x: Tensor, w: Tensor, h: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            tokens: Which rows count.
+            x: The linear's input, (T, d_in).
+            w: The route of the active experts, (T, n).
+            h: B's own input w_i A_i x, (T, n r).
+        """
+        if not self.collecting:
+            return
+        if self._usage is None:
+            self.start_task()
+        usage, z, z_tokens = self.usage, self._z, self._z_tokens
+        chosen = tokens.choose(x.shape[0], self.token_fraction, self.seed, x.device)
+        x, w, h = chosen.rows(x).float(), chosen.rows(w), chosen.rows(h).float()
+        active = self.active_index
+        usage.update(w, x.square().sum(1), chosen.count, active)
+        if self._sketch is not None:
+            self._sketch.update(x, chosen.count)
+        if self.collecting_z and z is not None and z_tokens is not None:
+            if active is None:
+                z.addmm_(h.mT, h)
+            else:
+                block = self._active[3]
+                z.index_put_((block[:, None], block[None, :]), h.mT @ h, accumulate=True)
+            z_tokens += chosen.count
+
+    def rebase(self) -> None:
+        """Turn the sketch towards what was seen; call inside `summed`."""
+        if self._sketch is not None:
+            self._sketch.rebase()
+
+    def end_task(self, delta: float) -> None:
+        """Merge the task into what is kept; call inside `summed`.
+
+        Args:
+            delta: The share of the energy that the history keeps [Eq. 5].
+        """
+        if self._usage is None or self._z is None or self._z_tokens is None:
+            return
+        if self._sketch is not None:
+            self._store(self.history.merge(self._sketch, delta))
+        self.cz.copy_(self.cz_now())
+        self.cz_tokens += self._z_tokens
+        self.importance.copy_(self.importance_now())
+        self.importance_tokens += self._usage.tokens
+        self.tasks += 1
+        self.active.fill_(True)
+        self._empty_running()
+        self._forget()
+
+    # ---------------------------------------------------------------- what methods read
+
+    @property
+    def history(self) -> History:
+        """C^{t-1} of the linear's input, all tasks ended so far."""
+        return History(**{field: getattr(self.owner, f"history_{field}") for field in _HISTORY})
+
+    def history_now(self, delta: float) -> History:
+        """C^t, history and current task together; call inside `summed`."""
+        sketch = self.owner._sketch
+        return self.history if sketch is None else self.history.merge(sketch, delta)
+
+    def cz_now(self) -> Tensor:
+        """C_z with the current task in it, (N r, N r); call inside `summed`."""
+        if self._z is None or self._z_tokens is None:
+            return self.cz
+        total = (self.cz_tokens + self._z_tokens).clamp_min(1)
+        return ((self.cz_tokens * self.cz + self._z) / total).float()
+
+    def importance_now(self) -> Tensor:
+        """F^t, (N,) [Eq. 17]; call inside `summed`."""
+        if self._usage is None:
+            return self.importance
+        return self._usage.importance(self.importance, self.importance_tokens)
+
+    @property
+    def usage(self) -> Usage:
+        """The running sums of the routes in the current task; whole inside `summed`.
+
+        Raises:
+            RuntimeError: No task has begun.
+        """
+        if self._usage is None:
+            raise RuntimeError(f"{self.name}: call start_task before reading the usage")
+        return self._usage
+
+    @property
+    def active_index(self) -> Tensor | None:
+        """The experts that take part, (n,) int64, or None for all; read back once per change."""
+        buffer, version, index, _ = self._active
+        if buffer is not self.active or version != self.active._version:
+            index = block = None
+            if not bool(self.active.all()):
+                index = self.active.nonzero().flatten()
+                step = torch.arange(self.rank, device=index.device)
+                block = (index[:, None] * self.rank + step).flatten()
+            self._active = (self.active, self.active._version, index, block)
+        return index
+
+    # ---------------------------------------------------------------- saving and ranks
+
+    def running(self) -> dict[str, Tensor]:
+        """The running sums themselves, additive over ranks; empty before a task."""
+        if self._usage is None or self._z is None or self._z_tokens is None:
+            return {}
+        sums = dict(zip(("w", "energy", "usage_tokens"), self._usage.tensors(), strict=True))
+        sums |= {"z": self._z, "z_tokens": self._z_tokens}
+        if self._sketch is not None:
+            sums |= zip(("Y", "trace", "tokens"), self._sketch.tensors(), strict=True)
+        return sums
+
+    def flush(self) -> None:
+        """Copy the running sums into the buffers, before a save; call inside `summed`."""
+        for name, value in self.running().items():
+            setattr(self, f"running_{name}", value.clone())
+        if self._sketch is not None and not self._sketch.exact:
+            self.running_Omega = self._sketch.Omega.clone()
+
+    def resume_task(self) -> None:
+        """Go on with the running sums that `flush` saved; a new task where there are none."""
+        saved = {name: getattr(self, f"running_{name}") for name in _RUNNING}
+        frozen = self.active.clone()
+        self.start_task()
+        if saved["usage_tokens"].dim() > 0:
+            return
+        self.active.copy_(frozen)
+        if self._sketch is not None and not self._sketch.exact:
+            self._sketch.Omega = saved["Omega"]
+        for name, value in self.running().items():
+            value.copy_(saved[name])
+            if _rank() > 0:  # rank 0 goes on with what all ranks had counted
+                value.zero_()
+
+    def _store(self, history: History) -> None:
+        for name in _HISTORY:
+            getattr(self, f"history_{name}").copy_(getattr(history, name))
+
+    def _empty_running(self) -> None:
+        for name in _RUNNING:
+            setattr(self, f"running_{name}", torch.empty(0, device=self.cz.device))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Give the running buffers the size they were saved with, empty or full."""
+        for name in _RUNNING:
+            saved = state_dict.get(f"{prefix}running_{name}")
+            if saved is not None:
+                own = getattr(self, f"running_{name}")
+                setattr(self, f"running_{name}", torch.empty_like(saved, device=own.device))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+@contextmanager
+def summed(statistics: Iterable[LayerStatistics]) -> Iterator[None]:
+    """Within this context every rank holds the running sums of ALL ranks.
+
+    One flattened all-reduce (SUM) for all linears on the way in; on the way out every rank but the
+    first sets its own to zero, so that the next sum is right again. Nothing happens in one process.
+
+    Args:
+        statistics: All of a model's, in the same order on every rank.
+    """
+    parts = [value for each in statistics for value in each.running().values()]
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not several or not parts:
+        yield
+        return
+    flat = torch.cat([part.flatten().double() for part in parts])
+    dist.all_reduce(flat)
+    for part, value in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
+        part.copy_(value.view_as(part))
+    yield
+    if _rank() > 0:
+        for each in parts:
+            each.zero_()

@@ -1,0 +1,181 @@
+"""Which tokens of the current forward pass count: no padding, and only the sampled ones."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from undrift.errors import ConfigError
+
+_RESOLUTION = 1 << 24  # a token is sampled where its hash modulo this is small enough
+_PRIMES = (-7046029254386353131, -4417276706812531889, 1609587929392839161)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The rows that count, of matrices with one row per token.
+
+    Attributes:
+        count: How many tokens count.
+        index: The rows to gather, (K,) int64; all rows where None.
+        weight: 1 for a row that counts and 0 for one that does not, (K,); all count where None.
+    """
+
+    count: Tensor | int
+    index: Tensor | None = None
+    weight: Tensor | None = None
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Gather the rows of x (T, d); a row that does not count is zero."""
+        if self.index is not None:
+            x = x.index_select(0, self.index)
+        return x if self.weight is None else x * self.weight.to(x.dtype)[:, None]
+
+
+class Tokens:
+    """The tokens of one forward pass.
+
+    Args:
+        mask: 1 for a token and 0 for padding, (batch, length); no padding where not given.
+        ids: What tells examples apart, (batch,) int64.
+        content: Where there are no ids: something of the tokens to make ids from, (batch, length).
+    """
+
+    def __init__(
+        self, mask: Tensor | None = None, ids: Tensor | None = None, content: Tensor | None = None
+    ) -> None:
+        self.mask, self.ids, self.content = mask, ids, content
+        self._choices: dict[tuple[int, float, int], Choice] = {}
+        self._inputs: dict[str, tuple[int, set[str]]] = {}
+
+    def choose(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
+        """Choose the rows that count, the same ones whatever the batch, its padding or the rank.
+
+        Only the host is asked on a CPU; on an accelerator the sizes do not depend on the data.
+
+        Args:
+            count: T, how many rows there are.
+            fraction: The share of tokens to sample, by a hash of (seed, example, position among
+                the example's tokens).
+            seed: See `fraction`.
+            device: Where the rows are.
+
+        Raises:
+            ConfigError: The mask is not one of these rows, or sampling lacks ids.
+        """
+        key = (count, fraction, seed)
+        if key not in self._choices:
+            self._choices[key] = self._choose(count, fraction, seed, device)
+        return self._choices[key]
+
+    def _choose(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
+        mask = self.mask
+        if mask is not None and (mask.dim() != 2 or mask.numel() != count):
+            raise ConfigError(
+                f"the attention mask has shape {tuple(mask.shape)} but the linear saw {count} "
+                "tokens; call the model with a mask of shape (batch, length), or with none"
+            )
+        if fraction < 1:
+            mask = self._sampled(fraction, seed)
+        if mask is None:
+            return Choice(count)
+        keep = mask.flatten().to(device) != 0
+        if device.type == "cpu":
+            index = keep.nonzero().flatten()
+            return Choice(count) if len(index) == count else Choice(len(index), index)
+        if fraction == 1:
+            return Choice(keep.sum(), None, keep.float())
+        size = min(count, int(1.5 * fraction * count) + 64)
+        index = torch.nonzero_static(keep, size=size, fill_value=-1).flatten()
+        return Choice((index >= 0).sum(), index.clamp_min(0), (index >= 0).float())
+
+    def _sampled(self, fraction: float, seed: int) -> Tensor:
+        """The mask of the sampled tokens, (batch, length)."""
+        like = self.mask if self.mask is not None else self.content
+        if like is None or (self.ids is None and self.content is None):
+            raise ConfigError(
+                "token_fraction < 1 chooses tokens by example and position: call the model with "
+                "input_ids or inputs_embeds as keywords, or set TokenContext.example_ids"
+            )
+        mask = torch.ones_like(like, dtype=torch.int64) if self.mask is None else self.mask.long()
+        position = mask.cumsum(1) * mask
+        ids = self.ids
+        if ids is None and self.content is not None:
+            content = self.content
+            bits = content.float().view(torch.int32) if content.is_floating_point() else content
+            ids = (_mixed(bits.long() + position * _PRIMES[0]) * mask).sum(1)
+        if ids is None:
+            raise RuntimeError("unreachable: ids or content were checked above")
+        hashed = _mixed(_mixed(ids.to(mask.device) + seed)[:, None] + position)
+        return ((hashed & (_RESOLUTION - 1)) < fraction * _RESOLUTION) & (mask != 0)
+
+    def check_shared(self, group: str, member: str, address: int) -> None:
+        """Make sure that linears which share a sketch really read the same tensor.
+
+        Args:
+            group: The linear that owns the sketch.
+            member: The linear that is being called.
+            address: Where its input lies in memory.
+
+        Raises:
+            ConfigError: The inputs differ.
+        """
+        first, members = self._inputs.get(group, (address, set()))
+        if member in members:  # recomputation has begun
+            first, members = address, set()
+        if address != first:
+            raise ConfigError(
+                f"{member} does not read the same input as {group}, whose sketch it shares; "
+                "set share_inputs=False in the MoeLoraConfig"
+            )
+        self._inputs[group] = (address, members | {member})
+
+
+class TokenContext:
+    """Holds the `Tokens` of the current forward pass of one model.
+
+    Under gradient checkpointing a forward pass must be followed by its backward pass before the
+    next forward pass, as every trainer does.
+
+    Attributes:
+        current: The tokens of the current, or last, forward pass.
+        example_ids: Set it before a forward pass to tell examples apart by number, (batch,) int64,
+            instead of by their content; used once.
+    """
+
+    def __init__(self) -> None:
+        self.current = Tokens()
+        self.example_ids: Tensor | None = None
+        self._names: list[str] = []
+
+    @classmethod
+    def attach(cls, model: nn.Module) -> TokenContext:
+        """Make a context that sees every call of `model`, also one inside a PeftModel."""
+        context = cls()
+        context._names = list(inspect.signature(model.forward).parameters)
+        model.register_forward_pre_hook(context._begin, with_kwargs=True)
+        return context
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = dict(zip(self._names, args, strict=False)) | kwargs
+        mask, content = given.get("attention_mask"), given.get("input_ids")
+        if content is None and isinstance(given.get("inputs_embeds"), Tensor):
+            content = given["inputs_embeds"].detach()[..., 0]
+        if not isinstance(mask, Tensor | None):
+            raise ConfigError(
+                "undrift cannot read the padding from a prepared attention mask; call the model "
+                "with a mask of shape (batch, length), or with none"
+            )
+        self.current = Tokens(mask, self.example_ids, content)
+        self.example_ids = None
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """Scramble int64 numbers (the finaliser of splitmix64, shifts without sign)."""
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _PRIMES[1]
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _PRIMES[2]
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
