@@ -21,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from typing import Any
 from undrift.errors import RunDirError
 
 _CONFIG = "run.yaml"
-_CONTENTS = (_CONFIG, "manifest.json", "matrix.json", "report.html", "tasks", "eval", "diagnose")
+_CONTENTS = ("manifest.json", "matrix.json", "report.html", "tasks", "eval", "diagnose", _CONFIG)
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TEMPORARY = ".writing"
 
@@ -54,7 +54,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Generator[Path]:
     """Fill a folder that appears at `path` only if the block ends without an error.
 
     Args:
@@ -160,7 +160,7 @@ class RunDir:
             RunDirError: If the folder holds something else than a run, or another run.
         """
         run = cls(root)
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if root.exists() and (not root.is_dir() or run._entries()):
             if not run.config_file.is_file():
                 raise RunDirError(
                     f"{root} is not empty and holds no run (no {_CONFIG}); "
@@ -263,24 +263,6 @@ class RunDir:
         """Tell whether a task has its DONE mark."""
         return (self.task(index, name) / "DONE").is_file()
 
-    def inside(self, *parts: str) -> Path:
-        """Join path parts onto the root and make sure that the result stays inside it.
-
-        Args:
-            *parts: Names that may come from a file or a user.
-
-        Returns:
-            The path.
-
-        Raises:
-            RunDirError: If the path would leave the run's folder, by `..`, by being absolute, or
-                through a link.
-        """
-        path = self.root.joinpath(*parts)
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise RunDirError(f"{path} lies outside the run {self.root}")
-        return path
-
     def _check_same(self, config: str) -> None:
         there = _text(self.config_file)
         if there == config:
@@ -295,6 +277,10 @@ class RunDir:
             "to delete it and begin again: the same command with --replace\n"
             "to keep both: another folder with --out"
         )
+
+    def _entries(self) -> list[Path]:
+        """List what the folder holds, but for files that a killed process was still writing."""
+        return [path for path in self.root.iterdir() if path.suffix != _TEMPORARY]
 
     def _clear(self) -> None:
         for name in _CONTENTS:

@@ -31,8 +31,9 @@ def metrics(matrix: Sequence[Row], zero_shot: Row | None = None) -> dict[str, fl
 
     Args:
         matrix: One row per trained task, one column per task, in the same order. A row may end
-            early: what follows was not measured. A method that trains once for all tasks, or not
-            at all, has a single row; it gets `last` and None for the rest.
+            early: what follows was not measured. The longest row says how many tasks there are,
+            so the rows of an unfinished run are to be filled up with None. A method that trains
+            once for all tasks, or not at all, has one row; it gets `last` and None for the rest.
         zero_shot: Row 0, the score of the untouched model on each task.
 
     Returns:
@@ -42,14 +43,15 @@ def metrics(matrix: Sequence[Row], zero_shot: Row | None = None) -> dict[str, fl
         DataError: If the matrix is empty or has more rows than columns, or if a score is not a
             finite number.
     """
-    tasks = max((len(row) for row in matrix), default=0)
-    if not tasks or len(matrix) > tasks:
+    zero_shot = [] if zero_shot is None else zero_shot
+    tasks = max(len(row) for row in (zero_shot, *matrix))
+    if not 1 <= len(matrix) <= tasks:
         raise DataError(
             f"the matrix has {len(matrix)} rows and {tasks} columns; expected one row per trained "
             "task and one column per task, at least one of each"
         )
     A = [_padded(row, tasks) for row in matrix]
-    zero = _padded(zero_shot if zero_shot is not None else [], tasks)
+    zero = _padded(zero_shot, tasks)
     last = _mean(A[-1])
     if len(A) < tasks:
         return {name: last if name == "last" else None for name in FORMULAS}
@@ -72,8 +74,6 @@ def _padded(row: Row, length: int) -> list[float | None]:
     for score in row:
         if score is not None and not math.isfinite(score):
             raise DataError(f"a score in the matrix is {score}; expected a finite percentage")
-    if len(row) > length:
-        raise DataError(f"a row has {len(row)} scores for {length} tasks")
     return [*row, *[None] * (length - len(row))]
 
 

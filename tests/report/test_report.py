@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import io
+import json
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from undrift.errors import RunDirError
+from undrift.report import DRIFTS, heat_map, labels, load, markdown, page, summary, table
+from undrift.report.tables import protocol
+from undrift.rundir import RunDir
+
+from .conftest import FORGETS, HOLDS, TASKS, ZERO
+
+SVG = "{http://www.w3.org/2000/svg}"
+HALF_FORM = ((1, 1), (0, 1), (0, 0), (1, 1))
+
+
+@pytest.fixture
+def pair(write_run):
+    return [
+        load(write_run("moelora", "moelora", FORGETS, scores=HALF_FORM)),
+        load(write_run("same", "same", HOLDS)),
+    ]
+
+
+def text_of(runs, width=100):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table(runs))
+    return console.export_text()
+
+
+def test_load(pair):
+    moelora, same = pair
+    assert moelora.method == "moelora"
+    assert moelora.tasks == TASKS
+    assert moelora.learned == [90.0, 80.0, 100.0]
+    assert moelora.last == [40.0, 30.0, 100.0]
+    assert moelora.matrix[0] == [90.0, 20.0, None]
+    assert moelora.case_only == 50.0
+    assert same.case_only is None
+
+
+def test_summary_is_what_the_files_say(pair):
+    found = json.loads(json.dumps(summary(pair)))["methods"]
+    assert list(found) == ["moelora", "same"]
+    assert found["moelora"]["last"] == pytest.approx(170 / 3)
+    assert found["moelora"]["mft"] == pytest.approx(90)
+    assert found["moelora"]["bwt"] == pytest.approx(-50)
+    assert found["moelora"]["matrix"] == [[90.0, 20.0, None], [60.0, 80.0, 5.0], FORGETS[2]]
+    assert found["same"]["tasks"] == TASKS
+
+
+def test_the_terminal_table(pair):
+    lines = [line for line in text_of(pair).splitlines() if "digits" in line]
+    assert lines
+    assert [cell.strip() for cell in lines[0].strip("│ ").split("│")] == [
+        "digits",
+        "10.0",
+        "90.0 → 40.0",
+        "88.0 → 85.5",
+    ]
+    for words in ("average at the end", "56.7", "-50.0", "errors of letter case only", "50.0 %"):
+        assert words in text_of(pair)
+
+
+def test_markdown_has_one_cell_per_column(pair):
+    rows = [line for line in markdown(pair).splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {5}
+    assert "| digits | 10.0 | 90.0 → 40.0 | 88.0 → 85.5 |" in rows
+    assert any(row.startswith("| *backward transfer* |  | -50.0 | -2.2") for row in rows)
+
+
+def test_one_row_methods_have_only_an_end(write_run, pair):
+    joint = load(write_run("joint", "joint", [[95.0, 90.0, 99.0]]))
+    assert joint.learned == [None] * 3
+    assert "| digits | 10.0 | 90.0 → 40.0 | 88.0 → 85.5 | 95.0 |" in markdown([*pair, joint])
+    assert summary([joint])["methods"]["joint"]["bwt"] is None
+
+
+def test_runs_of_other_tasks_share_a_table(write_run, pair):
+    other = load(write_run("other", "other", [[50.0]], tasks=["boxes"], zero_shot=[1.0]))
+    rows = markdown([pair[0], other]).splitlines()
+    assert "| digits | 10.0 | 90.0 → 40.0 |  |" in rows
+    assert "| boxes | 1.0 |  | 50.0 → 50.0 |" in rows
+
+
+def test_labels_tell_two_runs_of_one_method_apart(write_run, pair):
+    again = load(write_run("same-s1", "same", HOLDS, seed=1))
+    assert labels([*pair, again]) == ["moelora", "same (same)", "same (same-s1)"]
+    assert "seed 0 and 1 (differs!)" in protocol([*pair, again])
+    assert "differs" not in protocol(pair)
+
+
+def test_what_cannot_be_reported(tmp_path, write_run):
+    with pytest.raises(RunDirError, match="is not a run"):
+        load(tmp_path / "nothing")
+    run = RunDir.start(tmp_path / "begun", "seed: 0\n")
+    with pytest.raises(RunDirError, match="unfinished run; finish it first: undrift run"):
+        load(run.root)
+    with pytest.raises(RunDirError, match="unfinished"):
+        load(write_run("half", "same", [[88.0, 26.0, None]]))
+    root = write_run("other", "same", HOLDS)
+    manifest = json.loads((root / "manifest.json").read_text())
+    del manifest["seed"]
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunDirError, match="lacks 'seed'"):
+        load(root)
+
+
+def test_a_heat_map_shows_every_measured_cell_once():
+    svg = ET.fromstring(heat_map("moelora", TASKS, FORGETS, ZERO))
+    titles = [title.text for title in svg.iter(f"{SVG}title")]
+    assert len(titles) == 3 + 2 + 3 + 3
+    assert "digits after task 3: 40.0 %" in titles
+    assert "words after task 0: 0.0 %" in titles
+    opacity = [rect.get("fill-opacity") for rect in svg.iter(f"{SVG}rect")]
+    assert opacity.count("0.900") == 1
+    assert sum(rect.get("class") == "learned" for rect in svg.iter(f"{SVG}rect")) == 3
+    _, _, width, height = map(float, svg.get("viewBox", "").split())
+    assert width > 3 * 34
+    assert height > 4 * 26
+
+
+def test_a_heat_map_of_one_row():
+    svg = heat_map("joint", TASKS, [[95.0, 90.0, 99.0]])
+    assert "digits at the end: 95.0 %" in svg
+    assert 'class="learned"' not in svg
+
+
+class Outline(HTMLParser):
+    """Collects what a page refers to and whether its tags close."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.refers, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.refers += [v for k, v in attrs if k in {"src", "href", "srcset", "data"}]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_needs_nothing_else(pair):
+    html = page(pair)
+    outline = Outline()
+    outline.feed(html)
+    assert outline.open == []
+    assert outline.refers == []
+    assert "url(" not in html
+    assert "@import" not in html
+    assert html.count("<svg") == 2
+    words = " ".join(" ".join(outline.words).split())
+    for expected in (DRIFTS, "90.0 → 40.0", "errors of letter case only", "50.0 %", "seed 0"):
+        assert expected in words
+
+
+def test_the_page_escapes_what_it_is_given(write_run):
+    run = load(write_run("x", "<script>alert(1)</script>", [[50.0]], tasks=["a<b"], zero_shot=[0]))
+    html = page([run])
+    assert "<script" not in html
+    assert "a<b" not in html
+
+
+# The colours of the heat map, per theme: paper, accent, and the text of each tone.
+THEMES = {
+    "light": ("#ffffff", "#0f4c94", {"low": "#000000", "middle": "#000000", "high": "#ffffff"}),
+    "dark": ("#14181f", "#8cc2ff", {"low": "#ffffff", "middle": "#000000", "high": "#000000"}),
+}
+
+
+def channels(colour):
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+
+
+def luminance(rgb):
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("score", range(0, 101, 2))
+def test_scores_are_readable_on_their_cells(theme, score):
+    svg = heat_map("x", ["a"], [[float(score)]])
+    tone = svg.split('class="score ')[1].split('"')[0]
+    paper, accent, inks = THEMES[theme]
+    assert all(colour in svg for colour in (accent, *inks.values()))
+    share = score / 100
+    mixed = zip(channels(accent), channels(paper), strict=True)
+    cell = [a * share + p * (1 - share) for a, p in mixed]
+    bright = sorted(luminance([c / 255 for c in rgb]) for rgb in (channels(inks[tone]), cell))
+    contrast = (bright[1] + 0.05) / (bright[0] + 0.05)
+    assert contrast >= 4.5, f"{theme} {score}: {contrast:.2f}"
