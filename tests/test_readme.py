@@ -1,0 +1,153 @@
+"""What the README says is so: its tree is the source tree, its commands parse, its Python runs.
+
+The tree is the one fenced block whose lines are `path  # sentence`, paths relative to `src/undrift`:
+every module but the `__init__` files must stand in it, and nothing that is not there.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "undrift"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+FENCE = re.compile(r"^```([\w-]*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TREE_LINE = re.compile(r"(\S+)\s+# (\S.*)")
+SHELL = {"sh", "bash", "shell", "console"}
+
+
+def blocks(*languages: str) -> list[str]:
+    return [text for language, text in FENCE.findall(README) if language in languages]
+
+
+def trees() -> list[list[re.Match[str]]]:
+    found = []
+    for _, text in FENCE.findall(README):
+        lines = [TREE_LINE.fullmatch(line.rstrip()) for line in text.splitlines() if line.strip()]
+        matches = [line for line in lines if line]
+        if matches and len(matches) == len(lines) and "/" in text and ".py" in text:
+            found.append(matches)
+    return found
+
+
+def commands() -> list[str]:
+    """Every command line of the shell blocks, continuation lines joined, comments dropped."""
+    found = []
+    for language, text in FENCE.findall(README):
+        if language in SHELL:
+            lines = text.replace("\\\n", " ").splitlines()
+            if language == "console":
+                lines = [line[2:] for line in lines if line.startswith("$ ")]
+            found += [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [shlex.join(words) for words in found]
+
+
+def test_the_tree_is_the_source_tree():
+    assert len(trees()) == 1, "the README needs one fenced block of lines `path  # sentence`"
+    listed = [line.group(1) for line in trees()[0]]
+    assert len(set(listed)) == len(listed)
+    missing = [path for path in listed if not (SOURCE / path).exists()]
+    assert not missing, f"in the README's tree, not in src/undrift: {missing}"
+    modules = {
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCE.rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert not modules - set(listed), "modules that the README's tree leaves out"
+
+
+def test_every_file_of_the_tree_has_a_sentence_of_its_own():
+    sentences = [line.group(2) for tree in trees() for line in tree]
+    assert sentences
+    assert len(set(sentences)) == len(sentences)
+    assert all(len(sentence.split()) >= 3 for sentence in sentences)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_means_something(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words.pop(0)
+    program, *arguments = words
+    match Path(program).name:
+        case "make":
+            targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+            named = [word for word in arguments if "=" not in word]
+            assert set(named) <= set(targets)
+        case "undrift":
+            assert_parses(arguments)
+        case "pip":
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+            asked = {
+                extra.strip()
+                for extras in re.findall(r"\[([\w, -]+)\]", command)
+                for extra in extras.split(",")
+            }
+            assert asked <= set(project["optional-dependencies"])
+        case "python" | "bash" | "torchrun":
+            scripts = [word for word in arguments if word.endswith((".py", "run"))]
+            assert scripts or arguments[0] == "-m"
+            assert all((ROOT / script).is_file() for script in scripts)
+        case "git" | "cd" | "source":
+            pass
+        case _:
+            pytest.fail(f"this test does not know {program!r}")
+
+
+def assert_parses(arguments: list[str]) -> None:
+    """Let the command line's own parser read the arguments, without running the command."""
+    import typer
+
+    from undrift.cli import app
+
+    group = typer.main.get_command(app)
+    if arguments and not arguments[0].startswith("-"):
+        with group.make_context("undrift", list(arguments)) as context:
+            name, command, rest = group.resolve_command(context, list(arguments))
+            command.make_context(name, rest, parent=context)
+    else:
+        assert set(arguments) <= {"--help", "--version"}
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_a_python_block_imports_what_exists(block):
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                importlib.import_module(alias.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", blocks("python"))
+def test_a_python_block_runs(block, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_inside_the_repository_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#\s]+)", README):
+        if "://" not in target:
+            assert (ROOT / target).exists(), f"README links to {target}, which does not exist"
