@@ -199,7 +199,7 @@ class _AddMixture(torch.autograd.Function):
             dAR = _mm(dz.mT, x)  # (n r + n, d_in)
             dx = dz @ packed.AR[: n * r + n] if ctx.needs_input_grad[1] else None
             if ctx.observe is not None:
-                ctx.observe(x, w, h)
+                ctx.observe(x.detach(), w, h)
         dA = _scatter(dAR[: n * r].view(n, r, -1), packed)
         dW_G = _scatter(dAR[n * r :], packed)
         return dy, dx, dA, _scatter(dBt.view(n, r, -1), packed), dW_G, *[None] * 5
@@ -218,7 +218,7 @@ class _ObservedIdentity(torch.autograd.Function):
         ctx: Any, dz: Tensor
     ) -> tuple[Tensor | None, ...]:
         z, x = ctx.saved_tensors
-        ctx.observe(x, x.new_ones(x.shape[0], 1, dtype=torch.float32), z)
+        ctx.observe(x.detach(), x.new_ones(x.shape[0], 1, dtype=torch.float32), z.detach())
         return dz, None, None
 
 

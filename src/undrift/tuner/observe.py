@@ -113,6 +113,11 @@ class LayerStatistics(nn.Module):
 
     def start_task(self) -> None:
         """Begin a task: the running sums are zero, all experts take part."""
+        self.active.fill_(True)
+        self._empty_running()
+        self._make_sums()
+
+    def _make_sums(self) -> None:
         device = self.cz.device
         self._usage = Usage(self.experts, self.importance_power, device)
         self._z = torch.zeros_like(self.cz)
@@ -120,8 +125,6 @@ class LayerStatistics(nn.Module):
         if self.owner is self:
             task_seed = zlib.crc32(f"{self.seed}/{self.name}/{int(self.tasks)}".encode())
             self._sketch = MomentSketch(self.dim, self.columns, task_seed, device)
-        self.active.fill_(True)
-        self._empty_running()
 
     def observer(self, tokens: Tokens) -> Observer:
         """Return the function that counts the tokens of one forward pass when it is called."""
@@ -140,7 +143,7 @@ class LayerStatistics(nn.Module):
         if not self.collecting:
             return
         if self._usage is None:
-            self.start_task()
+            self._make_sums()
         usage, z, z_tokens = self.usage, self._z, self._z_tokens
         chosen = tokens.choose(x.shape[0], self.token_fraction, self.seed, x.device)
         x, w, h = chosen.rows(x).float(), chosen.rows(w), chosen.rows(h).float()
@@ -251,17 +254,16 @@ class LayerStatistics(nn.Module):
     def resume_task(self) -> None:
         """Go on with the running sums that `flush` saved; a new task where there are none."""
         saved = {name: getattr(self, f"running_{name}") for name in _RUNNING}
-        frozen = self.active.clone()
-        self.start_task()
-        if saved["usage_tokens"].dim() > 0:
-            return
-        self.active.copy_(frozen)
+        if saved["usage_tokens"].dim() > 0:  # empty
+            return self.start_task()
+        self._make_sums()
         if self._sketch is not None and not self._sketch.exact:
             self._sketch.Omega = saved["Omega"]
         for name, value in self.running().items():
             value.copy_(saved[name])
             if _rank() > 0:  # rank 0 goes on with what all ranks had counted
                 value.zero_()
+        return None
 
     def _store(self, history: History) -> None:
         for name in _HISTORY:

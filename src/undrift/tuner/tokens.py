@@ -55,8 +55,6 @@ class Tokens:
     def choose(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
         """Choose the rows that count, the same ones whatever the batch, its padding or the rank.
 
-        Only the host is asked on a CPU; on an accelerator the sizes do not depend on the data.
-
         Args:
             count: T, how many rows there are.
             fraction: The share of tokens to sample, by a hash of (seed, example, position among
@@ -73,25 +71,42 @@ class Tokens:
         return self._choices[key]
 
     def _choose(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
+        mask = self._counting(count, fraction, seed)
+        if mask is None:
+            return Choice(count)
+        if device.type != "cpu":
+            return self.fixed_size(count, fraction, seed, device)
+        index = mask.flatten().to(device).nonzero().flatten()
+        return Choice(count) if len(index) == count else Choice(len(index), index)
+
+    def fixed_size(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
+        """Make the same choice with sizes that do not depend on the data: nothing is read back.
+
+        Args:
+            count: As in `choose`.
+            fraction: As in `choose`; there is room for 1.5 times this share of the rows.
+            seed: As in `choose`.
+            device: Where the rows are.
+        """
+        mask = self._counting(count, fraction, seed)
+        if mask is None:
+            return Choice(count)
+        keep = mask.flatten().to(device) != 0
+        if fraction == 1:
+            return Choice(keep.sum(), None, keep.float())
+        size = min(count, int(1.5 * fraction * count) + 64)
+        index = torch.nonzero_static(keep, size=size, fill_value=-1).flatten()
+        return Choice((index >= 0).sum(), index.clamp_min(0), (index >= 0).float())
+
+    def _counting(self, count: int, fraction: float, seed: int) -> Tensor | None:
+        """The mask of the tokens that count, (batch, length); None where all do."""
         mask = self.mask
         if mask is not None and (mask.dim() != 2 or mask.numel() != count):
             raise ConfigError(
                 f"the attention mask has shape {tuple(mask.shape)} but the linear saw {count} "
                 "tokens; call the model with a mask of shape (batch, length), or with none"
             )
-        if fraction < 1:
-            mask = self._sampled(fraction, seed)
-        if mask is None:
-            return Choice(count)
-        keep = mask.flatten().to(device) != 0
-        if device.type == "cpu":
-            index = keep.nonzero().flatten()
-            return Choice(count) if len(index) == count else Choice(len(index), index)
-        if fraction == 1:
-            return Choice(keep.sum(), None, keep.float())
-        size = min(count, int(1.5 * fraction * count) + 64)
-        index = torch.nonzero_static(keep, size=size, fill_value=-1).flatten()
-        return Choice((index >= 0).sum(), index.clamp_min(0), (index >= 0).float())
+        return mask if fraction == 1 else self._sampled(fraction, seed)
 
     def _sampled(self, fraction: float, seed: int) -> Tensor:
         """The mask of the sampled tokens, (batch, length)."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
+import peft
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from undrift.tuner import MoeLoraConfig, layers
 
 IMAGE_TOKEN = 63
 
@@ -45,11 +47,22 @@ def tiny_batch(lengths=(9, 12, 7), side: str = "right", seed: int = 0) -> dict[s
     return {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels, "labels": labels}
 
 
-@pytest.fixture
-def llava() -> LlavaForConditionalGeneration:
-    return tiny_llava()
+def tiny_experts(
+    seed: int = 0, adapter: str = "default", trained: bool = True, **config
+) -> peft.PeftModel:
+    """A tiny LLaVA with experts on its language model; B is not zero where `trained`."""
+    torch.manual_seed(seed)
+    options = {"num_experts": 4, "r": 3, "columns": 16, "collect": True} | config
+    model = peft.get_peft_model(tiny_llava(seed), MoeLoraConfig(**options), adapter)
+    if trained:
+        randomise(model, adapter)
+    return model
 
 
-@pytest.fixture
-def batch() -> dict[str, torch.Tensor]:
-    return tiny_batch()
+@torch.no_grad()
+def randomise(model: torch.nn.Module, adapter: str = "default", seed: int = 1) -> None:
+    """Give every master of an adapter random values, as if it had been trained."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers(model).values():
+        for masters in (layer.moe_lora_A, layer.moe_lora_B, layer.moe_lora_G):
+            masters[adapter].copy_(torch.randn(masters[adapter].shape, generator=generator) * 0.3)

@@ -1,0 +1,240 @@
+"""What the layers count, what is kept between tasks, and that a task can be resumed."""
+
+from __future__ import annotations
+
+import peft
+import pytest
+import torch
+
+from tests.tuner.llava import tiny_batch, tiny_experts, tiny_llava
+from undrift.core import naive
+from undrift.errors import ConfigError
+from undrift.tuner import LayerStatistics, statistics, summed
+from undrift.tuner.tokens import Tokens
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+DIM, N, r = 6, 4, 2
+
+
+def make(**options) -> LayerStatistics:
+    return LayerStatistics("linear", DIM, N, r, columns=DIM, **options)
+
+
+def tokens_of(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x, h = (torch.randn(count, size, generator=generator) for size in (DIM, N * r))
+    return x, torch.rand(count, N, generator=generator).softmax(1), h
+
+
+def end(each: LayerStatistics, delta: float = 1.0) -> None:
+    with summed([each]):
+        each.end_task(delta)
+
+
+def learn(model, batch) -> None:
+    model.train()
+    model(**batch).loss.backward()
+
+
+def sums(model) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name, each in statistics(model).items()
+        for key, value in each.running().items()
+    }
+
+
+def assert_same_sums(model, expected: dict[str, torch.Tensor]) -> None:
+    for key, value in sums(model).items():
+        assert (value - expected[key]).abs().max() <= 1e-5 * value.abs().max(), key
+
+
+def test_two_tasks_give_the_moments_of_all_their_tokens():
+    each, C, alpha, F = make(), torch.zeros(DIM, DIM).double(), 0.0, torch.zeros(N).double()
+    Cz, z_alpha = torch.zeros(N * r, N * r).double(), 0.0
+    for task in range(2):
+        each.start_task()
+        parts = [tokens_of(count, seed=10 * task + count) for count in (5, 9, 3)]
+        for part in parts:
+            each.observe(Tokens(), *part)
+        x, w, h = (torch.cat(column).double() for column in zip(*parts, strict=True))
+        F = (alpha * F + (w * x.square().sum(1, keepdim=True)).sum(0)) / (alpha + len(x))
+        C, alpha = naive.second_moment(C, alpha, x)
+        Cz, z_alpha = naive.second_moment(Cz, z_alpha, h)
+        torch.testing.assert_close(each.usage.utilisation(), w.mean(0), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(each.cz_now().double(), Cz, rtol=1e-5, atol=1e-5)
+        end(each)
+    history = each.history
+    approx = history.V.double() * history.s @ history.V.double().mT
+    torch.testing.assert_close(approx, C, rtol=1e-5, atol=1e-5)
+    assert history.tokens == alpha == each.cz_tokens == each.importance_tokens == 34
+    torch.testing.assert_close(each.cz.double(), Cz, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(each.importance, F, rtol=1e-5, atol=1e-5)
+    assert each.tasks == 2 and each.active.all()
+
+
+def test_a_split_over_batches_changes_nothing():
+    x, w, h = tokens_of(20)
+    whole, parts = make(), make()
+    whole.observe(Tokens(), x, w, h)
+    for rows in (slice(0, 3), slice(3, 14), slice(14, 20)):
+        parts.observe(Tokens(), x[rows], w[rows], h[rows])
+    for key, value in whole.running().items():
+        torch.testing.assert_close(parts.running()[key], value, msg=key)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_not_counted_on_either_side(side):
+    padded, alone = tiny_experts(), tiny_experts()
+    batch = tiny_batch(side=side)
+    positions = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
+    learn(padded, batch | {"position_ids": positions})
+    for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+        place = slice(None, length) if side == "right" else slice(-length, None)
+        one = {
+            name: value[row : row + 1] if value.dim() > 2 else value[row : row + 1, place]
+            for name, value in batch.items()
+        }
+        learn(alone, one)
+    expected = sums(alone)
+    assert expected["model.language_model.layers.0.mlp.down_proj.tokens"] == 28
+    assert_same_sums(padded, expected)
+
+
+def test_sampled_tokens_are_the_same_whatever_the_batch_and_the_padding():
+    model, other = (tiny_experts(token_fraction=0.4) for _ in range(2))
+    batch = tiny_batch((40, 60, 50), side="right", seed=3)
+    learn(model, batch)
+    for row, length in ((2, 50), (0, 40), (1, 60)):
+        one = {
+            name: value[row : row + 1] if value.dim() > 2 else value[row : row + 1, :length]
+            for name, value in batch.items()
+        }
+        learn(other, one)
+    expected = sums(other)
+    counted = expected["model.language_model.layers.0.mlp.down_proj.tokens"]
+    assert 0.25 * 150 < counted < 0.55 * 150
+    assert_same_sums(model, expected)
+
+
+def test_evaluation_and_a_layer_that_rests_count_nothing():
+    model, batch = tiny_experts(), tiny_batch()
+    model.eval()
+    model(**batch).loss.backward()
+    model.train()
+    with torch.no_grad():
+        model(**batch)
+    for each in statistics(model).values():
+        each.collecting = False
+    model(**batch).loss.backward()
+    assert not sums(model)
+
+
+def test_a_frozen_expert_adds_no_rows():
+    each = make()
+    each.start_task()
+    each.active.copy_(torch.tensor([True, False, True, True]))
+    x, w, h = tokens_of(8)
+    kept = [0, 1, 4, 5, 6, 7]
+    each.observe(Tokens(), x, w[:, [0, 2, 3]], h[:, kept])
+    expected = torch.zeros(N * r, N * r)
+    expected[torch.tensor(kept)[:, None], torch.tensor(kept)] = h[:, kept].T @ h[:, kept]
+    torch.testing.assert_close(each.running()["z"], expected)
+    assert each.usage.w[1] == 0 and each.usage.energy[1] == 0
+    end(each)
+    assert each.active.all() and each.active_index is None
+
+
+def test_linears_with_one_input_share_one_sketch():
+    model = tiny_experts(target_modules="all")
+    learn(model, tiny_batch())
+    found = statistics(model)
+    block = "model.language_model.layers.0"
+    for owner, members in {
+        "mlp.gate_proj": ["mlp.up_proj"],
+        "self_attn.q_proj": ["self_attn.k_proj", "self_attn.v_proj"],
+        "mlp.down_proj": [],
+        "self_attn.o_proj": [],
+    }.items():
+        assert found[f"{block}.{owner}"].owner is found[f"{block}.{owner}"]
+        for member in members:
+            assert found[f"{block}.{member}"].owner is found[f"{block}.{owner}"]
+            assert "Y" not in found[f"{block}.{member}"].running()
+    separate = tiny_experts(target_modules="all", share_inputs=False)
+    learn(separate, tiny_batch())
+    for name, each in statistics(separate).items():
+        assert each.owner is each
+        shared = found[name].owner.running()
+        torch.testing.assert_close(each.running()["trace"], shared["trace"], msg=name)
+
+
+def test_sharing_where_inputs_differ_is_an_error():
+    model = tiny_experts(target_modules="all")
+    attention = model.base_model.model.model.language_model.layers[0].self_attn
+    attention.v_proj.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    with pytest.raises(ConfigError, match=r"v_proj does not read the same input.*share_inputs"):
+        learn(model, tiny_batch())
+
+
+def test_a_mask_that_does_not_fit_is_an_error():
+    x, w, h = tokens_of(8)
+    with pytest.raises(ConfigError, match=r"shape \(2, 5\).*8 tokens"):
+        make().observe(Tokens(torch.ones(2, 5)), x, w, h)
+    with pytest.raises(ConfigError, match="example_ids"):
+        make(token_fraction=0.5).observe(Tokens(torch.ones(2, 4)), x, w, h)
+
+
+@pytest.mark.parametrize("columns", [6, 64])
+def test_a_resumed_task_equals_the_uninterrupted_one(columns, tmp_path):
+    def task(model, seeds) -> None:
+        for seed in seeds:
+            learn(model, tiny_batch(seed=seed))
+
+    def finish(model) -> None:
+        with summed(statistics(model).values()):
+            for each in statistics(model).values():
+                each.end_task(0.9)
+
+    straight = tiny_experts(columns=columns)
+    task(straight, range(3))
+    finish(straight)
+    for each in statistics(straight).values():
+        each.start_task()
+    task(straight, [3])
+    for each in statistics(straight).values():
+        each.rebase()
+        each.active.copy_(torch.tensor([True, True, False, True]))
+    task(straight, [4])
+    with summed(statistics(straight).values()):
+        for each in statistics(straight).values():
+            each.flush()
+    straight.save_pretrained(tmp_path)
+    resumed = peft.PeftModel.from_pretrained(tiny_llava(), tmp_path, is_trainable=True)
+    for each in statistics(resumed).values():
+        each.resume_task()
+    for model in (straight, resumed):
+        task(model, [5, 6])
+        finish(model)
+    for name, each in statistics(straight).items():
+        other = statistics(resumed)[name].state_dict()
+        for key, value in each.state_dict().items():
+            assert torch.equal(value, other[key]), f"{name}.{key}"
+        assert all(not each.state_dict()[key].numel() for key in other if "running" in key)
+
+
+def test_resuming_where_nothing_was_saved_starts_the_task():
+    each = make()
+    each.resume_task()
+    assert each.usage.tokens == 0 and each.active.all()
+
+
+def test_the_sketch_is_drawn_anew_for_every_linear_and_task_and_alike_on_all_ranks():
+    def omega(name: str, tasks: int) -> torch.Tensor:
+        each = LayerStatistics(name, 40, N, r, columns=8)
+        each.tasks.fill_(tasks)
+        each.start_task()
+        return each._sketch.Omega
+
+    assert torch.equal(omega("a", 0), omega("a", 0))
+    assert not torch.equal(omega("a", 0), omega("b", 0))
+    assert not torch.equal(omega("a", 0), omega("a", 1))

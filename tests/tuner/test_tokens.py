@@ -1,0 +1,69 @@
+"""Which tokens count."""
+
+from __future__ import annotations
+
+import torch
+
+from undrift.tuner.tokens import TokenContext, Tokens
+
+CPU = torch.device("cpu")
+
+
+def chosen(tokens: Tokens, count: int, fraction: float = 1.0, seed: int = 0) -> list[int]:
+    choice = tokens.choose(count, fraction, seed, CPU)
+    return choice.rows(torch.arange(count, dtype=torch.float32)[:, None]).flatten().long().tolist()
+
+
+def test_everything_counts_without_a_mask_or_with_one_of_ones():
+    assert chosen(Tokens(), 6) == chosen(Tokens(torch.ones(2, 3)), 6) == list(range(6))
+    assert chosen(Tokens(torch.tensor([[1, 1, 0], [0, 1, 1]])), 6) == [0, 1, 4, 5]
+
+
+def test_ids_and_positions_decide_not_the_place_in_the_batch():
+    ids = torch.tensor([7, 8])
+    right = Tokens(torch.tensor([[1] * 30 + [0] * 10, [1] * 40]), ids)
+    left = Tokens(torch.tensor([[1] * 40, [0] * 10 + [1] * 30]), ids.flip(0))
+    of_right, of_left = chosen(right, 80, 0.5), chosen(left, 80, 0.5)
+    first = [place for place in of_right if place < 40]
+    second = [place - 40 for place in of_right if place >= 40]
+    assert first == [place - 50 for place in of_left if place >= 40]
+    assert second == [place for place in of_left if place < 40]
+    assert first != [place for place in second if place < 30]
+    assert chosen(right, 80, 0.5, seed=1) != of_right
+
+
+def test_about_the_asked_share_is_sampled():
+    tokens = Tokens(ids=torch.arange(100), mask=torch.ones(100, 200))
+    for fraction in (0.125, 0.5):
+        count = tokens.choose(20000, fraction, 0, CPU).count
+        assert abs(count / 20000 - fraction) < 0.015
+
+
+def test_the_fixed_size_choice_of_an_accelerator_is_the_same_choice():
+    mask = torch.ones(4, 50)
+    mask[:, 40:] = 0
+    for fraction in (1.0, 0.3):
+        tokens = Tokens(mask, ids=torch.arange(4))
+        exact = tokens.choose(200, fraction, 0, CPU)
+        padded = tokens.fixed_size(200, fraction, 0, CPU)
+        x = torch.randn(200, 3)
+        torch.testing.assert_close(
+            padded.rows(x).T @ padded.rows(x), exact.rows(x).T @ exact.rows(x)
+        )
+        assert padded.count == exact.count
+
+
+def test_the_context_follows_calls_by_keyword_and_by_position():
+    class Model(torch.nn.Module):
+        def forward(self, input_ids=None, attention_mask=None, inputs_embeds=None):
+            return None
+
+    model = Model()
+    context = TokenContext.attach(model)
+    ids, mask = torch.arange(6).view(2, 3), torch.ones(2, 3)
+    model(ids, mask)
+    assert context.current.mask is mask and context.current.content is ids
+    context.example_ids = torch.tensor([4, 5])
+    model(inputs_embeds=torch.randn(2, 3, 8), attention_mask=mask)
+    assert context.current.content.shape == (2, 3)
+    assert context.current.ids is not None and context.example_ids is None
