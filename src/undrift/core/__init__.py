@@ -24,6 +24,6 @@ function reaches the optimiser's step.
 
 from __future__ import annotations
 
-from undrift.core.settings import PAPER, SETTINGS, UNDRIFT, Settings
+from undrift.core.settings import PAPER, SETTINGS, UNDRIFT, Metrics, Settings
 
-__all__ = ["PAPER", "SETTINGS", "UNDRIFT", "Settings"]
+__all__ = ["PAPER", "SETTINGS", "UNDRIFT", "Metrics", "Settings"]

@@ -11,26 +11,12 @@ from undrift.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The choices of SAME.
-
-    The defaults are the setting `undrift`; `PAPER` is the paper to the letter.
+class Metrics:
+    """How an expert may move, and what is remembered of its inputs; routers have no part in it.
 
     Attributes:
-        router: Constrain the router's steps [Eq. 6 to 11]. First switch of the paper's ablation.
-        expert: Scale the experts' steps by the history's metric [Eq. 12 to 15]. Second switch.
-        activation: Freeze experts that a task hardly needs [Eq. 16 to 18]. Third switch.
         space: What the transforms act on: the optimiser's "step", or the "gradient" as the
             authors' code does (Adam undoes most of it).
-        history: What the router is held against: C^{t-1}, "past", or C^t refreshed while the task
-            runs, "running" [Eq. 3]. The experts' metric always uses C^{t-1}.
-        refresh_share: With "running", V is refreshed after this share of the task's steps, at
-            least 10 steps.
-        lambda_par: Weight of the step inside V_par [Eq. 11].
-        lambda_perp: Weight of the step outside V_par [Eq. 11].
-        clamp_gain: Take g = min(g, 1), so that no direction is amplified [Eq. 7].
-        rho: Exponent of the gain g(s) = (s / s_bar)^rho [Eq. 7].
-        half_width: w, the window [i-w, i+w] over which s_bar is a mean [Eq. 7].
         a_metric: Scale the steps of A by (C^{t-1} + mu I)^-1 [Eq. 14, 15].
         mu: Damping of the A metric [Eq. 15].
         mu_relative: Take mu in units of the mean kept eigenvalue, so that one value serves all
@@ -44,28 +30,13 @@ class Settings:
         columns: l, the columns of the sketch; at least 2 `max_components` is advised.
         token_fraction: The share of tokens the statistics are taken over.
         rebase_share: Re-base the sketch once, after this share of a task's steps; 0 never does.
-        warmup_share: Decide which experts to freeze after this share of a task's steps.
-        tau: Freeze the experts that score below it, in [-1, 1] [Eq. 18]. To be measured.
-        max_frozen: The most experts frozen at a time: N // 2 where None; a negative number counts
-            from N, -1 is N - 1.
-        importance_power: Weigh a token's energy by w, 1 (the paper), or by w^2, 2 [Eq. 17, App. C].
         seed: What the sketches are drawn from and the tokens are chosen by.
 
     Raises:
         ConfigError: If a value lies outside its range.
     """
 
-    router: bool = True
-    expert: bool = True
-    activation: bool = True
     space: Literal["step", "gradient"] = "step"
-    history: Literal["past", "running"] = "past"
-    refresh_share: float = 0.05
-    lambda_par: float = 0.1
-    lambda_perp: float = 1.0
-    clamp_gain: bool = True
-    rho: float = 1.0
-    half_width: int = 3
     a_metric: bool = True
     mu: float = 0.1
     mu_relative: bool = True
@@ -77,21 +48,62 @@ class Settings:
     columns: int = 128
     token_fraction: float = 1.0
     rebase_share: float = 0.02
-    warmup_share: float = 0.1
-    tau: float = 0.0
-    max_frozen: int | None = None
-    importance_power: Literal[1, 2] = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
         for name, low, high in _RANGES:
-            value = getattr(self, name)
+            value = getattr(self, name, low)
             if not low <= value <= high:
                 raise ConfigError(f"{name} is {value}, expected a number from {low} to {high}")
         for name in ("mu", "mu_b", "delta", "token_fraction"):
             if getattr(self, name) == 0:
                 raise ConfigError(f"{name} is 0, expected a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Metrics):
+    """The choices of SAME, with those of `Metrics`.
+
+    The defaults are the setting `undrift`; `PAPER` is the paper to the letter.
+
+    Attributes:
+        router: Constrain the router's steps [Eq. 6 to 11]. First switch of the paper's ablation.
+        expert: Scale the experts' steps by the history's metric [Eq. 12 to 15]. Second switch.
+        activation: Freeze experts that a task hardly needs [Eq. 16 to 18]. Third switch.
+        history: What the router is held against: C^{t-1}, "past", or C^t refreshed while the task
+            runs, "running" [Eq. 3]. The experts' metric always uses C^{t-1}.
+        refresh_share: With "running", V is refreshed after this share of the task's steps, at
+            least 10 steps.
+        lambda_par: Weight of the step inside V_par [Eq. 11].
+        lambda_perp: Weight of the step outside V_par [Eq. 11].
+        clamp_gain: Take g = min(g, 1), so that no direction is amplified [Eq. 7].
+        rho: Exponent of the gain g(s) = (s / s_bar)^rho [Eq. 7].
+        half_width: w, the window [i-w, i+w] over which s_bar is a mean [Eq. 7].
+        warmup_share: Decide which experts to freeze after this share of a task's steps.
+        tau: Freeze the experts that score below it, in [-1, 1] [Eq. 18]. To be measured.
+        max_frozen: The most experts frozen at a time: N // 2 where None; a negative number counts
+            from N, -1 is N - 1.
+        importance_power: Weigh a token's energy by w, 1 (the paper), or by w^2, 2 [Eq. 17, App. C].
+
+    Raises:
+        ConfigError: If a value lies outside its range.
+    """
+
+    router: bool = True
+    expert: bool = True
+    activation: bool = True
+    history: Literal["past", "running"] = "past"
+    refresh_share: float = 0.05
+    lambda_par: float = 0.1
+    lambda_perp: float = 1.0
+    clamp_gain: bool = True
+    rho: float = 1.0
+    half_width: int = 3
+    warmup_share: float = 0.1
+    tau: float = 0.0
+    max_frozen: int | None = None
+    importance_power: Literal[1, 2] = 1
 
     def frozen_at_most(self, experts: int) -> int:
         """Resolve `max_frozen` for a linear of N `experts`; between 0 and N - 1."""

@@ -1,0 +1,278 @@
+"""What a method is: an object that the training loop, anyone's training loop, calls at its moments.
+
+Only `attach` is required. A method never calls backward or step: precision, accumulation and ranks
+stay the trainer's business. It is a `TrainerCallback`, so the same object serves undrift's own run
+and a user's `Trainer` or `SFTTrainer`::
+
+    for task in tasks:
+        Trainer(model, args, train_dataset=task, callbacks=[method]).train()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+from transformers import TrainerCallback
+
+from undrift.core.settings import check_choices
+from undrift.core.stepping import StepHook, StepTransform
+from undrift.data.types import Example
+from undrift.errors import ConfigError, unknown
+from undrift.methods.parts.adapter import load_adapter, save_adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every method can be told; the fields are the keys under `method:` in a run's YAML.
+
+    Attributes:
+        experts: N, how many experts a linear gets. A method without experts has one LoRA of rank
+            `experts * rank` instead, so that sizes match.
+        rank: r, the rank of EACH expert.
+        alpha_over_rank: What an adapter's output is multiplied by, LoRA's alpha / r.
+        targets: Which linears of the language model are adapted: "ffn", "all", or a regular
+            expression over full module names.
+
+    Raises:
+        ConfigError: If a value cannot be used.
+    """
+
+    experts: int = 8
+    rank: int = 8
+    alpha_over_rank: float = 2.0
+    targets: str = "ffn"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        for name in ("experts", "rank", "alpha_over_rank"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
+
+
+class Method(TrainerCallback):
+    """One way to learn a sequence of tasks.
+
+    Args:
+        setting: One of the method's named settings; its default where None.
+        **options: Fields of the method's `Config`, which win over the setting.
+
+    Attributes:
+        name: The method's name, the stem of its file.
+        Config: The frozen dataclass of its options.
+        schedule: "sequential", one training per task; "joint", one on the union of all; "none".
+        learning_rate: The rate it is trained with where nothing else is said.
+        settings: Its named settings, each a mapping of options.
+        config: The options it has.
+        task_index: The number of the task to learn next, or now, from 1.
+
+    Raises:
+        UnknownName: If there is no such setting or option; the nearest is named.
+        ConfigError: If an option has a value that cannot be used.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[Config]] = Config
+    schedule: ClassVar[Literal["sequential", "joint", "none"]] = "sequential"
+    learning_rate: ClassVar[float] = 2e-4
+    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    config: Any
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        if setting is not None and setting not in self.settings:
+            raise unknown(f"setting of {self.name}", setting, self.settings)
+        known = [field.name for field in fields(self.Config)]
+        for key in options:
+            if key not in known:
+                raise unknown(f"key of {self.name}", key, known)
+        self.config = self.Config(**{**self.settings.get(setting or "", {}), **options})
+        self.task_index = 1
+        self._hooks: list[StepHook] = []
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether there is anything to train."""
+        return self.schedule != "none"
+
+    # ------------------------------------------------------------ what a method may override
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the method's adapters on a model.
+
+        Args:
+            model: The backbone, frozen or not.
+
+        Returns:
+            The model to train. Until the first step it answers exactly as before.
+        """
+        raise NotImplementedError
+
+    def examples(self, train: Sequence[Example], index: int) -> Sequence[Example]:
+        """Choose what to train on.
+
+        Args:
+            train: The task's own training examples.
+            index: The number of the task, from 1.
+
+        Returns:
+            The examples to train on, by default the task's own.
+        """
+        return train
+
+    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Begin a task.
+
+        Args:
+            model: What `attach` returned.
+            task_index: The number of the task, from 1.
+            steps_total: How many optimiser steps the task will take.
+        """
+
+    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Go on inside a task whose checkpoint was loaded; by default as if it began.
+
+        Args:
+            model: As for `task_start`.
+            task_index: As for `task_start`.
+            steps_total: As for `task_start`.
+        """
+        self.task_start(model, task_index, steps_total)
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Return the loss of a batch, by default the model's own, ().
+
+        Args:
+            model: What `attach` returned.
+            batch: The model's inputs, with labels.
+        """
+        return model(**batch).loss
+
+    def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
+        """Say what becomes of the optimiser's steps; asked anew at every step.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            For each parameter to be held, what turns its step; none by default.
+        """
+        return {}
+
+    def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
+        """Say what becomes of the gradients before the optimiser sees them.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            As `step_transforms`; none by default.
+        """
+        return {}
+
+    def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
+        """Do what is due after an optimiser step.
+
+        Args:
+            model: What `attach` returned.
+            step: How many steps of the task are done, from 1.
+            steps_total: How many it will be.
+        """
+
+    def before_save(self, model: nn.Module) -> None:
+        """Bring running state to where a checkpoint inside a task will find it.
+
+        Args:
+            model: What `attach` returned.
+        """
+
+    def task_end(self, model: nn.Module) -> None:
+        """End a task: keep what later tasks need.
+
+        Args:
+            model: What `attach` returned.
+        """
+
+    @contextmanager
+    def predicting(self, model: nn.Module) -> Iterator[None]:
+        """Within this context the model is asked, not taught; by default nothing changes.
+
+        Args:
+            model: What `attach` returned.
+
+        Yields:
+            Nothing.
+        """
+        yield
+
+    def save_state(self, model: nn.Module, directory: Path) -> None:
+        """Save the adapter in PEFT's format, and all that learning one more task needs.
+
+        Args:
+            model: What `attach` returned.
+            directory: A folder; it is made.
+        """
+        save_adapter(model, directory)
+
+    def load_state(self, model: nn.Module, directory: Path) -> None:
+        """Load what `save_state` saved into a model that `attach` made.
+
+        Args:
+            model: What `attach` returned.
+            directory: The folder.
+
+        Raises:
+            RunDirError: If there is no adapter in it.
+            AdapterMismatch: If it was made for another model or with other options.
+        """
+        load_adapter(model, directory)
+
+    # ------------------------------------------------------------ as a callback of a trainer
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Begin the task, or resume it, and attach the transforms to the optimiser."""
+        self._detach()
+        start = self.task_resume if state.global_step else self.task_start
+        start(model, self.task_index, state.max_steps)
+        self._hooks = [
+            StepHook(optimizer, lambda: self.gradient_transforms(model), "gradient").attach(),
+            StepHook(optimizer, lambda: self.step_transforms(model)).attach(),
+        ]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Do what is due after a step, and before the checkpoint that may follow it."""
+        self.step_end(model, state.global_step, state.max_steps)
+        if control.should_save:
+            self.before_save(model)
+
+    def on_epoch_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Do what is due before the checkpoint that may follow an epoch."""
+        if control.should_save:
+            self.before_save(model)
+
+    def on_train_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """End the task; the optimiser is as it was."""
+        self.task_end(model)
+        self._detach()
+        self.task_index += 1
+
+    def _detach(self) -> None:
+        while self._hooks:
+            self._hooks.pop().detach()

@@ -1,0 +1,66 @@
+"""One LoRA, trained on task after task: what forgets. The floor of every comparison."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+
+from undrift.errors import ConfigError
+from undrift.methods.base import Method
+from undrift.tuner import language_targets
+
+
+class Finetune(Method):
+    """Sequential LoRA of rank `experts * rank`."""
+
+    name: ClassVar[str] = "finetune"
+
+    def peft_config(self, model: nn.Module) -> LoraConfig:
+        """Make the configuration of the adapter, for `get_peft_model` or a trainer.
+
+        Args:
+            model: Whose language model is adapted.
+
+        Returns:
+            An ordinary LoRA configuration.
+        """
+        rank = self.config.experts * self.config.rank
+        return LoraConfig(
+            r=rank,
+            lora_alpha=self.config.alpha_over_rank * rank,  # pyright: ignore[reportArgumentType]
+            target_modules=language_targets(model, self.config.targets),
+        )
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the LoRA on a model.
+
+        Args:
+            model: The backbone.
+
+        Returns:
+            A PeftModel; B is zero, so it answers as before.
+        """
+        return get_peft_model(transformer(model), self.peft_config(model))
+
+
+def transformer(model: nn.Module) -> PreTrainedModel:
+    """Check that PEFT can be put on a model.
+
+    Args:
+        model: The backbone.
+
+    Returns:
+        The same.
+
+    Raises:
+        ConfigError: If it is not a transformers model.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise ConfigError(f"expected a transformers model to adapt, not a {type(model).__name__}")
+    return model
+
+
+METHOD = Finetune

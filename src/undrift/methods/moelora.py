@@ -1,0 +1,89 @@
+"""Experts and a token router, trained freely on task after task [Eq. 2]: SAME's parent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from peft import get_peft_model
+from torch import nn
+
+from undrift.errors import ConfigError
+from undrift.methods import base
+from undrift.methods.finetune import transformer
+from undrift.tuner import MoeLoraConfig, MoeLoraLayer, layers, restore_float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(base.Config):
+    """The options of `base.Config`, and one more.
+
+    Attributes:
+        top_k: Route each token to its k best experts only; to all of them where None.
+    """
+
+    top_k: int | None = None
+
+
+class MoeLora(base.Method):
+    """Sequential MoE-LoRA without any constraint."""
+
+    name: ClassVar[str] = "moelora"
+    Config: ClassVar[type[base.Config]] = Config
+
+    def peft_config(self) -> MoeLoraConfig:
+        """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
+        config = self.config
+        return MoeLoraConfig(
+            num_experts=config.experts,
+            r=config.rank,
+            lora_alpha=config.alpha_over_rank * config.rank,
+            target_modules=config.targets,
+            top_k=config.top_k,
+        )
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put experts and routers on a model.
+
+        Args:
+            model: The backbone.
+
+        Returns:
+            A PeftModel; B is zero, so it answers as before.
+        """
+        return get_peft_model(transformer(model), self.peft_config())
+
+    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Check that the model has experts, and that their masters are float32.
+
+        Args:
+            model: What `attach` returned, or a user's model with a `MoeLoraConfig` on it.
+            task_index: The number of the task, from 1.
+            steps_total: How many optimiser steps the task will take.
+        """
+        expert_layers(model)
+        restore_float32(model)
+
+
+def expert_layers(model: nn.Module) -> dict[str, MoeLoraLayer]:
+    """Find the linears that have experts.
+
+    Args:
+        model: A model with a `MoeLoraConfig` on it.
+
+    Returns:
+        By name, at least one.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = layers(model)
+    if not found:
+        raise ConfigError(
+            "the model has no experts to train: use the model that Method.attach returns, or give "
+            "your trainer peft_config=undrift.MoeLoraConfig()"
+        )
+    return found
+
+
+METHOD = MoeLora

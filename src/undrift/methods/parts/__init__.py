@@ -1,0 +1,3 @@
+"""What several methods share."""
+
+from __future__ import annotations

@@ -1,0 +1,328 @@
+"""A plain LoRA whose steps go through the same two metrics: no router, no experts, mergeable.
+
+The adapter is an ordinary LoRA that every server can serve. What learning one more task needs (the
+histories and C_z) lies beside it in a second file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from undrift.core import Metrics, steps
+from undrift.core.stepping import StepTransform
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.methods import base
+from undrift.methods.finetune import Finetune
+from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.parts.past import (
+    Basis,
+    Past,
+    a_turn,
+    make_statistics,
+    statistics_options,
+    z_metric,
+)
+from undrift.tuner import LayerStatistics, TokenContext, observed_identity
+
+STATE_FILE = "steadylora_state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(base.Config, Metrics):
+    """The options of `base.Config`, and all of `core.Metrics`."""
+
+    def __post_init__(self) -> None:
+        base.Config.__post_init__(self)
+        Metrics.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """One adapted linear, and what its steps go through; None where a step is free."""
+
+    layer: LoraLayer
+    past: Basis
+    turn_a: StepTransform | None
+    b_metric: Tensor | None
+
+
+class SteadyLora(Finetune):
+    """Sequential LoRA with the A metric and the B metric on its steps [Eq. 14, 15]."""
+
+    name: ClassVar[str] = "steadylora"
+    Config: ClassVar[type[base.Config]] = Config
+    config: Config
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self._observed: nn.Module | None = None
+        self._adapter = "default"
+        self._layers: dict[str, LoraLayer] = {}
+        self._past = Past({}, self.config)
+        self._linears: list[_Linear] = []
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the LoRA on a model, and watch its inputs.
+
+        Args:
+            model: The backbone.
+
+        Returns:
+            A PeftModel; B is zero, so it answers as before.
+        """
+        wrapped = super().attach(model)
+        self._observe(wrapped)
+        return wrapped
+
+    # ------------------------------------------------------------ the moments of a task
+
+    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Begin a task: fresh sums, the history's metrics made ready.
+
+        Args:
+            model: What `attach` returned, or a user's model with a `LoraConfig` on it.
+            task_index: The number of the task, from 1.
+            steps_total: How many optimiser steps the task will take.
+        """
+        self._observe(model)
+        self._past.start()
+        self._prepare()
+
+    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Go on with the sums that the checkpoint brought.
+
+        Args:
+            model: As for `task_start`.
+            task_index: As for `task_start`.
+            steps_total: As for `task_start`.
+        """
+        self._observe(model)
+        self._past.start(resumed=True)
+        self._prepare()
+
+    def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
+        """Re-base the sketches when it is due.
+
+        Args:
+            model: What `attach` returned.
+            step: How many steps of the task are done, from 1.
+            steps_total: How many it will be.
+        """
+        self._past.step_end(step, steps_total)
+
+    def before_save(self, model: nn.Module) -> None:
+        """Bring the running sums to where `on_save` finds them.
+
+        Args:
+            model: What `attach` returned.
+        """
+        self._past.flush()
+
+    def task_end(self, model: nn.Module) -> None:
+        """Merge the task into the history.
+
+        Args:
+            model: What `attach` returned.
+        """
+        self._past.end()
+        self._linears = []
+
+    # ------------------------------------------------------------ what becomes of a step
+
+    def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
+        """Turn the steps of A and B.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            The transforms of every linear that has a history.
+        """
+        return dict(self._turns()) if self.config.space == "step" else {}
+
+    def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
+        """Turn the gradients instead, where the setting says so.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            The transforms of every linear that has a history.
+        """
+        return dict(self._turns()) if self.config.space == "gradient" else {}
+
+    def _turns(self) -> Iterator[tuple[Parameter, StepTransform]]:
+        for linear in self._linears:
+            A, B = _weights(linear.layer, self._adapter)
+            if linear.turn_a is not None:
+                yield A, linear.turn_a
+            if linear.b_metric is not None:
+                yield B, partial(_turn_b_z, P=linear.b_metric)
+            elif self.config.b_metric == "aca" and linear.past[1].numel():
+                V, s = linear.past
+                yield B, partial(_turn_b_aca, A=A.detach(), V=V, s=s, mu_b=self.config.mu_b)
+
+    def _prepare(self) -> None:
+        bases = self._past.bases()
+        self._linears = [
+            _Linear(
+                layer,
+                bases[name],
+                turn_a=a_turn(bases[name], self.config),
+                b_metric=z_metric(self._past.statistics[name], self.config),
+            )
+            for name, layer in self._layers.items()
+        ]
+
+    # ------------------------------------------------------------ observation and state
+
+    def _observe(self, model: nn.Module) -> None:
+        """Watch a model's LoRA layers; a model that is watched already stays as it is."""
+        wrapped = peft_model(model)
+        if self._observed is wrapped:
+            return
+        self._adapter = active_adapter(wrapped)
+        self._layers = {
+            name.removeprefix("base_model.model."): module
+            for name, module in wrapped.named_modules()
+            if isinstance(module, LoraLayer) and self._adapter in module.lora_A
+        }
+        if not self._layers:
+            raise ConfigError(
+                "the model has no LoRA to train: use the model that Method.attach returns, or give "
+                "your trainer a peft.LoraConfig"
+            )
+        weights = {n: _weights(layer, self._adapter)[0] for n, layer in self._layers.items()}
+        ranks = {weight.shape[0] for weight in weights.values()}
+        if len(ranks) > 1:
+            raise ConfigError(f"steadylora needs one rank for all linears, not {sorted(ranks)}")
+        statistics = make_statistics(
+            {name: (weight.shape[1], weight.device) for name, weight in weights.items()},
+            experts=1,
+            rank=ranks.pop(),
+            **statistics_options(self.config),
+        )
+        context = TokenContext.attach(wrapped.get_base_model())
+        for name, layer in self._layers.items():
+            show = partial(_show, statistics[name], context)
+            layer.lora_A[self._adapter].register_forward_hook(show)
+        self._past = Past(statistics, self.config)
+        self._observed = wrapped
+
+    def save_state(self, model: nn.Module, directory: Path) -> None:
+        """Save the LoRA, and beside it the file that learning one more task needs.
+
+        Args:
+            model: What `attach` returned.
+            directory: A folder; it is made.
+        """
+        super().save_state(model, directory)
+        self._save_statistics(directory)
+
+    def load_state(self, model: nn.Module, directory: Path) -> None:
+        """Load the LoRA and the file beside it.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a LoRA.
+            directory: The folder.
+        """
+        super().load_state(model, directory)
+        self._observe(model)
+        self._load_statistics(directory)
+
+    def _save_statistics(self, directory: Path) -> None:
+        tensors = {
+            f"{name}.{key}": value.contiguous()
+            for name, each in self._past.statistics.items()
+            for key, value in each.state_dict().items()
+        }
+        save_file(tensors, directory / STATE_FILE)
+
+    def _load_statistics(self, directory: Path) -> None:
+        path = directory / STATE_FILE
+        if not path.is_file():
+            raise RunDirError(
+                f"{directory} holds no {STATE_FILE}, which steadylora needs to go on; "
+                "it is written by SteadyLora.save_state and into every checkpoint"
+            )
+        tensors = load_file(path)
+        for name, each in self._past.statistics.items():
+            own = {key: tensors.pop(f"{name}.{key}", None) for key in each.state_dict()}
+            lost = [key for key, value in own.items() if value is None]
+            if lost:
+                raise AdapterMismatch(f"{path} lacks {name}.{lost[0]}: it is of another adapter")
+            try:
+                each.load_state_dict(own)
+            except RuntimeError as error:
+                raise AdapterMismatch(f"{path} is of another adapter: {error}") from error
+        if tensors:
+            raise AdapterMismatch(f"{path} is of another adapter: it has {next(iter(tensors))}")
+
+    # ------------------------------------------------------------ checkpoints of a trainer
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Begin the task; where a checkpoint is resumed, its second file is read first."""
+        if state.global_step:
+            self._observe(model)
+            self._load_statistics(_checkpoint(args, state))
+        super().on_train_begin(args, state, control, model, optimizer)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the second file into a checkpoint."""
+        folder = _checkpoint(args, state)
+        if state.is_world_process_zero and folder.is_dir():
+            self._save_statistics(folder)
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    """The folder of the trainer's checkpoint after the current step."""
+    name = f"checkpoint-{state.global_step}"
+    given = args.resume_from_checkpoint
+    if isinstance(given, str) and Path(given).name == name:
+        return Path(given)
+    return Path(args.output_dir) / name
+
+
+def _show(
+    statistics: LayerStatistics, context: TokenContext, module: nn.Module, x: Any, z: Tensor
+) -> Tensor:
+    """Show what A read and gave to the statistics, once, in the backward pass."""
+    if not (module.training and torch.is_grad_enabled() and z.requires_grad):
+        return z
+    return observed_identity(z, x[0], statistics.observer(context.current))
+
+
+def _weights(layer: LoraLayer, adapter: str) -> tuple[Parameter, Parameter]:
+    """A (R, d_in) and B (d_out, R) of an adapter."""
+    A: Any = layer.lora_A[adapter]
+    B: Any = layer.lora_B[adapter]
+    return A.weight, B.weight
+
+
+def _turn_b_z(dB: Tensor, P: Tensor) -> Tensor:
+    return dB @ P  # P is symmetric
+
+
+def _turn_b_aca(dB: Tensor, A: Tensor, V: Tensor, s: Tensor, mu_b: float) -> Tensor:
+    return steps.expert_b_step_aca(dB.mT[None], A[None], V, s, mu_b)[0].mT
+
+
+METHOD = SteadyLora
