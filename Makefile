@@ -75,8 +75,10 @@ ci-smoke: dev  ## build the wheel, install it in a clean environment, learn two 
 	$(CLEAN)/bin/$(INSTALL) $(TORCH)
 	$(CLEAN)/bin/$(INSTALL) "$$(ls $(CURDIR)/dist/*.whl)[pocket]"
 	cd build && clean/bin/undrift --help
+	printf 'digits\nbiopsy\n' > build/two-tasks.txt
 	cd build && OMP_NUM_THREADS=1 clean/bin/undrift run pocket --method same --profile demo \
-		--order smoke.txt --out smoke
+		--order two-tasks.txt --out smoke
+	test -f build/smoke/tasks/02-biopsy/adapter/adapter_model.safetensors
 
 clean:  ## delete the environment, builds and caches; runs stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "scoring": {"errors"},
     "rundir": {"errors"},
     "tuner": {"core", *GROUND},
-    "data": {"scoring", *GROUND},
+    "data": {"scoring", "rundir", *GROUND},
     "report": {"scoring", "rundir", *GROUND},
     "methods": {"tuner", "data", "core", "scoring", *GROUND},
     "run": {"methods", "tuner", "data", "report", "core", "scoring", "rundir", *GROUND},

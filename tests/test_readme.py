@@ -1,7 +1,7 @@
 """What the README says is so: its tree is the source tree, its commands parse, its Python runs.
 
-The tree is the one fenced block whose lines are `path  # sentence`, paths relative to `src/undrift`:
-every module but the `__init__` files must stand in it, and nothing that is not there.
+The tree is the one fenced block whose lines are `path  # sentence`, with paths below `src/undrift`.
+Every module but the `__init__` files must stand in it, and nothing that is not there.
 """
 
 from __future__ import annotations
