@@ -93,6 +93,8 @@ def test_labels_tell_two_runs_of_one_method_apart(write_run, pair):
     assert labels([*pair, again]) == ["moelora", "same (same)", "same (same-s1)"]
     assert "seed 0 and 1 (differs!)" in protocol([*pair, again])
     assert "differs" not in protocol(pair)
+    own = load(write_run("own", "same", HOLDS, order=["digits", "icons"]))
+    assert "order digits, icons ·" in protocol([own])
 
 
 def test_what_cannot_be_reported(tmp_path, write_run):

@@ -105,9 +105,13 @@ def protocol(runs: Sequence[Results]) -> str:
     """
     parts = []
     for key in PROTOCOL:
-        values = list(dict.fromkeys(str(run.protocol[key]) for run in runs))
+        values = list(dict.fromkeys(_words(run.protocol[key]) for run in runs))
         parts.append(f"{key} {' and '.join(values)}{' (differs!)' if len(values) > 1 else ''}")
     return " · ".join(parts)
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _zero_shot(run: Results, task: str) -> str:
