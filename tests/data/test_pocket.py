@@ -1,0 +1,114 @@
+"""The pocket: its leak rules, its determinism, and that nothing is clipped."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from undrift.data.benchmarks.pocket import ORDERS, TASKS, draw_split
+from undrift.data.pocket import drawing, sources
+from undrift.data.pocket.task import SPLITS, WORD
+from undrift.errors import MissingExtra
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_leak_rule_holds_between_all_splits(name: str) -> None:
+    task = TASKS[name]
+    groups: dict[str, set[object]] = {}
+    for split, items in task.pools().items():
+        found = {task.group(item) for item in items}
+        # A set (four countries, four icons) must not even share a member.
+        groups[split] = {m for g in found for m in (g if isinstance(g, frozenset) else [g])}
+    assert set(groups) == set(SPLITS)
+    for one, other in itertools.combinations(SPLITS, 2):
+        assert groups[one] and groups[other]
+        assert not groups[one] & groups[other], (one, other)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_nothing_touches_the_edge_of_a_picture(name: str) -> None:
+    task = TASKS[name]
+    items = list(task.pools()["test"])
+    Random(0).shuffle(items)
+    for i, item in enumerate(items[:40]):
+        pixels = np.asarray(task.draw(item, Random(i)))
+        assert pixels.shape == (96, 96, 3)
+        if name == "satellite":
+            continue  # a photograph fills its frame
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        if name == "posters":
+            edge = np.concatenate([pixels[0], pixels[-1]])  # its band crosses from side to side
+        assert (edge == edge[0]).all(), f"{name} item {i} is clipped"
+
+
+def test_text_that_does_not_fit_is_refused_rather_than_clipped() -> None:
+    _, pen = drawing.canvas(Random(0))
+    with pytest.raises(ValueError, match="does not fit"):
+        drawing.text(pen, (0, 0, 20, 10), "a very long line of text", "DejaVuSans", (0, 0, 0), 12)
+
+
+def test_drawing_twice_gives_the_same_examples_and_pixels(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        draw_split(tmp_path / folder, "biopsy", "validation")
+    one, two = (
+        json.loads((tmp_path / f / "biopsy" / "validation.json").read_text())
+        for f in ("one", "two")
+    )
+    assert one == two
+    assert len({row["pixels"] for row in one}) == len(one) == 40
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_answers_are_short_and_questions_do_not_give_them_away(name: str) -> None:
+    task = TASKS[name]
+    items = list(task.pools()["train"])[:200]
+    answers = {answer for item in items for _, answer in task.ask(item)}
+    assert len(answers) >= 2
+    assert all(0 < len(answer) <= 24 for answer in answers)
+
+
+def test_sizes_differ_five_to_ten_times() -> None:
+    trained = [task.sizes["train"] for task in TASKS.values()]
+    assert 5 <= max(trained) / min(trained) <= 10
+
+
+def test_one_format_line_serves_answers_of_different_formats() -> None:
+    shared = [task for task in TASKS.values() if task.form == WORD]
+    firsts = {next(iter(t.ask(next(iter(t.pools()["test"])))))[1][0] for t in shared}
+    assert any(c.islower() for c in firsts)
+    assert any(c.isupper() for c in firsts)
+    assert any(c.isdigit() for c in firsts)
+
+
+def test_orders_are_permutations_of_all_tasks() -> None:
+    for order in ORDERS.values():
+        assert sorted(order) == sorted(TASKS)
+
+
+def test_pretraining_never_asks_a_question_of_the_benchmark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    ask = pytest.importorskip("pocket_questions").ask
+    sys.modules.pop("pocket_questions")
+    for name, task in TASKS.items():
+        items, rng = list(task.pools()["pretrain"])[:20], Random(0)
+        asked = {q for item in items for q, _ in task.ask(item)}
+        for item in items:
+            for _ in range(30):
+                question, answer = ask(name, item, dict(task.attributes(item)), rng)
+                assert question.split("\n")[0] not in asked
+                assert answer
+
+
+def test_a_missing_package_names_the_command_that_mends_it() -> None:
+    with pytest.raises(MissingExtra, match=r"pip install 'undrift\[pocket\]'"):
+        sources.package("no_such_package_of_the_pocket")
