@@ -178,11 +178,11 @@ def earth() -> tuple[np.ndarray, np.ndarray]:
 
 WORDS = """
 anchor apple arrow autumn basket beacon bridge bronze butter button cabin candle canyon carbon
-castle cedar cherry circle cloud cobalt copper coral cotton cradle crystal desert dragon eagle ember engine
-falcon feather fiddle forest fossil garden ginger glacier granite hammer harbor hazel helmet honey
-island ivory jacket jungle kettle ladder lantern lemon linen lizard magnet maple marble meadow
-mirror monkey mosaic needle nickel oasis ocean olive orchid otter oyster paddle palace pepper pillow pirate
-planet pocket pollen prairie quartz rabbit raven ribbon river rocket saddle salmon sandal scarlet
-shadow silver spider spruce stable statue summer temple thunder tiger timber tunnel turtle valley
-velvet violet walnut window winter yellow
+castle cedar cherry circle cloud cobalt copper coral cotton cradle crystal desert dragon eagle
+ember engine falcon feather fiddle forest fossil garden ginger glacier granite hammer harbor
+hazel helmet honey island ivory jacket jungle kettle ladder lantern lemon linen lizard magnet
+maple marble meadow mirror monkey mosaic needle nickel oasis ocean olive orchid otter oyster
+paddle palace pepper pillow pirate planet pocket pollen prairie quartz rabbit raven ribbon river
+rocket saddle salmon sandal scarlet shadow silver spider spruce stable statue summer temple
+thunder tiger timber tunnel turtle valley velvet violet walnut window winter yellow
 """.split()
