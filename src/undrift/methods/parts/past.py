@@ -78,7 +78,7 @@ class Past:
                 if each.owner not in found:
                     now = each.history_now(self.metrics.delta) if running else each.history
                     V, s = now.basis()
-                    found[each.owner] = V.contiguous(), s
+                    found[each.owner] = V.clone(memory_format=torch.contiguous_format), s
         return {name: found[each.owner] for name, each in self.statistics.items()}
 
 

@@ -1,0 +1,125 @@
+"""What holds for every registered method."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from tests.methods.training import SMALL, attached, learn, logits, trainable, weights
+from tests.tuner.llava import tiny_llava
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError, UnknownName
+from undrift.registry import METHODS
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+NAMES = METHODS.names()
+LEARNING = [name for name in NAMES if METHODS.load(name).schedule != "none"]
+
+
+def test_the_methods_are_these():
+    assert {"finetune", "joint", "moelora", "same", "steadylora", "zeroshot"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_model_answers_as_before_until_the_first_step(name):
+    model = attached(METHODS.load(name)(**SMALL))
+    assert torch.equal(logits(model), logits(tiny_llava()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_files_stem_is_its_name_and_every_option_is_documented(name):
+    kind = METHODS.load(name)
+    assert kind.name == name
+    text = "".join(base.__doc__ or "" for base in kind.Config.__mro__)
+    for field in dataclasses.fields(kind.Config):
+        assert f"\n        {field.name}: " in text, field.name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_typo_is_answered_with_the_nearest_key(name):
+    kind = METHODS.load(name)
+    with pytest.raises(
+        UnknownName, match=r"unknown key of .* 'alpha_over_rnk'; did you mean 'alpha_over_"
+    ):
+        kind(alpha_over_rnk=3)
+    with pytest.raises(UnknownName, match="unknown setting"):
+        kind("papr")
+    with pytest.raises(ConfigError, match="rank is 0"):
+        kind(rank=0)
+    with pytest.raises(ConfigError, match="experts is 'many'"):
+        kind(experts="many")
+    for setting in kind.settings:
+        kind(setting)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_it_learns_and_only_adapters_move(name):
+    model, method = attached(METHODS.load(name)(**SMALL)), METHODS.load(name)(**SMALL)
+    base = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
+    losses = learn(method, model, steps=20)
+    assert losses[-1] < losses[0]
+    assert method.task_index == 2
+    assert all(torch.equal(p, base[n]) for n, p in model.named_parameters() if n in base)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_adapters_of_all_methods_have_the_same_size(name):
+    count = sum(p.numel() for n, p in trainable(attached(METHODS.load(name)(**SMALL))).items()
+                if "moe_lora_G" not in n)  # fmt: skip
+    lora = attached(METHODS.load("finetune")(**SMALL))
+    assert count == sum(p.numel() for p in trainable(lora).values())
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_save_load_continue_equals_uninterrupted(name, tmp_path):
+    kind = METHODS.load(name)
+    straight = kind(**SMALL)
+    model = attached(straight)
+    learn(straight, model, task=1)
+    straight.save_state(model, tmp_path)
+    learn(straight, model, task=2)
+
+    resumed = kind(**SMALL)
+    other = attached(resumed, seed=0)
+    learn(kind(**SMALL), other, task=5)  # so that loading has something to overwrite
+    other = attached(resumed, seed=0)
+    resumed.load_state(other, tmp_path)
+    resumed.task_index = 2
+    learn(resumed, other, task=2)
+    ours, theirs = weights(model), weights(other)
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert torch.equal(ours[key], theirs[key]), key
+    straight.save_state(model, tmp_path / "a")
+    resumed.save_state(other, tmp_path / "b")
+    for path in (tmp_path / "a").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_an_adapter_that_does_not_fit_is_refused(name, tmp_path):
+    kind = METHODS.load(name)
+    method = kind(**SMALL)
+    model = attached(method)
+    with pytest.raises(RunDirError, match="holds no adapter_model"):
+        method.load_state(model, tmp_path)
+    method.save_state(model, tmp_path)
+    larger = kind(experts=4, rank=5)
+    with pytest.raises(AdapterMismatch, match="does not fit"):
+        larger.load_state(attached(larger), tmp_path)
+    routed = any("moe_lora" in key for key in trainable(model))
+    other = METHODS.load("finetune" if routed else "moelora")(**SMALL)
+    with pytest.raises(AdapterMismatch, match="is of the type"):
+        other.load_state(attached(other), tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predicting_leaves_no_trace(name):
+    method = METHODS.load(name)(**SMALL)
+    model = attached(method)
+    before = logits(model)
+    with method.predicting(model):
+        assert torch.equal(logits(model), before)
+    assert method.examples(("a", "b"), 1) == ("a", "b")
+    assert method.needs_training == (name != "zeroshot")

@@ -1,0 +1,288 @@
+"""SAME in a model: what its switches hold, and that off they hold nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+import peft
+import pytest
+import torch
+
+from tests.methods.training import SMALL, attached, learn, trainable, weights
+from tests.tuner.llava import tiny_llava
+from undrift.core import PAPER, naive, steps
+from undrift.core.stepping import StepHook
+from undrift.errors import ConfigError
+from undrift.methods.moelora import MoeLora
+from undrift.methods.same import Same
+from undrift.tuner import MoeLoraConfig, layers, statistics
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+OFF = {"router": False, "expert": False, "activation": False}
+EXACT = {"columns": 64, "max_components": 40, "delta": 0.9, "rebase_share": 0.0}
+
+
+def two_tasks(method, steps=8):
+    model = attached(method)
+    learn(method, model, task=1, steps=steps)
+    after_one = weights(model)
+    learn(method, model, task=2, steps=steps)
+    return model, after_one
+
+
+def changes(model, start, letter):
+    return {
+        name: getattr(layer, f"moe_lora_{letter}")["default"].detach() - start[key]
+        for name, layer in layers(model).items()
+        for key in start
+        if key.endswith(f"{name}.moe_lora_{letter}.default")
+    }
+
+
+def test_all_switches_off_is_moelora_exactly():
+    free, off = two_tasks(MoeLora(**SMALL))[0], two_tasks(Same(**SMALL, **OFF))[0]
+    ours, theirs = weights(off), weights(free)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_watching_changes_nothing_by_itself():
+    """Statistics on, but no constraint that binds: still moelora, bit for bit."""
+    idle = {"router": False, "expert": True, "a_metric": False, "b_metric": "none"}
+    watched = two_tasks(Same(**SMALL, **idle, activation=False))[0]
+    free = two_tasks(MoeLora(**SMALL))[0]
+    assert statistics(watched)
+    assert all(torch.equal(weights(watched)[key], p) for key, p in weights(free).items())
+
+
+@pytest.mark.parametrize("options", [{}, {"b_metric": "aca"}, {"space": "gradient"}])
+def test_task_one_is_unconstrained_under_past(options):
+    held, free = Same(**SMALL, **options), MoeLora(**SMALL)
+    model, other = attached(held), attached(free)
+    assert learn(held, model) == learn(free, other)
+    assert all(torch.equal(weights(model)[key], p) for key, p in weights(other).items())
+
+
+@pytest.mark.parametrize("lambda_par", [0.0, 0.1])
+def test_after_fifty_adamw_steps_the_router_moved_in_v_par_by_the_transformed_steps(lambda_par):
+    """In a real model with weight decay; and projecting the gradient does not do it."""
+    options = {**EXACT, "lambda_par": lambda_par, "expert": False, "activation": False}
+    method = Same(**SMALL, **options)
+    model = attached(method)
+    learn(method, model, task=1, steps=10)
+    past = {name: basis(each) for name, each in statistics(model).items()}
+    start, raw = weights(model), recorded(method)
+    learn(method, model, task=2, steps=50)
+    for name, moved in changes(model, start, "G").items():
+        V, s = past[name]
+        steps_taken = raw[layers(model)[name].moe_lora_G["default"]]
+        assert len(steps_taken) == 50
+        g = steps.gain(s, half_width=3, rho=1.0, clamp=True)
+        expected = lambda_par * (sum(steps_taken) @ V) * g
+        torch.testing.assert_close(moved @ V, expected, atol=1e-6, rtol=0)
+        assert (moved - moved @ V @ V.mT).norm() > 1e-2
+        if lambda_par == 0:
+            assert (moved @ V).abs().max() <= 1e-6
+
+
+def test_projected_gradients_let_the_router_move_in_v_par():
+    method = Same(**SMALL, **EXACT, space="gradient", lambda_par=0.0, activation=False)
+    model = attached(method)
+    learn(method, model, task=1, steps=10)
+    past = {name: basis(each)[0] for name, each in statistics(model).items()}
+    start = weights(model)
+    learn(method, model, task=2, steps=50)
+    for name, moved in changes(model, start, "G").items():
+        assert (moved @ past[name]).abs().max() > 1e-3
+
+
+def basis(each):
+    """A copy of what is kept, before the next task's end overwrites it."""
+    return tuple(part.clone() for part in each.history.basis())
+
+
+def recorded(method):
+    """Note every raw step that a method's transforms are given, by parameter."""
+    raw = defaultdict(list)
+    transforms = method.step_transforms
+
+    def noting(model):
+        def note(p, turn):
+            return lambda step: (raw[p].append(step.clone()), turn(step))[1]
+
+        return {p: note(p, turn) for p, turn in transforms(model).items()}
+
+    method.step_transforms = noting
+    return raw
+
+
+def test_degradation_of_the_old_task_obeys_the_metric():
+    """tr(dA C dA^T) of task 2's change, against the same steps without the metric."""
+    drift = {}
+    for a_metric in (True, False):
+        options = {**EXACT, "router": False, "activation": False, "b_metric": "none"}
+        method = Same(**SMALL, **options, a_metric=a_metric)
+        model = attached(method)
+        learn(method, model, task=1, steps=15)
+        past = {name: kept(each.history) for name, each in statistics(model).items()}
+        start = weights(model)
+        learn(method, model, task=2, steps=15)
+        drift[a_metric] = {
+            name: float(naive.degradation(dA.flatten(0, 1), past[name]))
+            for name, dA in changes(model, start, "A").items()
+        }
+    for name, held in drift[True].items():
+        assert held < 0.5 * drift[False][name]
+
+
+def kept(history):
+    """C as it is kept, (d, d)."""
+    V, s = history.basis()
+    return (V * s) @ V.mT
+
+
+def freezing(**options):
+    return Same(**SMALL, **{"tau": 1.0, "max_frozen": 2, "warmup_share": 0.25, **options})
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"space": "gradient"}, {"b_metric": "aca"}, {"expert": False}]
+)
+def test_a_frozen_expert_is_bit_identical_after_the_task(options):
+    method = freezing(**options)
+    model = attached(method)
+    learn(method, model, task=1)
+    noted = {}
+
+    def on_step(step):
+        if step == 2:
+            noted["frozen"] = {n: ~s.active.clone() for n, s in statistics(model).items()}
+            noted["then"] = weights(model)
+
+    learn(method, model, task=2, on_step=on_step)
+    for letter in "ABG":
+        for name, change in changes(model, noted["then"], letter).items():
+            frozen = noted["frozen"][name]
+            assert int(frozen.sum()) == 2
+            assert not change[frozen].any()
+            assert all(row.any() for row in change[~frozen])
+    assert all(bool(s.active.all()) for s in statistics(model).values())
+
+
+def test_who_freezes_is_the_oracles_choice_and_nobody_does_in_task_one():
+    method = freezing(tau=0.0)
+    model = attached(method)
+    learn(method, model, task=1, on_step=lambda step: expect_all_active(model))
+
+    def on_step(step):
+        if step == 2:
+            for each in statistics(model).values():
+                score = naive.scores(each.usage.w / each.usage.tokens, each.importance)
+                assert (~each.active).tolist() == naive.freeze(score, 0.0, 2)
+
+    learn(method, model, task=2, on_step=on_step)
+
+
+def expect_all_active(model):
+    assert all(bool(each.active.all()) for each in statistics(model).values())
+
+
+def test_the_history_is_the_moment_of_all_tokens_of_all_tasks():
+    seen = {name: [] for name in ("down_proj", "up_proj")}
+    method = Same(**SMALL, **{**EXACT, "delta": 1.0})
+    model = attached(method)
+    block = next(m for m in model.modules() if hasattr(m, "gate_proj"))
+
+    def keep(module, inputs):
+        if module.training:
+            mask = module.context.current.mask.flatten().bool()
+            seen[module.name.rpartition(".")[2]].append(inputs[0].detach().flatten(0, -2)[mask])
+
+    hooks = [getattr(block, name).register_forward_pre_hook(keep) for name in seen]
+    learn(method, model, task=1)
+    learn(method, model, task=2)
+    for name, batches in seen.items():
+        X = torch.cat(batches).double()
+        layer = getattr(block, name)
+        history = layer.statistics("default").history
+        C, alpha = naive.second_moment(torch.zeros(X.shape[1], X.shape[1]).double(), 0, X)
+        assert int(history.tokens) == alpha
+        torch.testing.assert_close(kept(history).double(), C, rtol=1e-4, atol=1e-4)
+    for hook in hooks:
+        hook.remove()
+
+
+def test_running_history_follows_the_current_task():
+    """In task 1 there is no past, so `past` holds nothing while `running` soon does."""
+    runs = {}
+    for history in ("past", "running"):
+        method = Same(**SMALL, **OFF | {"router": True}, history=history, lambda_par=0.0)
+        model = attached(method)
+        runs[history] = turned = []
+
+        def count(step, method=method, model=model, turned=turned):
+            turned.append(len(method.step_transforms(model)))
+
+        learn(method, model, steps=14, on_step=count)
+    assert runs["past"] == [0] * 14
+    assert runs["running"] == [0] * 9 + [6] * 5
+
+
+def test_the_named_settings():
+    paper = Same("paper").config
+    assert all(getattr(paper, name) == value for name, value in vars(PAPER).items())
+    assert Same("paper", mu=0.5).config.mu == 0.5
+    assert Same().config == Same("undrift").config
+
+
+def test_a_model_without_experts_is_refused_with_what_to_do():
+    with pytest.raises(ConfigError, match=r"peft_config=undrift\.MoeLoraConfig\(\)"):
+        learn(Same(), tiny_llava())
+
+
+def test_an_adapter_that_came_without_statistics_gets_them_and_keeps_them(tmp_path):
+    torch.manual_seed(0)
+    model = peft.get_peft_model(tiny_llava(), MoeLoraConfig(num_experts=4, r=3))
+    assert not statistics(model)
+    method = Same()
+    learn(method, model, task=1)
+    learn(method, model, task=2)
+    assert len(statistics(model)) == 6
+    method.save_state(model, tmp_path)
+    again = peft.PeftModel.from_pretrained(tiny_llava(), tmp_path, is_trainable=True)
+    for name, each in statistics(again).items():
+        assert torch.equal(each.history.V, statistics(model)[name].history.V)
+        assert int(each.tasks) == 2
+    # and gate and up share a sketch, as they do where the tuner makes it
+    shared = [each for each in statistics(model).values() if each.owner is not each]
+    assert len(shared) == 2
+
+
+def test_the_step_transform_costs_little_beside_adamw():
+    """Twelve linears of the pocket's size (d = 128), everything on."""
+    method = Same(max_frozen=4, tau=1.0)
+    torch.manual_seed(0)
+    model = method.attach(tiny_llava(hidden_size=128, intermediate_size=344, num_hidden_layers=4))
+    learn(method, model, task=1, steps=2)
+    masters = list(trainable(model).values())
+    for p in masters:
+        p.grad = torch.randn_like(p)
+    method.task_start(model, 2, 100)
+    assert len(method.step_transforms(model)) == 36
+    optimizer = torch.optim.AdamW(masters, lr=1e-6)
+    optimizer.step()
+    plain = median_time(optimizer.step)
+    hook = StepHook(optimizer, lambda: method.step_transforms(model)).attach()
+    held = median_time(optimizer.step)
+    hook.detach()
+    assert held - plain <= 2 * plain
+
+
+def median_time(do, rounds=30):
+    spent = []
+    for _ in range(rounds):
+        start = time.process_time()
+        do()
+        spent.append(time.process_time() - start)
+    return sorted(spent)[rounds // 2]
