@@ -145,11 +145,14 @@ class Method(TrainerCallback):
         self.task_start(model, task_index, steps_total)
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Return the loss of a batch, by default the model's own, ().
+        """Compute the loss of a batch, by default the model's own.
 
         Args:
             model: What `attach` returned.
             batch: The model's inputs, with labels.
+
+        Returns:
+            The loss, ().
         """
         return model(**batch).loss
 

@@ -12,27 +12,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.core import Metrics, steps
 from undrift.core.stepping import StepTransform
-from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods import base
 from undrift.methods.finetune import Finetune
 from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.past import (
-    Basis,
-    Past,
-    a_turn,
-    make_statistics,
-    statistics_options,
-    z_metric,
+from undrift.methods.parts.past import Basis, Past, a_turn, statistics_options, z_metric
+from undrift.methods.parts.watch import (
+    factors,
+    load_statistics,
+    lora_layers,
+    save_statistics,
+    watch,
 )
-from undrift.tuner import LayerStatistics, TokenContext, observed_identity
 
 STATE_FILE = "steadylora_state.safetensors"
 
@@ -163,7 +159,7 @@ class SteadyLora(Finetune):
 
     def _turns(self) -> Iterator[tuple[Parameter, StepTransform]]:
         for linear in self._linears:
-            A, B = _weights(linear.layer, self._adapter)
+            A, B = factors(linear.layer, self._adapter)
             if linear.turn_a is not None:
                 yield A, linear.turn_a
             if linear.b_metric is not None:
@@ -187,35 +183,13 @@ class SteadyLora(Finetune):
     # ------------------------------------------------------------ observation and state
 
     def _observe(self, model: nn.Module) -> None:
-        """Watch a model's LoRA layers; a model that is watched already stays as it is."""
+        """Watch a model's LoRA; a model that is watched already stays as it is."""
         wrapped = peft_model(model)
         if self._observed is wrapped:
             return
         self._adapter = active_adapter(wrapped)
-        self._layers = {
-            name.removeprefix("base_model.model."): module
-            for name, module in wrapped.named_modules()
-            if isinstance(module, LoraLayer) and self._adapter in module.lora_A
-        }
-        if not self._layers:
-            raise ConfigError(
-                "the model has no LoRA to train: use the model that Method.attach returns, or give "
-                "your trainer a peft.LoraConfig"
-            )
-        weights = {n: _weights(layer, self._adapter)[0] for n, layer in self._layers.items()}
-        ranks = {weight.shape[0] for weight in weights.values()}
-        if len(ranks) > 1:
-            raise ConfigError(f"steadylora needs one rank for all linears, not {sorted(ranks)}")
-        statistics = make_statistics(
-            {name: (weight.shape[1], weight.device) for name, weight in weights.items()},
-            experts=1,
-            rank=ranks.pop(),
-            **statistics_options(self.config),
-        )
-        context = TokenContext.attach(wrapped.get_base_model())
-        for name, layer in self._layers.items():
-            show = partial(_show, statistics[name], context)
-            layer.lora_A[self._adapter].register_forward_hook(show)
+        self._layers = lora_layers(wrapped, self._adapter)
+        statistics = watch(wrapped, self._adapter, **statistics_options(self.config))
         self._past = Past(statistics, self.config)
         self._observed = wrapped
 
@@ -227,7 +201,7 @@ class SteadyLora(Finetune):
             directory: A folder; it is made.
         """
         super().save_state(model, directory)
-        self._save_statistics(directory)
+        save_statistics(self._past.statistics, directory / STATE_FILE)
 
     def load_state(self, model: nn.Module, directory: Path) -> None:
         """Load the LoRA and the file beside it.
@@ -238,35 +212,7 @@ class SteadyLora(Finetune):
         """
         super().load_state(model, directory)
         self._observe(model)
-        self._load_statistics(directory)
-
-    def _save_statistics(self, directory: Path) -> None:
-        tensors = {
-            f"{name}.{key}": value.contiguous()
-            for name, each in self._past.statistics.items()
-            for key, value in each.state_dict().items()
-        }
-        save_file(tensors, directory / STATE_FILE)
-
-    def _load_statistics(self, directory: Path) -> None:
-        path = directory / STATE_FILE
-        if not path.is_file():
-            raise RunDirError(
-                f"{directory} holds no {STATE_FILE}, which steadylora needs to go on; "
-                "it is written by SteadyLora.save_state and into every checkpoint"
-            )
-        tensors = load_file(path)
-        for name, each in self._past.statistics.items():
-            own = {key: tensors.pop(f"{name}.{key}", None) for key in each.state_dict()}
-            lost = [key for key, value in own.items() if value is None]
-            if lost:
-                raise AdapterMismatch(f"{path} lacks {name}.{lost[0]}: it is of another adapter")
-            try:
-                each.load_state_dict(own)
-            except RuntimeError as error:
-                raise AdapterMismatch(f"{path} is of another adapter: {error}") from error
-        if tensors:
-            raise AdapterMismatch(f"{path} is of another adapter: it has {next(iter(tensors))}")
+        load_statistics(self._past.statistics, directory / STATE_FILE)
 
     # ------------------------------------------------------------ checkpoints of a trainer
 
@@ -282,14 +228,14 @@ class SteadyLora(Finetune):
         """Begin the task; where a checkpoint is resumed, its second file is read first."""
         if state.global_step:
             self._observe(model)
-            self._load_statistics(_checkpoint(args, state))
+            load_statistics(self._past.statistics, _checkpoint(args, state) / STATE_FILE)
         super().on_train_begin(args, state, control, model, optimizer)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the second file into a checkpoint."""
         folder = _checkpoint(args, state)
         if state.is_world_process_zero and folder.is_dir():
-            self._save_statistics(folder)
+            save_statistics(self._past.statistics, folder / STATE_FILE)
 
 
 def _checkpoint(args: Any, state: Any) -> Path:
@@ -299,22 +245,6 @@ def _checkpoint(args: Any, state: Any) -> Path:
     if isinstance(given, str) and Path(given).name == name:
         return Path(given)
     return Path(args.output_dir) / name
-
-
-def _show(
-    statistics: LayerStatistics, context: TokenContext, module: nn.Module, x: Any, z: Tensor
-) -> Tensor:
-    """Show what A read and gave to the statistics, once, in the backward pass."""
-    if not (module.training and torch.is_grad_enabled() and z.requires_grad):
-        return z
-    return observed_identity(z, x[0], statistics.observer(context.current))
-
-
-def _weights(layer: LoraLayer, adapter: str) -> tuple[Parameter, Parameter]:
-    """A (R, d_in) and B (d_out, R) of an adapter."""
-    A: Any = layer.lora_A[adapter]
-    B: Any = layer.lora_B[adapter]
-    return A.weight, B.weight
 
 
 def _turn_b_z(dB: Tensor, P: Tensor) -> Tensor:

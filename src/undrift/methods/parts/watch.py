@@ -1,0 +1,136 @@
+"""The inputs of a plain LoRA, watched from outside: its modules and its files stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.methods.parts.past import make_statistics
+from undrift.tuner import LayerStatistics, TokenContext, observed_identity
+
+
+def lora_layers(model: PeftModel, adapter: str) -> dict[str, LoraLayer]:
+    """Find the linears that an adapter of LoRA is on.
+
+    Args:
+        model: A PeftModel.
+        adapter: The adapter's name.
+
+    Returns:
+        By the name they have in the base model, at least one.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and adapter in module.lora_A
+    }
+    if not found:
+        raise ConfigError(
+            "the model has no LoRA to train: use the model that Method.attach returns, or give "
+            "your trainer a peft.LoraConfig"
+        )
+    return found
+
+
+def factors(layer: LoraLayer, adapter: str) -> tuple[Parameter, Parameter]:
+    """A (R, d_in) and B (d_out, R) of an adapter."""
+    A: Any = layer.lora_A[adapter]
+    B: Any = layer.lora_B[adapter]
+    return A.weight, B.weight
+
+
+def watch(model: PeftModel, adapter: str, **options: Any) -> dict[str, LayerStatistics]:
+    """Watch what each linear's A reads and gives, from now on, in every backward pass.
+
+    Args:
+        model: A PeftModel with a LoRA; nothing is added that would be saved with it.
+        adapter: The adapter's name.
+        **options: As for `LayerStatistics`.
+
+    Returns:
+        The statistics of every linear, one expert each, by name.
+
+    Raises:
+        ConfigError: If the linears have different ranks.
+    """
+    layers = lora_layers(model, adapter)
+    weights = {name: factors(layer, adapter)[0] for name, layer in layers.items()}
+    ranks = {weight.shape[0] for weight in weights.values()}
+    if len(ranks) > 1:
+        raise ConfigError(f"expected one rank for all linears, not {sorted(ranks)}")
+    statistics = make_statistics(
+        {name: (weight.shape[1], weight.device) for name, weight in weights.items()},
+        experts=1,
+        rank=ranks.pop(),
+        **options,
+    )
+    context = TokenContext.attach(model.get_base_model())
+    for name, layer in layers.items():
+        layer.lora_A[adapter].register_forward_hook(partial(_show, statistics[name], context))
+    return statistics
+
+
+def _show(
+    statistics: LayerStatistics, context: TokenContext, module: nn.Module, x: Any, z: Tensor
+) -> Tensor:
+    if not (module.training and torch.is_grad_enabled() and z.requires_grad):
+        return z
+    return observed_identity(z, x[0], statistics.observer(context.current))
+
+
+def save_statistics(statistics: Mapping[str, LayerStatistics], path: Path) -> None:
+    """Save the statistics of all linears in one safetensors file.
+
+    Args:
+        statistics: By the linear's name.
+        path: The file.
+    """
+    tensors = {
+        f"{name}.{key}": value.contiguous()
+        for name, each in statistics.items()
+        for key, value in each.state_dict().items()
+    }
+    save_file(tensors, path)
+
+
+def load_statistics(statistics: Mapping[str, LayerStatistics], path: Path) -> None:
+    """Load what `save_statistics` saved.
+
+    Args:
+        statistics: By the linear's name; they are overwritten.
+        path: The file.
+
+    Raises:
+        RunDirError: If there is no such file.
+        AdapterMismatch: If a tensor is missing, left over or of another shape.
+    """
+    if not path.is_file():
+        raise RunDirError(
+            f"{path} is missing; without it a plain LoRA can be used but not go on learning. "
+            "It is written by save_state, and into every checkpoint"
+        )
+    tensors = load_file(path)
+    for name, each in statistics.items():
+        own = {key: tensors.pop(f"{name}.{key}", None) for key in each.state_dict()}
+        lost = [key for key, value in own.items() if value is None]
+        if lost:
+            raise AdapterMismatch(f"{path} is of another adapter: it lacks {name}.{lost[0]}")
+        try:
+            each.load_state_dict(own)
+        except RuntimeError as error:
+            raise AdapterMismatch(f"{path} is of another adapter: {error}") from error
+    if tensors:
+        raise AdapterMismatch(f"{path} is of another adapter: it has {next(iter(tensors))}")
