@@ -68,6 +68,12 @@ def test_an_entry_point_adds_a_name(shelf, monkeypatch):
     assert shelf.load("theirs") == pytest.approx(6.283185307)
 
 
+def test_a_name_may_hold_a_hyphen(shelf, monkeypatch):
+    plug(monkeypatch, "their-method", "math:tau")
+    assert shelf.split("their-method") == ("their-method", None)
+    assert shelf.split("their-method-paper") == ("their-method", "paper")
+
+
 def test_an_entry_point_may_not_take_a_name_of_ours(shelf, monkeypatch):
     plug(monkeypatch, "same", "math:tau")
     with pytest.raises(ConfigError, match="registers the same name"):

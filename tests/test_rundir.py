@@ -119,6 +119,15 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     assert os.listdir(path.parent) == ["file.txt"]
 
 
+def test_a_reader_of_the_old_file_is_not_disturbed(tmp_path):
+    path = tmp_path / "file.txt"
+    atomic_write(path, "old")
+    with path.open() as reader:
+        atomic_write(path, "new")
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+
+
 def test_atomic_folder(tmp_path):
     target = tmp_path / "adapter"
     with atomic_folder(target) as folder:

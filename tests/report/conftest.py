@@ -40,6 +40,7 @@ def write_run(tmp_path):
         )
         for on in range(1, len(tasks) + 1):
             rows = [{"id": str(i), "strict": s, "caseless": c} for i, (s, c) in enumerate(scores)]
+            write_lines(run.predictions(0, on), [{"id": "0", "strict": 0.0, "caseless": 0.0}])
             write_lines(run.predictions(len(matrix), on), rows)
         return run.root
 

@@ -46,6 +46,7 @@ anything = st.one_of(st.text(max_size=30), prose)
         ("letter", "The answer is c.", ["C"], FORM),
         ("letter", "The answer is Cat.", ["C"], WRONG),
         ("letter", "The answer is A. The answer is C.", ["C"], WRONG),
+        ("letter", "The answer is C. The answer is A.", ["C"], WRONG),
         ("letter", "C or D", ["C"], WRONG),
         ("box", "[0.1,0.2,0.3,0.5]", ["[0.10, 0.20, 0.30, 0.50]"], RIGHT),
         ("box", "0.1 0.2 0.3 0.5", ["[0.1,0.2,0.3,0.5]"], RIGHT),

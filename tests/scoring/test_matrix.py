@@ -64,6 +64,10 @@ def test_by_hand_with_forward_transfer():
     }
 
 
+def test_a_task_that_is_best_at_the_end_has_negative_forgetting():
+    assert metrics([[80], [90, 70]])["forgetting"] == -10
+
+
 @given(squares())
 def test_bwt_is_the_fall_of_the_averages(matrix):
     found, tasks = metrics(matrix), len(matrix)
