@@ -71,6 +71,7 @@ def test_markdown_has_one_cell_per_column(pair):
     rows = [line for line in markdown(pair).splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {5}
     assert "| digits | 10.0 | 90.0 → 40.0 | 88.0 → 85.5 |" in rows
+    assert "| icons | 25.0 | 80.0 → 30.0 | 78.0 → 76.0 |" in rows
     assert any(row.startswith("| *backward transfer* |  | -50.0 | -2.2") for row in rows)
 
 
@@ -121,7 +122,16 @@ def test_a_heat_map_shows_every_measured_cell_once():
     assert "words after task 0: 0.0 %" in titles
     opacity = [rect.get("fill-opacity") for rect in svg.iter(f"{SVG}rect")]
     assert opacity.count("0.900") == 1
-    assert sum(rect.get("class") == "learned" for rect in svg.iter(f"{SVG}rect")) == 3
+    framed = [
+        cell.findtext(f"{SVG}title")
+        for cell in svg.iter(f"{SVG}g")
+        if any(rect.get("class") == "learned" for rect in cell.iter(f"{SVG}rect"))
+    ]
+    assert framed == [
+        "digits after task 1: 90.0 %",
+        "icons after task 2: 80.0 %",
+        "words after task 3: 100.0 %",
+    ]
     _, _, width, height = map(float, svg.get("viewBox", "").split())
     assert width > 3 * 34
     assert height > 4 * 26
