@@ -29,6 +29,9 @@ MAKE = {
 }
 
 
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("moelora", "finetune")]
+
+
 class Task(Dataset):
     """Twelve examples that the task's number decides."""
 
@@ -65,7 +68,10 @@ def train(method, model, number, folder, callbacks=(), resume=None, **options):
     return trainer
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize(
+    "name",
+    ["same", "same-paper", "steadylora", *SLOW],
+)
 def test_killed_inside_a_task_and_resumed_equals_uninterrupted(name, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}
     straight = MAKE[name]()
