@@ -178,3 +178,27 @@ def test_a_state_of_another_adapter_is_refused(tmp_path):
     for method, target, folder in ((few, model, "few"), (many, other, "many")):
         with pytest.raises(AdapterMismatch, match="of another adapter"):
             method.load_state(target, tmp_path / folder)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_tokens_are_counted_once_under_gradient_checkpointing(reentrant):
+    """Recomputation runs the forward pass twice and the backward pass once."""
+    counted = {}
+    for checkpointing in (False, True):
+        method = SteadyLora(**SMALL, columns=8)
+        model = attached(method)
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        passes = []
+        layer = next(iter(lora_layers(model).values()))
+        layer.register_forward_pre_hook(lambda *_, passes=passes: passes.append(1))
+        learn(method, model, steps=2)
+        assert len(passes) == (4 if checkpointing else 2)
+        counted[checkpointing] = {
+            name: (float(each.history.tokens), float(each.history.trace))
+            for name, each in method._past.statistics.items()
+        }
+    for name, (tokens, trace) in counted[False].items():
+        assert counted[True][name][0] == tokens == 2 * 38
+        assert counted[True][name][1] == pytest.approx(trace, rel=1e-5)
