@@ -24,17 +24,18 @@ Observer = Callable[[Tensor, Tensor, Tensor], None]
 """Takes x (T, d_in), the route w (T, n) and h (T, n r), B's own input, all without graph."""
 
 
-def route(logits: Tensor, top_k: int | None = None) -> Tensor:
-    """Turn router logits (..., n) into weights that sum to 1 [Eq. 1].
+def route(logits: Tensor, top_k: int | None = None, dim: int = -1) -> Tensor:
+    """Turn router logits into weights that sum to 1 over the experts [Eq. 1].
 
     Args:
-        logits: W_G x of the active experts.
+        logits: W_G x of the active experts, (..., n).
         top_k: Keep the k largest weights of a token and renormalise; all of them where not given.
+        dim: Where the experts are.
     """
-    if top_k is not None and top_k < logits.shape[-1]:
-        best = logits.topk(top_k, dim=-1)
-        logits = torch.full_like(logits, -torch.inf).scatter(-1, best.indices, best.values)
-    return logits.softmax(-1)
+    if top_k is not None and top_k < logits.shape[dim]:
+        best = logits.topk(top_k, dim=dim)
+        logits = torch.full_like(logits, -torch.inf).scatter(dim, best.indices, best.values)
+    return logits.softmax(dim)
 
 
 def mixture(
@@ -148,7 +149,10 @@ def add_mixture(
 
 
 class _AddMixture(torch.autograd.Function):
-    """y + scale h Bt; saves x (T, d_in) and z (T, n r + n) and nothing of size T x d_out."""
+    """y + scale h Bt; saves x (T, d_in) and z (n r + n, T) and nothing of size T x d_out.
+
+    What is small lies with the tokens in the last dimension, where elementwise work is fastest.
+    """
 
     @staticmethod
     def forward(
@@ -164,9 +168,12 @@ class _AddMixture(torch.autograd.Function):
         observe: Observer | None,
         in_place: bool,
     ) -> Tensor:
+        """Add the mixture to y."""
+        n, r = packed.shape
         with torch.autocast(x.device.type, enabled=False):
             z = _hidden(x, packed)
-            h = _routed(z, packed.shape, top_k)[1].to(packed.Bt.dtype)
+            z[n * r :].copy_(route(z[n * r :], top_k, dim=0))  # the route stands for its logits
+            h = _routed(z, packed.shape).to(packed.Bt.dtype).mT
             if y.dtype != h.dtype:
                 out = y + scale * (h @ packed.Bt).to(y.dtype)
             elif in_place:
@@ -175,7 +182,7 @@ class _AddMixture(torch.autograd.Function):
             else:
                 out = y.addmm(h, packed.Bt, alpha=scale)
         ctx.save_for_backward(x, z)
-        ctx.packed, ctx.scale, ctx.top_k, ctx.observe = packed, scale, top_k, observe
+        ctx.packed, ctx.scale, ctx.observe = packed, scale, observe
         return out
 
     @staticmethod
@@ -188,18 +195,18 @@ class _AddMixture(torch.autograd.Function):
         packed: Packed = ctx.packed
         n, r = packed.shape
         with torch.autocast(x.device.type, enabled=False):
-            w, h = _routed(z, packed.shape, ctx.top_k)
+            h, w = _routed(z, packed.shape), z[n * r :]
             g = dy.to(packed.Bt.dtype)
-            dBt = _mm(h.to(g.dtype).mT, g).mul_(ctx.scale)  # (n r, d_out)
-            dh = _mm(g, packed.Bt.mT).mul_(ctx.scale)  # (T, n r), the gradient of h
-            dw = (dh * z[:, : n * r]).view(-1, n, r).sum(2)  # (T, n)
-            dlogits = torch._softmax_backward_data(dw, w, 1, w.dtype)  # pyright: ignore # (T, n)
-            dz = torch.cat([(dh.view(-1, n, r) * w.unsqueeze(2)).view_as(dh), dlogits], dim=1)
-            dz = dz.to(x.dtype)
-            dAR = _mm(dz.mT, x)  # (n r + n, d_in)
-            dx = dz @ packed.AR[: n * r + n] if ctx.needs_input_grad[1] else None
+            dBt = _mm(h.to(g.dtype), g).mul_(ctx.scale)  # (n r, d_out)
+            dh = _mm(packed.Bt, g.mT).mul_(ctx.scale)  # (n r, T), the gradient of h
+            dw = (dh * z[: n * r]).view(n, r, -1).sum(1)  # (n, T)
+            dlogits = torch._softmax_backward_data(dw, w, 0, w.dtype)  # pyright: ignore # (n, T)
+            dz = torch.cat([(dh.view(n, r, -1) * w.unsqueeze(1)).view_as(dh), dlogits])
+            dz = dz.to(x.dtype)  # (n r + n, T)
+            dAR = _mm(dz, x)  # (n r + n, d_in)
+            dx = dz.mT @ packed.AR[: n * r + n] if ctx.needs_input_grad[1] else None
             if ctx.observe is not None:
-                ctx.observe(x.detach(), w, h)
+                ctx.observe(x.detach(), w.mT, h.mT)
         dA = _scatter(dAR[: n * r].view(n, r, -1), packed)
         dW_G = _scatter(dAR[n * r :], packed)
         return dy, dx, dA, _scatter(dBt.view(n, r, -1), packed), dW_G, *[None] * 5
@@ -235,24 +242,23 @@ def observed_identity(z: Tensor, x: Tensor, observe: Observer) -> Tensor:
 
 
 def _hidden(x: Tensor, packed: Packed) -> Tensor:
-    """Compute z = [A; W_G] x, (T, n r + n), in float32 at least: no logit is ever rounded."""
+    """Compute z = [A; W_G] x, (n r + n, T), in float32 at least: no logit is ever rounded."""
     n, r = packed.shape
     if x.dtype.itemsize >= 4:
-        return x @ packed.AR.mT
+        return packed.AR @ x.mT
     if x.is_cuda:  # one product, float32 out
-        z = torch.mm(x, packed.AR.mT, out_dtype=torch.float32)
-        z[:, n * r : n * r + n] += z[:, n * r + n :]
-        return z[:, : n * r + n]
+        z = torch.mm(packed.AR, x.mT, out_dtype=torch.float32)
+        z[n * r : n * r + n] += z[n * r + n :]
+        return z[: n * r + n]
     W_G = packed.AR[n * r : n * r + n].float() + packed.AR[n * r + n :].float()
-    return torch.cat([(x @ packed.AR[: n * r].mT).float(), x.float() @ W_G.mT], dim=1)
+    return torch.cat([(packed.AR[: n * r] @ x.mT).float(), W_G @ x.mT.float()])
 
 
-def _routed(z: Tensor, shape: tuple[int, int], top_k: int | None) -> tuple[Tensor, Tensor]:
-    """Split z into the route w (T, n) and h = (w_i A_i x)_i (T, n r)."""
+def _routed(z: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Compute h = (w_i A_i x)_i, (n r, T), from z = (A_i x)_i and w, one above the other."""
     n, r = shape
-    w = route(z[:, n * r :], top_k)
-    h = z[:, : n * r].view(-1, n, r) * w.unsqueeze(2)
-    return w, h.view(-1, n * r)
+    h = z[: n * r].view(n, r, -1) * z[n * r :].unsqueeze(1)
+    return h.view(n * r, -1)
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:

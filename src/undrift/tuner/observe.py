@@ -148,7 +148,7 @@ class LayerStatistics(nn.Module):
         chosen = tokens.choose(x.shape[0], self.token_fraction, self.seed, x.device)
         x, w, h = chosen.rows(x).float(), chosen.rows(w), chosen.rows(h).float()
         active = self.active_index
-        usage.update(w, x.square().sum(1), chosen.count, active)
+        usage.update(w, torch.linalg.vector_norm(x, dim=1).square(), chosen.count, active)
         if self._sketch is not None:
             self._sketch.update(x, chosen.count)
         if self.collecting_z and z is not None and z_tokens is not None:

@@ -32,7 +32,8 @@ class Choice:
     def rows(self, x: Tensor) -> Tensor:
         """Gather the rows of x (T, d); a row that does not count is zero."""
         if self.index is not None:
-            x = x.index_select(0, self.index)
+            across = x.stride(0) == 1 and x.stride(1) > 1  # a transposed view: gather its columns
+            x = x.mT.index_select(1, self.index).mT if across else x.index_select(0, self.index)
         return x if self.weight is None else x * self.weight.to(x.dtype)[:, None]
 
 
