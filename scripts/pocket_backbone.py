@@ -65,7 +65,7 @@ def frozen_trunk() -> Trunk:
 
     def fold(conv: nn.Conv2d, weight: str, norm: str) -> None:
         scale = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + 1e-3).sqrt()
-        conv.weight.data = state[f"{weight}.weight"] * scale[:, None, None, None]
+        conv.weight.data = (state[f"{weight}.weight"] * scale[:, None, None, None]).contiguous()
         assert conv.bias is not None
         conv.bias.data = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
 
@@ -187,7 +187,7 @@ def teach_cells(
             print(
                 f"cells {step + 1} {time.time() - begun:.0f}s {loss.item():.3f} {shown}", flush=True
             )
-    save_file(both.state_dict(), path)
+    save_file({k: v.contiguous() for k, v in both.state_dict().items()}, path)
 
 
 def tokenizer_for(texts: list[str]) -> PreTrainedTokenizerFast:
@@ -230,6 +230,7 @@ def model_for(
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=9,
         vision_feature_select_strategy="full", vision_feature_layer=-1, tie_word_embeddings=True,
     )  # fmt: skip
+    config._attn_implementation = "eager"  # faster than sdpa for short sequences on a CPU
     model = LlavaForConditionalGeneration(config)
     model.model.vision_tower.load_state_dict(tower.state_dict())
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -265,7 +266,7 @@ class Questions:
 
 def teach_language(
     model: LlavaForConditionalGeneration, dense: DenseLabels, pictures: Pictures,
-    tokenizer: PreTrainedTokenizerFast, steps: int, work: Path,
+    tokenizer: PreTrainedTokenizerFast, steps: int, work: Path, bf16: bool,
 ) -> None:  # fmt: skip
     """Step three: blocks, projector and language model learn to answer, beside the labels."""
     tower, inner, each = model.model.vision_tower, model.model, 4
@@ -289,15 +290,16 @@ def teach_language(
         rows, ids, mask, labels = questions.batch(each=each)
         for group in optimiser.param_groups:
             group["lr"] = schedule(step + 1, steps, group["peak"])
-        cells = tower.cells(pictures.maps[rows].float())
-        seen, _ = dense(cells, {k: v[rows] for k, v in pictures.labels.items()})
-        tokens = merge_cells(cells)
-        pictured = inner.multi_modal_projector(tokens).repeat_interleave(each, dim=0)
-        embedded = inner.get_input_embeddings()(ids)
-        embedded = embedded.masked_scatter((ids == image)[..., None], pictured)
-        hidden = inner.language_model(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
         answers = labels[:, 1:] >= 0
-        logits = model.lm_head(hidden[:, :-1][answers])
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            cells = tower.cells(pictures.maps[rows].float())
+            seen, _ = dense(cells.float(), {k: v[rows] for k, v in pictures.labels.items()})
+            pictured = inner.multi_modal_projector(merge_cells(cells))
+            embedded = inner.get_input_embeddings()(ids)
+            spread = pictured.repeat_interleave(each, dim=0).to(embedded.dtype)
+            embedded = embedded.masked_scatter((ids == image)[..., None], spread)
+            hidden = inner.language_model(inputs_embeds=embedded, attention_mask=mask)
+            logits = model.lm_head(hidden.last_hidden_state[:, :-1][answers]).float()
         loss = F.cross_entropy(logits, labels[:, 1:][answers])
         optimiser.zero_grad()
         (loss + 0.1 * seen).backward()
@@ -354,8 +356,9 @@ def main() -> None:
     )
     arguments.add_argument("--work", type=Path, required=True, help="folder for intermediate files")
     arguments.add_argument("--cell-steps", type=int, default=1400)
-    arguments.add_argument("--steps", type=int, default=5000)
+    arguments.add_argument("--steps", type=int, default=3400)
     arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--bf16", action="store_true", help="autocast, for processors with AMX")
     options = arguments.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(2) as pool:
@@ -380,7 +383,7 @@ def main() -> None:
     ]
     tokenizer = tokenizer_for(["USER: ASSISTANT: " + t for t in texts])
     model = model_for(tokenizer, tower)
-    teach_language(model, dense, pictures, tokenizer, options.steps, options.work)
+    teach_language(model, dense, pictures, tokenizer, options.steps, options.work, options.bf16)
     model.eval().save_pretrained(options.out)
     images = CLIPImageProcessor(
         size={"height": 96, "width": 96},

@@ -1,4 +1,4 @@
-"""The pocket: ten visual tasks on real data, drawn offline in a minute or two and kept in a cache.
+"""The pocket: ten visual tasks on real data, drawn offline once and kept in a cache.
 
 It mirrors in small what makes continual instruction tuning hard: tasks differ in domain, in size (5
 to 10 times) and in the format of their answers, while most of them share one format line.

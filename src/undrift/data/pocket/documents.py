@@ -1,7 +1,4 @@
-"""Pictures one reads.
-
-Words, forms, posters and charts (the pocket's TextVQA, DocVQA, OCR-VQA, ChartQA).
-"""
+"""Pictures one reads: words, forms, posters and charts (as TextVQA, DocVQA, OCR-VQA, ChartQA)."""
 
 from __future__ import annotations
 
@@ -40,6 +37,7 @@ WORDS = PocketTask(
     ask=lambda item: [("What is written in the picture?", item[0])],
     attributes=lambda item: {"word": item[0], "first letter": item[0][0], "length": len(item[0])},
     leak_rule="typefaces are disjoint; the 108 words are shared",
+    max_new_tokens=8,
 )
 
 # --- forms: a row of Superstore, four fields, the key above its value -------------------------
@@ -80,6 +78,7 @@ FORMS = PocketTask(
     ask=_ask_form,
     attributes=lambda item: dict(zip((f"form {f}" for f in FIELDS), item[1], strict=True)),
     leak_rule="combinations of the five printed values are disjoint",
+    max_new_tokens=10,
 )
 
 # --- posters: a film, its year, its director --------------------------------------------------
@@ -111,7 +110,7 @@ POSTERS = PocketTask(
     ask=lambda film: [("Who directed this film?", film["director"])],
     attributes=lambda film: {"director": film["director"], "year": film["year"]},
     leak_rule="films (titles) are disjoint; the 48 directors are shared",
-    max_new_tokens=10,
+    max_new_tokens=14,
 )
 
 # --- charts: children per woman in four countries ---------------------------------------------

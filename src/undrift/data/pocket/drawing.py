@@ -1,7 +1,4 @@
-"""Drawing on a 96 x 96 picture.
-
-Colours, text that fits its box, curves. Deterministic by the generator given.
-"""
+"""Drawing on a 96 x 96 picture: colours, text that fits its box, outlines; seeded."""
 
 from __future__ import annotations
 

@@ -300,5 +300,5 @@ GROUNDING = PocketTask(
     },
     leak_rule="icons are disjoint, so are the sets of four",
     scorer="box",
-    max_new_tokens=12,
+    max_new_tokens=20,
 )

@@ -1,7 +1,4 @@
-"""What a pocket task is.
-
-Items of a source in disjoint pools, a way to draw one, a way to ask about it.
-"""
+"""What a pocket task is: items in disjoint pools, a way to draw one, a way to ask about it."""
 
 from __future__ import annotations
 

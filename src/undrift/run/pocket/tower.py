@@ -1,6 +1,4 @@
-"""The pocket's vision tower.
-
-The first eleven blocks of EfficientNet-Lite0 and three attention blocks.
+"""The pocket's vision tower: eleven blocks of EfficientNet-Lite0, then three of attention.
 
 EfficientNet-Lite0 (Apache-2.0, ImageNet-1k) is kept frozen, its batch norms folded into its
 convolutions. Two of its maps, 40 x 12 x 12 unshuffled to 160 x 6 x 6 and 112 x 6 x 6, feed three
