@@ -31,6 +31,9 @@ def route(logits: Tensor, top_k: int | None = None, dim: int = -1) -> Tensor:
         logits: W_G x of the active experts, (..., n).
         top_k: Keep the k largest weights of a token and renormalise; all of them where not given.
         dim: Where the experts are.
+
+    Returns:
+        w(x), like the logits; zero for an expert that is not among the k best.
     """
     if top_k is not None and top_k < logits.shape[dim]:
         best = logits.topk(top_k, dim=dim)
@@ -100,6 +103,9 @@ def pack(
         W_G: (N, d_in).
         dtype: What the products are computed in.
         active: The experts to take, (n,) int64; all where not given.
+
+    Returns:
+        The two matrices.
     """
     a, b, g = (p if active is None else p.index_select(0, active) for p in (A, Bt, W_G))
     n, r, d_in = a.shape
@@ -236,6 +242,9 @@ def observed_identity(z: Tensor, x: Tensor, observe: Observer) -> Tensor:
         z: B's own input A x of a plain LoRA, (..., r), in a graph that needs a gradient.
         x: The linear's input, (..., d_in).
         observe: Called as `observe(x (T, d_in), ones (T, 1), z (T, r))`.
+
+    Returns:
+        z, in the graph.
     """
     apply = cast("Callable[..., Tensor]", _ObservedIdentity.apply)  # pyright: ignore
     return apply(z.reshape(-1, z.shape[-1]), x.reshape(-1, x.shape[-1]), observe).view(z.shape)

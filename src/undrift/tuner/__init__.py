@@ -14,7 +14,8 @@ from undrift.tuner.model import (
     restore_float32,
     statistics,
 )
-from undrift.tuner.observe import LayerStatistics, summed
+from undrift.tuner.observe import LayerStatistics
+from undrift.tuner.ranks import summed
 from undrift.tuner.tokens import TokenContext
 
 register()

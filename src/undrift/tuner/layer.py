@@ -15,7 +15,7 @@ from undrift.core.routing import Packed, add_mixture, pack
 from undrift.errors import ConfigError, UndriftError
 from undrift.tuner.config import MoeLoraConfig
 from undrift.tuner.observe import LayerStatistics
-from undrift.tuner.tokens import TokenContext
+from undrift.tuner.tokens import TokenContext, Tokens
 
 NOT_MERGEABLE = (
     "experts weighted by token have no merged weight: keep the adapter on the model, or train "
@@ -27,6 +27,15 @@ NOT_MERGEABLE = (
 class _Options:
     scale: float
     top_k: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """Packed experts, and what they were made for."""
+
+    forward_pass: Tokens | None
+    versions: tuple[Any, ...]
+    packed: Packed
 
 
 class MoeLoraLayer(nn.Module, BaseTunerLayer):
@@ -65,7 +74,7 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
         self.moe_lora_options: dict[str, _Options] = {}
         self.as_trained = False
         self.merged_adapters = []
-        self._packed: dict[str, tuple[tuple[Any, ...], Packed]] = {}
+        self._packed: dict[str, _Made] = {}
 
     def update_layer(
         self, adapter_name: str, config: MoeLoraConfig, shared: LayerStatistics | None = None
@@ -114,6 +123,9 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
             x: Tokens, (..., d_in).
             *args: Passed on to the base layer.
             **kwargs: Passed on to the base layer.
+
+        Returns:
+            (..., d_out), in the base layer's dtype.
         """
         names = [name for name in self.active_adapters if name in self.moe_lora_A]
         if self.disable_adapters or not names:
@@ -158,11 +170,17 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
         """
         masters = (self.moe_lora_A[name], self.moe_lora_B[name], self.moe_lora_G[name])
         forward_pass = self.context.current if self.training else None
-        key = (forward_pass, active, dtype, *((id(p), p.data_ptr(), p._version) for p in masters))
+        versions = (dtype, *((id(p), p.data_ptr(), p._version) for p in masters))
         made = self._packed.get(name)
-        if made is None or made[0][:2] != key[:2] or made[0][2:] != key[2:]:
-            made = self._packed[name] = (key, pack(*masters, dtype, active))
-        return made[1]
+        if (
+            made is None
+            or made.forward_pass is not forward_pass
+            or made.packed.active is not active
+            or made.versions != versions
+        ):
+            made = _Made(forward_pass, versions, pack(*masters, dtype, active))
+            self._packed[name] = made
+        return made.packed
 
     def _base_is_plain(self) -> bool:
         base = self.base_layer

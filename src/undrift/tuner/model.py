@@ -155,6 +155,9 @@ def statistics(model: nn.Module, adapter: str = "default") -> dict[str, LayerSta
     Args:
         model: With or without a PeftModel around it.
         adapter: The adapter's name; it must have been made with `collect=True`.
+
+    Returns:
+        By name, in the order of the model; empty where nothing is collected.
     """
     found = {name: layer.statistics(adapter) for name, layer in layers(model).items()}
     return {name: each for name, each in found.items() if each is not None}

@@ -9,18 +9,16 @@ adapter. Nothing here knows about routers or PEFT, so it serves plain LoRA as we
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from undrift.core.activation import Usage
 from undrift.core.moment import History, MomentSketch
 from undrift.core.routing import Observer
+from undrift.tuner.ranks import rank
 from undrift.tuner.tokens import Tokens
 
 _HISTORY = ("V", "s", "k", "trace", "tokens", "dropped")
@@ -261,7 +259,7 @@ class LayerStatistics(nn.Module):
             self._sketch.Omega = saved["Omega"]
         for name, value in self.running().items():
             value.copy_(saved[name])
-            if _rank() > 0:  # rank 0 goes on with what all ranks had counted
+            if rank() > 0:  # rank 0 goes on with what all ranks had counted
                 value.zero_()
         return None
 
@@ -283,32 +281,3 @@ class LayerStatistics(nn.Module):
                 own = getattr(self, f"running_{name}")
                 setattr(self, f"running_{name}", torch.empty_like(saved, device=own.device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-@contextmanager
-def summed(statistics: Iterable[LayerStatistics]) -> Iterator[None]:
-    """Within this context every rank holds the running sums of ALL ranks.
-
-    One flattened all-reduce (SUM) for all linears on the way in; on the way out every rank but the
-    first sets its own to zero, so that the next sum is right again. Nothing happens in one process.
-
-    Args:
-        statistics: All of a model's, in the same order on every rank.
-    """
-    parts = [value for each in statistics for value in each.running().values()]
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    if not several or not parts:
-        yield
-        return
-    flat = torch.cat([part.flatten().double() for part in parts])
-    dist.all_reduce(flat)
-    for part, value in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
-        part.copy_(value.view_as(part))
-    yield
-    if _rank() > 0:
-        for each in parts:
-            each.zero_()

@@ -63,6 +63,9 @@ class Tokens:
             seed: See `fraction`.
             device: Where the rows are.
 
+        Returns:
+            The choice; asking again costs nothing.
+
         Raises:
             ConfigError: The mask is not one of these rows, or sampling lacks ids.
         """
@@ -88,6 +91,9 @@ class Tokens:
             fraction: As in `choose`; there is room for 1.5 times this share of the rows.
             seed: As in `choose`.
             device: Where the rows are.
+
+        Returns:
+            The choice; rows that fill it up have the weight 0.
         """
         mask = self._counting(count, fraction, seed)
         if mask is None:

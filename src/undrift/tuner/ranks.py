@@ -1,0 +1,43 @@
+"""Statistics of several processes: sums are summed, never averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from undrift.tuner.observe import LayerStatistics
+
+
+def rank() -> int:
+    """The number of this process, 0 where there is one only."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+@contextmanager
+def summed(statistics: Iterable[LayerStatistics]) -> Iterator[None]:
+    """Within this context every rank holds the running sums of ALL ranks.
+
+    One flattened all-reduce (SUM) for all linears on the way in; on the way out every rank but the
+    first sets its own to zero, so that the next sum is right again. Nothing happens in one process.
+
+    Args:
+        statistics: All of a model's, in the same order on every rank.
+    """
+    parts = [value for each in statistics for value in each.running().values()]
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not several or not parts:
+        yield
+        return
+    flat = torch.cat([part.flatten().double() for part in parts])
+    dist.all_reduce(flat)
+    for part, value in zip(parts, flat.split([part.numel() for part in parts]), strict=True):
+        part.copy_(value.view_as(part))
+    yield
+    if rank() > 0:
+        for each in parts:
+            each.zero_()
