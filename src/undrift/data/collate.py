@@ -1,0 +1,313 @@
+"""Examples to tensors: the chat template, the pictures, and labels on the answer alone.
+
+A prompt is rendered by the processor's own chat template and tokenised exactly as at inference;
+the answer's tokens and the end-of-turn token are put behind it, and only they carry labels. There
+are two collators with one interface, `encode` (once per task) and `collate` (once per batch):
+`FeatureCollator` puts kept image features in the place of image tokens, `PixelCollator` hands
+pixels to the processor of any model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from undrift.data.types import Example
+from undrift.errors import ConfigError, DataError
+
+IGNORED = -100  # the label that cross entropy leaves out
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example, rendered and tokenised.
+
+    Args:
+        id: The example's id.
+        text: The rendered prompt.
+        prompt: Token ids of the prompt.
+        answer: Token ids of the answer with the end-of-turn token; empty for generation.
+        images: The pictures, in order.
+        rows: The pictures' rows in the feature store, if there is one.
+    """
+
+    id: str
+    text: str
+    prompt: list[int]
+    answer: list[int]
+    images: tuple[Path, ...]
+    rows: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+class Features(Protocol):
+    """What a collator needs of a feature store; every picture must have been prepared."""
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens a picture."""
+        ...
+
+    def rows(self, pictures: Sequence[Path]) -> list[int]:
+        """Rows of pictures."""
+        ...
+
+    def take(self, rows: Sequence[int]) -> Tensor:
+        """Features of rows, (len(rows), n_tokens, d)."""
+        ...
+
+
+class Renderer:
+    """Prompts and answers as text, by the processor's chat template.
+
+    Args:
+        processor: A Hugging Face processor with a tokenizer and a chat template.
+        stop_ids: Tokens that end an answer.
+
+    Raises:
+        ConfigError: If there is no chat template, or no end-of-sequence token.
+    """
+
+    def __init__(self, processor: Any, stop_ids: Iterable[int]) -> None:
+        if not getattr(processor, "chat_template", None):
+            raise ConfigError(
+                f"the backbone's processor ({type(processor).__name__}) has no chat template; add "
+                "a chat_template.jinja to its folder, or use an instruction-tuned backbone"
+            )
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        stops = [i for i in (self.tokenizer.eos_token_id, *stop_ids) if i is not None]
+        if not stops:
+            raise ConfigError("the backbone's tokenizer names no end-of-sequence token")
+        self._stops = [self.tokenizer.convert_ids_to_tokens(i) for i in dict.fromkeys(stops)]
+
+    def prompts(self, examples: Sequence[Example]) -> list[str]:
+        """Render each question up to the point where the answer begins."""
+        return self._render([[_question(e)] for e in examples], add_generation_prompt=True)
+
+    def answers(self, examples: Sequence[Example], prompts: Sequence[str]) -> list[list[int]]:
+        """Tokenise each first answer with its end-of-turn token, as a continuation of its prompt.
+
+        Args:
+            examples: The examples.
+            prompts: What `prompts` returned for them.
+
+        Returns:
+            Token ids, one list an example.
+        """
+        turns = [[_question(e), _reply(e)] for e in examples]
+        whole = self._render(turns, add_generation_prompt=False)
+        texts = [
+            self._ended(text[len(prompt) :] if text.startswith(prompt) else example.answers[0])
+            for example, prompt, text in zip(examples, prompts, whole, strict=True)
+        ]
+        before = self.ids(prompts)
+        joined = self.ids([prompt + text for prompt, text in zip(prompts, texts, strict=True)])
+        alone = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [
+            both[len(first) :] if both[: len(first)] == first else second
+            for first, both, second in zip(before, joined, alone, strict=True)
+        ]
+
+    def ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Tokenise prompts as the processor would."""
+        return self.tokenizer(list(prompts), **self.text_options(prompts))["input_ids"]
+
+    def text_options(self, prompts: Sequence[str]) -> dict[str, bool]:
+        """Return the tokenizer options that keep a template's own start token from doubling."""
+        start = self.tokenizer.bos_token
+        return {"add_special_tokens": not (start and prompts[0].startswith(start))}
+
+    def _render(self, turns: list[Any], *, add_generation_prompt: bool) -> list[str]:
+        return self.processor.apply_chat_template(
+            turns, add_generation_prompt=add_generation_prompt, tokenize=False
+        )
+
+    def _ended(self, answer: str) -> str:
+        """Cut behind the first token that ends a turn, or put one behind the answer."""
+        answer = answer.rstrip()
+        ends = [answer.find(stop) + len(stop) for stop in self._stops if stop in answer]
+        return answer[: min(ends)] if ends else answer + self._stops[0]
+
+
+class FeatureCollator:
+    """Batches for a model whose image features are kept: no picture is opened, no tower run.
+
+    The batch is padded on the left and holds `image_features` (images, n_tokens, d) for the places
+    where `input_ids` is the image token; with labels, only the last positions get logits.
+
+    Args:
+        renderer: The prompts.
+        features: The kept features.
+        image_token: The placeholder in the rendered prompt.
+        image_token_id: Its token id.
+    """
+
+    def __init__(
+        self, renderer: Renderer, features: Features, image_token: str, image_token_id: int
+    ) -> None:
+        self._renderer = renderer
+        self._features = features
+        self._image_token = image_token
+        self._image_token_id = image_token_id
+        self._pad = _pad_id(renderer.tokenizer)
+
+    def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
+        """Render and tokenise, once per task.
+
+        Args:
+            examples: The examples; their pictures must be in the feature store.
+            answered: With answers, for training.
+
+        Returns:
+            One encoded example each, in the same order.
+
+        Raises:
+            DataError: If a text holds the image token as plain text.
+        """
+        texts = self._renderer.prompts(examples)
+        places = self._image_token * self._features.tokens
+        prompts = self._renderer.ids([text.replace(self._image_token, places) for text in texts])
+        empty: list[list[int]] = [[] for _ in examples]
+        answers = self._renderer.answers(examples, texts) if answered else empty
+        encoded = []
+        for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True):
+            expected = self._features.tokens * len(example.images)
+            if (prompt + answer).count(self._image_token_id) != expected:
+                raise DataError(
+                    f"the text of example {example.id!r} holds {self._image_token!r}, which stands "
+                    f"for a picture; take it out: {example.question[:80]!r}"
+                )
+            rows = self._features.rows(example.images)
+            encoded.append(Encoded(example.id, text, prompt, answer, example.images, rows))
+        return encoded
+
+    def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
+        """Pad to one length and gather the image features."""
+        length = max(map(len, batch))
+        ids = torch.full((len(batch), length), self._pad)
+        mask = torch.zeros(len(batch), length, dtype=torch.long)
+        for row, example in enumerate(batch):
+            tokens = torch.tensor(example.prompt + example.answer)
+            ids[row, length - len(tokens) :] = tokens
+            mask[row, length - len(tokens) :] = 1
+        out: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+        }
+        rows = [row for example in batch for row in example.rows]
+        if rows:
+            out["image_features"] = self._features.take(rows)
+        if batch[0].answer:
+            kept = max(len(example.answer) for example in batch) + 1
+            out["labels"] = torch.full((len(batch), kept), IGNORED)
+            for row, example in enumerate(batch):
+                out["labels"][row, kept - len(example.answer) :] = torch.tensor(example.answer)
+            out["logits_to_keep"] = kept
+        return out
+
+
+class PixelCollator:
+    """Batches for any vision-language model: its processor makes the pixels and the masks.
+
+    Args:
+        renderer: The prompts.
+    """
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._pad = _pad_id(renderer.tokenizer)
+
+    def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
+        """Render and tokenise the text; pictures are opened batch by batch (see FeatureCollator).
+
+        Args:
+            examples: The examples.
+            answered: With answers, for training.
+
+        Returns:
+            One encoded example each, in the same order.
+        """
+        texts = self._renderer.prompts(examples)
+        prompts = self._renderer.ids(texts)
+        empty: list[list[int]] = [[] for _ in examples]
+        answers = self._renderer.answers(examples, texts) if answered else empty
+        return [
+            Encoded(example.id, text, prompt, answer, example.images, [])
+            for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True)
+        ]
+
+    def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
+        """Let the processor make the prompt's tensors, then put the answers behind them."""
+        texts = [example.text for example in batch]
+        pictures = [[open_picture(path) for path in example.images] for example in batch]
+        made = self._renderer.processor(
+            text=texts,
+            images=pictures if any(pictures) else None,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+            **self._renderer.text_options(texts),
+        )
+        return _append_answers(dict(made), [example.answer for example in batch], self._pad)
+
+
+def open_picture(path: Path) -> Image.Image:
+    """Open a picture as RGB.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The picture, fully read.
+
+    Raises:
+        DataError: If the file is missing or is no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"cannot read the picture {path}: {error}") from error
+
+
+def _append_answers(
+    made: dict[str, Any], answers: Sequence[Sequence[int]], pad: int
+) -> dict[str, Any]:
+    """Lengthen every per-token tensor of a processor's output by the answers, padded right."""
+    room = max(map(len, answers))
+    if not room:
+        return made
+    shape = made["input_ids"].shape
+    tail = torch.tensor([[*answer, *[pad] * (room - len(answer))] for answer in answers])
+    there = torch.tensor([[1] * len(a) + [0] * (room - len(a)) for a in answers])
+    tails = {"input_ids": tail, "attention_mask": there}
+    for key, value in made.items():
+        if isinstance(value, Tensor) and value.shape == shape:
+            more = tails.get(key, torch.zeros_like(tail))
+            made[key] = torch.cat([value, more.to(value.dtype)], dim=1)
+    labels = torch.full(shape, IGNORED)
+    made["labels"] = torch.cat([labels, tail.masked_fill(there == 0, IGNORED)], dim=1)
+    return made
+
+
+def _pad_id(tokenizer: Any) -> int:
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def _question(example: Example) -> Mapping[str, Any]:
+    images = [{"type": "image"} for _ in example.images]
+    return {"role": "user", "content": [*images, {"type": "text", "text": example.question}]}
+
+
+def _reply(example: Example) -> Mapping[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": example.answers[0]}]}

@@ -1,0 +1,3 @@
+"""The only place that trains: configuration, backbone, trainer, generation, the loop over tasks."""
+
+from __future__ import annotations

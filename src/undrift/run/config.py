@@ -1,0 +1,164 @@
+"""What a run is: one frozen, validated configuration. How it is put together: layers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+DO_NOT_MATTER = {"data", "out", "threads", "device"}  # never in run.yaml: no number depends on them
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MethodConfig(_Frozen):
+    """Which method, and its options.
+
+    Args:
+        name: Such as "same", or "same-paper" for a named setting of it.
+        options: The method's own keys; in YAML they stand beside `name`.
+    """
+
+    name: str
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and "options" not in value:
+            rest = {key: option for key, option in value.items() if key != "name"}
+            return {"name": value.get("name"), "options": rest}
+        return value
+
+
+class TrainConfig(_Frozen):
+    """How each task is trained.
+
+    Args:
+        learning_rate: Peak rate; the method's own default if not given.
+        batch_size: Examples a micro-batch.
+        accumulation: Micro-batches a step.
+        epochs: Passes over a task's examples.
+        max_steps: Steps a task, instead of `epochs`.
+        warmup_ratio: Share of the steps in which the rate rises.
+        weight_decay: AdamW's.
+        scheduler: How the rate falls.
+        max_grad_norm: Longer gradients are shortened; 0 for never.
+        activation_checkpointing: Compute activations again in the backward pass, to save memory.
+        checkpoint_steps: Steps between two snapshots inside a task; 0 for none.
+        log_steps: Steps between two lines of train.jsonl.
+    """
+
+    learning_rate: PositiveFloat | None = None
+    batch_size: PositiveInt = 16
+    accumulation: PositiveInt = 1
+    epochs: PositiveFloat = 1.0
+    max_steps: PositiveInt | None = None
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: NonNegativeFloat = 0.0
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "cosine"
+    max_grad_norm: NonNegativeFloat = 1.0
+    activation_checkpointing: bool = False
+    checkpoint_steps: NonNegativeInt = 200
+    log_steps: PositiveInt = 10
+
+
+class EvalConfig(_Frozen):
+    """How answers are generated.
+
+    Args:
+        batch_size: Prompts at a time.
+    """
+
+    batch_size: PositiveInt = 16
+
+
+class Profile(_Frozen):
+    """How much of a benchmark a run uses.
+
+    Args:
+        name: For messages and tables.
+        train_share: Share of every task's training examples.
+        test_share: Share of every task's test examples.
+        cells: Which cells of the matrix are measured. "all": zero-shot, every task seen, and the
+            next one for forward transfer; "seen": the same without the next one; "ends": the task
+            just learned, and every task at the end.
+    """
+
+    name: str
+    train_share: float = Field(default=1.0, gt=0, le=1)
+    test_share: float = Field(default=1.0, gt=0, le=1)
+    cells: Literal["all", "seen", "ends"] = "all"
+
+
+PROFILES: Mapping[str, Mapping[str, Any]] = {
+    "full": {},
+    "lite": {"train_share": 0.5, "test_share": 0.5, "cells": "ends"},
+    "demo": {"train_share": 0.5, "test_share": 0.5, "cells": "seen"},
+}
+
+
+class RunConfig(_Frozen):
+    """Everything about one run.
+
+    Args:
+        benchmark: Its name.
+        method: The method and its options.
+        seed: Decides initial weights, order of examples and sketches.
+        order: "default", a name the benchmark knows, or task names.
+        backbone: "pocket", a folder, or a Hub name.
+        dtype: "auto", or a torch dtype's name.
+        profile: How much of the benchmark is used.
+        train: How tasks are trained.
+        eval: How answers are generated.
+        data: The benchmark's folder.
+        out: The run's folder.
+        threads: Threads of the CPU; torch's own choice if not given.
+        device: "auto", "cpu", "cuda" ...
+    """
+
+    benchmark: str
+    method: MethodConfig = MethodConfig(name="same")
+    seed: NonNegativeInt = 0
+    order: str | tuple[str, ...] = "default"
+    backbone: str = "pocket"
+    dtype: str = "auto"
+    profile: Profile = Profile(name="full")
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    data: Path | None = None
+    out: Path | None = None
+    threads: PositiveInt | None = None
+    device: str = "auto"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes: `out`, or a name made of what was chosen."""
+        if self.out is not None:
+            return self.out
+        order = self.order if isinstance(self.order, str) else "own-order"
+        extra = [word for word in (order, self.profile.name) if word not in ("default", "full")]
+        name = "-".join([self.benchmark, self.method.name, *extra, f"s{self.seed}"])
+        return Path("runs") / name
+
+    def text(self) -> str:
+        """Return the text of run.yaml: what decides the run's numbers, and nothing else."""
+        content = self.model_dump(mode="json", exclude=DO_NOT_MATTER)
+        content["method"] = {"name": self.method.name, **self.method.options}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,133 @@
+"""A cell of the matrix: answer a task's test examples, score them, keep every prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from undrift.data.collate import Encoded
+from undrift.data.types import Example, Task
+from undrift.run.backbone import Backbone, Collator
+from undrift.run.generate import answers
+from undrift.run.progress import Quiet
+from undrift.rundir import read_lines, write_lines
+from undrift.scoring import score
+
+
+class Examiner:
+    """Puts the test examples of tasks to a model; prompts are tokenised once per task.
+
+    Args:
+        backbone: The backbone.
+        model: The model with its adapters.
+        collator: Makes the batches.
+        batch_size: Prompts at a time.
+        progress: Told about every batch.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        model: Any,
+        collator: Collator,
+        batch_size: int,
+        progress: Quiet,
+    ) -> None:
+        self.backbone = backbone
+        self.model = model
+        self.collator = collator
+        self.batch_size = batch_size
+        self.progress = progress
+        self._encoded: dict[str, list[Encoded]] = {}
+
+    def cell(self, task: Task, file: Path, title: str, work: float = 0.0) -> float:
+        """Measure one cell, unless its file is there already.
+
+        Predictions are noted batch by batch in a file beside it, from which a killed run goes on.
+
+        Args:
+            task: What is asked.
+            file: Where every prediction and its scores go.
+            title: For the progress bar.
+            work: The cell's share of the planned work.
+
+        Returns:
+            The strict score in percent.
+        """
+        if not file.is_file():
+            self.progress.stage(title, len(task.test), work)
+            write_lines(file, self._rows(task, file.with_suffix(".part")))
+            file.with_suffix(".part").unlink(missing_ok=True)
+        return percent(read_lines(file))
+
+    def _rows(self, task: Task, notes: Path) -> list[dict[str, Any]]:
+        said = _noted(notes)
+        known = {example.id for example in task.test}
+        said = {key: text for key, text in said.items() if key in known}
+        self.progress.advance(len(said))
+        waiting = [e for e in self._prompts(task) if e.id not in said]
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        stream = answers(
+            self.backbone,
+            self.model,
+            self.collator,
+            waiting,
+            task.max_new_tokens,
+            self.batch_size,
+            self.progress.advance,
+        )
+        with notes.open("w", encoding="utf-8") as file:
+            for key, text in chain(list(said.items()), stream):
+                said[key] = text
+                file.write(json.dumps([key, text], ensure_ascii=False) + "\n")
+        return [scored(task.scorer, example, said[example.id]) for example in task.test]
+
+    def _prompts(self, task: Task) -> list[Encoded]:
+        if task.name not in self._encoded:
+            self._encoded[task.name] = self.collator.encode(task.test, answered=False)
+        return self._encoded[task.name]
+
+
+def scored(scorer: str, example: Example, prediction: str) -> dict[str, Any]:
+    """Return the line that is kept of one prediction.
+
+    Args:
+        scorer: The scorer's name.
+        example: What was asked.
+        prediction: What was answered.
+
+    Returns:
+        id, question, answers, prediction, strict and caseless score.
+    """
+    strict, caseless = score(scorer, prediction, example.answers)
+    return {
+        "id": example.id,
+        "question": example.question,
+        "answers": list(example.answers),
+        "prediction": prediction,
+        "strict": strict,
+        "caseless": caseless,
+    }
+
+
+def percent(rows: Sequence[Mapping[str, Any]], key: str = "strict") -> float:
+    """Return the mean score of prediction lines, in percent."""
+    return round(100 * fmean(row[key] for row in rows), 6)
+
+
+def _noted(notes: Path) -> dict[str, str]:
+    """Read the predictions of a cell that was not finished; a last line cut off is left out."""
+    if not notes.is_file():
+        return {}
+    found = {}
+    for line in notes.read_text(encoding="utf-8").splitlines():
+        try:
+            key, text = json.loads(line)
+        except ValueError:
+            continue
+        found[key] = text
+    return found

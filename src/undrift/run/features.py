@@ -1,0 +1,134 @@
+"""What the frozen vision tower says about each picture, computed once and kept on disk.
+
+A run trains adapters of the language model only, so a picture's features never change: they are
+computed once per backbone, kept in half precision, and put in the place of the image tokens. The
+file name is the backbone's fingerprint, the key within it the digest of the picture's bytes, so a
+changed picture or backbone can never be answered from an old file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from undrift.errors import DataError
+from undrift.rundir import atomic_write
+
+Encoder = Callable[[Sequence[Path]], Tensor]
+Progress = Callable[[int, int, int], None]
+
+
+def cache_dir() -> Path:
+    """Return the folder for what can be computed again: $UNDRIFT_CACHE, or ~/.cache/undrift."""
+    given = os.environ.get("UNDRIFT_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "undrift"
+
+
+class FeatureStore:
+    """Image features by picture, shape (n_tokens, d) each, all of one shape.
+
+    Args:
+        folder: Where the files of this backbone lie; made when something is written.
+        encode: Pictures to features (B, n_tokens, d).
+        batch_size: Pictures per call of `encode`.
+    """
+
+    def __init__(self, folder: Path, encode: Encoder, batch_size: int = 32) -> None:
+        self.folder = folder
+        self._encode = encode
+        self._batch_size = batch_size
+        self._features: Tensor | None = None  # (pictures, n_tokens, d), float16
+        self._row_of_digest: dict[str, int] = {}
+        self._row_of_path: dict[Path, int] = {}
+
+    def prepare(self, pictures: Iterable[Path], progress: Progress | None = None) -> None:
+        """Make the features of every picture available, computing those never seen before.
+
+        Args:
+            pictures: Picture files, in any order, repetitions allowed.
+            progress: Called with (pictures done, pictures to compute, pictures just done).
+
+        Raises:
+            DataError: If a picture cannot be read.
+        """
+        unseen = [path for path in dict.fromkeys(pictures) if path not in self._row_of_path]
+        digests = {path: _digest(path) for path in unseen}
+        if any(digest not in self._row_of_digest for digest in digests.values()):
+            self._read({*digests.values()})
+        missing = {
+            digest: path for path, digest in digests.items() if digest not in self._row_of_digest
+        }
+        if missing:
+            self._compute(missing, progress or (lambda done, total, new: None))
+        for path, digest in digests.items():
+            self._row_of_path[path] = self._row_of_digest[digest]
+
+    def rows(self, pictures: Sequence[Path]) -> list[int]:
+        """Return the row of each prepared picture in the table of features."""
+        return [self._row_of_path[path] for path in pictures]
+
+    def take(self, rows: Sequence[int]) -> Tensor:
+        """Return features of shape (len(rows), n_tokens, d) in half precision."""
+        return self._table[torch.tensor(rows, dtype=torch.long)]
+
+    @property
+    def tokens(self) -> int:
+        """How many image tokens a picture takes."""
+        return self._table.shape[1]
+
+    @property
+    def _table(self) -> Tensor:
+        if self._features is None:
+            raise DataError("no image features: call FeatureStore.prepare with the pictures first")
+        return self._features
+
+    def _read(self, wanted: set[str]) -> None:
+        for file in sorted(self.folder.glob("*.safetensors")):
+            try:
+                content = load_file(file)
+            except (SafetensorError, OSError):  # a damaged file is computed again
+                continue
+            digests = [bytes(row).hex() for row in content["digests"].numpy()]
+            if wanted.intersection(digests):
+                self._append(digests, content["features"])
+
+    def _compute(self, missing: dict[str, Path], progress: Progress) -> None:
+        digests, paths = list(missing), list(missing.values())
+        parts = []
+        for start in range(0, len(paths), self._batch_size):
+            part = self._encode(paths[start : start + self._batch_size]).to("cpu", torch.float16)
+            if not torch.isfinite(part).all():
+                raise DataError(
+                    f"the image features of {paths[start]} (or one of the next "
+                    f"{len(part) - 1} pictures) do not fit half precision; is the backbone sound?"
+                )
+            parts.append(part)
+            progress(start + len(part), len(paths), len(part))
+        features = torch.cat(parts)
+        self._append(digests, features)
+        keys = torch.tensor([list(bytes.fromhex(digest)) for digest in digests], dtype=torch.uint8)
+        name = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+        content = save({"features": features.contiguous(), "digests": keys})
+        atomic_write(self.folder / f"{name}.safetensors", content)
+
+    def _append(self, digests: Sequence[str], features: Tensor) -> None:
+        fresh = [i for i, digest in enumerate(digests) if digest not in self._row_of_digest]
+        start = 0 if self._features is None else len(self._features)
+        for offset, i in enumerate(fresh):
+            self._row_of_digest[digests[i]] = start + offset
+        kept = features if len(fresh) == len(digests) else features[fresh]
+        self._features = kept if self._features is None else torch.cat([self._features, kept])
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error

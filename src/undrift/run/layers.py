@@ -1,0 +1,212 @@
+"""From layers to a configuration: presets, YAML, flags, `--set`.
+
+Later layers win: the defaults in config.py, the benchmark's preset (its own settings, then those
+for the method's file, then those for the method's full name), the user's YAML, flags, `--set`.
+An unknown key is an error that offers the nearest known one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from undrift.errors import ConfigError, unknown
+from undrift.registry import METHODS
+from undrift.run.config import PROFILES, RunConfig
+
+Layer = Mapping[str, Any]
+
+
+def resolve(*layers: Layer) -> RunConfig:
+    """Put a configuration together.
+
+    Args:
+        *layers: Nested mappings in order of rising weight; the preset is put below them.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: If a value cannot be used.
+        UnknownName: If a key, method or profile does not exist.
+    """
+    asked: dict[str, Any] = merged(*map(_spelled, layers))
+    if "benchmark" not in asked:
+        raise ConfigError("no benchmark given; `undrift list benchmarks` names them")
+    method = asked.get("method", {}).get("name", "same")
+    stem, _ = METHODS.split(method)
+    preset: dict[str, Any] = dict(load_preset(asked["benchmark"]))
+    by_method: Layer = preset.pop("methods", {})
+    profiles: Layer = preset.pop("profiles", {})
+    own = [_spelled(by_method.get(name, {})) for name in dict.fromkeys((stem, method))]
+    content = merged(_spelled(preset), *own, {"method": {"name": method}}, asked)
+    content["profile"] = _profile(content.get("profile", "full"), merged(PROFILES, profiles))
+    try:
+        return RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise _explained(error) from error
+
+
+def merged(*layers: Layer) -> dict[str, Any]:
+    """Merge nested mappings; where both sides are mappings they are merged, else the last wins."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            there: Any = out.get(key)
+            if isinstance(there, Mapping) and isinstance(value, Mapping):
+                out[key] = merged(there, value)
+            else:
+                out[key] = value
+    return out
+
+
+def load_preset(benchmark: str) -> Layer:
+    """Read the preset of a benchmark; empty if it has none."""
+    file = files("undrift") / "presets" / f"{benchmark}.yaml"
+    return parse(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else {}
+
+
+def load_yaml(path: Path) -> Layer:
+    """Read a user's configuration.
+
+    Args:
+        path: A YAML file.
+
+    Returns:
+        Its content.
+
+    Raises:
+        ConfigError: If it cannot be read or is no mapping.
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+
+
+def parse(text: str, origin: str) -> Layer:
+    """Parse YAML that holds a mapping.
+
+    Args:
+        text: The YAML.
+        origin: For the message.
+
+    Returns:
+        The mapping.
+
+    Raises:
+        ConfigError: If it is no YAML, or no mapping.
+    """
+    try:
+        content = yaml.load(text, _Loader)  # a SafeLoader that also reads 1e-3
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{origin} must hold `key: value` lines, not {type(content).__name__}")
+    return content
+
+
+def overrides(settings: Iterable[str]) -> Layer:
+    """Turn `train.epochs=2` texts into a layer.
+
+    Args:
+        settings: What was given with `--set`.
+
+    Returns:
+        A nested mapping.
+
+    Raises:
+        ConfigError: If one lacks its `=`.
+    """
+    out: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {setting!r}: expected KEY=VALUE, such as method.delta=0.95")
+        nested: Any = parse(f"value: {value}", f"--set {setting!r}")["value"]
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        out = merged(out, _spelled(nested))
+    return out
+
+
+def read_order(value: str) -> str | tuple[str, ...]:
+    """Read `--order`: the name of an order, or a file with one task name a line (or a YAML list).
+
+    Args:
+        value: What was given.
+
+    Returns:
+        The name, or the task names.
+
+    Raises:
+        ConfigError: If the file names no task.
+    """
+    path = Path(value)
+    if not path.is_file():
+        return value
+    lines = path.read_text(encoding="utf-8").splitlines()
+    names = tuple(name for line in lines if (name := line.strip().removeprefix("- ").strip()))
+    if not names:
+        raise ConfigError(f"the order file {path} names no task; write one name a line")
+    return names
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a text; this takes it for a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def _spelled(layer: Layer) -> dict[str, Any]:
+    """Write `method: same` and `profile: lite` as mappings, so that layers can be merged."""
+    out = dict(layer)
+    for key in ("method", "profile"):
+        if isinstance(out.get(key), str):
+            out[key] = {"name": out[key]}
+    return out
+
+
+def _profile(given: Any, known: Mapping[str, Layer]) -> dict[str, Any]:
+    if isinstance(given, str):
+        given = {"name": given}
+    name = given.get("name", "full")
+    if name not in known:
+        raise unknown("profile", name, known)
+    return merged(known[name], given, {"name": name})
+
+
+def _explained(error: ValidationError) -> ConfigError:
+    """Turn pydantic's report into one message, with the nearest key for an unknown one."""
+    for problem in error.errors():
+        if problem["type"] == "extra_forbidden":
+            place = [str(part) for part in problem["loc"]]
+            prefix = ".".join(place[:-1])
+            fields = _fields(place[:-1])
+            known = [f"{prefix}.{field}" if prefix else field for field in fields]
+            return unknown("key", ".".join(place), known)
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    return ConfigError(f"{place}: {problem['msg'].lower()} (got {problem['input']!r})")
+
+
+def _fields(place: Sequence[str]) -> list[str]:
+    model: type[BaseModel] = RunConfig
+    for part in place:
+        inner = model.model_fields[part].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return list(model.model_fields)

@@ -1,0 +1,268 @@
+"""The run: learn one task after another, and after each ask about all that were seen.
+
+For every task without its DONE mark: the state of the task before is restored, the task is
+trained (from its latest snapshot if it was cut off), adapter and state are saved, the cells of its
+row are measured, the matrix is written, and the task is marked. Every step looks at the files
+first, so the same command goes on wherever it was stopped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from undrift.data.types import Benchmark, Task
+from undrift.errors import ConfigError, DataError, TrainingDiverged
+from undrift.registry import BENCHMARKS
+from undrift.report import load as load_results
+from undrift.report import page
+from undrift.run import plan
+from undrift.run.backbone import Backbone
+from undrift.run.config import RunConfig
+from undrift.run.evaluate import Examiner
+from undrift.run.manifest import manifest
+from undrift.run.progress import Quiet
+from undrift.run.saved import make_method, note_origin
+from undrift.run.trainer import StepBar, train
+from undrift.rundir import (
+    RunDir,
+    atomic_folder,
+    atomic_write,
+    read_json,
+    write_json,
+    write_lines,
+)
+from undrift.scoring import metrics
+
+Row = list[float | None]
+
+
+class Run:
+    """One method on one benchmark, begun or resumed.
+
+    Args:
+        config: What to do.
+        progress: What is told meanwhile.
+        replace: Delete a run that is in the folder, and begin again.
+        backbone: A backbone that is loaded already, instead of `config.backbone`.
+        benchmark: A benchmark that is loaded already, instead of `config.benchmark`.
+
+    Raises:
+        ConfigError: If something about the configuration cannot be.
+        RunDirError: If the folder holds another run.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        progress: Quiet | None = None,
+        *,
+        replace: bool = False,
+        backbone: Backbone | None = None,
+        benchmark: Benchmark | None = None,
+    ) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                "undrift run uses one process; for several, put the method into your own Trainer "
+                "(callbacks=[undrift.Same()]) and start that with torchrun"
+            )
+        self.config = config
+        self.progress = progress or Quiet()
+        self.method = make_method(config.method.name, config.method.options)
+        self.benchmark = benchmark or BENCHMARKS.load(config.benchmark)(config.data)
+        order = self.benchmark.in_order(config.order)
+        self.tasks = [plan.cut(task, config.profile) for task in order]
+        self.stages = plan.trainings(self.tasks, self.method.schedule)
+        self.cells = plan.cells(config.profile, len(self.tasks), len(self.stages))
+        self.files = RunDir.start(config.folder, config.text(), replace=replace)
+        self._backbone = backbone
+        self._at = 0  # how many trainings the model in memory has had
+        self._seconds: dict[str, float] = {}
+
+    def go(self) -> dict[str, Any]:
+        """Do what is not done yet.
+
+        Returns:
+            The content of matrix.json.
+
+        Raises:
+            TrainingDiverged: If a loss is not finite; what was finished before is kept.
+        """
+        if self._complete():
+            return read_json(self.files.matrix_file)
+        examiner = self._prepare()
+        self.progress.plan(
+            sum(plan.training_work(stage, self._settings(stage)) for stage in self.stages)
+            + sum(len(self.tasks[i - 1].test) for row in self.cells.values() for i in row)
+        )
+        zero_shot: Row = [None] * len(self.tasks)
+        if 0 in self.cells:
+            zero_shot = self._row(examiner, 0)
+        matrix: list[Row] = []
+        for index, stage in enumerate(self.stages, start=1):
+            if not self.files.adapter(index, stage.name).is_dir():
+                self._restore(examiner, index - 1)
+                self._train(examiner, index, stage)
+            matrix.append(self._row(examiner, index))
+            if not self.files.is_done(index, stage.name):
+                self._write_matrix(zero_shot, matrix)
+                self._write_seconds()
+                self.files.mark_done(index, stage.name)
+        return self._finish(zero_shot, matrix or [zero_shot])
+
+    # ------------------------------------------------------------ the parts of a run
+
+    def _complete(self) -> bool:
+        done = all(self.files.is_done(i, stage.name) for i, stage in enumerate(self.stages, 1))
+        if not done or not self.files.matrix_file.is_file():
+            return False
+        return read_json(self.files.matrix_file)["metrics"]["last"] is not None
+
+    def _prepare(self) -> Examiner:
+        """Load the backbone, keep its image features, attach the method."""
+        config = self.config
+        with self._timed("load"):
+            backbone = self._backbone or Backbone.load(config.backbone, config.dtype, config.device)
+        with self._timed("features"):
+            splits = [split for task in self.tasks for split in (task.train, task.test)]
+            pictures = [picture for split in splits for e in split for picture in e.images]
+            backbone.prepare(pictures, self._features_done)
+        set_seed(config.seed)
+        model: Any = self.method.attach(backbone.model)
+        self._write_manifest(backbone)
+        collator = backbone.collator()
+        return Examiner(backbone, model, collator, config.eval.batch_size, self.progress)
+
+    def _restore(self, examiner: Examiner, index: int) -> None:
+        """Bring the model to where it was after so many trainings."""
+        if self._at != index:
+            folder = self.files.adapter(index, self.stages[index - 1].name)
+            self.method.load_state(examiner.model, folder)
+            self._at = index
+
+    def _train(self, examiner: Examiner, index: int, stage: Task) -> None:
+        examples = list(self.method.examples(stage.train, index))
+        if not examples:
+            raise DataError(f"task {stage.name!r} has zero examples to train on")
+        settings = self._settings(stage)
+        seed = self.config.seed * 1000 + index
+        set_seed(seed)
+        self.method.task_index = index
+        snapshots = self.files.task(index, stage.name) / "training"
+        place = f"task {index} of {len(self.stages)}"
+        work = plan.training_work(stage, settings)
+        with self._timed("train"), self._named(f"{place} ({stage.name})"):
+            log = train(
+                examiner.backbone,
+                examiner.model,
+                self.method,
+                examiner.collator,
+                examiner.collator.encode(examples, answered=True),
+                settings,
+                snapshots,
+                seed,
+                callbacks=[StepBar(self.progress, f"{place}: learning {stage.name}", work)],
+            )
+        write_lines(self.files.train_log(index, stage.name), log)
+        with atomic_folder(self.files.adapter(index, stage.name)) as folder:
+            self.method.save_state(examiner.model, folder)
+            note_origin(folder, self.config, examiner.backbone, index)
+        shutil.rmtree(snapshots, ignore_errors=True)
+        self._at = index
+        last = log[-1] if log else {}
+        text = f"{place}: learned {stage.name} ({last.get('step')} steps, loss {last.get('loss')})"
+        self.progress.event("trained", text, index=index, task=stage.name, **last)
+
+    def _row(self, examiner: Examiner, after: int) -> Row:
+        """Measure what is not measured yet of one row."""
+        row: Row = [None] * len(self.tasks)
+        asked = {i: self.files.predictions(after, i) for i in self.cells[after]}
+        fresh = not all(file.is_file() for file in asked.values())
+        if fresh:
+            self._restore(examiner, after)
+        examiner.model.eval()
+        with self._timed("eval"), self.method.predicting(examiner.model):
+            for i, file in asked.items():
+                task = self.tasks[i - 1]
+                title = f"after task {after}: asking {task.name}"
+                row[i - 1] = examiner.cell(task, file, title, len(task.test))
+        if fresh:
+            said = "  ".join(f"{self.tasks[i - 1].name} {row[i - 1]:.1f}" for i in asked)
+            self.progress.event("measured", f"after task {after}: {said}", after=after, row=row)
+        return row
+
+    def _settings(self, stage: Task) -> Any:
+        return plan.settings(self.config, stage, len(self.tasks), self._rate)
+
+    @property
+    def _rate(self) -> float:
+        return self.config.train.learning_rate or self.method.learning_rate
+
+    def _features_done(self, done: int, total: int, new: int) -> None:
+        if done == new:
+            self.progress.stage("image features, once per backbone", total)
+        self.progress.advance(new)
+
+    @contextmanager
+    def _named(self, place: str) -> Iterator[None]:
+        try:
+            yield
+        except TrainingDiverged as error:
+            raise TrainingDiverged(
+                f"{place}: {error}. What was good is kept in {self.files.root}: the same command "
+                "goes on from the last snapshot, or else from the task before"
+            ) from error
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    # ------------------------------------------------------------ files
+
+    def _write_matrix(self, zero_shot: Row, matrix: Sequence[Row]) -> dict[str, Any]:
+        """Write what is known; the metrics stay empty until the last row is there."""
+        numbers = metrics(matrix, zero_shot)
+        unfinished = len(matrix) < len(self.stages)
+        content = {
+            "tasks": [task.name for task in self.tasks],
+            "zero_shot": zero_shot,
+            "matrix": matrix,
+            "metrics": dict.fromkeys(numbers) if unfinished else numbers,
+        }
+        write_json(self.files.matrix_file, content)
+        return content
+
+    def _finish(self, zero_shot: Row, matrix: Sequence[Row]) -> dict[str, Any]:
+        content = self._write_matrix(zero_shot, matrix)
+        self._write_seconds()
+        atomic_write(self.files.root / "report.html", page([load_results(self.files.root)]))
+        self.progress.event("finished", f"all in {self.files.root}", **content["metrics"])
+        return content
+
+    def _write_manifest(self, backbone: Backbone) -> None:
+        options = {**asdict(self.method.config), "learning_rate": self._rate}
+        content = manifest(self.config, self.benchmark, self.tasks, backbone, options)
+        content["seconds"] = _seconds(self.files.manifest_file)
+        write_json(self.files.manifest_file, content)
+
+    def _write_seconds(self) -> None:
+        """Add the seconds since the last time to those in the manifest."""
+        content = read_json(self.files.manifest_file)
+        for phase, seconds in self._seconds.items():
+            content["seconds"][phase] = round(content["seconds"].get(phase, 0.0) + seconds, 3)
+        self._seconds = {}
+        write_json(self.files.manifest_file, content)
+
+
+def _seconds(file: Path) -> dict[str, float]:
+    return read_json(file)["seconds"] if file.is_file() else {}

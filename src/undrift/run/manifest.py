@@ -1,0 +1,106 @@
+"""What produced the numbers: versions, hardware, fingerprints, protocol, seconds."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from undrift.data.types import Benchmark, Task
+from undrift.run.backbone import Backbone
+from undrift.run.config import RunConfig
+
+_PACKAGES = ("undrift", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
+
+
+def manifest(
+    config: RunConfig,
+    benchmark: Benchmark,
+    tasks: Sequence[Task],
+    backbone: Backbone,
+    method: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Gather everything that a reader of the numbers must know.
+
+    Args:
+        config: The run.
+        benchmark: The whole benchmark.
+        tasks: The tasks in order, cut to what the profile uses.
+        backbone: The model.
+        method: All the method's options and the learning rate.
+
+    Returns:
+        A value for manifest.json.
+    """
+    return {
+        "method": config.method.name,
+        "benchmark": benchmark.name,
+        "order": config.order if isinstance(config.order, str) else list(config.order),
+        "seed": config.seed,
+        "profile": config.profile.name,
+        "backbone": config.backbone,
+        "settings": dict(method),
+        "protocol": {
+            "tasks": [
+                {
+                    "name": task.name,
+                    "train": len(task.train),
+                    "test": len(task.test),
+                    "scorer": task.scorer,
+                    "max_new_tokens": task.max_new_tokens,
+                }
+                for task in tasks
+            ],
+            "cells": config.profile.cells,
+            "decoding": "greedy, padded on the left",
+            "prompt": str(backbone.processor.chat_template),
+            "image_features": "pixels" if backbone.store is None else "kept in float16",
+        },
+        "data": {
+            "version": benchmark.version,
+            "fingerprint": benchmark.fingerprint,
+            "licence": benchmark.licence,
+        },
+        "weights": {
+            "fingerprint": backbone.fingerprint,
+            "dtype": str(backbone.model.dtype).removeprefix("torch."),
+            "parameters": sum(p.numel() for p in backbone.model.parameters()),
+        },
+        "versions": {"python": platform.python_version(), **_versions()},
+        "hardware": _hardware(backbone.device),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _hardware(device: torch.device) -> dict[str, Any]:
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,124 @@
+"""What a run tells while it runs: nothing, bars for people, or JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Quiet:
+    """Says nothing; the base of the others. Use it as a context."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        pass
+
+    def plan(self, work: float) -> None:
+        """Say how much there is to do in all, in units that cost about the same time."""
+
+    def stage(self, title: str, total: int, work: float = 0.0) -> None:
+        """Begin a stage.
+
+        Args:
+            title: What is done.
+            total: In how many pieces.
+            work: The whole stage's share of the planned work.
+        """
+
+    def advance(self, pieces: int = 1) -> None:
+        """Say that pieces of the stage are done."""
+
+    def event(self, kind: str, text: str, **values: Any) -> None:
+        """Tell something that happened.
+
+        Args:
+            kind: For programs.
+            text: For people.
+            **values: For programs, as JSON can hold them.
+        """
+
+
+class Bars(Quiet):
+    """Two bars, the whole run and the current stage, and a line for each event.
+
+    Args:
+        console: Where to draw.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            speed_estimate_period=300.0,
+        )
+        self._whole: TaskID | None = None
+        self._stage: TaskID | None = None
+        self._worth = 0.0  # planned work of one piece of the stage
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None and self._whole is not None:
+            self._bars.update(self._whole, completed=100)
+        self._bars.stop()
+
+    def plan(self, work: float) -> None:
+        """Draw the bar of the whole run, in percent."""
+        self._work = max(work, 1e-9)
+        self._whole = self._bars.add_task("whole run", total=100, unit="%")
+
+    def stage(self, title: str, total: int, work: float = 0.0) -> None:
+        """Draw a new bar in the place of the last stage's."""
+        if self._stage is not None:
+            self._bars.remove_task(self._stage)
+        self._stage = self._bars.add_task(title, total=total, unit="")
+        self._worth = work / max(total, 1)
+
+    def advance(self, pieces: int = 1) -> None:
+        """Move both bars."""
+        if self._stage is not None:
+            self._bars.advance(self._stage, pieces)
+        if self._whole is not None:
+            self._bars.advance(self._whole, 100 * pieces * self._worth / self._work)
+
+    def event(self, kind: str, text: str, **values: Any) -> None:
+        """Print the text above the bars."""
+        self._bars.console.print(text, highlight=False)
+
+
+class Lines(Quiet):
+    """One JSON object a line, for each event and the end of each stage.
+
+    Args:
+        console: Where to write.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._start = time.monotonic()
+
+    def event(self, kind: str, text: str, **values: Any) -> None:
+        """Print `{"event", "seconds", ...}`."""
+        line = {"event": kind, "seconds": round(time.monotonic() - self._start, 2), **values}
+        self._console.out(json.dumps(line, ensure_ascii=False), highlight=False)

@@ -1,0 +1,226 @@
+"""Methods by name, and adapters that a run has saved: opened again, asked, examined."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from undrift.data.types import Example, Task
+from undrift.errors import AdapterMismatch, RunDirError, unknown
+from undrift.methods.base import Method
+from undrift.registry import METHODS
+from undrift.run.backbone import Backbone
+from undrift.run.config import RunConfig
+from undrift.run.evaluate import Examiner, percent
+from undrift.run.generate import answers
+from undrift.run.progress import Quiet
+from undrift.rundir import read_json, read_lines, write_json
+
+_ORIGIN = "undrift.json"
+
+
+def make_method(name: str, options: Mapping[str, Any]) -> Method:
+    """Make a method.
+
+    Args:
+        name: Such as "same", or "same-paper" for one of its settings.
+        options: Its options.
+
+    Returns:
+        The method.
+
+    Raises:
+        UnknownName: If there is no such method, setting or option.
+        ConfigError: If an option has a value that cannot be used.
+    """
+    stem, setting = METHODS.split(name)
+    made: type[Method] = METHODS.load(stem)
+    known = [f"method.{field.name}" for field in fields(made.Config)]
+    for key in options:
+        if f"method.{key}" not in known:
+            raise unknown("key", f"method.{key}", known)
+    return made(setting, **options)
+
+
+def note_origin(folder: Path, config: RunConfig, backbone: Backbone, after: int) -> None:
+    """Write beside an adapter what is needed to open it again.
+
+    Args:
+        folder: The adapter's folder.
+        config: The run.
+        backbone: What the adapter belongs to.
+        after: How many tasks it has learned.
+    """
+    content = {
+        "backbone": config.backbone,
+        "fingerprint": backbone.fingerprint,
+        "dtype": config.dtype,
+        "method": config.method.name,
+        "options": config.method.options,
+        "benchmark": config.benchmark,
+        "after": after,
+    }
+    write_json(folder / _ORIGIN, content)
+
+
+@dataclass
+class Learned:
+    """An adapter on its backbone, ready to answer.
+
+    Args:
+        folder: The adapter's folder.
+        backbone: The backbone.
+        model: The model with the adapter, in evaluation mode.
+        method: The method that made it.
+        origin: What was written beside the adapter.
+    """
+
+    folder: Path
+    backbone: Backbone
+    model: Any
+    method: Method
+    origin: Mapping[str, Any]
+
+
+def open_adapter(
+    path: Path, backbone: str | Backbone | None = None, device: str = "auto"
+) -> Learned:
+    """Open an adapter that a run has saved.
+
+    Args:
+        path: An adapter's folder, a task's, or a run's (its last adapter).
+        backbone: Another place of the same backbone, such as a local copy.
+        device: Where to put the model.
+
+    Returns:
+        The adapter on its backbone.
+
+    Raises:
+        RunDirError: If there is no adapter.
+        AdapterMismatch: If the backbone is not the one that the adapter was trained on.
+    """
+    folder = find_adapter(path)
+    origin = origin_of(folder)
+    if not isinstance(backbone, Backbone):
+        backbone = Backbone.load(backbone or origin["backbone"], origin["dtype"], device)
+    if backbone.fingerprint != origin["fingerprint"]:
+        raise AdapterMismatch(
+            f"the adapter in {folder} was trained on the backbone {origin['backbone']!r} "
+            f"({origin['fingerprint'][:12]}), and {backbone.name!r} is another one "
+            f"({backbone.fingerprint[:12]}); give its own with --backbone"
+        )
+    method = make_method(origin["method"], origin["options"])
+    model: Any = method.attach(backbone.model)
+    method.load_state(model, folder)
+    model.eval()
+    return Learned(folder, backbone, model, method, origin)
+
+
+def origin_of(folder: Path) -> dict[str, Any]:
+    """Read what `note_origin` wrote.
+
+    Args:
+        folder: An adapter's folder, from `find_adapter`.
+
+    Returns:
+        backbone, fingerprint, dtype, method, options, benchmark, after.
+    """
+    return read_json(folder / _ORIGIN)
+
+
+def find_adapter(path: Path) -> Path:
+    """Find the adapter meant by a folder.
+
+    Args:
+        path: An adapter's folder, a task's, or a run's.
+
+    Returns:
+        The adapter's folder; of a run, that of the last task learned.
+
+    Raises:
+        RunDirError: If there is none.
+    """
+    candidates = [path, path / "adapter", *sorted(path.glob("tasks/*/adapter"), reverse=True)]
+    for folder in candidates:
+        if (folder / _ORIGIN).is_file():
+            return folder
+    raise RunDirError(
+        f"{path} holds no adapter of undrift (no {_ORIGIN}); give the folder of a run, such as "
+        "runs/pocket-same-s0, or one of its tasks/*/adapter"
+    )
+
+
+def ask(
+    learned: Learned, question: str, images: tuple[Path, ...] = (), max_new_tokens: int = 32
+) -> str:
+    """Ask one question.
+
+    Args:
+        learned: From `open_adapter`.
+        question: The question, its format line included.
+        images: Pictures it is about.
+        max_new_tokens: Longest answer.
+
+    Returns:
+        The answer.
+    """
+    collator = learned.backbone.collator()
+    asked = Example("question", question, ("unknown",), images)
+    encoded = collator.encode([asked], answered=False)
+    with learned.method.predicting(learned.model):
+        stream = answers(
+            learned.backbone, learned.model, collator, encoded, max_new_tokens, batch_size=1
+        )
+        return next(text for _, text in stream)
+
+
+def examine(
+    learned: Learned,
+    tasks: Sequence[Task],
+    out: Path | None,
+    batch_size: int,
+    progress: Quiet,
+) -> dict[str, dict[str, float]]:
+    """Put test questions to an adapter.
+
+    Args:
+        learned: From `open_adapter`.
+        tasks: What is asked.
+        out: Where predictions are kept, one file a task; nowhere if not given.
+        batch_size: Prompts at a time.
+        progress: Told about every batch.
+
+    Returns:
+        Strict and caseless score of each task, in percent.
+    """
+    examples = [example for task in tasks for example in task.test]
+    learned.backbone.prepare([picture for e in examples for picture in e.images])
+    progress.plan(len(examples))
+    collator = learned.backbone.collator()
+    examiner = Examiner(learned.backbone, learned.model, collator, batch_size, progress)
+    scores = {}
+    with tempfile.TemporaryDirectory() as temporary, learned.method.predicting(learned.model):
+        for task in tasks:
+            file = (out or Path(temporary)) / f"{task.name}.jsonl"
+            file.unlink(missing_ok=True)
+            examiner.cell(task, file, f"asking {task.name}", len(task.test))
+            rows = read_lines(file)
+            scores[task.name] = {key: percent(rows, key) for key in ("strict", "caseless")}
+    return scores
+
+
+def options(method: str) -> dict[str, Any]:
+    """Return a method's learning rate, its options with their defaults, and its settings' names.
+
+    Args:
+        method: Its name.
+
+    Returns:
+        By option.
+    """
+    made: type[Method] = METHODS.load(method)
+    own = {"learning_rate": made.learning_rate, **asdict(made().config)}
+    return own | ({"(settings)": ", ".join(made.settings)} if made.settings else {})

@@ -1,0 +1,221 @@
+"""One task's training: transformers' Trainer with the method's loss, and the method as callback.
+
+The batches are tokenised beforehand and the image features kept, so a step costs the model and
+little else; what a Trainer adds to a bare loop is measured in docs/decisions.md. Precision,
+accumulation, clipping, schedule and data order are the Trainer's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from undrift.data.collate import Encoded
+from undrift.errors import TrainingDiverged
+from undrift.methods.base import Method
+from undrift.run.backbone import Backbone, Collator
+from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
+from undrift.run.config import TrainConfig
+from undrift.run.progress import Quiet
+
+_LOOK_EVERY = 10  # steps between two looks at the losses on an accelerator, where looking waits
+
+
+class LossWatch(TrainerCallback):
+    """Stops the training when a loss is not finite, naming the batch.
+
+    Args:
+        every: Steps between two looks; a look waits for the accelerator.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._step = 1
+        self._pending: list[tuple[int, Tensor, list[str]]] = []
+
+    def see(self, loss: Tensor, ids: list[str]) -> None:
+        """Take note of a batch's loss."""
+        self._pending.append((self._step, loss.detach(), ids))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take note of which step the next losses belong to."""
+        self._step = state.global_step + 1
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look before the step, so that on a CPU no bad step is ever made."""
+        if self._step % self.every == 0 or self._step >= state.max_steps:
+            self.look()
+
+    def look(self) -> None:
+        """Check the losses noted since the last look.
+
+        Raises:
+            TrainingDiverged: If one of them is not finite.
+        """
+        pending, self._pending = self._pending, []
+        for step, loss, ids in pending:
+            value = float(loss)
+            if not math.isfinite(value):
+                raise TrainingDiverged(
+                    f"the loss is {value} at step {step}, on the batch of examples "
+                    f"{', '.join(ids)}; lower train.learning_rate, or look at these examples"
+                )
+
+
+class StepBar(TrainerCallback):
+    """Moves the progress bar by the trainer's steps.
+
+    Args:
+        progress: The bars.
+        title: What is learned.
+        work: The task's share of the planned work.
+    """
+
+    def __init__(self, progress: Quiet, title: str, work: float) -> None:
+        self.progress, self.title, self.work = progress, title, work
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw the bar, and move it to where a resumed task goes on."""
+        self.progress.stage(self.title, state.max_steps, self.work)
+        self.progress.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        self.progress.advance()
+
+
+class TaskTrainer(Trainer):
+    """A Trainer whose loss is the method's.
+
+    Args:
+        backbone: Turns batches into the model's inputs.
+        method: Gives the loss.
+        watch: Sees every loss.
+        **options: What `Trainer` takes.
+    """
+
+    def __init__(
+        self, *, backbone: Backbone, method: Method, watch: LossWatch, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.backbone = backbone
+        self.method = method
+        self.watch = watch
+        self.model_accepts_loss_kwargs = False  # the Trainer divides by the accumulation itself
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the method's loss on a collated batch."""
+        ids = inputs.pop("ids")
+        loss = self.method.loss(model, self.backbone.inputs(inputs) | {"use_cache": False})
+        self.watch.see(loss, ids)
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: the Trainer would walk through all parameters at every step to estimate it."""
+        return 0
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Leave the weights alone: `Method.load_state` has restored them with the statistics."""
+
+
+def train(
+    backbone: Backbone,
+    model: nn.Module,
+    method: Method,
+    collator: Collator,
+    examples: Sequence[Encoded],
+    config: TrainConfig,
+    folder: Path,
+    seed: int,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> list[dict[str, Any]]:
+    """Train one task, going on from the latest snapshot in `folder` if there is one.
+
+    Args:
+        backbone: The backbone.
+        model: The model with the method's adapters.
+        method: The method; it is one of the trainer's callbacks.
+        collator: Makes the batches.
+        examples: Encoded examples with answers.
+        config: Rates, sizes and lengths.
+        folder: For snapshots.
+        seed: Decides the order of the examples.
+        callbacks: More callbacks, such as progress.
+
+    Returns:
+        What the trainer logged: loss, learning rate and gradient norm by step.
+
+    Raises:
+        TrainingDiverged: If the loss stops being finite.
+    """
+
+    def collate(batch: list[Encoded]) -> dict[str, Any]:
+        return {"ids": [example.id for example in batch], **collator.collate(batch)}
+
+    on_cpu = backbone.device.type == "cpu"
+    watch = LossWatch(1 if on_cpu else math.gcd(_LOOK_EVERY, config.checkpoint_steps))
+    snapshots = Snapshots(folder, method, config.checkpoint_steps)
+    resumed = latest(folder)
+    if resumed is not None:
+        method.load_state(model, resumed)
+    trainer = TaskTrainer(
+        backbone=backbone,
+        method=method,
+        watch=watch,
+        model=model,
+        args=_arguments(config, folder, seed, backbone.device, backbone.model.dtype),
+        train_dataset=list(examples),  # type: ignore[arg-type]  # any sequence will do
+        data_collator=collate,
+        callbacks=[watch, snapshots, method, *callbacks, SnapshotWriter(snapshots)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    model.train()
+    trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
+    model.eval()
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def _arguments(
+    config: TrainConfig, folder: Path, seed: int, device: torch.device, dtype: torch.dtype
+) -> TrainingArguments:
+    on_cpu = device.type == "cpu"
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps if config.max_steps is not None else -1,
+        learning_rate=config.learning_rate or 0.0,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup_ratio,
+        lr_scheduler_type=config.scheduler,
+        max_grad_norm=config.max_grad_norm,
+        activation_checkpointing=config.activation_checkpointing,
+        bf16=dtype == torch.bfloat16 and not on_cpu,  # autocast; adapters stay float32
+        fp16=dtype == torch.float16 and not on_cpu,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=on_cpu,
+        save_strategy="no",  # Snapshots writes them
+        logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_cpu,
+    )
+    if arguments.n_gpu > 1:  # one process, one device; never DataParallel
+        arguments._n_gpu = 1
+    return arguments

@@ -1,0 +1,100 @@
+"""Image features are computed once per picture and backbone."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from undrift.errors import DataError
+from undrift.run.backbone import Backbone
+from undrift.run.features import FeatureStore, cache_dir
+
+from tests.run.tiny import tiny_llava
+
+
+class Encoder:
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, paths):
+        self.calls.extend(paths)
+        return torch.stack([torch.full((2, 3), float(path.stem)) for path in paths])
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    made = []
+    for i in range(5):
+        made.append(tmp_path / f"{i}.png")
+        Image.new("RGB", (4, 4), (i, i, i)).save(made[-1])
+    return made
+
+
+def test_each_picture_is_encoded_once(pictures, tmp_path):
+    encode = Encoder()
+    store = FeatureStore(tmp_path / "kept", encode, batch_size=2)
+    told = []
+    store.prepare([*pictures[:3], pictures[0]], lambda *now: told.append(now))
+    store.prepare(pictures)
+    assert encode.calls == pictures
+    assert told == [(2, 3, 2), (3, 3, 1)]
+    rows = store.rows([pictures[4], pictures[1]])
+    assert store.take(rows)[:, 0, 0].tolist() == [4.0, 1.0]
+    assert store.tokens == 2 and store.take(rows).dtype == torch.float16
+
+
+def test_kept_on_disk_by_content(pictures, tmp_path):
+    FeatureStore(tmp_path / "kept", Encoder()).prepare(pictures[:2])
+    FeatureStore(tmp_path / "kept", Encoder()).prepare(pictures[2:])
+    copy = shutil.copy(pictures[3], tmp_path / "another-name.png")
+    again = Encoder()
+    store = FeatureStore(tmp_path / "kept", again)
+    store.prepare([tmp_path / copy, *pictures])
+    assert again.calls == []
+    assert store.take(store.rows([tmp_path / copy]))[0, 0, 0] == 3.0
+    Image.new("RGB", (4, 4), (99, 0, 0)).save(pictures[3])
+    changed = FeatureStore(tmp_path / "kept", again)
+    changed.prepare(pictures)
+    assert again.calls == [pictures[3]]
+
+
+def test_a_damaged_file_is_computed_again(pictures, tmp_path):
+    FeatureStore(tmp_path / "kept", Encoder()).prepare(pictures)
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_bytes(b"half a file")
+    again = Encoder()
+    FeatureStore(tmp_path / "kept", again).prepare(pictures)
+    assert again.calls == pictures
+
+
+def test_features_that_do_not_fit_half_precision_are_refused(pictures, tmp_path):
+    store = FeatureStore(tmp_path / "kept", lambda paths: torch.full((len(paths), 2, 3), 1e9))
+    with pytest.raises(DataError, match="half precision"):
+        store.prepare(pictures)
+
+
+def test_asking_before_preparing(tmp_path):
+    with pytest.raises(DataError, match=r"FeatureStore\.prepare"):
+        FeatureStore(tmp_path, Encoder()).take([0])
+
+
+def test_the_backbone_keeps_its_features_under_its_fingerprint(backbone, tiny):
+    backbone.prepare(tiny.tasks[0].train[0].images)
+    (folder,) = (cache_dir() / "features").iterdir()
+    assert folder.name == backbone.fingerprint[:16]
+
+
+def test_fingerprint_sees_weights_and_template_not_the_name(backbone):
+    model, processor = tiny_llava()
+    same = Backbone.of("another name", model, processor)
+    assert same.fingerprint == backbone.fingerprint
+    model, processor = tiny_llava(seed=1)
+    assert Backbone.of("x", model, processor).fingerprint != backbone.fingerprint
+    model, processor = tiny_llava()
+    processor.chat_template += " "
+    assert Backbone.of("x", model, processor).fingerprint != backbone.fingerprint
+    model, processor = tiny_llava()
+    processor.image_processor.image_mean = [0.1, 0.1, 0.1]
+    assert Backbone.of("x", model, processor).fingerprint != backbone.fingerprint

@@ -1,0 +1,81 @@
+"""Greedy answers: the same whatever the batch, and the same as transformers' own generate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from undrift.run.generate import answers, decode, greedy
+from undrift.run.saved import make_method
+
+NEW = 6
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
+
+@pytest.fixture
+def questions(tiny):
+    return [*tiny.tasks[0].test, *tiny.tasks[2].test]
+
+
+@pytest.fixture
+def learned(backbone):
+    """The backbone with adapters that change what it says."""
+    model = make_method("moelora", {"experts": 2, "rank": 2}).attach(backbone.model)
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "moe_lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def said(backbone, model, examples, batch_size):
+    collator = backbone.collator()
+    encoded = collator.encode(examples, answered=False)
+    return dict(answers(backbone, model, collator, encoded, NEW, batch_size))
+
+
+def prepare(backbone, examples):
+    backbone.prepare([path for example in examples for path in example.images])
+
+
+def test_same_answers_whatever_the_batch(backbone, learned, questions):
+    prepare(backbone, questions)
+    alone = said(backbone, learned, questions, 1)
+    assert len(set(alone.values())) > 3  # a model that always says the same would prove nothing
+    for size in (2, 5, len(questions)):
+        assert said(backbone, learned, questions, size) == alone
+
+
+def test_short_loop_equals_generate_with_padding_and_without(backbone, learned, questions):
+    pixels = {size: said(backbone, learned, questions, size) for size in (1, 4)}
+    prepare(backbone, questions)
+    assert backbone.store is not None
+    kept = said(backbone, learned, questions, 4)
+    assert pixels[1] == pixels[4] == kept
+
+
+def test_stops_as_soon_as_every_row_has_ended(backbone, questions):
+    prepare(backbone, questions)
+    collator = backbone.collator()
+    batch = collator.collate(collator.encode(questions[:4], answered=False))
+    full = greedy(backbone, backbone.model, batch, NEW)
+    assert full.shape == (4, NEW)
+    backbone.stop_ids = tuple(full[:, 1].tolist())  # every row ends at its second token, or before
+    assert greedy(backbone, backbone.model, batch, NEW).shape[1] <= 2
+
+
+def test_text_ends_before_the_first_stop_token(backbone):
+    tokenizer = backbone.processor.tokenizer
+    yes = tokenizer(" yes", add_special_tokens=False)["input_ids"]
+    eos = tokenizer.eos_token_id
+    rows = torch.tensor([[*yes, eos, *yes], [eos, *yes, *yes]])
+    assert decode(backbone, rows) == ["yes", ""]
+
+
+def test_greedy_leaves_the_model_and_its_batch_alone(backbone, questions):
+    prepare(backbone, questions)
+    collator = backbone.collator()
+    batch = collator.collate(collator.encode(questions[:3], answered=False))
+    before = {key: value.clone() for key, value in batch.items()}
+    first = greedy(backbone, backbone.model, batch, NEW)
+    assert torch.equal(first, greedy(backbone, backbone.model, batch, NEW))
+    assert all(torch.equal(before[key], batch[key]) for key in batch)
