@@ -1,4 +1,4 @@
-"""The backbone that ships: small, loaded by transformers' own classes, and able to say every answer."""
+"""The backbone that ships: small, loaded by transformers itself, able to say every answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def test_it_is_at_most_twenty_megabytes_and_holds_no_pickle():
 
 def test_transformers_loads_it_and_it_speaks(processor):
     model = AutoModelForImageTextToText.from_pretrained(WEIGHTS)
-    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which digit?"}]}
+    turn = {
+        "role": "user",
+        "content": [{"type": "image"}, {"type": "text", "text": "Which digit?"}],
+    }
     prompt = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
     inputs = processor(text=[prompt], images=[Image.new("RGB", (96, 96))], return_tensors="pt")
     assert (inputs["input_ids"] == model.config.image_token_index).sum() == 9
