@@ -75,6 +75,11 @@ def test_markdown_has_one_cell_per_column(pair):
     assert any(row.startswith("| *backward transfer* |  | -50.0 | -2.2") for row in rows)
 
 
+def test_a_loss_that_rounds_to_nothing_has_no_sign(write_run):
+    run = load(write_run("even", "same", [[50.0], [49.98, 60.0]], tasks=["a", "b"], zero_shot=[]))
+    assert "| *backward transfer* |  | 0.0 |" in markdown([run])
+
+
 def test_one_row_methods_have_only_an_end(write_run, pair):
     joint = load(write_run("joint", "joint", [[95.0, 90.0, 99.0]]))
     assert joint.learned == [None] * 3

@@ -101,12 +101,13 @@ def protocol(runs: Sequence[Results]) -> str:
         runs: The runs that are compared.
 
     Returns:
-        Such as "benchmark pocket · order default · seed 0 and 1 (differs!) · ...".
+        Such as "pocket · order default · seed 0 and 1 (differs!) · ...".
     """
     parts = []
     for key in PROTOCOL:
         values = list(dict.fromkeys(_words(run.protocol[key]) for run in runs))
-        parts.append(f"{key} {' and '.join(values)}{' (differs!)' if len(values) > 1 else ''}")
+        name = "" if key == "benchmark" else f"{key} "
+        parts.append(f"{name}{' and '.join(values)}{' (differs!)' if len(values) > 1 else ''}")
     return " · ".join(parts)
 
 
@@ -127,7 +128,7 @@ def _learned_and_last(run: Results, task: str) -> str:
 
 
 def _number(value: float | None, unit: str = "") -> str:
-    return "" if value is None else f"{value:.1f}{unit}"
+    return "" if value is None else f"{value:z.1f}{unit}"
 
 
 def _escaped(cell: str) -> str:
