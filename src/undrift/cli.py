@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -85,6 +86,7 @@ def run(
     _calm(config.threads)
     from undrift.run.loop import Run
 
+    gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     with _progress(quiet, as_json) as progress:
         result = Run(config, progress, replace=overwrite).go()
     if as_json:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.run.tiny import save_tiny, tiny_benchmark
 from undrift.data.types import Benchmark
 from undrift.run.backbone import Backbone
 from undrift.run.layers import resolve
 from undrift.run.loop import Run
-
-from tests.run.tiny import save_tiny, tiny_benchmark
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,18 @@ def tiny(benchmark_root: Path) -> Benchmark:
     return tiny_benchmark(benchmark_root)
 
 
+@pytest.fixture(scope="session")
+def two(tiny: Benchmark) -> Benchmark:
+    """Its first two tasks."""
+    return replace(tiny, tasks=tiny.tasks[:2], orders={"reversed": ("upper", "lower")})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> None:
+    """Hide what was imported from the garbage collector, which every Trainer calls."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNDRIFT_CACHE", str(tmp_path / "cache"))
@@ -41,24 +55,24 @@ def backbone(backbone_folder: Path) -> Backbone:
 
 
 @pytest.fixture
-def make_run(backbone_folder: Path, tiny: Benchmark, tmp_path: Path) -> Callable[..., Run]:
-    """Make a run with small settings; keywords are layers of the configuration."""
+def make_run(backbone_folder: Path, two: Benchmark, tmp_path: Path) -> Callable[..., Run]:
+    """Make a run of two tasks; keywords are keys of the configuration."""
 
-    def make(method: str = "moelora", out: str = "run", **layers: Any) -> Run:
+    def make(name: str = "moelora", out: str = "run", **layers: Any) -> Run:
         small = {
             "benchmark": "tiny",
-            "method": {"name": method, "experts": 2, "rank": 2},
+            "method": {"name": name, "experts": 2, "rank": 2},
             "backbone": str(backbone_folder),
             "out": tmp_path / out,
-            "train": {"batch_size": 4, "max_steps": 6, "learning_rate": 0.01, "log_steps": 2},
+            "train": {"batch_size": 4, "max_steps": 3, "learning_rate": 0.01, "log_steps": 2},
         }
         given = dict(layers)
-        extra = {k: given.pop(k) for k in ("replace", "progress", "benchmark_") if k in given}
+        extra = {k: given.pop(k) for k in ("overwrite", "progress", "benchmark_") if k in given}
         return Run(
             resolve(small, given),
             extra.get("progress"),
-            replace=extra.get("replace", False),
-            benchmark=extra.get("benchmark_", tiny),
+            replace=extra.get("overwrite", False),
+            benchmark=extra.get("benchmark_", two),
         )
 
     return make

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from undrift.errors import ConfigError, UnknownName
 from undrift.run.backbone import Backbone
 

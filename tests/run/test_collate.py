@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from undrift.data.collate import IGNORED, Renderer
 from undrift.data.types import Benchmark, Example
 from undrift.errors import ConfigError, DataError

@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+
+from tests.run.tiny import tiny_llava
 from undrift.errors import DataError
 from undrift.run.backbone import Backbone
 from undrift.run.features import FeatureStore, cache_dir
-
-from tests.run.tiny import tiny_llava
 
 
 class Encoder:

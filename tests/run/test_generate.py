@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from undrift.run.generate import answers, decode, greedy
 from undrift.run.saved import make_method
 

@@ -1,4 +1,4 @@
-"""A tiny random LLaVA with its processor, and a tiny benchmark of coloured squares, built offline."""
+"""A tiny random LLaVA with its processor, and a tiny benchmark of coloured squares, all offline."""
 
 from __future__ import annotations
 

@@ -71,16 +71,15 @@ class Backbone:
         Raises:
             ConfigError: If there is no such backbone or it cannot be loaded.
         """
-        place = _device(device)
-        source = _source(name)
+        place, origin = _device(device), source(name)
         options = {"dtype": _dtype(dtype, place)}
         try:
-            model: Any = AutoModelForImageTextToText.from_pretrained(source, **options)
-            processor = AutoProcessor.from_pretrained(source)
+            model: Any = AutoModelForImageTextToText.from_pretrained(origin, **options)
+            processor = AutoProcessor.from_pretrained(origin)
         except (OSError, ValueError, KeyError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ConfigError(
-                f"cannot load the backbone {name!r} ({source}): {first}; expected "
+                f"cannot load the backbone {name!r} ({origin}): {first}; expected "
                 "a model and a processor that AutoModelForImageTextToText and AutoProcessor load"
             ) from error
         return cls.of(name, model.to(place), processor)
@@ -190,8 +189,19 @@ class Backbone:
         return table(ids)
 
 
-def _source(name: str) -> str:
-    """Return the folder or the Hub name behind a backbone's name."""
+def source(name: str) -> str:
+    """Find a backbone without loading it.
+
+    Args:
+        name: See `Backbone.load`.
+
+    Returns:
+        The folder or the Hub name behind it.
+
+    Raises:
+        ConfigError: If it can be none.
+        UnknownName: If there is no such name; the nearest is offered.
+    """
     if name in BUILT_IN:
         importlib.import_module(f"{BUILT_IN[name]}.tower")
         spec = importlib.util.find_spec(BUILT_IN[name])

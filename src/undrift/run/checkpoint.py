@@ -32,10 +32,35 @@ def latest(folder: Path) -> Path | None:
 
 
 class Snapshots(TrainerCallback):
-    """Writes a snapshot every so many steps, and restores one when training resumes.
+    """Restores a snapshot when training resumes; to be the first of the trainer's callbacks.
 
-    Must come before the method among the trainer's callbacks for restoring, and is told to write
-    by `write` after the method's own `on_step_end`; `SnapshotWriter` does that.
+    Args:
+        folder: Where snapshots are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.source = latest(folder)
+        self._random_is_due = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Restore optimiser and schedule if the trainer resumes (state.global_step > 0)."""
+        if self.source is not None and state.global_step:
+            load_optimizer(kwargs["optimizer"], self.source)
+            kwargs["lr_scheduler"].load_state_dict(read_json(self.source / "schedule.json"))
+            self._random_is_due = True
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Restore the random state once, after the trainer has skipped the batches seen."""
+        if self.source is not None and self._random_is_due:
+            load_random(self.source)
+            self._random_is_due = False
+
+
+class SnapshotWriter(TrainerCallback):
+    """Writes a snapshot every so many steps; to be the last of the trainer's callbacks.
+
+    It writes when the next step begins: by then the step before is finished and logged, so that a
+    resumed task has the whole log.
 
     Args:
         folder: Where snapshots go.
@@ -47,55 +72,28 @@ class Snapshots(TrainerCallback):
         self.folder = folder
         self.method = method
         self.every = every
-        self._restore_random: Path | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restore optimiser and schedule if the trainer resumes (state.global_step > 0)."""
-        source = latest(self.folder)
-        if not state.global_step or source is None:
-            return
-        load_optimizer(kwargs["optimizer"], source)
-        kwargs["lr_scheduler"].load_state_dict(read_json(source / "schedule.json"))
-        self._restore_random = source
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Have the loss logged before a snapshot, so that a resumed mean begins after it."""
+        if self.every and state.global_step % self.every == 0:
+            control.should_log = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restore the random state once, after the trainer has skipped the batches seen."""
-        if self._restore_random is not None:
-            load_random(self._restore_random)
-            self._restore_random = None
-
-    def write(self, model: Any, optimizer: Any, schedule: Any, state: Any) -> None:
-        """Write a snapshot and delete older ones."""
-        target = self.folder / f"{_PREFIX}{state.global_step}"
+        """Write a snapshot of what the last step left, if it is time."""
+        step = state.global_step
+        target = self.folder / f"{_PREFIX}{step}"
+        if not self.every or not step or step % self.every or target.is_dir():
+            return
         with atomic_folder(target) as folder:
-            self.method.before_save(model)
-            self.method.save_state(model, folder)
-            save_optimizer(optimizer, folder)
-            write_json(folder / "schedule.json", schedule.state_dict())
+            self.method.before_save(kwargs["model"])
+            self.method.save_state(kwargs["model"], folder)
+            save_optimizer(kwargs["optimizer"], folder)
+            write_json(folder / "schedule.json", kwargs["lr_scheduler"].state_dict())
             save_random(folder)
             state.save_to_json(str(folder / TRAINER_STATE_NAME))
         for old in self.folder.glob(f"{_PREFIX}*"):
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)
-
-
-class SnapshotWriter(TrainerCallback):
-    """Calls `Snapshots.write`; to be the last of the trainer's callbacks.
-
-    Args:
-        snapshots: What to call.
-    """
-
-    def __init__(self, snapshots: Snapshots) -> None:
-        self.snapshots = snapshots
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write a snapshot if it is time and the task is not over anyway."""
-        every, step = self.snapshots.every, state.global_step
-        if every and step % every == 0 and step < state.max_steps:
-            self.snapshots.write(
-                kwargs["model"], kwargs["optimizer"], kwargs["lr_scheduler"], state
-            )
 
 
 def save_optimizer(optimizer: Any, folder: Path) -> None:

@@ -84,9 +84,11 @@ class EvalConfig(_Frozen):
 
     Args:
         batch_size: Prompts at a time.
+        split: Which examples are asked: "test", or "validation" where settings are chosen.
     """
 
     batch_size: PositiveInt = 16
+    split: Literal["test", "validation"] = "test"
 
 
 class Profile(_Frozen):

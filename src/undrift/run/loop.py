@@ -25,7 +25,7 @@ from undrift.registry import BENCHMARKS
 from undrift.report import load as load_results
 from undrift.report import page
 from undrift.run import plan
-from undrift.run.backbone import Backbone
+from undrift.run.backbone import Backbone, source
 from undrift.run.config import RunConfig
 from undrift.run.evaluate import Examiner
 from undrift.run.manifest import manifest
@@ -77,11 +77,14 @@ class Run:
         self.config = config
         self.progress = progress or Quiet()
         self.method = make_method(config.method.name, config.method.options)
+        if backbone is None:
+            source(config.backbone)  # a name that cannot be is told now, not after the drawing
         self.benchmark = benchmark or BENCHMARKS.load(config.benchmark)(config.data)
         order = self.benchmark.in_order(config.order)
-        self.tasks = [plan.cut(task, config.profile) for task in order]
+        self.tasks = [plan.cut(task, config.profile, config.eval.split) for task in order]
         self.stages = plan.trainings(self.tasks, self.method.schedule)
         self.cells = plan.cells(config.profile, len(self.tasks), len(self.stages))
+        replace = replace or _only_planned(config.folder)
         self.files = RunDir.start(config.folder, config.text(), replace=replace)
         self._backbone = backbone
         self._at = 0  # how many trainings the model in memory has had
@@ -262,6 +265,11 @@ class Run:
             content["seconds"][phase] = round(content["seconds"].get(phase, 0.0) + seconds, 3)
         self._seconds = {}
         write_json(self.files.manifest_file, content)
+
+
+def _only_planned(folder: Path) -> bool:
+    """Tell whether a run was begun there that has not produced anything."""
+    return folder.is_dir() and [path.name for path in folder.iterdir()] == ["run.yaml"]
 
 
 def _seconds(file: Path) -> dict[str, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from undrift.data.types import Example, Task
+from undrift.errors import DataError
 from undrift.run.config import Profile, RunConfig, TrainConfig
 
 JOINT = "joint"  # the name of the one task of a method that trains on all tasks at once
@@ -15,20 +16,27 @@ Cells = Mapping[int, Sequence[int]]
 """After which training (0: none yet) which tasks are asked, both counted from 1."""
 
 
-def cut(task: Task, profile: Profile) -> Task:
+def cut(task: Task, profile: Profile, split: str = "test") -> Task:
     """Return a task with the profile's share of its examples, evenly spaced.
 
     Args:
         task: The whole task.
         profile: How much of it is used.
+        split: "test", or "validation" to ask its validation examples instead.
 
     Returns:
-        The task.
+        The task; the examples to ask stand in its `test`.
+
+    Raises:
+        DataError: If the split has zero examples.
     """
+    asked = task.test if split == "test" else task.validation
+    if not asked:
+        raise DataError(f"task {task.name!r} has zero {split} examples; use eval.split=test")
     return replace(
         task,
         train=_spaced(task.train, profile.train_share),
-        test=_spaced(task.test, profile.test_share),
+        test=_spaced(asked, profile.test_share),
     )
 
 

@@ -74,17 +74,16 @@ class Bars(Quiet):
         self._stage: TaskID | None = None
         self._worth = 0.0  # planned work of one piece of the stage
 
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None and self._whole is not None:
+        if self._whole is None:
+            return
+        if kind is None:
             self._bars.update(self._whole, completed=100)
         self._bars.stop()
 
     def plan(self, work: float) -> None:
-        """Draw the bar of the whole run, in percent."""
+        """Begin to draw: the bar of the whole run, in percent."""
+        self._bars.start()
         self._work = max(work, 1e-9)
         self._whole = self._bars.add_task("whole run", total=100, unit="%")
 

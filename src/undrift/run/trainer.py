@@ -24,6 +24,7 @@ from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
 from undrift.run.config import TrainConfig
 from undrift.run.progress import Quiet
 
+_LOGGED = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 _LOOK_EVERY = 10  # steps between two looks at the losses on an accelerator, where looking waits
 
 
@@ -51,6 +52,11 @@ class LossWatch(TrainerCallback):
         """Look before the step, so that on a CPU no bad step is ever made."""
         if self._step % self.every == 0 or self._step >= state.max_steps:
             self.look()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Have the last loss logged, however short the task."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
     def look(self) -> None:
         """Check the losses noted since the last look.
@@ -166,7 +172,7 @@ def train(
 
     on_cpu = backbone.device.type == "cpu"
     watch = LossWatch(1 if on_cpu else math.gcd(_LOOK_EVERY, config.checkpoint_steps))
-    snapshots = Snapshots(folder, method, config.checkpoint_steps)
+    writer = SnapshotWriter(folder, method, config.checkpoint_steps)
     resumed = latest(folder)
     if resumed is not None:
         method.load_state(model, resumed)
@@ -178,13 +184,14 @@ def train(
         args=_arguments(config, folder, seed, backbone.device, backbone.model.dtype),
         train_dataset=list(examples),  # type: ignore[arg-type]  # any sequence will do
         data_collator=collate,
-        callbacks=[watch, snapshots, method, *callbacks, SnapshotWriter(snapshots)],
+        callbacks=[Snapshots(folder), watch, method, *callbacks, writer],
     )
     trainer.remove_callback(PrinterCallback)
     model.train()
     trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
     model.eval()
-    return [row for row in trainer.state.log_history if "loss" in row]
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    return [{key: row[key] for key in _LOGGED if key in row} for row in history]
 
 
 def _arguments(

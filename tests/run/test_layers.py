@@ -1,0 +1,139 @@
+"""How a configuration is put together, and what is said about a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from undrift.errors import ConfigError, UnknownName
+from undrift.run import layers
+from undrift.run.layers import resolve
+
+
+@pytest.fixture
+def preset(monkeypatch):
+    content = {
+        "train": {"batch_size": 32, "epochs": 2},
+        "method": {"experts": 8},
+        "methods": {
+            "same": {"train": {"learning_rate": 6e-3}, "method": {"rank": 2}},
+            "same-paper": {"train": {"learning_rate": 1e-3}},
+        },
+        "profiles": {"demo": {"train_share": 0.25}},
+    }
+    monkeypatch.setattr(layers, "load_preset", lambda benchmark: content)
+
+
+def test_later_layers_win(preset):
+    config = resolve({"benchmark": "b"}, {"train": {"epochs": 3}}, {"train": {"epochs": 4.5}})
+    assert config.train.epochs == 4.5 and config.train.batch_size == 32
+    assert config.train.learning_rate == 6e-3
+    assert config.method.options == {"experts": 8, "rank": 2}
+
+
+def test_a_named_setting_builds_on_its_method(preset):
+    config = resolve({"benchmark": "b", "method": "same-paper"})
+    assert config.train.learning_rate == 1e-3
+    assert config.method.name == "same-paper" and config.method.options["rank"] == 2
+    other = resolve({"benchmark": "b", "method": {"name": "moelora", "experts": 4}})
+    assert other.train.learning_rate is None and other.method.options == {"experts": 4}
+
+
+def test_profiles(preset):
+    demo = resolve({"benchmark": "b", "profile": "demo"}).profile
+    assert (demo.train_share, demo.test_share, demo.cells) == (0.25, 0.5, "seen")
+    own = resolve({"benchmark": "b", "profile": "lite"}, {"profile": {"test_share": 0.1}}).profile
+    assert (own.name, own.test_share, own.cells) == ("lite", 0.1, "ends")
+    with pytest.raises(UnknownName, match="unknown profile 'lit'; did you mean 'lite'"):
+        resolve({"benchmark": "b", "profile": "lit"})
+
+
+def test_unknown_keys_name_the_nearest():
+    with pytest.raises(UnknownName, match="'sead'; did you mean 'seed'"):
+        resolve({"benchmark": "b", "sead": 1})
+    with pytest.raises(UnknownName, match=r"'train\.epoch'; did you mean 'train\.epochs'"):
+        resolve({"benchmark": "b", "train": {"epoch": 1}})
+    with pytest.raises(UnknownName, match="unknown method 'smae'; did you mean 'same'"):
+        resolve({"benchmark": "b", "method": "smae"})
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ({"train": {"batch_size": 0}}, r"train\.batch_size: .*greater than 0"),
+        ({"train": {"learning_rate": "fast"}}, r"train\.learning_rate: .*\(got 'fast'\)"),
+        ({"seed": -1}, "seed: "),
+        ({"train": 5}, "train: "),
+        ({"profile": {"name": "full", "train_share": 1.5}}, r"profile\.train_share"),
+    ],
+)
+def test_bad_values(layer, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve({"benchmark": "b"}, layer)
+
+
+def test_no_benchmark():
+    with pytest.raises(ConfigError, match="no benchmark given"):
+        resolve({"seed": 1})
+
+
+def test_overrides_read_yaml_values():
+    found = layers.overrides(["method.delta=0.95", "train.learning_rate=1e-3", "profile=lite"])
+    assert found == {
+        "method": {"delta": 0.95},
+        "train": {"learning_rate": 1e-3},
+        "profile": {"name": "lite"},
+    }
+    assert layers.overrides(["method.top_k=null"]) == {"method": {"top_k": None}}
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        layers.overrides(["method.delta"])
+
+
+def test_run_yaml_makes_the_same_run_again(tmp_path):
+    first = resolve(
+        {"benchmark": "b", "method": {"name": "same", "delta": 0.5}, "order": ("x", "y")},
+        {"out": tmp_path / "here", "threads": 2, "profile": "lite"},
+    )
+    (tmp_path / "run.yaml").write_text(first.text())
+    again = resolve(layers.load_yaml(tmp_path / "run.yaml"), {"out": tmp_path / "there"})
+    assert again.text() == first.text()
+    assert "here" not in first.text() and "threads" not in first.text()
+    assert yaml.safe_load(first.text())["method"] == {"name": "same", "delta": 0.5}
+
+
+def test_folder_names_say_what_was_chosen():
+    assert resolve({"benchmark": "b", "seed": 3}).folder == Path("runs/b-same-s3")
+    other = resolve({"benchmark": "b", "order": "second", "profile": "lite", "method": "moelora"})
+    assert other.folder == Path("runs/b-moelora-second-lite-s0")
+
+
+def test_yaml_files(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        layers.load_yaml(tmp_path / "none.yaml")
+    file = tmp_path / "c.yaml"
+    file.write_text("a: [1")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        layers.load_yaml(file)
+    file.write_text("- a")
+    with pytest.raises(ConfigError, match="must hold `key: value` lines"):
+        layers.load_yaml(file)
+
+
+def test_order_files(tmp_path):
+    assert layers.read_order("reversed") == "reversed"
+    file = tmp_path / "order.txt"
+    file.write_text("- a\nb\n\n")
+    assert layers.read_order(str(file)) == ("a", "b")
+    file.write_text("\n")
+    with pytest.raises(ConfigError, match="names no task"):
+        layers.read_order(str(file))
+
+
+def test_every_preset_is_valid():
+    for benchmark in ("pocket",):
+        for method in ("moelora", "same", "same-paper", "finetune", "joint", "zeroshot"):
+            for profile in ("full", "lite", "demo"):
+                layer = {"benchmark": benchmark, "method": method, "profile": profile}
+                assert resolve(layer).threads == 1

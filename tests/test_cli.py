@@ -1,0 +1,192 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.run.tiny import save_tiny, tiny_benchmark
+from undrift import cli
+from undrift.registry import BENCHMARKS
+from undrift.rundir import read_json, read_lines
+
+SMALL = [
+    *("--set", "method.experts=2", "--set", "method.rank=2"),
+    *("--set", "train.max_steps=2", "--set", "train.learning_rate=1e-2"),
+]
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture
+def undrift(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder, on the tiny benchmark; return status, output, errors."""
+    made = tiny_benchmark(tmp_path / "data", tasks=2)
+    monkeypatch.setattr(type(BENCHMARKS), "load", _load(made))
+    monkeypatch.setenv("UNDRIFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+def _load(made):
+    load = type(BENCHMARKS).load
+    return lambda self, name: (lambda root: made) if self is BENCHMARKS else load(self, name)
+
+
+@pytest.fixture
+def learned(undrift, backbone, tmp_path):
+    """A finished run."""
+    words = ("run", "pocket", "--method", "moelora", "--backbone", backbone, "--out", "one")
+    status, _, err = undrift(*words, *SMALL, "--quiet")
+    assert status == 0, err
+    return tmp_path / "one"
+
+
+def test_help_is_instant_and_light():
+    code = (
+        "import sys\nsys.argv = ['undrift', '--help']\nfrom undrift.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "print('HEAVY', sorted(heavy))"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "HEAVY []" in done.stdout
+    for command in ("run", "eval", "predict", "compare", "report", "list"):
+        assert command in done.stdout
+    # seconds of the processor, not of the clock: other tests may be running
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_list(undrift):
+    status, out, _ = undrift("list")
+    assert status == 0
+    for name in ("same", "moelora", "pocket", "finetune"):
+        assert f"  {name}\n" in out
+    assert json.loads(undrift("list", "methods", "--json")[1])["methods"][0] == "finetune"
+    settings = json.loads(undrift("list", "settings", "--json")[1])
+    assert settings["same"]["delta"] == 0.9 and "paper" in settings["same"]["(settings)"]
+    status, _, err = undrift("list", "method")
+    assert status == 2 and "did you mean 'methods'" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("run", "pokcet"), "unknown benchmark 'pokcet'; did you mean 'pocket'"),
+        (("run", "pocket", "--method", "smae"), "did you mean 'same'"),
+        (("run", "pocket", "--method", "same-papre"), "did you mean 'paper'"),
+        (("run", "pocket", "--set", "method.dleta=1"), "did you mean 'method.delta'"),
+        (("run", "pocket", "--set", "train.epoch=1"), "did you mean 'train.epochs'"),
+        (("run", "pocket", "--profile", "ligt"), "did you mean 'lite'"),
+        (("run", "pocket", "--order", "revresed"), "did you mean 'reversed'"),
+        (("run", "pocket", "--backbone", "pokcet"), "did you mean 'pocket'"),
+        (("run", "none.yaml"), "cannot read the configuration none.yaml"),
+        (("run", "pocket", "--set", "seed"), "expected KEY=VALUE"),
+    ],
+)
+def test_mistakes_are_one_line_with_the_nearest_name(undrift, words, message):
+    status, out, err = undrift(*words)
+    assert status == 2 and message in err and "Traceback" not in err
+    assert out == "" and err.count("\n") == 1
+
+
+def test_run_prints_a_table_and_goes_on_by_itself(undrift, backbone, tmp_path):
+    words = ("run", "pocket", "--method", "same", "--backbone", backbone, *SMALL)
+    status, out, err = undrift(*words)
+    assert status == 0 and "same" in out and "lower" in out and "router drift" in out
+    assert "task 1 of 2: learned lower (2 steps, loss" in err
+    folder = tmp_path / "runs" / "pocket-same-s0"
+    assert read_json(folder / "matrix.json")["metrics"]["last"] is not None
+    assert undrift(*words)[0] == 0
+    status, _, err = undrift(*words, "--seed", 1, "--out", folder)
+    assert status == 1 and "holds another run" in err
+    assert undrift(*words, "--seed", 1, "--out", folder, "--overwrite", "--quiet") == (0, "", "")
+    assert undrift("run", folder / "run.yaml", "--out", folder, "--quiet")[0] == 0
+
+
+def test_json_is_one_object_a_line(undrift, backbone):
+    words = ("run", "pocket", "--method", "zeroshot", "--backbone", backbone, "--json")
+    status, out, err = undrift(*words)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and err == ""
+    assert [line.get("event") for line in lines] == ["measured", "finished", None]
+    assert lines[-1]["tasks"] == ["lower", "upper"] and len(lines[-1]["matrix"]) == 1
+
+
+def test_yaml_with_flags_on_top(undrift, backbone, tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        f"benchmark: pocket\nbackbone: {backbone}\nmethod: finetune\nseed: 5\n"
+    )
+    assert undrift("run", "c.yaml", "--quiet", "--seed", 6, "--out", "x", *SMALL)[0] == 0
+    manifest = read_json(tmp_path / "x" / "manifest.json")
+    assert (manifest["seed"], manifest["method"]) == (6, "finetune")
+
+
+def test_predict(undrift, learned, tmp_path):
+    picture = tmp_path / "data" / "lower" / "12.png"
+    row = read_lines(learned / "eval/after-02/on-01.jsonl")[0]
+    words = ("predict", learned, "--image", picture, "--question", row["question"])
+    status, out, _ = undrift(*words, "--max-new-tokens", 6)
+    assert status == 0 and out.strip() == row["prediction"]
+    found = json.loads(undrift(*words, "--max-new-tokens", 6, "--json")[1])
+    assert found["answer"] == row["prediction"] and "02-upper" in found["adapter"]
+    first = learned / "tasks" / "01-lower"
+    assert undrift("predict", first, "--question", "hello?")[0] == 0
+    status, _, err = undrift("predict", tmp_path / "data", "--question", "hello?")
+    assert status == 1 and "holds no adapter" in err
+    status, _, err = undrift("predict", learned, "--image", "no.png", "--question", "what?")
+    assert status == 1 and "no.png" in err
+
+
+def test_adapter_for_another_base(undrift, learned, tmp_path):
+    other = save_tiny(tmp_path / "other", seed=1)
+    status, _, err = undrift("predict", learned, "--backbone", other, "--question", "what?")
+    assert status == 1 and "was trained on the backbone" in err and "give its own" in err
+
+
+def test_eval_repeats_the_last_row(undrift, learned):
+    status, out, _ = undrift("eval", learned, "--json")
+    scores = json.loads(out)["scores"]
+    matrix = read_json(learned / "matrix.json")["matrix"]
+    assert status == 0 and [scores[t]["strict"] for t in ("lower", "upper")] == matrix[-1]
+    status, out, _ = undrift("eval", learned, "--task", "upper", "--out", "kept", "--quiet")
+    assert status == 0 and "upper" in out and "lower" not in out
+    assert len(read_lines(Path("kept/upper.jsonl"))) == 6
+    assert undrift("eval", learned, "--task", "uper")[0] == 2
+
+
+def test_compare_and_report(undrift, learned, backbone, tmp_path):
+    words = ("run", "pocket", "--method", "finetune", "--backbone", backbone, "--out", "two")
+    assert undrift(*words, *SMALL, "--quiet")[0] == 0
+    status, out, _ = undrift("compare", learned, "two", "--out", "both")
+    assert status == 0 and "moelora" in out and "finetune" in out
+    summary = read_json(tmp_path / "both" / "summary.json")["methods"]
+    assert set(summary) == {"moelora", "finetune"}
+    assert summary["moelora"]["matrix"] == read_json(learned / "matrix.json")["matrix"]
+    assert "<html" in (tmp_path / "both" / "report.html").read_text()
+    assert json.loads(undrift("compare", learned, "two", "--json")[1])["methods"] == summary
+    assert undrift("compare", learned, "two", "--markdown")[1].startswith("| task |")
+    assert undrift("report", learned, "two", "--out", "page.html")[0] == 0
+    assert (tmp_path / "page.html").is_file()
+    status, _, err = undrift("compare", tmp_path / "data")
+    assert status == 1 and "is not a run" in err
