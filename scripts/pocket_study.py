@@ -1,9 +1,9 @@
-"""Measure the pocket: python scripts/pocket_study.py tune|main [--work DIR] [--jobs 2]
+"""Measure the pocket: python scripts/pocket_study.py tune|main [--work DIR] [--jobs 2].
 
-`tune` tries learning rates on seed 100, the second order, the validation split and the lite
-profile, and writes docs/results/pocket-tuning.json; `main` runs seeds 0 to 2 in the default order
-at the rates of the preset, and writes docs/results/pocket-seeds.json and the table in
-docs/results/pocket-seeds.md. Runs are kept in --work; a finished one is not run again.
+`tune` tries learning rates on seed 100, the second order and the validation split, and writes
+docs/results/pocket-tuning.json. `main` runs seeds 0 to 2 in the default order at the rates of the
+preset, and writes docs/results/pocket-seeds.json and the table docs/results/pocket-seeds.md. Runs
+are kept in --work; a finished one is not run again.
 """
 
 from __future__ import annotations
@@ -23,32 +23,50 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 METHODS = ("joint", "finetune", "moelora", "same", "same-paper", "steadylora")
-RATES = (1.5e-3, 3e-3, 6e-3, 1.2e-2)
+RATES = {
+    "joint": (3e-3, 6e-3),
+    "finetune": (3.75e-4, 7.5e-4, 1.5e-3, 3e-3),
+    "moelora": (3.75e-4, 7.5e-4, 1.5e-3, 3e-3),
+    "same": (3e-3, 6e-3, 1.2e-2),
+    "same-paper": (7.5e-4, 1.5e-3, 3e-3),
+    "steadylora": (3e-3, 6e-3, 1.2e-2),
+}
 SEEDS = (0, 1, 2)
 
 
 def run(out: Path, method: str, *options: str) -> dict[str, Any]:
     """Run one cell on one thread, or find it done, and return its matrix.json."""
-    command = ["undrift", "run", "pocket", "--method", method, "--out", str(out), "--quiet", *options]
+    command = [
+        "undrift",
+        "run",
+        "pocket",
+        "--method",
+        method,
+        "--out",
+        str(out),
+        "--quiet",
+        *options,
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "undrift.cli", *command[1:]],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-    print(f"done: {' '.join(command)}", flush=True)
+        raise SystemExit(f"undrift {' '.join(command)} failed:\n{done.stderr}")
+    print(f"done: undrift {' '.join(command)}", flush=True)
     return json.loads((out / "matrix.json").read_text(encoding="utf-8"))
 
 
 def tune(work: Path, jobs: int) -> None:
-    """Try every rate of every method; seeds, order, split and profile are not the reported ones."""
-    cells = [(method, rate) for method in METHODS for rate in RATES]
+    """Try every rate of every method; seed, order and split are not the reported ones."""
+    cells = [(method, rate) for method in METHODS for rate in RATES[method]]
 
     def one(cell: tuple[str, float]) -> dict[str, Any]:
         method, rate = cell
         found = run(
             work / f"tune-{method}-{rate:g}", method, "--seed", "100", "--order", "second",
-            "--profile", "lite", "--set", "eval.split=validation", "--set", f"train.learning_rate={rate}",
+            "--set", "profile.cells=ends", "--set", "eval.split=validation",
+            "--set", f"train.learning_rate={rate}",
         )  # fmt: skip
         return {"method": method, "learning_rate": rate, **found["metrics"]}
 
@@ -85,7 +103,10 @@ def seeds(work: Path, jobs: int) -> None:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The table of the runs in Markdown: means over seeds, and joint task by task."""
-    lines = ["| method | last | each seed | just learned | BWT | rate |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| method | last | each seed | just learned | BWT | rate |",
+        "|---|---|---|---|---|---|",
+    ]
 
     def average(key: str, own: Sequence[dict[str, Any]]) -> str:
         values = [row[key] for row in own if row[key] is not None]
@@ -107,11 +128,15 @@ def _spread(one: Any, cells: Sequence[Any], jobs: int) -> list[dict[str, Any]]:
 
 def _write(name: str, protocol: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
     content = {
         "command": " ".join(["python", "scripts/pocket_study.py", sys.argv[1]]),
-        "commit": commit,
+        "commit": commit.strip(),
         "hardware": f"{platform.machine()} CPU, one thread a run",
         **protocol,
         "runs": list(rows),

@@ -43,7 +43,7 @@ class Metrics:
     normalise: bool = True
     b_metric: Literal["none", "aca", "z"] = "z"
     mu_b: float = 0.1
-    delta: float = 0.9
+    delta: float = 0.99
     max_components: int = 64
     columns: int = 128
     token_fraction: float = 1.0
@@ -176,6 +176,7 @@ PAPER = Settings(
     mu_relative=False,
     normalise=False,
     b_metric="none",
+    delta=0.9,
     tau=0.1,
     max_frozen=-1,
 )

@@ -48,7 +48,17 @@ def text(
     smallest: int = 6,
     centred: bool = False,
 ) -> None:
-    """Write `words` inside `box`, at `size` pixels or the largest size below it that fits.
+    """Write text inside a box, as large as fits.
+
+    Args:
+        pen: The picture's pen.
+        box: Left, top, right, bottom in pixels.
+        words: What is written.
+        face: A font file, or the name of one of matplotlib's.
+        ink: The colour.
+        size: The largest size in pixels.
+        smallest: The smallest size in pixels.
+        centred: In the middle of the box instead of at its left.
 
     Raises:
         ValueError: the text does not fit at the smallest size, so it would be clipped.

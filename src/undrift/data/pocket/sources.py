@@ -40,6 +40,12 @@ FONTS = {
 def package(name: str) -> ModuleType:
     """Import a package of the `pocket` extra.
 
+    Args:
+        name: The module.
+
+    Returns:
+        The module.
+
     Raises:
         MissingExtra: the package is not installed; the message names the pip command.
     """

@@ -9,7 +9,7 @@ file registers the tower with `AutoConfig` and `AutoModel`.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,6 @@ class PocketVisionModel(PreTrainedModel):
 
     config_class = PocketVisionConfig
     main_input_name = "pixel_values"
-    _no_split_modules: ClassVar = ["MobileBlock", "Attention"]
 
     def __init__(self, config: PocketVisionConfig):
         super().__init__(config)
