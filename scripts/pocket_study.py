@@ -52,8 +52,8 @@ def run(out: Path, method: str, *options: str) -> dict[str, Any]:
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise SystemExit(f"undrift {' '.join(command)} failed:\n{done.stderr}")
-    print(f"done: undrift {' '.join(command)}", flush=True)
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    print(f"done: {' '.join(command)}", flush=True)
     return json.loads((out / "matrix.json").read_text(encoding="utf-8"))
 
 

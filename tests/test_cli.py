@@ -84,7 +84,7 @@ def test_list(undrift):
         assert f"  {name}\n" in out
     assert json.loads(undrift("list", "methods", "--json")[1])["methods"][0] == "finetune"
     settings = json.loads(undrift("list", "settings", "--json")[1])
-    assert settings["same"]["delta"] == 0.9 and "paper" in settings["same"]["(settings)"]
+    assert settings["same"]["delta"] == 0.99 and "paper" in settings["same"]["(settings)"]
     status, _, err = undrift("list", "method")
     assert status == 2 and "did you mean 'methods'" in err
 
