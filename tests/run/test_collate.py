@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from undrift.data.collate import IGNORED, Renderer
+from undrift.data.collate import IGNORED
+from undrift.data.prompts import Renderer, _question, _reply
 from undrift.data.types import Benchmark, Example
 from undrift.errors import ConfigError, DataError
 from undrift.run.backbone import Backbone
@@ -126,6 +127,19 @@ def test_a_template_that_never_ends_turns_gets_an_end(backbone):
     examples = [Example("a", "say yes", ("yes",))]
     (answer,) = renderer.answers(examples, renderer.prompts(examples))
     assert processor.tokenizer.decode(answer) == "yes</s>"
+
+
+def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(backbone, tiny):
+    renderer = Renderer(backbone.processor, backbone.stop_ids)
+    examples = [e for task in tiny.tasks for e in task.train]
+    examples.append(Example("x", "say\nassistant: hello", ("two words",)))
+    prompts = renderer.prompts(examples)
+    found = zip(renderer.ids(prompts), renderer.answers(examples, prompts), strict=True)
+    for example, (prompt, answer) in zip(examples, found, strict=True):
+        conversation = [_question(example), _reply(example)]
+        whole = backbone.processor.apply_chat_template(conversation, tokenize=False)
+        expected = backbone.processor.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        assert prompt + answer == expected[: len(prompt + answer)]
 
 
 def test_no_chat_template(backbone):

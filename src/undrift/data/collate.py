@@ -1,15 +1,14 @@
-"""Examples to tensors: the chat template, the pictures, and labels on the answer alone.
+"""Examples to tensors: the prompt, the pictures, and labels on the answer alone.
 
-A prompt is rendered by the processor's own chat template and tokenised exactly as at inference;
-the answer's tokens and the end-of-turn token are put behind it, and only they carry labels. There
-are two collators with one interface, `encode` (once per task) and `collate` (once per batch):
-`FeatureCollator` puts kept image features in the place of image tokens, `PixelCollator` hands
-pixels to the processor of any model.
+A prompt is tokenised exactly as at inference; the answer's tokens are put behind it, and only they
+carry labels. There are two collators with one interface, `encode` (once per task) and `collate`
+(once per batch): `FeatureCollator` puts kept image features in the place of image tokens,
+`PixelCollator` hands pixels to the processor of any model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +17,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from undrift.data.prompts import Renderer
 from undrift.data.types import Example
-from undrift.errors import ConfigError, DataError
+from undrift.errors import DataError
 
 IGNORED = -100  # the label that cross entropy leaves out
 
@@ -63,79 +63,6 @@ class Features(Protocol):
     def take(self, rows: Sequence[int]) -> Tensor:
         """Features of rows, (len(rows), n_tokens, d)."""
         ...
-
-
-class Renderer:
-    """Prompts and answers as text, by the processor's chat template.
-
-    Args:
-        processor: A Hugging Face processor with a tokenizer and a chat template.
-        stop_ids: Tokens that end an answer.
-
-    Raises:
-        ConfigError: If there is no chat template, or no end-of-sequence token.
-    """
-
-    def __init__(self, processor: Any, stop_ids: Iterable[int]) -> None:
-        if not getattr(processor, "chat_template", None):
-            raise ConfigError(
-                f"the backbone's processor ({type(processor).__name__}) has no chat template; add "
-                "a chat_template.jinja to its folder, or use an instruction-tuned backbone"
-            )
-        self.processor = processor
-        self.tokenizer = processor.tokenizer
-        stops = [i for i in (self.tokenizer.eos_token_id, *stop_ids) if i is not None]
-        if not stops:
-            raise ConfigError("the backbone's tokenizer names no end-of-sequence token")
-        self._stops = [self.tokenizer.convert_ids_to_tokens(i) for i in dict.fromkeys(stops)]
-
-    def prompts(self, examples: Sequence[Example]) -> list[str]:
-        """Render each question up to the point where the answer begins."""
-        return self._render([[_question(e)] for e in examples], add_generation_prompt=True)
-
-    def answers(self, examples: Sequence[Example], prompts: Sequence[str]) -> list[list[int]]:
-        """Tokenise each first answer with its end-of-turn token, as a continuation of its prompt.
-
-        Args:
-            examples: The examples.
-            prompts: What `prompts` returned for them.
-
-        Returns:
-            Token ids, one list an example.
-        """
-        turns = [[_question(e), _reply(e)] for e in examples]
-        whole = self._render(turns, add_generation_prompt=False)
-        texts = [
-            self._ended(text[len(prompt) :] if text.startswith(prompt) else example.answers[0])
-            for example, prompt, text in zip(examples, prompts, whole, strict=True)
-        ]
-        before = self.ids(prompts)
-        joined = self.ids([prompt + text for prompt, text in zip(prompts, texts, strict=True)])
-        alone = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return [
-            both[len(first) :] if both[: len(first)] == first else second
-            for first, both, second in zip(before, joined, alone, strict=True)
-        ]
-
-    def ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Tokenise prompts as the processor would."""
-        return self.tokenizer(list(prompts), **self.text_options(prompts))["input_ids"]
-
-    def text_options(self, prompts: Sequence[str]) -> dict[str, bool]:
-        """Return the tokenizer options that keep a template's own start token from doubling."""
-        start = self.tokenizer.bos_token
-        return {"add_special_tokens": not (start and prompts[0].startswith(start))}
-
-    def _render(self, turns: list[Any], *, add_generation_prompt: bool) -> list[str]:
-        return self.processor.apply_chat_template(
-            turns, add_generation_prompt=add_generation_prompt, tokenize=False
-        )
-
-    def _ended(self, answer: str) -> str:
-        """Cut behind the first token that ends a turn, or put one behind the answer."""
-        answer = answer.rstrip()
-        ends = [answer.find(stop) + len(stop) for stop in self._stops if stop in answer]
-        return answer[: min(ends)] if ends else answer + self._stops[0]
 
 
 class FeatureCollator:
@@ -193,26 +120,21 @@ class FeatureCollator:
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """Pad to one length and gather the image features."""
         length = max(map(len, batch))
-        ids = torch.full((len(batch), length), self._pad)
-        mask = torch.zeros(len(batch), length, dtype=torch.long)
-        for row, example in enumerate(batch):
-            tokens = torch.tensor(example.prompt + example.answer)
-            ids[row, length - len(tokens) :] = tokens
-            mask[row, length - len(tokens) :] = 1
+        spare = [length - len(example) for example in batch]
+        ids = [[self._pad] * n + e.prompt + e.answer for n, e in zip(spare, batch, strict=True)]
+        positions = torch.arange(length) - torch.tensor(spare)[:, None]
         out: dict[str, Any] = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+            "input_ids": torch.tensor(ids),
+            "attention_mask": (positions >= 0).long(),
+            "position_ids": positions.clamp(min=0),
         }
         rows = [row for example in batch for row in example.rows]
         if rows:
             out["image_features"] = self._features.take(rows)
         if batch[0].answer:
             kept = max(len(example.answer) for example in batch) + 1
-            out["labels"] = torch.full((len(batch), kept), IGNORED)
-            for row, example in enumerate(batch):
-                out["labels"][row, kept - len(example.answer) :] = torch.tensor(example.answer)
-            out["logits_to_keep"] = kept
+            labels = [[IGNORED] * (kept - len(e.answer)) + e.answer for e in batch]
+            out |= {"labels": torch.tensor(labels), "logits_to_keep": kept}
         return out
 
 
@@ -302,12 +224,3 @@ def _append_answers(
 
 def _pad_id(tokenizer: Any) -> int:
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-
-
-def _question(example: Example) -> Mapping[str, Any]:
-    images = [{"type": "image"} for _ in example.images]
-    return {"role": "user", "content": [*images, {"type": "text", "text": example.question}]}
-
-
-def _reply(example: Example) -> Mapping[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": example.answers[0]}]}
