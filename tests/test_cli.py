@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.run.tiny import save_tiny, tiny_benchmark
+from tests.run.tiny import save_tiny, tiny_benchmark, tiny_llava
 from undrift import cli
+from undrift.errors import missing_extra
 from undrift.registry import BENCHMARKS
 from undrift.rundir import read_json, read_lines
 
@@ -48,7 +50,9 @@ def undrift(tmp_path, monkeypatch, capsys):
 
 def _load(made):
     load = type(BENCHMARKS).load
-    return lambda self, name: (lambda root: made) if self is BENCHMARKS else load(self, name)
+    return lambda self, name: (
+        (lambda root, progress=True: made) if self is BENCHMARKS else load(self, name)
+    )
 
 
 @pytest.fixture
@@ -162,6 +166,33 @@ def test_adapter_for_another_base(undrift, learned, tmp_path):
     other = save_tiny(tmp_path / "other", seed=1)
     status, _, err = undrift("predict", learned, "--backbone", other, "--question", "what?")
     assert status == 1 and "was trained on the backbone" in err and "give its own" in err
+
+
+def test_adapter_of_a_users_own_trainer(undrift, learned, backbone, tmp_path):
+    picture = tmp_path / "data" / "lower" / "12.png"
+    row = read_lines(learned / "eval/after-02/on-01.jsonl")[0]
+    adapter = tmp_path / "foreign"
+    shutil.copytree(learned / "tasks" / "02-upper" / "adapter", adapter)
+    (adapter / "undrift.json").unlink()
+    words = ("predict", adapter, "--image", picture, "--question", row["question"])
+    status, _, err = undrift(*words)
+    assert status == 2 and "name it with --backbone" in err
+    status, out, _ = undrift(*words, "--max-new-tokens", 6, "--backbone", backbone)
+    assert status == 0 and out.strip() == row["prediction"]
+    model, processor = tiny_llava(layers=1)
+    model.save_pretrained(tmp_path / "smaller")
+    processor.save_pretrained(tmp_path / "smaller")
+    status, _, err = undrift(*words, "--backbone", tmp_path / "smaller")
+    assert status == 1 and "tensors find no place" in err
+
+
+def test_missing_extra_says_which_command_mends_it(undrift, monkeypatch):
+    def absent(root, progress=True):
+        raise missing_extra("rdkit", "pocket", "the pocket")
+
+    monkeypatch.setattr(type(BENCHMARKS), "load", lambda self, name: absent)
+    status, _, err = undrift("eval", ".", "--benchmark", "pocket")
+    assert status == 1 and "pip install 'undrift[pocket]'" in err
 
 
 def test_eval_repeats_the_last_row(undrift, learned):

@@ -115,8 +115,10 @@ def evaluate(
     _calm(threads)
     from undrift.run.saved import examine, find_adapter, open_adapter, origin_of
 
-    name = benchmark or origin_of(find_adapter(adapter))["benchmark"]
-    made = BENCHMARKS.load(name)(data)
+    name = benchmark or origin_of(find_adapter(adapter)).get("benchmark")
+    if name is None:
+        raise ConfigError(f"{adapter} was not saved by a run; name a benchmark with --benchmark")
+    made = BENCHMARKS.load(name)(data, progress=not (quiet or as_json))
     chosen = made.in_order(tuple(tasks) if tasks else "default")
     learned = open_adapter(adapter, backbone, device or "auto")
     with _progress(quiet or as_json, False) as progress:

@@ -79,7 +79,10 @@ class Run:
         self.method = make_method(config.method.name, config.method.options)
         if backbone is None:
             source(config.backbone)  # a name that cannot be is told now, not after the drawing
-        self.benchmark = benchmark or BENCHMARKS.load(config.benchmark)(config.data)
+        if benchmark is None:
+            load = BENCHMARKS.load(config.benchmark)
+            benchmark = load(config.data, progress=self.progress.drawn)
+        self.benchmark: Benchmark = benchmark
         order = self.benchmark.in_order(config.order)
         self.tasks = [plan.cut(task, config.profile, config.eval.split) for task in order]
         self.stages = plan.trainings(self.tasks, self.method.schedule)

@@ -19,7 +19,13 @@ from rich.progress import (
 
 
 class Quiet:
-    """Says nothing; the base of the others. Use it as a context."""
+    """Says nothing; the base of the others. Use it as a context.
+
+    Attributes:
+        drawn: Whether others may draw bars of their own as well.
+    """
+
+    drawn = False
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +64,8 @@ class Bars(Quiet):
     Args:
         console: Where to draw.
     """
+
+    drawn = True
 
     def __init__(self, console: Console) -> None:
         self._bars = Progress(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from undrift.data.types import Example, Task
-from undrift.errors import AdapterMismatch, RunDirError, unknown
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
 from undrift.methods.base import Method
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
@@ -20,6 +21,7 @@ from undrift.run.progress import Quiet
 from undrift.rundir import read_json, read_lines, write_json
 
 _ORIGIN = "undrift.json"
+_PEFT = "adapter_config.json"
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
@@ -92,7 +94,8 @@ def open_adapter(
 
     Args:
         path: An adapter's folder, a task's, or a run's (its last adapter).
-        backbone: Another place of the same backbone, such as a local copy.
+        backbone: Another place of the same backbone, such as a local copy; needed for an adapter
+            that a user's own trainer has saved.
         device: Where to put the model.
 
     Returns:
@@ -100,9 +103,12 @@ def open_adapter(
 
     Raises:
         RunDirError: If there is no adapter.
+        ConfigError: If the backbone is not known.
         AdapterMismatch: If the backbone is not the one that the adapter was trained on.
     """
     folder = find_adapter(path)
+    if not (folder / _ORIGIN).is_file():
+        return _open_foreign(folder, backbone, device)
     origin = origin_of(folder)
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(backbone or origin["backbone"], origin["dtype"], device)
@@ -119,6 +125,30 @@ def open_adapter(
     return Learned(folder, backbone, model, method, origin)
 
 
+def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) -> Learned:
+    """Open an adapter that a user's own trainer has saved: PEFT's files, and nothing of ours."""
+    if backbone is None:
+        raise ConfigError(
+            f"{folder} does not say which backbone it belongs to (no {_ORIGIN}: it was not saved "
+            "by `undrift run`); name it with --backbone"
+        )
+    if not isinstance(backbone, Backbone):
+        backbone = Backbone.load(backbone, device=device)
+    importlib.import_module("undrift.tuner")  # tells PEFT about MoE-LoRA
+    try:
+        report = backbone.model.load_adapter(str(folder))
+    except (RuntimeError, ValueError) as error:
+        raise AdapterMismatch(f"{folder} does not fit {backbone.name!r}: {error}") from error
+    astray = {*report.missing_keys, *report.unexpected_keys, *map(str, report.mismatched_keys)}
+    if astray:
+        raise AdapterMismatch(
+            f"{folder} does not fit {backbone.name!r}: {len(astray)} tensors find no place, such "
+            f"as {min(astray)}; give the adapter's own backbone with --backbone"
+        )
+    backbone.model.eval()
+    return Learned(folder, backbone, backbone.model, make_method("zeroshot", {}), {})
+
+
 def origin_of(folder: Path) -> dict[str, Any]:
     """Read what `note_origin` wrote.
 
@@ -126,9 +156,11 @@ def origin_of(folder: Path) -> dict[str, Any]:
         folder: An adapter's folder, from `find_adapter`.
 
     Returns:
-        backbone, fingerprint, dtype, method, options, benchmark, after.
+        backbone, fingerprint, dtype, method, options, benchmark, after; nothing if the adapter was
+        not saved by a run.
     """
-    return read_json(folder / _ORIGIN)
+    file = folder / _ORIGIN
+    return read_json(file) if file.is_file() else {}
 
 
 def find_adapter(path: Path) -> Path:
@@ -145,11 +177,11 @@ def find_adapter(path: Path) -> Path:
     """
     candidates = [path, path / "adapter", *sorted(path.glob("tasks/*/adapter"), reverse=True)]
     for folder in candidates:
-        if (folder / _ORIGIN).is_file():
+        if (folder / _PEFT).is_file():
             return folder
     raise RunDirError(
-        f"{path} holds no adapter of undrift (no {_ORIGIN}); give the folder of a run, such as "
-        "runs/pocket-same-s0, or one of its tasks/*/adapter"
+        f"{path} holds no adapter (no {_PEFT}); give the folder of a run, such as "
+        "runs/pocket-same-s0, one of its tasks/*/adapter, or an adapter saved by PEFT"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
 from undrift.run.config import TrainConfig
 from undrift.run.progress import Quiet
 
+_FIELDS = {field.name for field in fields(TrainingArguments)}
+_CHECKPOINTING = "activation_checkpointing"  # older transformers: gradient_checkpointing
+if _CHECKPOINTING not in _FIELDS:
+    _CHECKPOINTING = "gradient_checkpointing"
 _LOGGED = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 _LOOK_EVERY = 10  # steps between two looks at the losses on an accelerator, where looking waits
 
@@ -198,6 +203,7 @@ def _arguments(
     config: TrainConfig, folder: Path, seed: int, device: torch.device, dtype: torch.dtype
 ) -> TrainingArguments:
     on_cpu = device.type == "cpu"
+    extra: dict[str, Any] = {_CHECKPOINTING: True} if config.activation_checkpointing else {}
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=config.batch_size,
@@ -209,7 +215,7 @@ def _arguments(
         warmup_steps=config.warmup_ratio,
         lr_scheduler_type=config.scheduler,
         max_grad_norm=config.max_grad_norm,
-        activation_checkpointing=config.activation_checkpointing,
+        **extra,
         bf16=dtype == torch.bfloat16 and not on_cpu,  # autocast; adapters stay float32
         fp16=dtype == torch.float16 and not on_cpu,
         seed=seed,
