@@ -217,6 +217,16 @@ def test_training_lowers_the_loss(make_run, tmp_path, benchmark_root):
     assert log[-1] < 0.8 * log[0]
 
 
+def test_activation_checkpointing_changes_nothing(make_run, tmp_path):
+    for out, on in (("without", False), ("with", True)):
+        make_run("same", out, profile="lite", train={"activation_checkpointing": on}).go()
+    _, without = numbers(tmp_path / "without")
+    _, recomputed = numbers(tmp_path / "with")
+    for file, tensors in without.items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(recomputed[file][name], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_zero_examples(make_run, tiny, monkeypatch):
     with pytest.raises(DataError, match="zero train examples"):
         replace(tiny.tasks[0], train=())

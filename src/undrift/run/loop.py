@@ -79,10 +79,7 @@ class Run:
         self.method = make_method(config.method.name, config.method.options)
         if backbone is None:
             source(config.backbone)  # a name that cannot be is told now, not after the drawing
-        if benchmark is None:
-            load = BENCHMARKS.load(config.benchmark)
-            benchmark = load(config.data, progress=self.progress.drawn)
-        self.benchmark: Benchmark = benchmark
+        self.benchmark = benchmark or self._load_benchmark()
         order = self.benchmark.in_order(config.order)
         self.tasks = [plan.cut(task, config.profile, config.eval.split) for task in order]
         self.stages = plan.trainings(self.tasks, self.method.schedule)
@@ -125,6 +122,10 @@ class Run:
         return self._finish(zero_shot, matrix or [zero_shot])
 
     # ------------------------------------------------------------ the parts of a run
+
+    def _load_benchmark(self) -> Benchmark:
+        load = BENCHMARKS.load(self.config.benchmark)
+        return load(self.config.data, progress=self.progress.drawn)
 
     def _complete(self) -> bool:
         done = all(self.files.is_done(i, stage.name) for i, stage in enumerate(self.stages, 1))
