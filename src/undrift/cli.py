@@ -257,8 +257,10 @@ def _check_names(config: RunConfig) -> None:
 
 def _calm(threads: int | None) -> None:
     """Set the threads, and keep the libraries' own bars and warnings off the screen."""
+    import logging as python_logging
     import warnings
 
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     import torch
     from transformers.utils import logging
 

@@ -50,6 +50,16 @@ def test_profiles(preset):
         resolve({"benchmark": "b", "profile": "lit"})
 
 
+def test_another_method_or_profile_drops_the_options_of_the_first():
+    file = {"benchmark": "b", "method": {"name": "same", "delta": 0.5}}
+    file["profile"] = {"name": "full", "train_share": 1.0, "test_share": 1.0, "cells": "all"}
+    config = resolve(file, {"method": "moelora", "profile": "lite"}, {"method": {"rank": 4}})
+    assert config.method.options == {"rank": 4}
+    assert (config.profile.train_share, config.profile.cells) == (0.5, "ends")
+    same = resolve(file, {"method": "same", "profile": {"test_share": 0.1}})
+    assert same.method.options == {"delta": 0.5} and same.profile.test_share == 0.1
+
+
 def test_unknown_keys_name_the_nearest():
     with pytest.raises(UnknownName, match="'sead'; did you mean 'seed'"):
         resolve({"benchmark": "b", "sead": 1})
@@ -66,6 +76,8 @@ def test_unknown_keys_name_the_nearest():
         ({"train": {"learning_rate": "fast"}}, r"train\.learning_rate: .*\(got 'fast'\)"),
         ({"seed": -1}, "seed: "),
         ({"train": 5}, "train: "),
+        ({"method": 5}, "method: expected a name"),
+        ({"profile": {"name": 5}}, "profile: expected a name"),
         ({"profile": {"name": "full", "train_share": 1.5}}, r"profile\.train_share"),
     ],
 )

@@ -36,7 +36,9 @@ def resolve(*layers: Layer) -> RunConfig:
         ConfigError: If a value cannot be used.
         UnknownName: If a key, method or profile does not exist.
     """
-    asked: dict[str, Any] = merged(*map(_spelled, layers))
+    asked: dict[str, Any] = {}
+    for layer in map(_spelled, layers):
+        asked = merged(_without_replaced(asked, layer), layer)
     if "benchmark" not in asked:
         raise ConfigError("no benchmark given; `undrift list benchmarks` names them")
     method = asked.get("method", {}).get("name", "same")
@@ -46,7 +48,7 @@ def resolve(*layers: Layer) -> RunConfig:
     profiles: Layer = preset.pop("profiles", {})
     own = [_spelled(by_method.get(name, {})) for name in dict.fromkeys((stem, method))]
     content = merged(_spelled(preset), *own, {"method": {"name": method}}, asked)
-    content["profile"] = _profile(content.get("profile", "full"), merged(PROFILES, profiles))
+    content["profile"] = _profile(content.get("profile", {}), merged(PROFILES, profiles))
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
@@ -174,15 +176,25 @@ _Loader.add_implicit_resolver(
 def _spelled(layer: Layer) -> dict[str, Any]:
     """Write `method: same` and `profile: lite` as mappings, so that layers can be merged."""
     out = dict(layer)
-    for key in ("method", "profile"):
-        if isinstance(out.get(key), str):
-            out[key] = {"name": out[key]}
+    for key in {"method", "profile"} & out.keys():
+        given: Any = {"name": out[key]} if isinstance(out[key], str) else out[key]
+        if not isinstance(given, Mapping) or not isinstance(given.get("name", ""), str):
+            raise ConfigError(f"{key}: expected a name, or a mapping with one (got {given!r})")
+        out[key] = given
     return out
 
 
-def _profile(given: Any, known: Mapping[str, Layer]) -> dict[str, Any]:
-    if isinstance(given, str):
-        given = {"name": given}
+def _without_replaced(below: Layer, above: Layer) -> Layer:
+    """Leave out the options of a method or profile that the layer above replaces by another."""
+    return {
+        key: value
+        for key, value in below.items()
+        if key not in ("method", "profile")
+        or above.get(key, {}).get("name", value.get("name")) == value.get("name")
+    }
+
+
+def _profile(given: Layer, known: Mapping[str, Layer]) -> dict[str, Any]:
     name = given.get("name", "full")
     if name not in known:
         raise unknown("profile", name, known)
