@@ -97,8 +97,8 @@ def test_observer_sees_each_token_once_and_what_b_reads():
     y = fast(x, W0, (A, Bt, W_G), observe=lambda *parts: seen.append(parts))
     assert not seen
     y.sum().backward()
-    ((x_seen, w, h),) = seen
-    assert not any(part.requires_grad for part in (x_seen, w, h))
+    ((x_seen, w, h, g),) = seen
+    assert not any(part.requires_grad for part in (x_seen, w, h, g))
     torch.testing.assert_close(x_seen, x.detach())
     rows = [naive.expert_input(token, list(A.detach()), W_G.detach()) for token in x.detach()]
     torch.testing.assert_close(h, torch.stack(rows))
@@ -111,7 +111,7 @@ def test_recomputation_does_not_count_twice_and_no_grad_does_not_count(reentrant
     counted: list[int] = []
 
     def block(x: Tensor) -> Tensor:
-        return fast(x, W0, masters, observe=lambda x, w, h: counted.append(len(x)))
+        return fast(x, W0, masters, observe=lambda x, w, h, g: counted.append(len(x)))
 
     y = checkpoint(block, x, use_reentrant=reentrant)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_half_precision_does_not_round_the_logits():
     masters = [p.requires_grad_() for p in (A, Bt, W_G)]
     packed = pack(*masters, torch.bfloat16)
     y = torch.zeros(200, D_OUT, dtype=torch.bfloat16)
-    out = add_mixture(y, x, *masters, packed, 1.0, observe=lambda x, w, h: seen.append(w))
+    out = add_mixture(y, x, *masters, packed, 1.0, observe=lambda x, w, h, g: seen.append(w))
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     exact = route(x.double() @ W_G.detach().double().T)
@@ -153,11 +153,11 @@ def test_autocast_leaves_the_router_in_float32():
 
 
 def test_observed_identity_passes_through_and_shows_once():
-    z, x, seen = random(2, 5, 6, grad=True), random(2, 5, D_IN), []
-    out = observed_identity(z, x, lambda *parts: seen.append(parts))
-    assert torch.equal(out, z)
+    y, x, z, seen = random(2, 5, D_OUT, grad=True), random(2, 5, D_IN), random(2, 5, 6), []
+    out = observed_identity(y, x, z, lambda *parts: seen.append(parts))
+    assert torch.equal(out, y)
     (out * 2).sum().backward()
-    assert torch.equal(z.grad, torch.full_like(z, 2))
-    ((x_seen, w, h),) = seen
-    assert torch.equal(x_seen, x.view(10, D_IN)) and torch.equal(h, z.detach().view(10, 6))
-    assert torch.equal(w, torch.ones(10, 1))
+    assert torch.equal(y.grad, torch.full_like(y, 2))
+    ((x_seen, w, h, g),) = seen
+    assert torch.equal(x_seen, x.view(10, D_IN)) and torch.equal(h, z.view(10, 6))
+    assert torch.equal(w, torch.ones(10, 1)) and torch.equal(g, torch.full((10, D_OUT), 2.0).to(g))

@@ -190,7 +190,7 @@ def expect_all_active(model):
 
 def test_the_history_is_the_moment_of_all_tokens_of_all_tasks():
     seen = {name: [] for name in ("down_proj", "up_proj")}
-    method = Same(**SMALL, **{**EXACT, "delta": 1.0})
+    method = Same(**SMALL, **{**EXACT, "delta": 1.0}, token_weights="same")
     model = attached(method)
     block = next(m for m in model.modules() if hasattr(m, "gate_proj"))
 

@@ -30,7 +30,7 @@ def lora_layers(model):
 
 
 def test_the_statistics_are_the_moments_of_what_each_factor_reads():
-    method = SteadyLora(**SMALL, **EXACT)
+    method = SteadyLora(**SMALL, **EXACT, token_weights="same")
     model = attached(method)
     name, layer = list(lora_layers(model).items())[-1]
     x_seen, z_seen = [], []
@@ -70,7 +70,7 @@ def test_both_factors_move_by_the_two_metrics():
         kept = V * s @ V.mT
         expected = mu * dA.double() @ naive.inverse(kept, len(s), float(mu))
         torch.testing.assert_close(turns[A](dA).double(), expected, rtol=1e-4, atol=1e-5)
-        (expected,) = naive.b_step_z([dB.double()], each.cz.double(), 0.1)
+        (expected,) = naive.b_step_z([dB.double()], each.cz.double(), method.config.mu_b)
         torch.testing.assert_close(turns[B](dB).double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -84,7 +84,7 @@ def test_the_aca_metric_uses_the_current_a():
     V, s = method._linears[0].past
     dB = torch.randn_like(B)
     for _ in range(2):
-        (expected,) = naive.b_step_aca([dB], [A.detach()], (V * s) @ V.mT, 0.1)
+        (expected,) = naive.b_step_aca([dB], [A.detach()], (V * s) @ V.mT, method.config.mu_b)
         turned = method.step_transforms(model)[B](dB)
         torch.testing.assert_close(turned, expected, rtol=1e-4, atol=1e-5)
         with torch.no_grad():

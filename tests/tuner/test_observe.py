@@ -9,7 +9,7 @@ import torch
 from tests.tuner.llava import tiny_batch, tiny_experts, tiny_llava
 from undrift.core import naive
 from undrift.errors import ConfigError
-from undrift.tuner import LayerStatistics, statistics, summed
+from undrift.tuner import LayerStatistics, MoeLoraLayer, statistics, summed
 from undrift.tuner.tokens import Tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -20,10 +20,11 @@ def make(**options) -> LayerStatistics:
     return LayerStatistics("linear", DIM, N, r, columns=DIM, **options)
 
 
-def tokens_of(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def tokens_of(count: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Return x, w, h and g of some tokens; the gradients are small, as those of a mean loss are."""
     generator = torch.Generator().manual_seed(seed)
-    x, h = (torch.randn(count, size, generator=generator) for size in (DIM, N * r))
-    return x, torch.rand(count, N, generator=generator).softmax(1), h
+    x, h, g = (torch.randn(count, size, generator=generator) for size in (DIM, N * r, 5))
+    return x, torch.rand(count, N, generator=generator).softmax(1), h, 1e-4 * g
 
 
 def end(each: LayerStatistics, delta: float = 1.0) -> None:
@@ -49,18 +50,21 @@ def assert_same_sums(model, expected: dict[str, torch.Tensor]) -> None:
         assert (value - expected[key]).abs().max() <= 1e-5 * value.abs().max(), key
 
 
-def test_two_tasks_give_the_moments_of_all_their_tokens():
-    each, C, alpha, F = make(), torch.zeros(DIM, DIM).double(), 0.0, torch.zeros(N).double()
+@pytest.mark.parametrize("weights", ["same", "gradient"])
+def test_two_tasks_give_the_moments_of_all_their_tokens(weights):
+    each = make(token_weights=weights)
+    C, alpha, F = torch.zeros(DIM, DIM).double(), 0.0, torch.zeros(N).double()
     Cz, z_alpha = torch.zeros(N * r, N * r).double(), 0.0
     for task in range(2):
         each.start_task()
         parts = [tokens_of(count, seed=10 * task + count) for count in (5, 9, 3)]
         for part in parts:
             each.observe(Tokens(), *part)
-        x, w, h = (torch.cat(column).double() for column in zip(*parts, strict=True))
+        x, w, h, g = (torch.cat(column).double() for column in zip(*parts, strict=True))
+        u = g.square().sum(1) if weights == "gradient" else None
         F = (alpha * F + (w * x.square().sum(1, keepdim=True)).sum(0)) / (alpha + len(x))
-        C, alpha = naive.second_moment(C, alpha, x)
-        Cz, z_alpha = naive.second_moment(Cz, z_alpha, h)
+        C, alpha = naive.second_moment(C, alpha, x, u)
+        Cz, z_alpha = naive.second_moment(Cz, z_alpha, h, u)
         torch.testing.assert_close(each.usage.utilisation(), w.mean(0), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(each.cz_now().double(), Cz, rtol=1e-5, atol=1e-5)
         end(each)
@@ -73,12 +77,13 @@ def test_two_tasks_give_the_moments_of_all_their_tokens():
     assert each.tasks == 2 and each.active.all()
 
 
-def test_a_split_over_batches_changes_nothing():
-    x, w, h = tokens_of(20)
-    whole, parts = make(), make()
-    whole.observe(Tokens(), x, w, h)
+@pytest.mark.parametrize("weights", ["same", "gradient"])
+def test_a_split_over_batches_changes_nothing(weights):
+    tokens = tokens_of(20)
+    whole, parts = make(token_weights=weights), make(token_weights=weights)
+    whole.observe(Tokens(), *tokens)
     for rows in (slice(0, 3), slice(3, 14), slice(14, 20)):
-        parts.observe(Tokens(), x[rows], w[rows], h[rows])
+        parts.observe(Tokens(), *(part[rows] for part in tokens))
     for key, value in whole.running().items():
         torch.testing.assert_close(parts.running()[key], value, msg=key)
 
@@ -134,9 +139,9 @@ def test_a_frozen_expert_adds_no_rows():
     each = make()
     each.start_task()
     each.active.copy_(torch.tensor([True, False, True, True]))
-    x, w, h = tokens_of(8)
+    x, w, h, g = tokens_of(8)
     kept = [0, 1, 4, 5, 6, 7]
-    each.observe(Tokens(), x, w[:, [0, 2, 3]], h[:, kept])
+    each.observe(Tokens(), x, w[:, [0, 2, 3]], h[:, kept], g)
     expected = torch.zeros(N * r, N * r)
     expected[torch.tensor(kept)[:, None], torch.tensor(kept)] = h[:, kept].T @ h[:, kept]
     torch.testing.assert_close(each.running()["z"], expected)
@@ -177,11 +182,32 @@ def test_sharing_where_inputs_differ_is_an_error():
 
 
 def test_a_mask_that_does_not_fit_is_an_error():
-    x, w, h = tokens_of(8)
+    tokens = tokens_of(8)
     with pytest.raises(ConfigError, match=r"shape \(2, 5\).*8 tokens"):
-        make().observe(Tokens(torch.ones(2, 5)), x, w, h)
+        make().observe(Tokens(torch.ones(2, 5)), *tokens)
     with pytest.raises(ConfigError, match="example_ids"):
-        make(token_fraction=0.5).observe(Tokens(torch.ones(2, 4)), x, w, h)
+        make(token_fraction=0.5).observe(Tokens(torch.ones(2, 4)), *tokens)
+
+
+def test_a_token_weighs_the_squared_gradient_at_the_output_of_its_linear():
+    model, batch, outputs = tiny_experts(token_weights="gradient"), tiny_batch(), {}
+
+    def keep(module, args, y):
+        y.retain_grad()
+        outputs[module.name] = y
+
+    for module in model.modules():
+        if isinstance(module, MoeLoraLayer) and module.name.endswith("down_proj"):
+            module.register_forward_hook(keep)
+    learn(model, batch)
+    counts = batch["attention_mask"].bool()
+    assert len(outputs) == 2
+    for name, y in outputs.items():
+        sums_of = statistics(model)[name].running()
+        squared = y.grad[counts].square().sum()
+        assert squared > 0
+        torch.testing.assert_close(sums_of["weight"].float(), squared)
+        torch.testing.assert_close(sums_of["z_weight"].float(), squared)
 
 
 @pytest.mark.parametrize("columns", [6, 64])
@@ -195,7 +221,7 @@ def test_a_resumed_task_equals_the_uninterrupted_one(columns, tmp_path):
             for each in statistics(model).values():
                 each.end_task(0.9)
 
-    straight = tiny_experts(columns=columns)
+    straight = tiny_experts(columns=columns, token_weights="gradient")
     task(straight, range(3))
     finish(straight)
     for each in statistics(straight).values():

@@ -3,6 +3,7 @@
 Letters and shapes, everywhere in this package:
 
     x        (d,) or (T, d)     a token, T tokens; d = d_in of the linear
+    u        ()                 what a token counts for in C and C_z; 1 in the paper
     w(x)     (N,)               the route: the weight of each of the N experts for the token x
     A        (N, r, d)          the experts' down projections
     B        (N, r, d_out)      their up projections, kept transposed (`Bt`)

@@ -1,8 +1,8 @@
 """The history of inputs: an uncentred second moment that spans tasks, kept small [Eq. 3 to 5].
 
-Within a task `MomentSketch` holds `Y = sum_x x (x^T Omega)`, which is additive over batches and
-ranks and costs d x l instead of d x d. Between tasks `History` holds the leading eigenpairs. The
-two meet in `History.merge`, once a task, in float64.
+Within a task `MomentSketch` holds `Y = sum_x u x (x^T Omega)`, which is additive over batches and
+ranks and costs d x l instead of d x d; u is a token's weight, 1 in the paper. Between tasks
+`History` holds the leading eigenpairs. The two meet in `History.merge`, once a task, in float64.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EPS32 = torch.finfo(torch.float32).eps
 
 
 class MomentSketch:
-    """A streaming Nystrom sketch of `sum_x x x^T` over the tokens of one task [Eq. 3].
+    """A streaming Nystrom sketch of `sum_x u x x^T` over the tokens of one task [Eq. 3].
 
     The running sums are plain float32 and float64 tensors, not buffers: what one process holds is
     its own share, and the sketch of several processes is the SUM of their shares.
@@ -34,9 +34,10 @@ class MomentSketch:
 
     Attributes:
         Omega: The test matrix, (d, l), orthonormal columns.
-        Y: `sum_x x (x^T Omega)`, (d, l) float32.
-        trace: `sum_x ||x||^2`, the exact trace of what is sketched, () float64.
+        Y: `sum_x u x (x^T Omega)`, (d, l) float32.
+        trace: `sum_x u ||x||^2`, the exact trace of what is sketched, () float64.
         tokens: n, how many tokens were counted, () float64.
+        weight: `sum_x u`, which is n where tokens have no weights, () float64.
     """
 
     def __init__(
@@ -51,19 +52,27 @@ class MomentSketch:
         self.Y = torch.zeros_like(self.Omega)  # (d, l)
         self.trace = torch.zeros((), dtype=torch.float64, device=device)
         self.tokens = torch.zeros((), dtype=torch.float64, device=device)
+        self.weight = torch.zeros((), dtype=torch.float64, device=device)
 
-    def update(self, x: Tensor, tokens: Tensor | int | None = None) -> None:
+    def update(
+        self, x: Tensor, tokens: Tensor | int | None = None, weights: Tensor | None = None
+    ) -> None:
         """Add a batch of tokens; nothing is read back from the device.
 
         Args:
             x: The tokens, (T, d), any float dtype. A row of zeros adds nothing, so tokens that
                 shall not count (padding, tokens left out by subsampling) may be zeroed.
             tokens: How many of the rows count; T where not given.
+            weights: u >= 0 of every token, (T,), in a unit that is the same for the whole task;
+                1 where not given.
         """
         x = x.float()
-        self.Y.addmm_(x.mT, x if self.exact else x @ self.Omega)
-        self.trace += x.square().sum()
-        self.tokens += x.shape[0] if tokens is None else tokens
+        ux = x if weights is None else x * weights[:, None]
+        self.Y.addmm_(ux.mT, x if self.exact else x @ self.Omega)
+        self.trace += (ux * x).sum()
+        count = x.shape[0] if tokens is None else tokens
+        self.tokens += count
+        self.weight += count if weights is None else weights.sum()
 
     def tensors(self) -> list[Tensor]:
         """Return the running sums themselves: `all_reduce` them in place with SUM.
@@ -71,7 +80,7 @@ class MomentSketch:
         After that every rank holds the whole and may call `rebase` or `History.merge`; before
         more tokens come, all ranks but one call `zero_`, so that the next sum is right again.
         """
-        return [self.Y, self.trace, self.tokens]
+        return [self.Y, self.trace, self.tokens, self.weight]
 
     def zero_(self) -> None:
         """Forget the running sums and keep Omega."""
@@ -79,7 +88,7 @@ class MomentSketch:
             total.zero_()
 
     def eigenpairs(self) -> tuple[Tensor, Tensor]:
-        """Recover the eigenpairs of the SUM `n C_hat` (divide by `tokens` for the mean).
+        """Recover the eigenpairs of the SUM (divide by `weight` for those of C_hat).
 
         Returns:
             V (d, l), orthonormal columns, and s (l,), descending and >= 0, both float64.
@@ -162,6 +171,8 @@ class History:
     def merge(self, sketch: MomentSketch, delta: float) -> History:
         """Join the sketch of a task: C^t = (alpha_{t-1} C^{t-1} + n_t C_hat^t) / alpha_t [Eq. 3].
 
+        C_hat^t is the weighted mean `sum_x u x x^T / sum_x u`, and counts for n_t tokens.
+
         The kept eigenpairs and the sketch's are merged exactly, whatever Omega was; then the
         smallest k with `sum_{i<=k} s_i >= delta tr C^t` is kept [Eq. 4, 5], at most
         `max_components`. Nothing is changed in place.
@@ -176,11 +187,12 @@ class History:
         alpha = self.tokens + sketch.tokens
         if alpha == 0:
             return self
-        U, u = sketch.eigenpairs()
+        V_t, s_t = sketch.eigenpairs()
+        unit = sketch.tokens / sketch.weight.clamp_min(1e-300)  # n_t C_hat^t = unit * the sum
         past = self.V.double() * (self.tokens * self.s).sqrt()
-        V, s = _eigenpairs_of_factor(torch.cat([past, U * u.sqrt()], dim=1))
+        V, s = _eigenpairs_of_factor(torch.cat([past, V_t * (unit * s_t).sqrt()], dim=1))
         s = s / alpha
-        trace = (self.tokens * self.trace + sketch.trace) / alpha
+        trace = (self.tokens * self.trace + unit * sketch.trace) / alpha
         K = self.V.shape[1]
         k = _components(s, trace, delta).clamp_max(K)
         s_kept = torch.where(torch.arange(K, device=s.device) < k, s[:K], 0.0)

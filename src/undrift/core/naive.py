@@ -33,12 +33,18 @@ def layer(
     return h
 
 
-def second_moment(C: Tensor, alpha: float, X: Tensor) -> tuple[Tensor, float]:
-    """C^t = (alpha_{t-1} C^{t-1} + n_t C_hat^t) / alpha_t, and alpha_t [Eq. 3]."""
-    total = alpha * C
-    for x in X:
-        total = total + torch.outer(x, x)
-    return total / (alpha + len(X)), alpha + len(X)
+def second_moment(
+    C: Tensor, alpha: float, X: Tensor, u: Tensor | None = None
+) -> tuple[Tensor, float]:
+    """C^t = (alpha_{t-1} C^{t-1} + n_t C_hat^t) / alpha_t, and alpha_t [Eq. 3].
+
+    C_hat^t = sum_x u x x^T / sum_x u; the paper's tokens all have the weight u = 1.
+    """
+    u = torch.ones(len(X), dtype=X.dtype) if u is None else u
+    C_hat = torch.zeros_like(C)
+    for x, weight in zip(X, u, strict=True):
+        C_hat = C_hat + weight / u.sum() * torch.outer(x, x)
+    return (alpha * C + len(X) * C_hat) / (alpha + len(X)), alpha + len(X)
 
 
 def spectrum(C: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-Observer = Callable[[Tensor, Tensor, Tensor], None]
-"""Takes x (T, d_in), the route w (T, n) and h (T, n r), B's own input, all without graph."""
+Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""Takes x (T, d_in), the route w (T, n), h (T, n r), B's own input, and the loss's gradient with
+respect to the output (T, d_out), all without graph."""
 
 
 def route(logits: Tensor, top_k: int | None = None, dim: int = -1) -> Tensor:
@@ -212,7 +213,7 @@ class _AddMixture(torch.autograd.Function):
             dAR = _mm(dz, x)  # (n r + n, d_in)
             dx = dz.mT @ packed.AR[: n * r + n] if ctx.needs_input_grad[1] else None
             if ctx.observe is not None:
-                ctx.observe(x.detach(), w.mT, h.mT)
+                ctx.observe(x.detach(), w.mT, h.mT, dy)
         dA = _scatter(dAR[: n * r].view(n, r, -1), packed)
         dW_G = _scatter(dAR[n * r :], packed)
         return dy, dx, dA, _scatter(dBt.view(n, r, -1), packed), dW_G, *[None] * 5
@@ -220,34 +221,37 @@ class _AddMixture(torch.autograd.Function):
 
 class _ObservedIdentity(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, x: Tensor, observe: Observer) -> Tensor:
-        ctx.save_for_backward(z, x)
+    def forward(ctx: Any, y: Tensor, x: Tensor, z: Tensor, observe: Observer) -> Tensor:
+        ctx.save_for_backward(x, z)
         ctx.observe = observe
-        return z.view_as(z)
+        return y.view_as(y)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, dz: Tensor
+        ctx: Any, dy: Tensor
     ) -> tuple[Tensor | None, ...]:
-        z, x = ctx.saved_tensors
-        ctx.observe(x.detach(), x.new_ones(x.shape[0], 1, dtype=torch.float32), z.detach())
-        return dz, None, None
+        x, z = ctx.saved_tensors
+        ones = x.new_ones(x.shape[0], 1, dtype=torch.float32)
+        ctx.observe(x, ones, z, dy)
+        return dy, None, None, None
 
 
-def observed_identity(z: Tensor, x: Tensor, observe: Observer) -> Tensor:
-    """Pass z through unchanged, and show it to an observer in the backward pass: N = 1, w = 1.
+def observed_identity(y: Tensor, x: Tensor, z: Tensor, observe: Observer) -> Tensor:
+    """Pass a plain LoRA's output through, and show its tokens in the backward pass: N = 1, w = 1.
 
     Args:
-        z: B's own input A x of a plain LoRA, (..., r), in a graph that needs a gradient.
+        y: B A x, (..., d_out), in a graph that needs a gradient.
         x: The linear's input, (..., d_in).
-        observe: Called as `observe(x (T, d_in), ones (T, 1), z (T, r))`.
+        z: B's own input A x, (..., r).
+        observe: Called as `observe(x (T, d_in), ones (T, 1), z (T, r), dy (T, d_out))`.
 
     Returns:
-        z, in the graph.
+        y, in the graph.
     """
     apply = cast("Callable[..., Tensor]", _ObservedIdentity.apply)  # pyright: ignore
-    return apply(z.reshape(-1, z.shape[-1]), x.reshape(-1, x.shape[-1]), observe).view(z.shape)
+    rows = (t.reshape(-1, t.shape[-1]) for t in (y, x.detach(), z.detach()))
+    return apply(*rows, observe).view(y.shape)
 
 
 def _hidden(x: Tensor, packed: Packed) -> Tensor:

@@ -29,6 +29,9 @@ class Metrics:
         max_components: The most eigenpairs kept between tasks.
         columns: l, the columns of the sketch; at least 2 `max_components` is advised.
         token_fraction: The share of tokens the statistics are taken over.
+        token_weights: What a token counts for in C and C_z: all the "same" (the paper), or the
+            squared "gradient" of the loss with respect to the linear's output at the token, so
+            that the past is held where the answers depend on it.
         rebase_share: Re-base the sketch once, after this share of a task's steps; 0 never does.
         seed: What the sketches are drawn from and the tokens are chosen by.
 
@@ -42,11 +45,12 @@ class Metrics:
     mu_relative: bool = True
     normalise: bool = True
     b_metric: Literal["none", "aca", "z"] = "z"
-    mu_b: float = 0.1
+    mu_b: float = 0.03
     delta: float = 0.99
     max_components: int = 64
     columns: int = 128
     token_fraction: float = 1.0
+    token_weights: Literal["same", "gradient"] = "gradient"
     rebase_share: float = 0.02
     seed: int = 0
 
@@ -177,6 +181,7 @@ PAPER = Settings(
     normalise=False,
     b_metric="none",
     delta=0.9,
+    token_weights="same",
     tau=0.1,
     max_frozen=-1,
 )

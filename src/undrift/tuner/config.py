@@ -10,6 +10,7 @@ from undrift.errors import ConfigError
 
 NAME = "moe_lora"
 GATES = ("token", "constant")
+TOKEN_WEIGHTS = ("same", "gradient")
 
 
 def _register_type() -> PeftType:
@@ -51,6 +52,8 @@ class MoeLoraConfig(PeftConfig):
         columns: l, the columns of the sketch of each input [see `core.moment`].
         max_components: The most eigenpairs a history keeps.
         token_fraction: The share of the tokens that enter the statistics, in (0, 1].
+        token_weights: What a token counts for in them, "same" or "gradient", see
+            `core.settings.Metrics`.
         importance_power: 1 or 2, see `core.activation.Usage`.
         share_inputs: Let linears that read one input (gate and up; q, k and v) share one sketch.
         seed: What the sketches and the choice of tokens are drawn from.
@@ -69,6 +72,7 @@ class MoeLoraConfig(PeftConfig):
     columns: int = field(default=128)
     max_components: int = field(default=64)
     token_fraction: float = field(default=1.0)
+    token_weights: str = field(default="same")
     importance_power: int = field(default=1)
     share_inputs: bool = field(default=True)
     seed: int = field(default=0)
@@ -94,5 +98,8 @@ class MoeLoraConfig(PeftConfig):
             )
         if self.gate not in GATES:
             raise ConfigError(f"gate must be one of {', '.join(GATES)}, not {self.gate!r}")
+        if self.token_weights not in TOKEN_WEIGHTS:
+            known = ", ".join(TOKEN_WEIGHTS)
+            raise ConfigError(f"token_weights must be one of {known}, not {self.token_weights!r}")
         if not 0 < self.token_fraction <= 1:
             raise ConfigError(f"token_fraction must lie in (0, 1], not {self.token_fraction}")

@@ -109,6 +109,7 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
                 columns=config.columns,
                 max_components=config.max_components,
                 token_fraction=config.token_fraction,
+                token_weights=config.token_weights,
                 importance_power=config.importance_power,
                 seed=config.seed,
                 shared=shared,

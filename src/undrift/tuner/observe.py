@@ -22,7 +22,8 @@ from undrift.tuner.ranks import rank
 from undrift.tuner.tokens import Tokens
 
 _HISTORY = ("V", "s", "k", "trace", "tokens", "dropped")
-_RUNNING = ("Y", "trace", "tokens", "Omega", "w", "energy", "usage_tokens", "z", "z_tokens")
+_SKETCH = ("Y", "trace", "tokens", "weight")
+_RUNNING = (*_SKETCH, "Omega", "w", "energy", "usage_tokens", "z", "z_tokens", "z_weight")
 
 
 class LayerStatistics(nn.Module):
@@ -36,6 +37,7 @@ class LayerStatistics(nn.Module):
         columns: l of the sketch.
         max_components: The most eigenpairs that the history keeps.
         token_fraction: The share of the tokens that count.
+        token_weights: What a token counts for in C and C_z, see `core.settings.Metrics`.
         importance_power: 1 or 2, see `Usage`.
         seed: For Omega and for the choice of tokens.
         shared: The statistics of a linear with the same input, whose sketch and history serve
@@ -69,6 +71,7 @@ class LayerStatistics(nn.Module):
         columns: int = 128,
         max_components: int = 64,
         token_fraction: float = 1.0,
+        token_weights: str = "same",
         importance_power: int = 1,
         seed: int = 0,
         shared: LayerStatistics | None = None,
@@ -76,7 +79,7 @@ class LayerStatistics(nn.Module):
         super().__init__()
         self.name, self.dim, self.experts, self.rank = name, dim, experts, rank
         self.columns, self.max_components = columns, max_components
-        self.token_fraction, self.seed = token_fraction, seed
+        self.token_fraction, self.token_weights, self.seed = token_fraction, token_weights, seed
         self.importance_power = importance_power
         self.collecting = self.collecting_z = True
         self._shared = (shared,)  # in a tuple: not a submodule, so it is saved once
@@ -101,6 +104,7 @@ class LayerStatistics(nn.Module):
         self._usage: Usage | None = None
         self._z: Tensor | None = None
         self._z_tokens: Tensor | None = None
+        self._z_weight: Tensor | None = None
 
     @property
     def owner(self) -> LayerStatistics:
@@ -120,6 +124,7 @@ class LayerStatistics(nn.Module):
         self._usage = Usage(self.experts, self.importance_power, device)
         self._z = torch.zeros_like(self.cz)
         self._z_tokens = torch.zeros_like(self.cz_tokens)
+        self._z_weight = torch.zeros_like(self.cz_tokens)
         if self.owner is self:
             task_seed = zlib.crc32(f"{self.seed}/{self.name}/{int(self.tasks)}".encode())
             self._sketch = MomentSketch(self.dim, self.columns, task_seed, device)
@@ -129,7 +134,7 @@ class LayerStatistics(nn.Module):
         return partial(self.observe, tokens)
 
     @torch.no_grad()
-    def observe(self, tokens: Tokens, x: Tensor, w: Tensor, h: Tensor) -> None:
+    def observe(self, tokens: Tokens, x: Tensor, w: Tensor, h: Tensor, g: Tensor) -> None:
         """Count a batch.
 
         Args:
@@ -137,25 +142,32 @@ class LayerStatistics(nn.Module):
             x: The linear's input, (T, d_in).
             w: The route of the active experts, (T, n).
             h: B's own input w_i A_i x, (T, n r).
+            g: The loss's gradient with respect to the linear's output, or what stands for it: a
+                row per token, of any width.
         """
         if not self.collecting:
             return
         if self._usage is None:
             self._make_sums()
-        usage, z, z_tokens = self.usage, self._z, self._z_tokens
+        usage, z = self.usage, self._z
         chosen = tokens.choose(x.shape[0], self.token_fraction, self.seed, x.device)
         x, w, h = chosen.rows(x).float(), chosen.rows(w), chosen.rows(h).float()
         active = self.active_index
         usage.update(w, torch.linalg.vector_norm(x, dim=1).square(), chosen.count, active)
+        u = None
+        if self.token_weights == "gradient":
+            u = torch.linalg.vector_norm(chosen.rows(g), dim=1, dtype=torch.float32).square()
         if self._sketch is not None:
-            self._sketch.update(x, chosen.count)
-        if self.collecting_z and z is not None and z_tokens is not None:
+            self._sketch.update(x, chosen.count, u)
+        if self.collecting_z and z is not None:
+            uh = h if u is None else h * u[:, None]
             if active is None:
-                z.addmm_(h.mT, h)
+                z.addmm_(uh.mT, h)
             else:
                 block = self._active[3]
-                z.index_put_((block[:, None], block[None, :]), h.mT @ h, accumulate=True)
-            z_tokens += chosen.count
+                z.index_put_((block[:, None], block[None, :]), uh.mT @ h, accumulate=True)
+            self._z_tokens += chosen.count
+            self._z_weight += chosen.count if u is None else u.sum()
 
     def rebase(self) -> None:
         """Turn the sketch towards what was seen; call inside `summed`."""
@@ -198,7 +210,8 @@ class LayerStatistics(nn.Module):
         if self._z is None or self._z_tokens is None:
             return self.cz
         total = (self.cz_tokens + self._z_tokens).clamp_min(1)
-        return ((self.cz_tokens * self.cz + self._z) / total).float()
+        unit = self._z_tokens / self._z_weight.clamp_min(1e-300)  # as in `History.merge`
+        return ((self.cz_tokens * self.cz + unit * self._z) / total).float()
 
     def importance_now(self) -> Tensor:
         """F^t, (N,) [Eq. 17]; call inside `summed`."""
@@ -237,9 +250,9 @@ class LayerStatistics(nn.Module):
         if self._usage is None or self._z is None or self._z_tokens is None:
             return {}
         sums = dict(zip(("w", "energy", "usage_tokens"), self._usage.tensors(), strict=True))
-        sums |= {"z": self._z, "z_tokens": self._z_tokens}
+        sums |= {"z": self._z, "z_tokens": self._z_tokens, "z_weight": self._z_weight}
         if self._sketch is not None:
-            sums |= zip(("Y", "trace", "tokens"), self._sketch.tensors(), strict=True)
+            sums |= zip(_SKETCH, self._sketch.tensors(), strict=True)
         return sums
 
     def flush(self) -> None:

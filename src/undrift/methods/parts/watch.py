@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +78,27 @@ def watch(model: PeftModel, adapter: str, **options: Any) -> dict[str, LayerStat
     )
     context = TokenContext.attach(model.get_base_model())
     for name, layer in layers.items():
-        layer.lora_A[adapter].register_forward_hook(partial(_show, statistics[name], context))
+        eye = _Eye(statistics[name], context)
+        layer.lora_A[adapter].register_forward_hook(eye.see_input)
+        layer.lora_B[adapter].register_forward_hook(eye.see_output)
     return statistics
 
 
-def _show(
-    statistics: LayerStatistics, context: TokenContext, module: nn.Module, x: Any, z: Tensor
-) -> Tensor:
-    if not (module.training and torch.is_grad_enabled() and z.requires_grad):
-        return z
-    return observed_identity(z, x[0], statistics.observer(context.current))
+class _Eye:
+    """Hooks on A and B of one LoRA: what A read is kept until B has answered."""
+
+    def __init__(self, statistics: LayerStatistics, context: TokenContext) -> None:
+        self.statistics, self.context = statistics, context
+        self.x: Tensor | None = None
+
+    def see_input(self, module: nn.Module, x: Any, z: Tensor) -> None:
+        self.x = x[0]
+
+    def see_output(self, module: nn.Module, z: Any, y: Tensor) -> Tensor:
+        x, self.x = self.x, None
+        if x is None or not (module.training and torch.is_grad_enabled() and y.requires_grad):
+            return y
+        return observed_identity(y, x, z[0], self.statistics.observer(self.context.current))
 
 
 def save_statistics(statistics: Mapping[str, LayerStatistics], path: Path) -> None:
