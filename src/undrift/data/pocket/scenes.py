@@ -83,7 +83,9 @@ COUNTIES = PocketTask(
     ),
     group=lambda i: sources.counties()[i]["id"],
     draw=_draw_county,
-    ask=lambda i: [("In which state is the marked county?", sources.counties()[i]["state"])],
+    ask=lambda i: [
+        ("In which state is the marked county?", sources.counties()[i]["state"].lower())
+    ],
     attributes=lambda i: {"state": sources.counties()[i]["state"]},
     leak_rule="counties are disjoint; the 24 states are shared",
 )
