@@ -15,6 +15,8 @@ from rich.table import Table
 
 from undrift.errors import ConfigError, UndriftError, unknown
 from undrift.registry import BENCHMARKS, METHODS
+from undrift.run import study_command
+from undrift.run.progress import calm
 
 if TYPE_CHECKING:
     from undrift.run.config import RunConfig
@@ -83,7 +85,7 @@ def run(
         base = {"benchmark": target}
     config = layers.resolve(base, given, layers.overrides(settings or []))
     _check_names(config)
-    _calm(config.threads)
+    calm(config.threads)
     from undrift.run.loop import Run
 
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
@@ -93,6 +95,9 @@ def run(
         _print_json({"out": str(config.folder), **result})
     elif not quiet:
         _show_runs([config.folder])
+
+
+app.command(help=study_command.HELP)(study_command.study)
 
 
 @app.command("eval")
@@ -112,7 +117,7 @@ def evaluate(
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a saved adapter the test questions of a benchmark."""
-    _calm(threads)
+    calm(threads)
     from undrift.run.saved import examine, find_adapter, open_adapter, origin_of
 
     name = benchmark or origin_of(find_adapter(adapter)).get("benchmark")
@@ -147,7 +152,7 @@ def predict(
     as_json: JsonFlag = False,
 ) -> None:
     """Ask a saved adapter one question about a picture."""
-    _calm(None)
+    calm(None)
     from undrift.run.saved import ask, open_adapter
 
     learned = open_adapter(adapter, backbone, device or "auto")
@@ -216,7 +221,7 @@ def show(
         raise unknown("list", what, [*names, "settings"])
     content: dict[str, Any] = {what: names[what]} if what in names else names
     if what == "settings":
-        _calm(None)
+        calm(None)
         from undrift.run.saved import options
 
         content = {name: options(name) for name in names["methods"]}
@@ -253,22 +258,6 @@ def _check_names(config: RunConfig) -> None:
     """Refuse an unknown benchmark before anything heavy is imported."""
     if config.benchmark not in BENCHMARKS.names():
         raise unknown("benchmark", config.benchmark, BENCHMARKS.names())
-
-
-def _calm(threads: int | None) -> None:
-    """Set the threads, and keep the libraries' own bars and warnings off the screen."""
-    import logging as python_logging
-    import warnings
-
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
-    import torch
-    from transformers.utils import logging
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 def _progress(quiet: bool, as_json: bool) -> Progress:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -37,7 +37,7 @@ def resolve(*layers: Layer) -> RunConfig:
         UnknownName: If a key, method or profile does not exist.
     """
     asked: dict[str, Any] = {}
-    for layer in map(_spelled, layers):
+    for layer in map(spelled, layers):
         asked = merged(_without_replaced(asked, layer), layer)
     if "benchmark" not in asked:
         raise ConfigError("no benchmark given; `undrift list benchmarks` names them")
@@ -46,13 +46,13 @@ def resolve(*layers: Layer) -> RunConfig:
     preset: dict[str, Any] = dict(load_preset(asked["benchmark"]))
     by_method: Layer = preset.pop("methods", {})
     profiles: Layer = preset.pop("profiles", {})
-    own = [_spelled(by_method.get(name, {})) for name in dict.fromkeys((stem, method))]
-    content = merged(_spelled(preset), *own, {"method": {"name": method}}, asked)
+    own = [spelled(by_method.get(name, {})) for name in dict.fromkeys((stem, method))]
+    content = merged(spelled(preset), *own, {"method": {"name": method}}, asked)
     content["profile"] = _profile(content.get("profile", {}), merged(PROFILES, profiles))
     try:
         return RunConfig.model_validate(content)
     except ValidationError as error:
-        raise _explained(error) from error
+        raise explained(error, RunConfig) from error
 
 
 def merged(*layers: Layer) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def overrides(settings: Iterable[str]) -> Layer:
         nested: Any = parse(f"value: {value}", f"--set {setting!r}")["value"]
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
-        out = merged(out, _spelled(nested))
+        out = merged(out, spelled(nested))
     return out
 
 
@@ -173,8 +173,18 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _spelled(layer: Layer) -> dict[str, Any]:
-    """Write `method: same` and `profile: lite` as mappings, so that layers can be merged."""
+def spelled(layer: Layer) -> dict[str, Any]:
+    """Write `method: same` and `profile: lite` as mappings, so that layers can be merged.
+
+    Args:
+        layer: A layer.
+
+    Returns:
+        A copy of it.
+
+    Raises:
+        ConfigError: If one of the two is neither a name nor a mapping.
+    """
     out = dict(layer)
     for key in {"method", "profile"} & out.keys():
         given: Any = {"name": out[key]} if isinstance(out[key], str) else out[key]
@@ -201,13 +211,21 @@ def _profile(given: Layer, known: Mapping[str, Layer]) -> dict[str, Any]:
     return merged(known[name], given, {"name": name})
 
 
-def _explained(error: ValidationError) -> ConfigError:
-    """Turn pydantic's report into one message, with the nearest key for an unknown one."""
+def explained(error: ValidationError, model: type[BaseModel]) -> ConfigError:
+    """Turn pydantic's report into one message, with the nearest key for an unknown one.
+
+    Args:
+        error: The report.
+        model: What was to be made.
+
+    Returns:
+        The exception to raise.
+    """
     for problem in error.errors():
         if problem["type"] == "extra_forbidden":
             place = [str(part) for part in problem["loc"]]
             prefix = ".".join(place[:-1])
-            fields = _fields(place[:-1])
+            fields = _fields(model, problem["loc"][:-1])
             known = [f"{prefix}.{field}" if prefix else field for field in fields]
             return unknown("key", ".".join(place), known)
     problem = error.errors()[0]
@@ -215,10 +233,14 @@ def _explained(error: ValidationError) -> ConfigError:
     return ConfigError(f"{place}: {problem['msg'].lower()} (got {problem['input']!r})")
 
 
-def _fields(place: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = RunConfig
+def _fields(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+    """List the keys that a place inside a model can have."""
     for part in place:
-        inner = model.model_fields[part].annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            model = inner
-    return list(model.model_fields)
+        if isinstance(part, str):
+            annotation: Any = model.model_fields[part].annotation
+            model = next(filter(_is_model, (annotation, *get_args(annotation))))
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +17,7 @@ from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
 
 _PACKAGES = ("undrift", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
+_SOURCE = Path(__file__).parents[1]
 
 
 def manifest(
@@ -71,9 +73,34 @@ def manifest(
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
             "parameters": sum(p.numel() for p in backbone.model.parameters()),
         },
+        "commit": commit(),
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": _hardware(backbone.device),
     }
+
+
+def commit() -> str | None:
+    """Return the git commit of undrift's own source, "+dirty" where files differ from it.
+
+    Returns:
+        Such as "e719b59"; None where undrift is not run from its repository.
+    """
+    tracked = _git("ls-files", "--error-unmatch", "__init__.py")
+    short = _git("rev-parse", "--short", "HEAD") if tracked else None
+    if short is None:
+        return None
+    return short + ("+dirty" if _git("status", "--porcelain", "--", ".") else "")
+
+
+def _git(*words: str) -> str | None:
+    """Ask git about the folder of undrift's source; None where it has no answer."""
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=_SOURCE, capture_output=True, text=True, check=False, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _versions() -> dict[str, str]:

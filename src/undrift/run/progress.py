@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
+import warnings
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -47,6 +50,16 @@ class Quiet:
 
     def advance(self, pieces: int = 1) -> None:
         """Say that pieces of the stage are done."""
+
+    def cells(self, done: int, total: int, now: str, rest: float | None) -> None:
+        """Say how far a study is.
+
+        Args:
+            done: How many of its cells are done.
+            total: How many there are.
+            now: Which ones are running.
+            rest: How many seconds it will take; None if that is not known yet.
+        """
 
     def event(self, kind: str, text: str, **values: Any) -> None:
         """Tell something that happened.
@@ -114,6 +127,43 @@ class Bars(Quiet):
         self._bars.console.print(text, highlight=False)
 
 
+class CellBar(Quiet):
+    """One bar for a whole study, which runs are going on, and a line for each that has ended.
+
+    Args:
+        console: Where to draw.
+    """
+
+    drawn = True
+
+    def __init__(self, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("cells"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[rest]}[dim]{task.description}"),
+            console=console,
+        )
+        self._task: TaskID | None = None
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._bar.stop()
+
+    def cells(self, done: int, total: int, now: str, rest: float | None) -> None:
+        """Draw the bar."""
+        self._bar.start()
+        if self._task is None:
+            self._task = self._bar.add_task("", total=total, rest="")
+        left = "" if rest is None else f"about {clock(rest)} left; "
+        said = escape(f"now {now}") if now else ""
+        self._bar.update(self._task, completed=done, total=total, description=said, rest=left)
+
+    def event(self, kind: str, text: str, **values: Any) -> None:
+        """Print the text above the bar."""
+        self._bar.console.print(escape(text), highlight=False)
+
+
 class Lines(Quiet):
     """One JSON object a line, for each event and the end of each stage.
 
@@ -129,3 +179,27 @@ class Lines(Quiet):
         """Print `{"event", "seconds", ...}`."""
         line = {"event": kind, "seconds": round(time.monotonic() - self._start, 2), **values}
         self._console.out(json.dumps(line, ensure_ascii=False), highlight=False)
+
+
+def clock(seconds: float) -> str:
+    """Write a time as minutes and seconds, or as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def calm(threads: int | None) -> None:
+    """Set the threads, and keep the libraries' own bars and warnings off the screen.
+
+    Args:
+        threads: Of the CPU; torch's own choice if None.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import torch
+    from transformers.utils import logging as theirs
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -1,0 +1,204 @@
+"""The cells of a study: which runs it is made of, and which learning rate to try next.
+
+Every cell is one `undrift run`. Its folder is named by a digest of all that decides its numbers,
+so a folder never holds another cell's run, and two rows that ask for the same share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from undrift.data.types import Benchmark
+from undrift.errors import ConfigError
+from undrift.methods.base import Method
+from undrift.run import layers
+from undrift.run.config import RunConfig
+from undrift.run.saved import make_method
+from undrift.run.study_file import Order, Row, StudyConfig
+
+Rates = Mapping[str, Sequence[float | None]]
+
+SIDE_STEPS = 3  # how many rates `widen` may add on each side of those in the file
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Args:
+        row: The row it belongs to.
+        seed: Its seed.
+        order: Its order.
+        rate: The learning rate that the study gives it; None for the usual one.
+        trained: Whether the method learns anything.
+        setting: Which named setting the method has; None if it has no settings.
+        words: The command behind `undrift`, but for --out.
+        config: What that command asks for.
+        name: The name of its folder.
+    """
+
+    row: Row
+    seed: int
+    order: Order
+    rate: float | None
+    trained: bool
+    setting: str | None
+    words: tuple[str, ...]
+    config: RunConfig
+    name: str
+
+    @property
+    def title(self) -> str:
+        """Its name for people, such as "same, seed 0, rate 0.006"."""
+        order = self.order if isinstance(self.order, str) else ", ".join(self.order)
+        said = [self.row.label, f"seed {self.seed}"]
+        said += [f"order {order}"] * (order != "default")
+        said += [] if self.rate is None else [f"rate {self.rate:g}"]
+        return ", ".join(said)
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """Its name for programs."""
+        return {"label": self.row.label, "seed": self.seed, "order": self.order,
+                "learning_rate": self.rate}  # fmt: skip
+
+
+class Plan:
+    """Makes the cells of a study.
+
+    Args:
+        study: The study.
+        benchmark: The benchmark, loaded.
+
+    Raises:
+        ConfigError: If a cell cannot be run.
+        UnknownName: If a method, option, order ... does not exist.
+    """
+
+    def __init__(self, study: StudyConfig, benchmark: Benchmark) -> None:
+        self.study = study
+        self.benchmark = benchmark
+        for order in study.orders:
+            benchmark.in_order(order)
+        for row in study.rows:  # every mistake is told before anything runs
+            if row.label in study.rates and not _trained(row):
+                raise ConfigError(f"rates: {row.label!r} learns nothing, so it has no rate")
+        self.cells(study.first_rates)
+
+    def cells(self, rates: Rates) -> list[Cell]:
+        """List all cells, row by row, and within a row by rate, order and seed.
+
+        Args:
+            rates: Which rates to try, by label.
+
+        Returns:
+            The cells.
+        """
+        return [cell for row in self.study.rows for cell in self._of_row(row, rates[row.label])]
+
+    def _of_row(self, row: Row, rates: Sequence[float | None]) -> Iterator[Cell]:
+        seeds = self.study.seeds if _trained(row) else self.study.seeds[:1]
+        for rate in rates:
+            for order in self.study.orders:
+                for seed in seeds:
+                    yield self._cell(row, rate, order, seed)
+
+    def _cell(self, row: Row, rate: float | None, order: Order, seed: int) -> Cell:
+        base = layers.spelled(self.study.run)
+        profile = base.get("profile", {})
+        flags: dict[str, Any] = {"method": row.method, "seed": seed}
+        if isinstance(order, str) and order != "default":
+            flags["order"] = order
+        if "name" in profile:
+            flags["profile"] = profile["name"]
+            base["profile"] = {key: value for key, value in profile.items() if key != "name"}
+        changes = {**_dotted(base), **row.options}
+        if not isinstance(order, str):
+            changes["order"] = list(order)
+        if rate is not None:
+            changes["train.learning_rate"] = rate
+        settings = [f"{key}={_text(value)}" for key, value in changes.items()]
+        words = ["run", self.study.benchmark]
+        words += [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+        words += [word for setting in settings for word in ("--set", setting)]
+        config = layers.resolve(
+            {"benchmark": self.study.benchmark}, flags, layers.overrides(settings)
+        )
+        method = make_method(config.method.name, config.method.options)
+        name = _name(config, method, self.benchmark)
+        trained, setting = method.needs_training, _setting(row.method)
+        return Cell(row, seed, order, rate, trained, setting, tuple(words), config, name)
+
+
+def next_rate(means: Mapping[float, float], first: Sequence[float]) -> float | None:
+    """Choose the rate to try next, beyond the edge where the best one lies.
+
+    Args:
+        means: What each rate tried has reached; minus infinity for one that failed.
+        first: The rates of the study's file; not more than SIDE_STEPS are added on a side.
+
+    Returns:
+        The rate, or None if the best one has neighbours, or nothing has worked.
+    """
+    tried = sorted(means)
+    best = best_rate(means)
+    if best is None:
+        return None
+    if best == tried[0] and sum(rate < min(first) for rate in tried) < SIDE_STEPS:
+        ratio = tried[1] / tried[0] if len(tried) > 1 else 2.0
+        return float(f"{tried[0] / ratio:.6g}")
+    if best == tried[-1] and sum(rate > max(first) for rate in tried) < SIDE_STEPS:
+        ratio = tried[-1] / tried[-2] if len(tried) > 1 else 2.0
+        return float(f"{tried[-1] * ratio:.6g}")
+    return None
+
+
+def best_rate(means: Mapping[float, float]) -> float | None:
+    """Choose the rate with the highest mean, the smaller one of two equal ones; None if none is."""
+    worked = {rate: mean for rate, mean in means.items() if mean > float("-inf")}
+    return max(sorted(worked), key=worked.__getitem__) if worked else None
+
+
+def _dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Write {"train": {"epochs": 2}} as {"train.epochs": 2}."""
+    out: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            out.update(_dotted(value, f"{prefix}{key}."))
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def _text(value: Any) -> str:
+    """Write a value so that --set reads the same value again."""
+    plain = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
+    if plain and layers.parse(f"value: {value}", "a value")["value"] == value:
+        return value
+    return json.dumps(value, default=str)
+
+
+def _trained(row: Row) -> bool:
+    return make_method(row.method, {}).needs_training
+
+
+def _setting(method: str) -> str | None:
+    """Name the setting that a method has, also where it is the default."""
+    made = make_method(method, {})
+    for name, options in made.settings.items():
+        if made.Config(**options) == made.config:
+            return name
+    return None
+
+
+def _name(config: RunConfig, method: Method, benchmark: Benchmark) -> str:
+    """Name a folder by what decides the numbers, a method's own defaults and the data included."""
+    decides = [config.text(), asdict(method.config), method.learning_rate, benchmark.fingerprint]
+    digest = hashlib.sha256(json.dumps(decides, default=str).encode()).hexdigest()[:10]
+    order = config.order if isinstance(config.order, str) else "own-order"
+    return f"{config.method.name}-{order}-s{config.seed}-{digest}"

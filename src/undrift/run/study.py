@@ -1,0 +1,299 @@
+"""Runs a study: cells side by side, each an `undrift run` in its own process, results as they come.
+
+What is finished on disk is not run again, an unfinished run goes on by itself, and an error in one
+cell leaves the others alone. The results are written anew after every cell.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from undrift.errors import unknown
+from undrift.report.study import compact, run_entry, study_markdown, surroundings
+from undrift.run.cells import Cell, Plan, best_rate, next_rate
+from undrift.run.processes import Process, begin, stopped_with_us
+from undrift.run.progress import Quiet, clock
+from undrift.rundir import RunDir, atomic_write, read_json
+
+PROGRAM = (sys.executable, "-m", "undrift.cli")
+_TICK = 0.1  # seconds between two looks at the processes
+_TAIL = 12  # lines of a failed cell's output that are shown
+_FAILED = float("-inf")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that ended with an error.
+
+    Args:
+        cell: The cell.
+        command: What was run.
+        error: The last lines that it wrote.
+    """
+
+    cell: Cell
+    command: str
+    error: str
+
+
+class Study:
+    """All cells of a study, done or to be done.
+
+    Args:
+        plan: Makes the cells.
+        command: How the study was called, for the results.
+        work: The folder for the runs.
+        only: Labels to run; all by itself. The others keep what there is of them.
+        prune: Delete the adapters of each cell once it is finished.
+        program: What is put before `run ...`.
+
+    Attributes:
+        failures: By folder name, the cells that have failed since this object was made.
+
+    Raises:
+        UnknownName: If `only` names no row.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        command: str,
+        work: Path,
+        only: Sequence[str] = (),
+        *,
+        prune: bool = False,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
+        labels = [row.label for row in plan.study.rows]
+        for label in only:
+            if label not in labels:
+                raise unknown("label", label, labels)
+        self.plan = plan
+        self.command = command
+        self.work = work
+        self.only = tuple(only) or tuple(labels)
+        self.program = tuple(program)
+        self.failures: dict[str, Failure] = {}
+        self._prune = prune
+        self._finished: dict[str, float] = {}
+        self._rates: dict[str, Sequence[float | None]] = {**plan.study.first_rates}
+        self._cells = plan.cells(self._rates)
+        self._widen()
+
+    # ------------------------------------------------------------ what there is
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells of the rows to run, as many as are known so far."""
+        return [cell for cell in self._cells if cell.row.label in self.only]
+
+    @property
+    def todo(self) -> list[Cell]:
+        """The cells that wait, all rows of a seed before the next seed, each folder once."""
+        waiting = {cell.name: cell for cell in self.cells if self.last(cell) is None}
+        return sorted(waiting.values(), key=lambda c: self.plan.study.seeds.index(c.seed))
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The JSON file and the Markdown file of the results."""
+        base = self.plan.study.results
+        return base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}.md")
+
+    def folder(self, cell: Cell) -> Path:
+        """Return the folder of a cell's run."""
+        return self.work / cell.name
+
+    def argv(self, cell: Cell) -> list[str]:
+        """Return the command that runs a cell."""
+        return [*self.program, *cell.words, "--out", str(self.folder(cell)), "--quiet"]
+
+    def last(self, cell: Cell) -> float | None:
+        """Return what a cell has reached at the end.
+
+        Args:
+            cell: The cell.
+
+        Returns:
+            The last average in percent; minus infinity if it failed, None if it is not done.
+        """
+        if cell.name in self.failures:
+            return _FAILED
+        if cell.name not in self._finished:
+            last = _last(RunDir(self.folder(cell)), cell)
+            if last is None:
+                return None
+            self._finished[cell.name] = last
+            if self._prune:
+                for adapter in self.folder(cell).glob("tasks/*/adapter"):
+                    shutil.rmtree(adapter)
+        return self._finished[cell.name]
+
+    # ------------------------------------------------------------ running
+
+    def go(self, jobs: int, progress: Quiet) -> None:
+        """Run what is not done yet; write the results after every cell.
+
+        Args:
+            jobs: How many side by side.
+            progress: What is told meanwhile.
+
+        Raises:
+            KeyboardInterrupt: If it was stopped; the children have been stopped too.
+        """
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.write()
+        waiting, running, took = self.todo, list[Process](), list[float]()
+        with stopped_with_us(running):
+            while waiting:
+                self._fill(waiting, running, jobs)
+                self._tell(progress, waiting, running, fmean(took) if took else None)
+                time.sleep(_TICK)
+                ended = [process for process in running if process.status is not None]
+                for process in ended:
+                    running.remove(process)
+                    took.append(process.seconds)
+                    self._settle(process, progress)
+                if ended or not running:  # without any of ours, another study is at it
+                    waiting = self.todo
+            self._tell(progress, [], [], None)
+        self.write()
+
+    def _fill(self, waiting: Iterable[Cell], running: list[Process], jobs: int) -> None:
+        """Start what waits, as far as there is room and nobody else runs it."""
+        ours = {process.name for process in running}
+        for cell in waiting:
+            if len(running) >= jobs:
+                return
+            if cell.name not in ours:
+                process = begin(cell.name, self.argv(cell), self.work / f"{cell.name}.log")
+                running += [process] if process is not None else []
+
+    def _settle(self, process: Process, progress: Quiet) -> None:
+        """Take note of how a process has ended."""
+        process.log.close()
+        cell = next(cell for cell in self._cells if cell.name == process.name)
+        seconds = round(process.seconds, 1)
+        last = self.last(cell) if process.status == 0 else None
+        values: dict[str, Any] = {**cell.known, "folder": str(self.folder(cell)), "took": seconds}
+        if last is not None:
+            text = f"{cell.title}: last {last:.1f} ({clock(seconds)})"
+            progress.event("cell", text, last=last, **values)
+        else:
+            said = process.tail(_TAIL) or f"it ended with status {process.status} without a word"
+            command = shlex.join(["undrift", *self.argv(cell)[len(self.program) :]])
+            self.failures[cell.name] = Failure(cell, command, said)
+            progress.event("failed", f"{cell.title}: failed ({clock(seconds)})", **values)
+        self._widen()
+        self.write()
+
+    def _tell(
+        self,
+        progress: Quiet,
+        waiting: Sequence[Cell],
+        running: Sequence[Process],
+        mean: float | None,
+    ) -> None:
+        """Say how many cells are done, which run, and how many seconds are left."""
+        total = len({cell.name for cell in self.cells})
+        titles = [c.title for c in waiting if c.name in {process.name for process in running}]
+        rest = None
+        if mean is not None and running:
+            left = mean * len(waiting) - sum(min(mean, process.seconds) for process in running)
+            rest = left / len(running)
+        progress.cells(total - len(waiting), total, ", ".join(titles), rest)
+
+    def _widen(self) -> None:
+        """Add the rate beyond an edge where the best one lies, as long as there is news."""
+        for label, first in self.plan.study.rates.items() if self.plan.study.widen else ():
+            while (means := self._means(label)) is not None:
+                beyond = next_rate(means, first)
+                if beyond is None:
+                    break
+                self._rates[label] = sorted([*means, beyond])
+                self._cells = self.plan.cells(self._rates)
+
+    def _means(self, label: str) -> dict[float, float] | None:
+        """Return what each rate of a row has reached; None while a cell of it is not done."""
+        found: dict[float, list[float]] = {}
+        for cell in self._cells:
+            if cell.row.label == label and cell.rate is not None:
+                last = self.last(cell)
+                if last is None:
+                    return None
+                found.setdefault(cell.rate, []).append(last)
+        return {rate: fmean(values) for rate, values in found.items()}
+
+    # ------------------------------------------------------------ results
+
+    def results(self) -> dict[str, Any]:
+        """Gather all that is finished.
+
+        Returns:
+            The content of the results' JSON file.
+        """
+        study, old = self.plan.study, self._written()
+        done = [c for c in self._cells if self.last(c) is not None and c.name in self._finished]
+        manifests = [read_json(RunDir(self.folder(cell)).manifest_file) for cell in done]
+        out: dict[str, Any] = {"command": self.command, **surroundings(manifests)}
+        runs: list[dict[str, Any]] = []
+        chosen: dict[str, float] = {}
+        for row in study.rows:
+            own = [cell for cell in done if cell.row.label == row.label]
+            best = best_rate(self._means(row.label) or {})
+            if own or row.label in self.only:
+                runs += [_entry(self.folder(cell), cell) for cell in own]
+            else:
+                runs += [run for run in old.get("runs", ()) if run["label"] == row.label]
+                best = old.get("chosen", {}).get(row.label)
+            if best is not None:
+                chosen[row.label] = best
+        if study.against is not None:
+            out["against"] = study.against
+        if study.rates:
+            out["chosen"] = chosen
+        if self.failures:
+            out["failed"] = [
+                {**failure.cell.known, "command": failure.command, "error": failure.error}
+                for failure in self.failures.values()
+            ]
+        return {**out, "runs": runs}
+
+    def write(self) -> None:
+        """Write the results, once there are any."""
+        results = self.results()
+        if results["runs"]:
+            texts = (compact(results), study_markdown(results))
+            for path, text in zip(self.files, texts, strict=True):
+                if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                    atomic_write(path, text)
+
+    def _written(self) -> dict[str, Any]:
+        return read_json(self.files[0]) if self.files[0].is_file() else {}
+
+
+def _entry(folder: Path, cell: Cell) -> dict[str, Any]:
+    return run_entry(
+        folder,
+        label=cell.row.label,
+        setting=cell.setting,
+        options=cell.row.options,
+        command=shlex.join(["undrift", *cell.words]),
+        trained=cell.trained,
+    )
+
+
+def _last(run: RunDir, cell: Cell) -> float | None:
+    """Read the last average of a finished run that is just what the cell asks for."""
+    if not (run.matrix_file.is_file() and run.config_file.is_file()):
+        return None
+    if run.config_file.read_text(encoding="utf-8") != cell.config.text():
+        return None
+    return read_json(run.matrix_file)["metrics"]["last"]
