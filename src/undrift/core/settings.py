@@ -96,7 +96,7 @@ class Settings(Metrics):
 
     router: bool = True
     expert: bool = True
-    activation: bool = True
+    activation: bool = False
     history: Literal["past", "running"] = "past"
     refresh_share: float = 0.05
     lambda_par: float = 0.1
@@ -171,6 +171,7 @@ UNDRIFT = Settings()
 
 PAPER = Settings(
     space="gradient",
+    activation=True,
     history="running",
     lambda_par=1.0,
     lambda_perp=1.0,
