@@ -49,8 +49,8 @@ dev: $(VENV)/.installed-dev  ## the same with TRL and the development tools
 demo: install  ## learn the pocket's tasks with moelora and same side by side, and compare them
 	@mkdir -p $(DEMO)
 	$(BIN)/python -c "from undrift.registry import BENCHMARKS; BENCHMARKS.load('pocket')(None)"
-	@echo "two runs side by side: moelora (quietly) and same, at rates at which both learn as well"
-	@$(UNDRIFT) run pocket --method moelora --profile demo --set train.learning_rate=3e-3 \
+	@echo "two runs side by side: moelora (quietly) and same"
+	@$(UNDRIFT) run pocket --method moelora --profile demo \
 			--out $(DEMO)/moelora --quiet & first=$$!; \
 		$(UNDRIFT) run pocket --method same --profile demo --out $(DEMO)/same; second=$$?; \
 		wait $$first && exit $$second
