@@ -75,7 +75,7 @@ def test_help_is_instant_and_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "HEAVY []" in done.stdout
-    for command in ("run", "eval", "predict", "compare", "report", "list"):
+    for command in ("run", "study", "eval", "predict", "compare", "report", "list"):
         assert command in done.stdout
     # seconds of the processor, not of the clock: other tests may be running
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
@@ -221,3 +221,28 @@ def test_compare_and_report(undrift, learned, backbone, tmp_path):
     assert (tmp_path / "page.html").is_file()
     status, _, err = undrift("compare", tmp_path / "data")
     assert status == 1 and "is not a run" in err
+
+
+def test_study_lists_its_cells_and_runs_none(undrift, tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "benchmark: pocket\nseeds: [0, 1]\norders: [reversed]\nresults: out/s\n"
+        "rows: [zeroshot, {label: mine, method: same, set: {method.delta: 0.9}}]\n"
+    )
+    status, out, err = undrift("study", "s.yaml", "--list")
+    assert status == 0 and err == "" and "3 cells, 0 of them done" in out
+    command = "undrift run pocket --method same --seed 1 --order reversed --set method.delta=0.9"
+    assert f"mine, seed 1, order reversed\n  {command} --out runs/study-s/same-reversed-s1-" in out
+    cells = json.loads(undrift("study", "s.yaml", "--list", "--json", "--only", "mine")[1])
+    assert [cell["seed"] for cell in cells] == [0, 1] and not cells[0]["done"]
+    assert {path.name for path in tmp_path.iterdir()} == {"s.yaml", "data"}
+    assert undrift("study", "s.yaml", "--only", "mien")[0] == 2
+    (tmp_path / "s.yaml").write_text("benchmark: pocket\nsead: [0]\n")
+    status, _, err = undrift("study", "s.yaml")
+    assert status == 2 and "did you mean 'seeds'" in err
+
+
+def test_study_help_shows_a_file(undrift):
+    status, out, _ = undrift("study", "--help")
+    assert status == 0
+    for line in ("seeds: [0, 1, 2]", "- {label: no router, method: same, set:", "--only"):
+        assert line in out

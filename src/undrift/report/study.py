@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -107,9 +108,7 @@ def bootstrap(values: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
     Returns:
         The 2.5th and the 97.5th percentile of the means.
     """
-    draw = random.Random(seed)
-    means = sorted(fmean(draw.choices(values, k=len(values))) for _ in range(resamples))
-    return _percentile(means, 0.025), _percentile(means, 0.975)
+    return _bootstrap(tuple(values), resamples, seed)
 
 
 def by_seed(runs: Sequence[Run], metric: str) -> dict[int, float]:
@@ -172,9 +171,12 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for (label, rate), runs in rows.items():
         best = rate is not None and chosen.get(label) == rate
+        mark = " (chosen)" if best else ""
+        if best and rate is not None and _at_edge(results, label, rate):
+            mark = " (chosen, at the edge)"
         line = [f"**{label}**" if best else label]
         line += [_mean(runs, "last", interval=True), _mean(runs, "mft"), _mean(runs, "bwt")]
-        line += ["" if rate is None else f"{rate:g}{' (chosen)' if best else ''}", str(len(runs))]
+        line += ["" if rate is None else f"{rate:g}{mark}", str(len(runs))]
         if against:
             line += _compared(pairs(runs, base) if label != against else None)
         lines.append(line)
@@ -198,6 +200,13 @@ def compact(results: Mapping[str, Any]) -> str:
     return flat.sub(lambda m: "[" + re.sub(r"\n\s*", " ", m[1].strip()) + "]", text) + "\n"
 
 
+@cache  # the table is written after every cell, and most rows have not changed
+def _bootstrap(values: tuple[float, ...], resamples: int, seed: int) -> Interval:
+    draw, count = random.Random(seed), len(values)
+    means = sorted(sum(draw.choices(values, k=count)) / count for _ in range(resamples))
+    return _percentile(means, 0.025), _percentile(means, 0.975)
+
+
 def _notes(results: Mapping[str, Any]) -> str:
     orders = list(dict.fromkeys(_words(run["order"]) for run in results["runs"]))
     seeds = sorted({run["seed"] for run in results["runs"]})
@@ -208,6 +217,13 @@ def _notes(results: Mapping[str, Any]) -> str:
         said += " Differences and wins are between runs of the same seed and order."
     failed = [_failed(failure) for failure in results.get("failed", ())]
     return said + (f" Failed: {'; '.join(failed)}." if failed else "")
+
+
+def _at_edge(results: Mapping[str, Any], label: str, rate: float) -> bool:
+    """Tell whether a rate is the smallest or the largest of several that a row has tried."""
+    every = [*results["runs"], *results.get("failed", ())]
+    tried = {run["learning_rate"] for run in every if run["label"] == label}
+    return len(tried) > 1 and rate in (min(tried), max(tried))
 
 
 def _failed(failure: Mapping[str, Any]) -> str:

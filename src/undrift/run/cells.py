@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 from undrift.data.types import Benchmark
@@ -20,6 +21,7 @@ from undrift.run import layers
 from undrift.run.config import RunConfig
 from undrift.run.saved import make_method
 from undrift.run.study_file import Order, Row, StudyConfig
+from undrift.rundir import RunDir, read_json
 
 Rates = Mapping[str, Sequence[float | None]]
 
@@ -39,6 +41,8 @@ class Cell:
         setting: Which named setting the method has; None if it has no settings.
         words: The command behind `undrift`, but for --out.
         config: What that command asks for.
+        settings: What its manifest must say about method and rate, defaults included.
+        fingerprint: What its manifest must say about the data.
         name: The name of its folder.
     """
 
@@ -50,6 +54,8 @@ class Cell:
     setting: str | None
     words: tuple[str, ...]
     config: RunConfig
+    settings: Mapping[str, Any]
+    fingerprint: str
     name: str
 
     @property
@@ -67,6 +73,17 @@ class Cell:
         return {"label": self.row.label, "seed": self.seed, "order": self.order,
                 "learning_rate": self.rate}  # fmt: skip
 
+    def last(self, run: RunDir) -> float | None:
+        """Return the last average of a run, if it is finished and just what is asked for here."""
+        files = (run.config_file, run.manifest_file, run.matrix_file)
+        if not all(file.is_file() for file in files):
+            return None
+        manifest = read_json(run.manifest_file)
+        same = run.config_file.read_text(encoding="utf-8") == self.config.text()
+        same = same and manifest["settings"] == self.settings
+        same = same and manifest["data"]["fingerprint"] == self.fingerprint
+        return read_json(run.matrix_file)["metrics"]["last"] if same else None
+
 
 class Plan:
     """Makes the cells of a study.
@@ -83,12 +100,12 @@ class Plan:
     def __init__(self, study: StudyConfig, benchmark: Benchmark) -> None:
         self.study = study
         self.benchmark = benchmark
+        self._cells: dict[tuple[str, float | None], list[Cell]] = {}
         for order in study.orders:
             benchmark.in_order(order)
-        for row in study.rows:  # every mistake is told before anything runs
-            if row.label in study.rates and not _trained(row):
-                raise ConfigError(f"rates: {row.label!r} learns nothing, so it has no rate")
-        self.cells(study.first_rates)
+        for cell in self.cells(study.first_rates):  # every mistake is told before anything runs
+            if cell.rate is not None and not cell.trained:
+                raise ConfigError(f"rates: {cell.row.label!r} learns nothing, so it has no rate")
 
     def cells(self, rates: Rates) -> list[Cell]:
         """List all cells, row by row, and within a row by rate, order and seed.
@@ -99,40 +116,51 @@ class Plan:
         Returns:
             The cells.
         """
-        return [cell for row in self.study.rows for cell in self._of_row(row, rates[row.label])]
+        out: list[Cell] = []
+        for row in self.study.rows:
+            for rate in rates[row.label]:
+                if (row.label, rate) not in self._cells:
+                    self._cells[row.label, rate] = list(self._of_row(row, rate))
+                out += self._cells[row.label, rate]
+        return out
 
-    def _of_row(self, row: Row, rates: Sequence[float | None]) -> Iterator[Cell]:
-        seeds = self.study.seeds if _trained(row) else self.study.seeds[:1]
-        for rate in rates:
-            for order in self.study.orders:
-                for seed in seeds:
-                    yield self._cell(row, rate, order, seed)
-
-    def _cell(self, row: Row, rate: float | None, order: Order, seed: int) -> Cell:
-        base = layers.spelled(self.study.run)
-        profile = base.get("profile", {})
-        flags: dict[str, Any] = {"method": row.method, "seed": seed}
-        if isinstance(order, str) and order != "default":
-            flags["order"] = order
-        if "name" in profile:
-            flags["profile"] = profile["name"]
-            base["profile"] = {key: value for key, value in profile.items() if key != "name"}
-        changes = {**_dotted(base), **row.options}
-        if not isinstance(order, str):
-            changes["order"] = list(order)
+    def _of_row(self, row: Row, rate: float | None) -> Iterator[Cell]:
+        """Make the cells of a row at one rate; they differ in order and seed only."""
+        own = layers.spelled(self.study.run)
+        profile = dict(own.get("profile", {}))
+        name = profile.pop("name", None)
+        changes = {**_dotted({**own, "profile": profile}), **row.options}
         if rate is not None:
             changes["train.learning_rate"] = rate
-        settings = [f"{key}={_text(value)}" for key, value in changes.items()]
-        words = ["run", self.study.benchmark]
-        words += [word for key, value in flags.items() for word in (f"--{key}", str(value))]
-        words += [word for setting in settings for word in ("--set", setting)]
-        config = layers.resolve(
-            {"benchmark": self.study.benchmark}, flags, layers.overrides(settings)
-        )
+        asked = {"benchmark": self.study.benchmark, "method": row.method}
+        asked |= {"profile": name} if name is not None else {}
+        config = layers.resolve(asked, layers.overrides(_settings(changes)))
         method = make_method(config.method.name, config.method.options)
-        name = _name(config, method, self.benchmark)
-        trained, setting = method.needs_training, _setting(row.method)
-        return Cell(row, seed, order, rate, trained, setting, tuple(words), config, name)
+        used = config.train.learning_rate or method.learning_rate
+        settings = json.loads(json.dumps({**asdict(method.config), "learning_rate": used}))
+        setting = _setting(row.method)
+        seeds = self.study.seeds if method.needs_training else self.study.seeds[:1]
+        for order, seed in product(self.study.orders, seeds):
+            named = isinstance(order, str)
+            words = ["run", self.study.benchmark, "--method", row.method, "--seed", str(seed)]
+            words += ["--order", order] if named and order != "default" else []
+            words += ["--profile", name] if name is not None else []
+            listed = {} if named else {"order": list(order)}
+            words += [w for text in _settings({**changes, **listed}) for w in ("--set", text)]
+            of_cell = config.model_copy(update={"seed": seed, "order": order})
+            yield Cell(
+                row=row,
+                seed=seed,
+                order=order,
+                rate=rate,
+                trained=method.needs_training,
+                setting=setting,
+                words=tuple(words),
+                config=of_cell,
+                settings=settings,
+                fingerprint=self.benchmark.fingerprint,
+                name=_name(of_cell, method, self.benchmark),
+            )
 
 
 def next_rate(means: Mapping[float, float], first: Sequence[float]) -> float | None:
@@ -175,16 +203,16 @@ def _dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def _settings(changes: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={_text(value)}" for key, value in changes.items()]
+
+
 def _text(value: Any) -> str:
     """Write a value so that --set reads the same value again."""
     plain = isinstance(value, str) and re.fullmatch(r"[\w./-]+", value)
     if plain and layers.parse(f"value: {value}", "a value")["value"] == value:
         return value
     return json.dumps(value, default=str)
-
-
-def _trained(row: Row) -> bool:
-    return make_method(row.method, {}).needs_training
 
 
 def _setting(method: str) -> str | None:

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 
 class Quiet:
@@ -142,7 +143,9 @@ class CellBar(Quiet):
             BarColumn(20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[rest]}[dim]{task.description}"),
+            TextColumn("{task.fields[rest]}"),
+            TextColumn("[dim]{task.description}", table_column=Column(ratio=1, no_wrap=True)),
+            expand=True,
             console=console,
         )
         self._task: TaskID | None = None
@@ -155,7 +158,7 @@ class CellBar(Quiet):
         self._bar.start()
         if self._task is None:
             self._task = self._bar.add_task("", total=total, rest="")
-        left = "" if rest is None else f"about {clock(rest)} left; "
+        left = "" if rest is None else f"about {clock(rest)} left"
         said = escape(f"now {now}") if now else ""
         self._bar.update(self._task, completed=done, total=total, description=said, rest=left)
 

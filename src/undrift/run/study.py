@@ -27,6 +27,10 @@ PROGRAM = (sys.executable, "-m", "undrift.cli")
 _TICK = 0.1  # seconds between two looks at the processes
 _TAIL = 12  # lines of a failed cell's output that are shown
 _FAILED = float("-inf")
+_CHANGED = (
+    "it is finished, but with other data or defaults than the study began with: was undrift "
+    "changed meanwhile? Delete {} and run the same command again"
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Study:
         if cell.name in self.failures:
             return _FAILED
         if cell.name not in self._finished:
-            last = _last(RunDir(self.folder(cell)), cell)
+            last = cell.last(RunDir(self.folder(cell)))
             if last is None:
                 return None
             self._finished[cell.name] = last
@@ -188,6 +192,8 @@ class Study:
             progress.event("cell", text, last=last, **values)
         else:
             said = process.tail(_TAIL) or f"it ended with status {process.status} without a word"
+            if process.status == 0:
+                said = _CHANGED.format(self.folder(cell))
             command = shlex.join(["undrift", *self.argv(cell)[len(self.program) :]])
             self.failures[cell.name] = Failure(cell, command, said)
             progress.event("failed", f"{cell.title}: failed ({clock(seconds)})", **values)
@@ -288,12 +294,3 @@ def _entry(folder: Path, cell: Cell) -> dict[str, Any]:
         command=shlex.join(["undrift", *cell.words]),
         trained=cell.trained,
     )
-
-
-def _last(run: RunDir, cell: Cell) -> float | None:
-    """Read the last average of a finished run that is just what the cell asks for."""
-    if not (run.matrix_file.is_file() and run.config_file.is_file()):
-        return None
-    if run.config_file.read_text(encoding="utf-8") != cell.config.text():
-        return None
-    return read_json(run.matrix_file)["metrics"]["last"]

@@ -130,6 +130,10 @@ def _check(study: StudyConfig) -> None:
             raise ConfigError(f"run.{key}: give it as `{_OWN[key]}:` of the study itself")
         if key in ("out", "threads"):
             raise ConfigError(f"run.{key}: a study decides that itself; leave it out")
+    for row in study.rows:
+        for key in row.options:
+            if key in (*_OWN, "method", "method.name", "out", "threads"):
+                raise ConfigError(f"set.{key} of {row.label!r}: a row cannot change this")
     method = study.run.get("method", {})
     if not isinstance(method, Mapping) or "name" in method:
         raise ConfigError("run.method: options only; the methods themselves are the `rows:`")

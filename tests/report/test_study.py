@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from random import Random
+
+import pytest
+
+from undrift.report.study import bootstrap, by_seed, compact, pairs, study_markdown
+
+
+def entry(label, seed, last, order="default", rate=0.01, **more):
+    return {
+        "label": label,
+        "seed": seed,
+        "order": order,
+        "last": last,
+        "mft": None if rate is None else last + 5,
+        "bwt": None if rate is None else -5.0,
+        "learning_rate": rate,
+        **more,
+    }
+
+
+def test_an_interval_is_where_the_mean_of_many_values_lies():
+    random = Random(1)
+    values = [random.gauss(50, 10) for _ in range(400)]  # the mean's deviation is 0.5
+    low, high = bootstrap(values, resamples=2000)
+    mean = sum(values) / len(values)
+    assert mean - low == pytest.approx(0.98, abs=0.12)
+    assert high - mean == pytest.approx(0.98, abs=0.12)
+
+
+def test_an_interval_of_two_values_is_their_range():
+    # a quarter of the resamples holds one value only, so both percentiles lie at the ends
+    assert bootstrap([1.0, 3.0]) == (1.0, 3.0)
+    assert bootstrap([2.0, 2.0, 2.0]) == (2.0, 2.0)
+
+
+def test_an_interval_of_three_values_against_all_resamples():
+    # of the 27 resamples one has the mean 0, three 1/3 ... : 2.5 % lies in the first step (3.7 %)
+    assert bootstrap([0.0, 1.0, 5.0]) == (0.0, 5.0)
+    # of 4^4 = 256 one is all zeros (0.4 %), four have the sum 1 (2.0 % in all): the next is 2
+    low, _ = bootstrap([0.0, 1.0, 10.0, 100.0])
+    assert low == 0.5
+
+
+def test_the_same_values_give_the_same_interval():
+    values = [61.0, 63.5, 59.0, 64.0, 62.0]
+    assert bootstrap(values) == bootstrap(list(values))
+
+
+def test_pairs_share_seed_and_order():
+    ours = [entry("a", seed, last) for seed, last in ((0, 60.0), (1, 70.0), (2, 50.0), (9, 0.0))]
+    theirs = [entry("b", seed, 55.0) for seed in (0, 1, 2, 3)]
+    found = pairs(ours, theirs)
+    assert found is not None and found.interval is not None
+    assert (found.mean, found.wins, found.count) == (5.0, 2, 3)  # +5, +15, -5
+    assert found.interval == bootstrap([5.0, 15.0, -5.0])
+    assert pairs(ours, [entry("b", 0, 55.0, order="second")]) is None
+    assert pairs([], theirs) is None
+
+
+def test_orders_of_a_seed_are_no_seeds_of_their_own():
+    orders = {"default": 1.0, "second": 3.0}
+    ours = [entry("a", s, 50 + d + s, o) for s in (0, 1) for o, d in orders.items()]
+    theirs = [entry("b", s, 50.0, o) for s in (0, 1) for o in orders]
+    found = pairs(ours, theirs)
+    assert found is not None
+    assert (found.mean, found.wins, found.count) == (2.5, 4, 4)
+    assert found.interval == (2.0, 3.0)
+    assert by_seed(ours, "last") == {0: 52.0, 1: 53.0}
+    one = pairs(ours[:2], theirs)
+    assert one is not None and one.interval is None and one.count == 2
+
+
+def test_what_is_not_trained_is_the_same_on_every_seed():
+    zero = [entry("zeroshot", 0, 40.0, rate=None)]
+    found = pairs(zero, [entry("b", seed, 50.0 + seed) for seed in range(3)])
+    assert found is not None
+    assert (found.mean, found.wins, found.count) == (-11.0, 0, 3)
+
+
+def results(runs, **more):
+    return {"command": "undrift study s.yaml", "runs": runs, **more}
+
+
+def rows_of(text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table():
+    runs = [entry("zeroshot", 0, 40.0, rate=None)]
+    runs += [entry("b", seed, 50.0) for seed in (0, 1)]
+    runs += [entry("a", seed, 60.0 + 2 * seed) for seed in (0, 1)]
+    text = study_markdown(results(runs, against="b"))
+    assert rows_of(text) == [
+        ["row", "last", "just learned", "BWT", "rate", "runs", "last − b", "wins"],
+        ["---", *["---:"] * 7],
+        ["zeroshot", "40.0", "", "", "", "1", "-10.0 [-10.0, -10.0]", "0 of 2"],
+        ["b", "50.0 [50.0, 50.0]", "55.0", "-5.0", "0.01", "2", "", ""],
+        ["a", "61.0 [60.0, 62.0]", "66.0", "-5.0", "0.01", "2", "+11.0 [+10.0, +12.0]", "2 of 2"],
+    ]
+    assert "seeds 0, 1; order default" in text and "`undrift study s.yaml`" in text
+
+
+def test_a_table_of_rates():
+    runs = [entry("a", 0, 50.0 + i, rate=rate) for i, rate in enumerate((1e-3, 2e-3))]
+    runs += [entry("b", 0, 50.0 - i, rate=rate) for i, rate in enumerate((1e-3, 2e-3))]
+    failed = [{"label": "a", "seed": 0, "order": ["x", "y"], "learning_rate": 4e-3, "error": "nan"}]
+    text = study_markdown(results(runs, chosen={"a": 2e-3, "b": 1e-3}, failed=failed))
+    assert [row[0] + row[4] for row in rows_of(text)[2:]] == [
+        "a0.001",
+        "**a**0.002 (chosen)",  # the one beyond it was tried and failed
+        "**b**0.001 (chosen, at the edge)",
+        "b0.002",
+    ]
+    assert "Failed: a (seed 0, order x, y, rate 0.004)." in text
+
+
+def test_numbers_in_a_row_are_one_line():
+    value = {"command": 'x "[1, 2]"', "matrix": [[1.0, None], [2.0, 3.0]], "none": [], "d": {}}
+    text = compact(value)
+    assert json.loads(text) == value
+    assert "\n  [1.0, null],\n" in text and text.endswith("}\n")
