@@ -246,3 +246,12 @@ def test_study_help_shows_a_file(undrift):
     assert status == 0
     for line in ("seeds: [0, 1, 2]", "- {label: no router, method: same, set:", "--only"):
         assert line in out
+
+
+def test_a_stopped_command_says_how_to_go_on(undrift, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("undrift.run.loop.Run.go", stopped)
+    words = ("run", "pocket", "--method", "zeroshot", "--quiet")
+    assert undrift(*words) == (130, "", "stopped; the same command goes on where it was\n")

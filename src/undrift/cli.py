@@ -243,7 +243,9 @@ def main() -> None:
         _fail(error, 2)
     except UndriftError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the first the second, with 130
+        if isinstance(ended, SystemExit) and ended.code != 130:
+            raise
         Console(stderr=True).print("stopped; the same command goes on where it was")
         sys.exit(130)
 
