@@ -143,7 +143,10 @@ def kept(history):
 
 
 def freezing(**options):
-    return Same(**SMALL, **{"tau": 1.0, "max_frozen": 2, "warmup_share": 0.25, **options})
+    return Same(
+        **SMALL,
+        **{"activation": True, "tau": 1.0, "max_frozen": 2, "warmup_share": 0.25, **options},
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,7 +193,7 @@ def expect_all_active(model):
 
 def test_the_history_is_the_moment_of_all_tokens_of_all_tasks():
     seen = {name: [] for name in ("down_proj", "up_proj")}
-    method = Same(**SMALL, **{**EXACT, "delta": 1.0}, token_weights="same")
+    method = Same(**SMALL, **{**EXACT, "delta": 1.0}, token_weights="same", task_weights="tokens")
     model = attached(method)
     block = next(m for m in model.modules() if hasattr(m, "gate_proj"))
 

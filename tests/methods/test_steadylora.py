@@ -30,7 +30,7 @@ def lora_layers(model):
 
 
 def test_the_statistics_are_the_moments_of_what_each_factor_reads():
-    method = SteadyLora(**SMALL, **EXACT, token_weights="same")
+    method = SteadyLora(**SMALL, **EXACT, token_weights="same", task_weights="tokens")
     model = attached(method)
     name, layer = list(lora_layers(model).items())[-1]
     x_seen, z_seen = [], []

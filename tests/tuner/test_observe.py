@@ -189,6 +189,23 @@ def test_a_mask_that_does_not_fit_is_an_error():
         make(token_fraction=0.5).observe(Tokens(torch.ones(2, 4)), *tokens)
 
 
+def test_equal_tasks_count_alike_whatever_their_size():
+    each, moments = make(task_weights="equal"), {"C": [], "Cz": []}
+    for task, count in enumerate((5, 50, 20)):
+        each.start_task()
+        x, w, h, g = tokens_of(count, seed=task)
+        each.observe(Tokens(), x, w, h, g)
+        moments["C"].append(x.mT @ x / count)
+        moments["Cz"].append(h.mT @ h / count)
+        torch.testing.assert_close(each.cz_now(), torch.stack(moments["Cz"]).mean(0))
+        end(each)
+    history = each.history
+    C = history.V.double() * history.s @ history.V.double().mT
+    torch.testing.assert_close(C.float(), torch.stack(moments["C"]).mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(each.cz, torch.stack(moments["Cz"]).mean(0))
+    assert history.tokens == each.cz_tokens == 3
+
+
 def test_a_token_weighs_the_squared_gradient_at_the_output_of_its_linear():
     model, batch, outputs = tiny_experts(token_weights="gradient"), tiny_batch(), {}
 

@@ -128,7 +128,8 @@ class History:
         s: Eigenvalues of C^t (the mean, not the sum), descending, (max_components,) float64.
         k: How many eigenpairs are kept, () int64.
         trace: tr C^t, exact, the mean of ||x||^2, () float64.
-        tokens: alpha_t, how many tokens C^t stands for, () float64.
+        tokens: alpha_t, how many tokens C^t stands for, or tasks where each counts alike, ()
+            float64.
         dropped: The part of `trace` that was known and cut off, summed over all truncations,
             () float64. What a sketch never saw is `trace - sum(s) - dropped`.
     """
@@ -168,10 +169,10 @@ class History:
             dropped=scalar(),
         )
 
-    def merge(self, sketch: MomentSketch, delta: float) -> History:
+    def merge(self, sketch: MomentSketch, delta: float, n: Tensor | None = None) -> History:
         """Join the sketch of a task: C^t = (alpha_{t-1} C^{t-1} + n_t C_hat^t) / alpha_t [Eq. 3].
 
-        C_hat^t is the weighted mean `sum_x u x x^T / sum_x u`, and counts for n_t tokens.
+        C_hat^t is the weighted mean `sum_x u x x^T / sum_x u`.
 
         The kept eigenpairs and the sketch's are merged exactly, whatever Omega was; then the
         smallest k with `sum_{i<=k} s_i >= delta tr C^t` is kept [Eq. 4, 5], at most
@@ -180,15 +181,17 @@ class History:
         Args:
             sketch: What was seen in the task, summed over all ranks.
             delta: The share of the energy to keep, in (0, 1].
+            n: n_t, how much the task counts for, (); as many as it has tokens where not given.
 
         Returns:
             C^t. With no token at all it is C^{t-1}.
         """
-        alpha = self.tokens + sketch.tokens
-        if alpha == 0:
+        if sketch.tokens == 0:
             return self
+        n = sketch.tokens if n is None else n
+        alpha = self.tokens + n
         V_t, s_t = sketch.eigenpairs()
-        unit = sketch.tokens / sketch.weight.clamp_min(1e-300)  # n_t C_hat^t = unit * the sum
+        unit = n / sketch.weight.clamp_min(1e-300)  # n_t C_hat^t = unit * the sum
         past = self.V.double() * (self.tokens * self.s).sqrt()
         V, s = _eigenpairs_of_factor(torch.cat([past, V_t * (unit * s_t).sqrt()], dim=1))
         s = s / alpha

@@ -32,6 +32,8 @@ class Metrics:
         token_weights: What a token counts for in C and C_z: all the "same" (the paper), or the
             squared "gradient" of the loss with respect to the linear's output at the token, so
             that the past is held where the answers depend on it.
+        task_weights: What a task counts for in them: its number of "tokens" (the paper), or all
+            tasks "equal", so that a small one is not drowned by a large one.
         rebase_share: Re-base the sketch once, after this share of a task's steps; 0 never does.
         seed: What the sketches are drawn from and the tokens are chosen by.
 
@@ -51,6 +53,7 @@ class Metrics:
     columns: int = 128
     token_fraction: float = 1.0
     token_weights: Literal["same", "gradient"] = "gradient"
+    task_weights: Literal["tokens", "equal"] = "tokens"
     rebase_share: float = 0.02
     seed: int = 0
 

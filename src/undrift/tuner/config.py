@@ -10,7 +10,7 @@ from undrift.errors import ConfigError
 
 NAME = "moe_lora"
 GATES = ("token", "constant")
-TOKEN_WEIGHTS = ("same", "gradient")
+WEIGHTS = {"token_weights": ("same", "gradient"), "task_weights": ("tokens", "equal")}
 
 
 def _register_type() -> PeftType:
@@ -54,6 +54,7 @@ class MoeLoraConfig(PeftConfig):
         token_fraction: The share of the tokens that enter the statistics, in (0, 1].
         token_weights: What a token counts for in them, "same" or "gradient", see
             `core.settings.Metrics`.
+        task_weights: What a task counts for in the history, "tokens" or "equal", see there.
         importance_power: 1 or 2, see `core.activation.Usage`.
         share_inputs: Let linears that read one input (gate and up; q, k and v) share one sketch.
         seed: What the sketches and the choice of tokens are drawn from.
@@ -73,6 +74,7 @@ class MoeLoraConfig(PeftConfig):
     max_components: int = field(default=64)
     token_fraction: float = field(default=1.0)
     token_weights: str = field(default="same")
+    task_weights: str = field(default="tokens")
     importance_power: int = field(default=1)
     share_inputs: bool = field(default=True)
     seed: int = field(default=0)
@@ -98,8 +100,9 @@ class MoeLoraConfig(PeftConfig):
             )
         if self.gate not in GATES:
             raise ConfigError(f"gate must be one of {', '.join(GATES)}, not {self.gate!r}")
-        if self.token_weights not in TOKEN_WEIGHTS:
-            known = ", ".join(TOKEN_WEIGHTS)
-            raise ConfigError(f"token_weights must be one of {known}, not {self.token_weights!r}")
+        for name, known in WEIGHTS.items():
+            if getattr(self, name) not in known:
+                given = getattr(self, name)
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, not {given!r}")
         if not 0 < self.token_fraction <= 1:
             raise ConfigError(f"token_fraction must lie in (0, 1], not {self.token_fraction}")

@@ -110,6 +110,7 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
                 max_components=config.max_components,
                 token_fraction=config.token_fraction,
                 token_weights=config.token_weights,
+                task_weights=config.task_weights,
                 importance_power=config.importance_power,
                 seed=config.seed,
                 shared=shared,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,14 @@ _SKETCH = ("Y", "trace", "tokens", "weight")
 _RUNNING = (*_SKETCH, "Omega", "w", "energy", "usage_tokens", "z", "z_tokens", "z_weight")
 
 
+class _Moment(NamedTuple):
+    """`sum u z z^T` over the tokens of a task, (N r, N r), n and `sum u`, () float64."""
+
+    total: Tensor
+    tokens: Tensor
+    weight: Tensor
+
+
 class LayerStatistics(nn.Module):
     """What one adapted linear has seen: in this task, and in all tasks before.
 
@@ -38,6 +46,7 @@ class LayerStatistics(nn.Module):
         max_components: The most eigenpairs that the history keeps.
         token_fraction: The share of the tokens that count.
         token_weights: What a token counts for in C and C_z, see `core.settings.Metrics`.
+        task_weights: What a task counts for in them, see there.
         importance_power: 1 or 2, see `Usage`.
         seed: For Omega and for the choice of tokens.
         shared: The statistics of a linear with the same input, whose sketch and history serve
@@ -47,7 +56,7 @@ class LayerStatistics(nn.Module):
         collecting: Whether `observe` counts anything.
         collecting_z: Whether `observe` counts B's inputs.
         cz: C_z, the mean of z z^T over the tokens of the tasks so far, (N r, N r) float32.
-        cz_tokens: How many tokens `cz` stands for, () float64.
+        cz_tokens: How many tokens (or tasks) `cz` stands for, () float64.
         importance: F^pre, (N,) float64 [Eq. 17].
         importance_tokens: alpha, how many tokens F^pre stands for, () float64.
         active: Which experts take part in the current task, (N,) bool.
@@ -72,6 +81,7 @@ class LayerStatistics(nn.Module):
         max_components: int = 64,
         token_fraction: float = 1.0,
         token_weights: str = "same",
+        task_weights: str = "tokens",
         importance_power: int = 1,
         seed: int = 0,
         shared: LayerStatistics | None = None,
@@ -79,7 +89,8 @@ class LayerStatistics(nn.Module):
         super().__init__()
         self.name, self.dim, self.experts, self.rank = name, dim, experts, rank
         self.columns, self.max_components = columns, max_components
-        self.token_fraction, self.token_weights, self.seed = token_fraction, token_weights, seed
+        self.token_fraction, self.seed = token_fraction, seed
+        self.token_weights, self.task_weights = token_weights, task_weights
         self.importance_power = importance_power
         self.collecting = self.collecting_z = True
         self._shared = (shared,)  # in a tuple: not a submodule, so it is saved once
@@ -102,9 +113,7 @@ class LayerStatistics(nn.Module):
     def _forget(self) -> None:
         self._sketch: MomentSketch | None = None
         self._usage: Usage | None = None
-        self._z: Tensor | None = None
-        self._z_tokens: Tensor | None = None
-        self._z_weight: Tensor | None = None
+        self._z: _Moment | None = None
 
     @property
     def owner(self) -> LayerStatistics:
@@ -122,9 +131,7 @@ class LayerStatistics(nn.Module):
     def _make_sums(self) -> None:
         device = self.cz.device
         self._usage = Usage(self.experts, self.importance_power, device)
-        self._z = torch.zeros_like(self.cz)
-        self._z_tokens = torch.zeros_like(self.cz_tokens)
-        self._z_weight = torch.zeros_like(self.cz_tokens)
+        self._z = _Moment(*map(torch.zeros_like, (self.cz, self.cz_tokens, self.cz_tokens)))
         if self.owner is self:
             task_seed = zlib.crc32(f"{self.seed}/{self.name}/{int(self.tasks)}".encode())
             self._sketch = MomentSketch(self.dim, self.columns, task_seed, device)
@@ -162,12 +169,12 @@ class LayerStatistics(nn.Module):
         if self.collecting_z and z is not None:
             uh = h if u is None else h * u[:, None]
             if active is None:
-                z.addmm_(uh.mT, h)
+                z.total.addmm_(uh.mT, h)
             else:
                 block = self._active[3]
-                z.index_put_((block[:, None], block[None, :]), uh.mT @ h, accumulate=True)
-            self._z_tokens += chosen.count
-            self._z_weight += chosen.count if u is None else u.sum()
+                z.total.index_put_((block[:, None], block[None, :]), uh.mT @ h, accumulate=True)
+            z.tokens.add_(chosen.count)
+            z.weight.add_(chosen.count if u is None else u.sum())
 
     def rebase(self) -> None:
         """Turn the sketch towards what was seen; call inside `summed`."""
@@ -180,12 +187,12 @@ class LayerStatistics(nn.Module):
         Args:
             delta: The share of the energy that the history keeps [Eq. 5].
         """
-        if self._usage is None or self._z is None or self._z_tokens is None:
+        if self._usage is None or self._z is None:
             return
         if self._sketch is not None:
-            self._store(self.history.merge(self._sketch, delta))
+            self._store(self.history.merge(self._sketch, delta, self._n(self._sketch.tokens)))
         self.cz.copy_(self.cz_now())
-        self.cz_tokens += self._z_tokens
+        self.cz_tokens += self._n(self._z.tokens)
         self.importance.copy_(self.importance_now())
         self.importance_tokens += self._usage.tokens
         self.tasks += 1
@@ -203,15 +210,22 @@ class LayerStatistics(nn.Module):
     def history_now(self, delta: float) -> History:
         """C^t, history and current task together; call inside `summed`."""
         sketch = self.owner._sketch
-        return self.history if sketch is None else self.history.merge(sketch, delta)
+        if sketch is None:
+            return self.history
+        return self.history.merge(sketch, delta, self._n(sketch.tokens))
+
+    def _n(self, tokens: Tensor) -> Tensor:
+        """n_t, how much the current task counts for, ()."""
+        return tokens if self.task_weights == "tokens" else (tokens > 0).to(tokens.dtype)
 
     def cz_now(self) -> Tensor:
         """C_z with the current task in it, (N r, N r); call inside `summed`."""
-        if self._z is None or self._z_tokens is None:
+        if self._z is None:
             return self.cz
-        total = (self.cz_tokens + self._z_tokens).clamp_min(1)
-        unit = self._z_tokens / self._z_weight.clamp_min(1e-300)  # as in `History.merge`
-        return ((self.cz_tokens * self.cz + unit * self._z) / total).float()
+        n = self._n(self._z.tokens)
+        unit = n / self._z.weight.clamp_min(1e-300)  # as in `History.merge`
+        total = (self.cz_tokens + n).clamp_min(1)
+        return ((self.cz_tokens * self.cz + unit * self._z.total) / total).float()
 
     def importance_now(self) -> Tensor:
         """F^t, (N,) [Eq. 17]; call inside `summed`."""
@@ -247,10 +261,12 @@ class LayerStatistics(nn.Module):
 
     def running(self) -> dict[str, Tensor]:
         """The running sums themselves, additive over ranks; empty before a task."""
-        if self._usage is None or self._z is None or self._z_tokens is None:
+        if self._usage is None or self._z is None:
             return {}
-        sums = dict(zip(("w", "energy", "usage_tokens"), self._usage.tensors(), strict=True))
-        sums |= {"z": self._z, "z_tokens": self._z_tokens, "z_weight": self._z_weight}
+        sums: dict[str, Tensor] = dict(
+            zip(("w", "energy", "usage_tokens"), self._usage.tensors(), strict=True)
+        )
+        sums |= zip(("z", "z_tokens", "z_weight"), self._z, strict=True)
         if self._sketch is not None:
             sums |= zip(_SKETCH, self._sketch.tensors(), strict=True)
         return sums

@@ -130,5 +130,5 @@ def make_statistics(
 
 def statistics_options(config: Metrics | Any) -> dict[str, Any]:
     """The part of a configuration that `LayerStatistics` takes."""
-    names = ("columns", "max_components", "token_fraction", "token_weights", "seed")
+    names = ("columns", "max_components", "token_fraction", "token_weights", "task_weights", "seed")
     return {name: getattr(config, name) for name in names}
