@@ -54,6 +54,28 @@ def test_the_statistics_are_the_moments_of_what_each_factor_reads():
     torch.testing.assert_close(each.cz, (Z.mT @ Z / len(Z)).float(), rtol=1e-4, atol=1e-6)
 
 
+def test_a_token_weighs_the_squared_gradient_at_the_output_of_the_lora():
+    method = SteadyLora(**SMALL, **EXACT)
+    model, outputs, batch = attached(method), {}, tiny_batch()
+    method.task_start(model, 1, 10)
+
+    def keep(module, inputs, y):
+        y.retain_grad()
+        outputs[module] = y
+
+    found = lora_layers(model)
+    for layer in found.values():
+        torch.nn.init.normal_(layer.lora_B["default"].weight)
+        layer.lora_B["default"].register_forward_hook(keep)
+    model.train()
+    model(**batch).loss.backward()
+    counts = batch["attention_mask"].bool()
+    for name, layer in found.items():
+        g = outputs[layer.lora_B["default"]].grad
+        weight = method._past.statistics[name].running()["z_weight"].float()
+        torch.testing.assert_close(weight, g[counts].square().sum())
+
+
 def test_both_factors_move_by_the_two_metrics():
     method = SteadyLora(**SMALL, **EXACT | {"delta": 0.9})
     model = attached(method)
