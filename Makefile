@@ -1,4 +1,4 @@
-# make demo      watch a plain MoE-LoRA forget and SAME hold, on real data (about a quarter of an hour)
+# make demo      watch a plain MoE-LoRA forget and SAME hold, on real data (about six minutes)
 # make test      the default test suite, offline
 # make help      everything else
 #
@@ -44,8 +44,6 @@ dev: $(VENV)/.installed-dev  ## the same with TRL and the development tools
 
 # Two one-thread processes side by side beat one two-thread process on two cores. The pictures are
 # drawn before, so that the two runs do not both draw them; the second run shows the progress.
-# At its tuned rate moelora forgets little because it learns little; here it gets a rate at which it
-# learns each task as well as same does, so that what differs is what they forget.
 demo: install  ## learn the pocket's tasks with moelora and same side by side, and compare them
 	@mkdir -p $(DEMO)
 	$(BIN)/python -c "from undrift.registry import BENCHMARKS; BENCHMARKS.load('pocket')(None)"

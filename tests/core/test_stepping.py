@@ -70,6 +70,24 @@ def test_projecting_the_gradient_does_not_hold_the_router(basis):
     assert (moved @ V).abs().max() > 1e-2
 
 
+def test_with_both_turned_adam_sizes_the_step_by_what_is_free():
+    """A gradient of 100 v + u with v held: its signs are those of v, so Adam's step has no u."""
+    v, u = torch.tensor([1.0, 1.0]) / 2**0.5, torch.tensor([1.0, -1.0]) / 2**0.5
+    moved = {}
+    for spaces in (["step"], ["gradient", "step"]):
+        W = Parameter(torch.zeros(1, 2))
+        optimizer = torch.optim.Adam([W], lr=1e-3)
+        for space in spaces:
+            StepHook(optimizer, lambda W=W: {W: lambda step: step - (step @ v) * v}, space).attach()
+        for _ in range(10):
+            W.grad = -(100 * v + u)[None]
+            optimizer.step()
+        moved[len(spaces)] = W.detach() @ u
+        assert abs(float(W.detach() @ v)) < 1e-9
+    assert moved[2] == pytest.approx(10 * 1e-3 * 2**0.5, rel=1e-4)
+    assert moved[1].abs() < 0.1 * moved[2]
+
+
 def test_rows_given_a_step_of_zero_are_bit_identical_whatever_momentum_and_decay_do():
     def freeze_two(step):
         step[:2] = 0

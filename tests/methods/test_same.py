@@ -56,7 +56,9 @@ def test_watching_changes_nothing_by_itself():
     assert all(torch.equal(weights(watched)[key], p) for key, p in weights(free).items())
 
 
-@pytest.mark.parametrize("options", [{}, {"b_metric": "aca"}, {"space": "gradient"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"b_metric": "aca"}, {"space": "gradient"}, {"space": "both"}]
+)
 def test_task_one_is_unconstrained_under_past(options):
     held, free = Same(**SMALL, **options), MoeLora(**SMALL)
     model, other = attached(held), attached(free)
@@ -64,10 +66,13 @@ def test_task_one_is_unconstrained_under_past(options):
     assert all(torch.equal(weights(model)[key], p) for key, p in weights(other).items())
 
 
+@pytest.mark.parametrize("space", ["step", "both"])
 @pytest.mark.parametrize("lambda_par", [0.0, 0.1])
-def test_after_fifty_adamw_steps_the_router_moved_in_v_par_by_the_transformed_steps(lambda_par):
+def test_after_fifty_adamw_steps_the_router_moved_in_v_par_by_the_transformed_steps(
+    lambda_par, space
+):
     """In a real model with weight decay; and projecting the gradient does not do it."""
-    options = {**EXACT, "lambda_par": lambda_par, "expert": False, "activation": False}
+    options = {**EXACT, "lambda_par": lambda_par, "space": space, "expert": False}
     method = Same(**SMALL, **options)
     model = attached(method)
     learn(method, model, task=1, steps=10)
@@ -150,7 +155,8 @@ def freezing(**options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"space": "gradient"}, {"b_metric": "aca"}, {"expert": False}]
+    "options",
+    [{}, {"space": "gradient"}, {"space": "both"}, {"b_metric": "aca"}, {"expert": False}],
 )
 def test_a_frozen_expert_is_bit_identical_after_the_task(options):
     method = freezing(**options)

@@ -113,7 +113,7 @@ def test_the_aca_metric_uses_the_current_a():
             A.add_(torch.randn_like(A))
 
 
-@pytest.mark.parametrize("space", ["step", "gradient"])
+@pytest.mark.parametrize("space", ["step", "gradient", "both"])
 def test_task_one_is_plain_lora(space):
     steady, plain = SteadyLora(**SMALL, space=space), Finetune(**SMALL)
     model, other = attached(steady), attached(plain)

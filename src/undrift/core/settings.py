@@ -15,8 +15,9 @@ class Metrics:
     """How an expert may move, and what is remembered of its inputs; routers have no part in it.
 
     Attributes:
-        space: What the transforms act on: the optimiser's "step", or the "gradient" as the
-            authors' code does (Adam undoes most of it).
+        space: What the transforms act on: the optimiser's "step"; the "gradient" as the authors'
+            code does (Adam undoes most of it); or "both", so that Adam sizes its step by what of
+            the gradient is free to act.
         a_metric: Scale the steps of A by (C^{t-1} + mu I)^-1 [Eq. 14, 15].
         mu: Damping of the A metric [Eq. 15].
         mu_relative: Take mu in units of the mean kept eigenvalue, so that one value serves all
@@ -41,7 +42,7 @@ class Metrics:
         ConfigError: If a value lies outside its range.
     """
 
-    space: Literal["step", "gradient"] = "step"
+    space: Literal["step", "gradient", "both"] = "step"
     a_metric: bool = True
     mu: float = 0.1
     mu_relative: bool = True

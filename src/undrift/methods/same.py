@@ -157,7 +157,7 @@ class Same(MoeLora):
         Returns:
             The transforms of A, W_G and B of every linear that is held.
         """
-        turns = dict(self._turns()) if self.config.space == "step" else {}
+        turns = dict(self._turns()) if self.config.space != "gradient" else {}
         for linear in self._linears:
             if linear.frozen is not None:
                 for p in self._masters(linear.layer):
@@ -165,7 +165,7 @@ class Same(MoeLora):
         return turns
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Turn the gradients instead, where the setting says so.
+        """Turn the gradients, instead or as well, where the setting says so.
 
         Args:
             model: What `attach` returned.
@@ -173,7 +173,7 @@ class Same(MoeLora):
         Returns:
             The transforms of A, W_G and B of every linear that is held.
         """
-        return dict(self._turns()) if self.config.space == "gradient" else {}
+        return dict(self._turns()) if self.config.space != "step" else {}
 
     def _turns(self) -> Iterator[tuple[Parameter, StepTransform]]:
         for linear in self._linears:

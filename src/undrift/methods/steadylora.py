@@ -144,10 +144,10 @@ class SteadyLora(Finetune):
         Returns:
             The transforms of every linear that has a history.
         """
-        return dict(self._turns()) if self.config.space == "step" else {}
+        return dict(self._turns()) if self.config.space != "gradient" else {}
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Turn the gradients instead, where the setting says so.
+        """Turn the gradients, instead or as well, where the setting says so.
 
         Args:
             model: What `attach` returned.
@@ -155,7 +155,7 @@ class SteadyLora(Finetune):
         Returns:
             The transforms of every linear that has a history.
         """
-        return dict(self._turns()) if self.config.space == "gradient" else {}
+        return dict(self._turns()) if self.config.space != "step" else {}
 
     def _turns(self) -> Iterator[tuple[Parameter, StepTransform]]:
         for linear in self._linears:
