@@ -206,8 +206,9 @@ def test_equal_tasks_count_alike_whatever_their_size():
     assert history.tokens == each.cz_tokens == 3
 
 
-def test_a_token_weighs_the_squared_gradient_at_the_output_of_its_linear():
-    model, batch, outputs = tiny_experts(token_weights="gradient"), tiny_batch(), {}
+@pytest.mark.parametrize("weights", ["gradient", "share"])
+def test_a_token_weighs_by_the_gradient_at_the_output_of_its_linear(weights):
+    model, batch, outputs = tiny_experts(token_weights=weights), tiny_batch(), {}
 
     def keep(module, args, y):
         y.retain_grad()
@@ -221,10 +222,28 @@ def test_a_token_weighs_the_squared_gradient_at_the_output_of_its_linear():
     assert len(outputs) == 2
     for name, y in outputs.items():
         sums_of = statistics(model)[name].running()
-        squared = y.grad[counts].square().sum()
-        assert squared > 0
-        torch.testing.assert_close(sums_of["weight"].float(), squared)
-        torch.testing.assert_close(sums_of["z_weight"].float(), squared)
+        u = y.grad.square().sum(2)
+        if weights == "share":  # every example counts for one
+            u = u.sqrt() / (u.sqrt() * counts).sum(1, keepdim=True)
+        u = (u * counts).sum()
+        assert u > 0 and (weights == "gradient" or u == pytest.approx(len(counts)))
+        torch.testing.assert_close(sums_of["weight"].float(), u)
+        torch.testing.assert_close(sums_of["z_weight"].float(), u)
+
+
+def test_shares_do_not_depend_on_the_batch_nor_on_the_scale_of_the_loss():
+    together, alone = (tiny_experts(token_weights="share") for _ in range(2))
+    batch = tiny_batch()
+    positions = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
+    together.train()
+    (1000 * together(**batch, position_ids=positions).loss).backward()
+    for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+        one = {
+            name: value[row : row + 1] if value.dim() > 2 else value[row : row + 1, :length]
+            for name, value in batch.items()
+        }
+        learn(alone, one)
+    assert_same_sums(together, sums(alone))
 
 
 @pytest.mark.parametrize("columns", [6, 64])

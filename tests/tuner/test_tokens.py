@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from undrift.errors import ConfigError
 from undrift.tuner.tokens import TokenContext, Tokens
 
 CPU = torch.device("cpu")
@@ -51,6 +53,21 @@ def test_the_fixed_size_choice_of_an_accelerator_is_the_same_choice():
             padded.rows(x).T @ padded.rows(x), exact.rows(x).T @ exact.rows(x)
         )
         assert padded.count == exact.count
+
+
+def test_shares_sum_to_one_in_every_example_whatever_the_scale_and_the_padding():
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 1, 1]])
+    sizes = torch.tensor([9.0, 1.0, 3.0, 2e-30, 1e-30, 1e-30, 0.0, 0.0, 0.0])
+    expected = [0, 0.25, 0.75, 0.5, 0.25, 0.25, 0, 0, 0]
+    assert Tokens(mask).shares(sizes).tolist() == pytest.approx(expected)
+    alone = Tokens(content=torch.zeros(1, 2)).shares(sizes[1:3])
+    assert alone.tolist() == pytest.approx(expected[1:3])
+
+
+@pytest.mark.parametrize("tokens", [Tokens(), Tokens(torch.ones(2, 3))])
+def test_shares_need_to_know_the_examples(tokens):
+    with pytest.raises(ConfigError, match="attention_mask"):
+        tokens.shares(torch.ones(4))
 
 
 def test_the_context_follows_calls_by_keyword_and_by_position():

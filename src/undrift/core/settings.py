@@ -30,9 +30,11 @@ class Metrics:
         max_components: The most eigenpairs kept between tasks.
         columns: l, the columns of the sketch; at least 2 `max_components` is advised.
         token_fraction: The share of tokens the statistics are taken over.
-        token_weights: What a token counts for in C and C_z: all the "same" (the paper), or the
-            squared "gradient" of the loss with respect to the linear's output at the token, so
-            that the past is held where the answers depend on it.
+        token_weights: What a token counts for in C and C_z, with g the gradient of the loss with
+            respect to the linear's output at the token: all the "same" (the paper); "gradient",
+            ||g||^2, so that the past is held where the answers depend on it; or "share", the
+            token's share of the sum of ||g|| over its example, so that every example counts for
+            one and those that are answered well already are not forgotten.
         task_weights: What a task counts for in them: its number of "tokens" (the paper), or all
             tasks "equal", so that a small one is not drowned by a large one.
         rebase_share: Re-base the sketch once, after this share of a task's steps; 0 never does.
@@ -53,7 +55,7 @@ class Metrics:
     max_components: int = 64
     columns: int = 128
     token_fraction: float = 1.0
-    token_weights: Literal["same", "gradient"] = "gradient"
+    token_weights: Literal["same", "gradient", "share"] = "gradient"
     task_weights: Literal["tokens", "equal"] = "tokens"
     rebase_share: float = 0.02
     seed: int = 0

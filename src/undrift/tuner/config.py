@@ -10,7 +10,7 @@ from undrift.errors import ConfigError
 
 NAME = "moe_lora"
 GATES = ("token", "constant")
-WEIGHTS = {"token_weights": ("same", "gradient"), "task_weights": ("tokens", "equal")}
+WEIGHTS = {"token_weights": ("same", "gradient", "share"), "task_weights": ("tokens", "equal")}
 
 
 def _register_type() -> PeftType:
@@ -52,7 +52,7 @@ class MoeLoraConfig(PeftConfig):
         columns: l, the columns of the sketch of each input [see `core.moment`].
         max_components: The most eigenpairs a history keeps.
         token_fraction: The share of the tokens that enter the statistics, in (0, 1].
-        token_weights: What a token counts for in them, "same" or "gradient", see
+        token_weights: What a token counts for in them, "same", "gradient" or "share", see
             `core.settings.Metrics`.
         task_weights: What a task counts for in the history, "tokens" or "equal", see there.
         importance_power: 1 or 2, see `core.activation.Usage`.

@@ -161,9 +161,7 @@ class LayerStatistics(nn.Module):
         x, w, h = chosen.rows(x).float(), chosen.rows(w), chosen.rows(h).float()
         active = self.active_index
         usage.update(w, torch.linalg.vector_norm(x, dim=1).square(), chosen.count, active)
-        u = None
-        if self.token_weights == "gradient":
-            u = torch.linalg.vector_norm(chosen.rows(g), dim=1, dtype=torch.float32).square()
+        u = tokens.weights(self.token_weights, chosen, g)
         if self._sketch is not None:
             self._sketch.update(x, chosen.count, u)
         if self.collecting_z and z is not None:

@@ -1,4 +1,4 @@
-"""Which tokens of the current forward pass count: no padding, and only the sampled ones."""
+"""Which tokens of the current forward pass count (no padding, only those sampled), and how much."""
 
 from __future__ import annotations
 
@@ -134,6 +134,48 @@ class Tokens:
             raise RuntimeError("unreachable: ids or content were checked above")
         hashed = _mixed(_mixed(ids.to(mask.device) + seed)[:, None] + position)
         return ((hashed & (_RESOLUTION - 1)) < fraction * _RESOLUTION) & (mask != 0)
+
+    def weights(self, kind: str, chosen: Choice, g: Tensor) -> Tensor | None:
+        """Weigh the rows that count.
+
+        Args:
+            kind: "same", "gradient" or "share", see `core.settings.Metrics`.
+            chosen: The K rows.
+            g: The gradient at every token, (T, anything).
+
+        Returns:
+            u, (K,); None where all weigh the same.
+        """
+        if kind == "same":
+            return None
+        if kind == "gradient":
+            return torch.linalg.vector_norm(chosen.rows(g), dim=1, dtype=torch.float32).square()
+        shares = self.shares(torch.linalg.vector_norm(g, dim=1, dtype=torch.float32))
+        return chosen.rows(shares[:, None]).squeeze(1)
+
+    def shares(self, sizes: Tensor) -> Tensor:
+        """Divide what each token has by the sum over its example.
+
+        Args:
+            sizes: Of every token, padding included, >= 0, (T,).
+
+        Returns:
+            (T,); 0 at padding, and 0 for an example whose sum is 0.
+
+        Raises:
+            ConfigError: It is not known which rows belong to one example.
+        """
+        like = self.mask if self.mask is not None else self.content
+        if like is None or like.dim() != 2 or like.numel() != sizes.numel():
+            raise ConfigError(
+                'token_weights="share" weighs the tokens of an example against each other: call '
+                "the model with attention_mask, input_ids or inputs_embeds as keywords"
+            )
+        of_example = sizes.view(like.shape)
+        if self.mask is not None:
+            of_example = of_example * (self.mask != 0)
+        total = of_example.sum(1, keepdim=True)
+        return (of_example / total.clamp_min(torch.finfo(total.dtype).tiny)).flatten()
 
     def check_shared(self, group: str, member: str, address: int) -> None:
         """Make sure that linears which share a sketch really read the same tensor.
