@@ -77,7 +77,7 @@ def experts(model: nn.Module, targets: list[str], *, fraction: float | None = No
         collect=True,
         columns=128,
         token_fraction=fraction or 1.0,
-        token_weights="gradient",
+        token_weights="share",
     )
     wrapped = peft.get_peft_model(model, config).train()
     for layer in layers(wrapped).values():

@@ -11,7 +11,7 @@ from undrift.errors import ConfigError
 
 
 def test_the_paper_to_the_letter():
-    assert PAPER.space == "gradient"
+    assert (PAPER.space, PAPER.token_weights, PAPER.task_weights) == ("gradient", "same", "tokens")
     assert (PAPER.history, PAPER.lambda_par, PAPER.lambda_perp) == ("running", 1, 1)
     assert not PAPER.clamp_gain
     assert (PAPER.mu, PAPER.mu_relative, PAPER.normalise) == (0.9, False, False)
@@ -24,13 +24,18 @@ def test_the_paper_to_the_letter():
 
 def test_ours():
     assert Settings() == UNDRIFT
-    assert UNDRIFT.space == "step"
+    assert (UNDRIFT.space, UNDRIFT.token_weights, UNDRIFT.task_weights) == (
+        "both",
+        "share",
+        "equal",
+    )
     assert (UNDRIFT.history, UNDRIFT.lambda_par, UNDRIFT.lambda_perp) == ("past", 0.1, 1)
     assert UNDRIFT.clamp_gain
     assert (UNDRIFT.mu, UNDRIFT.mu_relative, UNDRIFT.normalise) == (0.1, True, True)
     assert (UNDRIFT.a_metric, UNDRIFT.b_metric, UNDRIFT.mu_b) == (True, "z", 0.03)
     assert (UNDRIFT.delta, UNDRIFT.half_width, UNDRIFT.rho) == (0.99, 3, 1)
     assert UNDRIFT.max_components == 64
+    assert not UNDRIFT.activation
     assert UNDRIFT.frozen_at_most(8) == 4
     assert dict(SETTINGS) == {"paper": PAPER, "undrift": UNDRIFT}
 

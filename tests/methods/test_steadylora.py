@@ -55,7 +55,7 @@ def test_the_statistics_are_the_moments_of_what_each_factor_reads():
 
 
 def test_a_token_weighs_the_squared_gradient_at_the_output_of_the_lora():
-    method = SteadyLora(**SMALL, **EXACT)
+    method = SteadyLora(**SMALL, **EXACT, token_weights="gradient")
     model, outputs, batch = attached(method), {}, tiny_batch()
     method.task_start(model, 1, 10)
 
