@@ -207,7 +207,7 @@ def test_tokens_are_counted_once_under_gradient_checkpointing(reentrant):
     """Recomputation runs the forward pass twice and the backward pass once."""
     counted = {}
     for checkpointing in (False, True):
-        method = SteadyLora(**SMALL, columns=8)
+        method = SteadyLora(**SMALL, columns=8, task_weights="tokens")
         model = attached(method)
         if checkpointing:
             model.enable_input_require_grads()
