@@ -101,7 +101,7 @@ def test_killed_inside_a_task_and_resumed_equals_uninterrupted(name, tmp_path):
 
 
 def test_gradient_accumulation_is_one_step_and_counts_every_token(tmp_path):
-    method = Same(**SMALL, columns=8)
+    method = Same(**SMALL, columns=8, task_weights="tokens")
     model = attached(method)
     train(method, model, 1, tmp_path, gradient_accumulation_steps=3)
     assert {int(each.history.tokens) for each in statistics(model).values()} == {12 * 9}
