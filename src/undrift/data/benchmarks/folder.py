@@ -1,0 +1,195 @@
+"""Your own data: a folder for each task, or a YAML file that lists the tasks.
+
+Folders are learned in the order of their names, and pictures' names are relative to the task's
+folder. `validation` and `test` may be missing; without a test file, part of the training examples
+is held out. A file may be .json, .jsonl or .parquet, with rows as in `undrift.data.instructions`::
+
+    DATA/01-birds/    train.json, test.json, photos/0001.jpg ...
+    DATA/02-charts/   train.jsonl ...
+
+With a file DATA/tasks.yaml (or --data some/file.yaml), what it lists is learned in its order. Paths
+are relative to that file::
+
+    - name: birds
+      train: birds/train.json
+      test: birds/test.json      # optional, and so is validation
+      images: pictures           # what pictures' names are relative to; the YAML file's folder
+      scorer: letter             # exact, unless given
+      max_new_tokens: 8          # 128, unless given
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from undrift.data.files import BadRow, Pictures, existing
+from undrift.data.instructions import read_examples
+from undrift.data.published import data_folder, fingerprint
+from undrift.data.subset import place
+from undrift.data.types import Benchmark, Example, Task
+from undrift.errors import ConfigError, DataError, unknown
+
+LIST = "tasks.yaml"
+_PATHS = ("train", "validation", "test", "images")
+_KINDS = {int: "whole number", str: "text"}
+_SUFFIXES = (".json", ".jsonl", ".parquet")
+_SPLITS = {
+    "train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """One task of yours, with the files it is read from.
+
+    Args:
+        name: The task's name.
+        train: The training file.
+        images: What the pictures' names are relative to.
+        validation: Examples to choose settings on.
+        test: Examples that are measured; without it a part of `train` is held out.
+        scorer: A name in `undrift.scoring.SCORERS`.
+        max_new_tokens: How long an answer may get.
+    """
+
+    name: str
+    train: Path
+    images: Path
+    validation: Path | None = None
+    test: Path | None = None
+    scorer: str = "exact"
+    max_new_tokens: int = 128
+
+
+def benchmark(
+    root: Path | None = None,
+    *,
+    progress: bool = True,
+    held_out: float = 0.1,
+    seed: int = 0,
+    bad: list[BadRow] | None = None,
+) -> Benchmark:
+    """Load your own data.
+
+    Args:
+        root: The folder that --data names, or a YAML file.
+        progress: Show a bar.
+        held_out: Which share of the training examples is asked where a task has no test file.
+        seed: Another seed holds out others.
+        bad: Receives the rows that cannot be used; without it, the first one is raised.
+
+    Returns:
+        The benchmark, with an order "reversed".
+
+    Raises:
+        ConfigError: If no folder is given, or if the list of tasks cannot be used.
+        DataError: If a folder or file is missing, or a row cannot be used.
+    """
+    from rich.progress import track
+
+    given = data_folder("folder", root, f"a folder for each task, or a {LIST}")
+    file = given if given.is_file() else given / LIST
+    own = list(_listed(file) if file.is_file() else _found(given))
+    if not own:
+        raise DataError(f"{given} holds no task; expected folders with a train.json, or {LIST}")
+    tasks = []
+    for task in track(own, "reading your data", disable=not progress, transient=True):
+        pictures = Pictures(task.images)
+        train = read_examples(task.train, pictures, number_repeats=True, bad=bad)
+        validation = read_examples(task.validation, pictures, bad=bad) if task.validation else ()
+        if task.test is None:
+            train, test = hold_out(train, held_out, seed, task.images)
+        else:
+            test = read_examples(task.test, pictures, bad=bad)
+        made = Task(task.name, train, validation, test, task.scorer, task.max_new_tokens)
+        tasks.append(made)
+    orders = {"reversed": tuple(task.name for task in reversed(tasks))}
+    terms = "your own data: undrift knows nothing of its terms"
+    return Benchmark("folder", "own", tuple(tasks), terms, orders, fingerprint(tasks, file.parent))
+
+
+def hold_out(
+    examples: Sequence[Example], share: float, seed: int, images: Path
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Split examples in two, those with the same pictures on the same side.
+
+    Questions about one picture would give each other away. A hash of the pictures' names decides,
+    and for text alone one of the ids, without the number of the turn.
+
+    Args:
+        examples: All of them.
+        share: Which share to hold out, in (0, 1); rounded up to whole groups.
+        seed: Another seed is another split.
+        images: The part of the pictures' paths that does not count.
+
+    Returns:
+        The examples to keep and those held out, each in the order given.
+
+    Raises:
+        ConfigError: If the share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ConfigError(f"held_out is {share}; expected more than 0 and less than 1")
+    start = f"{images}{os.sep}"
+    groups: dict[str, list[int]] = {}
+    for number, example in enumerate(examples):
+        names = [os.fspath(path).removeprefix(start) for path in example.images]
+        key = "|".join(names) or example.id.partition("#")[0]
+        groups.setdefault(key, []).append(number)
+    out: set[int] = set()
+    for group in sorted(groups, key=lambda group: (place(group, seed), group)):
+        if len(out) >= max(1, round(share * len(examples))):
+            break
+        out.update(groups[group])
+    kept = tuple(example for number, example in enumerate(examples) if number not in out)
+    return kept, tuple(examples[number] for number in sorted(out))
+
+
+def _found(root: Path) -> Iterable[OwnTask]:
+    """Tasks of a folder of folders; a folder without any file of rows (pictures) is none."""
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        if not folder.name.startswith(".") and any(
+            path.suffix in _SUFFIXES for path in folder.iterdir()
+        ):
+            train = existing(folder, _file_names("train"))
+            validation, test = (_first(folder, _file_names(s)) for s in ("validation", "test"))
+            yield OwnTask(folder.name, train, folder, validation, test)
+
+
+def _file_names(split: str) -> list[str]:
+    return [stem + suffix for stem in _SPLITS[split] for suffix in _SUFFIXES]
+
+
+def _first(folder: Path, names: Iterable[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _listed(file: Path) -> Iterable[OwnTask]:
+    """Tasks of a YAML file."""
+    try:
+        rows = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"{file} should hold a list of tasks, each with a name and a train file")
+    known = [field.name for field in fields(OwnTask)]
+    for number, row in enumerate(rows, 1):
+        for key in row:
+            if key not in known:
+                raise unknown(f"key of task {number} in {file}:", str(key), known)
+            kind = int if key == "max_new_tokens" else str
+            if type(row[key]) is not kind:
+                raise ConfigError(f"{key} of task {number} in {file} is no {_KINDS[kind]}")
+        for key in ("name", "train"):
+            if key not in row:
+                raise ConfigError(f"task {number} in {file} has no {key}")
+        given: dict[str, Any] = {"images": file.parent}
+        for key, value in row.items():
+            given[key] = existing(file.parent, (value,)) if key in _PATHS else value
+        yield OwnTask(**given)

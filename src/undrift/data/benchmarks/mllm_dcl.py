@@ -1,0 +1,73 @@
+"""MLLM-DCL: five domains, from satellite pictures to stock charts; the domain part of MLLM-CL.
+
+```
+DATA/                or DATA/domain/, as in the whole of MLLM-CL
+├── RS/              train.json, test.json, images/
+└── ...              Med, AD, Sci, Fin
+```
+
+The pictures' names are relative to the DOMAIN's folder. The names themselves matter: public scoring
+reads the part of Sci that a question comes from off the beginning of its picture's name (`AI2D_`,
+`TQA_`, `VQA_`, `SciVerse_`), so renamed pictures give other scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from undrift.data.files import BadRow
+from undrift.data.published import PublishedTask, data_folder, inner, published
+from undrift.data.types import Benchmark
+
+LICENCE = (
+    "Apache-2.0 as stated by MLLM-CL/MLLM-CL on the Hub; the pictures are those of RSVQA, PathVQA, "
+    "DriveLM, AI2D, SciVerse, MapQA, TQA, StockQA and FinVis, each under its own terms"
+)
+
+_FILES = (("train.json",), ("test.json",))
+
+TASKS = (
+    PublishedTask("RS", *_FILES, "contains-word", "caseless"),
+    PublishedTask("Med", *_FILES, "contains", "caseless"),
+    PublishedTask("AD", *_FILES, "contains-word", "caseless"),
+    PublishedTask("Sci", *_FILES, "dcl-sci", "exact"),
+    PublishedTask("Fin", *_FILES, "dcl-fin", "exact"),
+)
+"""In the published order; no source states the numbers of rows."""
+
+
+def benchmark(
+    root: Path | None = None,
+    *,
+    progress: bool = True,
+    only: Sequence[str] | None = None,
+    bad: list[BadRow] | None = None,
+) -> Benchmark:
+    """Load MLLM-DCL.
+
+    Args:
+        root: The folder that --data names, laid out as above.
+        progress: Show a bar.
+        only: Names of the domains to load; all if None.
+        bad: Receives the rows that cannot be used; without it, the first one is raised.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        ConfigError: If no folder is given.
+        DataError: If a folder or file is missing, or a row cannot be used.
+    """
+    folder = data_folder("mllm_dcl", root, "the domains' folders RS, Med, AD, Sci and Fin")
+    return published(
+        "mllm_dcl",
+        "published",
+        LICENCE,
+        TASKS,
+        instructions=inner(folder, "domain"),
+        images=None,
+        only=only,
+        progress=progress,
+        bad=bad,
+    )

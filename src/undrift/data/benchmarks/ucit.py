@@ -1,0 +1,111 @@
+"""UCIT: six tasks that LLaVA-1.5 has not been trained on, two of them captions.
+
+```
+DATA/
+├── instructions/            or the tasks' folders in DATA itself, as MCITlib has them
+│   ├── ImageNet-R/          train.json, test_3000.json
+│   ├── ArxivQA/             train_4w.json, test_3000.json
+│   ├── VizWiz/              train.json, test_3000.json, val_coco_type_3000.json
+│   └── ...                  IconQA, CLEVR (or CLEVR-Math), Flickr30k
+└── datasets/                ArxivQA/images, CLEVR/images/train, Flickr30k/val ...
+```
+
+Captions are scored against several references, which stand in a file of COCO's form. They are
+matched by the name of the picture; public code goes by the number of the line, so that a shuffled
+or partial file of predictions is compared with the references of other pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from undrift.data.files import BadRow
+from undrift.data.instructions import Join, Row
+from undrift.data.published import Annotation, PublishedTask, data_folder, inner, published
+from undrift.data.types import Benchmark
+from undrift.errors import DataError
+
+LICENCE = (
+    "instructions as published with UCIT (HaiyangGuo/UCIT on the Hub); the pictures are those of "
+    "ImageNet-R, ArxivQA, VizWiz, IconQA, CLEVR and Flickr30k, each under its own terms"
+)
+
+
+def _references(content: Any) -> Join:
+    """Read captions in COCO's form: rows get all captions of their picture, and its image_id."""
+    captions: dict[Any, list[str]] = {}
+    for note in content["annotations"]:
+        captions.setdefault(note["image_id"], []).append(note["caption"])
+    ids: dict[str, Any] = {}
+    for image in content["images"]:
+        name = PurePosixPath(image["file_name"]).name
+        if name in ids:
+            raise DataError(
+                f"two pictures of the caption file are called {name!r}; expected names of their own"
+            )
+        ids[name] = image["id"]
+
+    def join(row: Row) -> Row:
+        name = PurePosixPath(str(row.get("image"))).name
+        if name not in ids or ids[name] not in captions:
+            raise DataError(f"the caption file has no caption of the picture {name!r}")
+        return {**row, "answers": captions[ids[name]], "image_id": ids[name]}
+
+    return join
+
+
+_TEST = ("test_3000.json", "test.json")
+_CAPTIONS = Annotation(("val_coco_type_3000.json", "test_coco_type.json"), _references)
+
+TASKS = (
+    PublishedTask("ImageNet-R", ("train.json",), _TEST, "upper", "caseless", 23_998, 3_000),
+    PublishedTask("ArxivQA", ("train_4w.json", "train.json"), _TEST, "upper", "caseless",
+                  40_000, 3_000),
+    PublishedTask("VizWiz", ("train.json",), _TEST, "caption", "caseless", 40_000, 3_000,
+                  annotation=_CAPTIONS),
+    PublishedTask("IconQA", ("train.json",), _TEST, "upper", "caseless", 29_859, 3_000),
+    PublishedTask("CLEVR-Math", ("train_4w.json", "train.json"), _TEST, "upper", "caseless",
+                  40_000, 3_000, folders=("CLEVR", "CLEVR-Math")),
+    PublishedTask("Flickr30k", ("train_brief_4w.json", "train.json"), _TEST, "caption", "caseless",
+                  40_000, 3_000, annotation=_CAPTIONS),
+)  # fmt: skip
+"""In the published order. `upper` is equality in capitals, with neither spaces nor a period cut."""
+
+
+def benchmark(
+    root: Path | None = None,
+    *,
+    progress: bool = True,
+    only: Sequence[str] | None = None,
+    bad: list[BadRow] | None = None,
+) -> Benchmark:
+    """Load UCIT.
+
+    Args:
+        root: The folder that --data names, laid out as above.
+        progress: Show a bar.
+        only: Names of the tasks to load; all if None.
+        bad: Receives the rows that cannot be used; without it, the first one is raised.
+
+    Returns:
+        The benchmark. Until captions have a scorer of their own, `caseless` counts a caption as
+        right only if it is one of the references.
+
+    Raises:
+        ConfigError: If no folder is given.
+        DataError: If a folder or file is missing, or a row cannot be used.
+    """
+    folder = data_folder("ucit", root, "instructions/ and datasets/")
+    return published(
+        "ucit",
+        "published",
+        LICENCE,
+        TASKS,
+        instructions=inner(folder, "instructions"),
+        images=inner(folder, "datasets"),
+        only=only,
+        progress=progress,
+        bad=bad,
+    )
