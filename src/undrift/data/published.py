@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from undrift.data.files import BadRow, Pictures, existing, read_json
-from undrift.data.instructions import Join, read_examples
+from undrift.data.instructions import Join, Row, read_examples
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError, DataError, unknown
 
@@ -172,7 +172,7 @@ def inner(root: Path, name: str) -> Path:
     return root / name if (root / name).is_dir() else root
 
 
-def by_question_id(known: dict[str, dict[str, Any]], file: str) -> Join:
+def by_question_id(known: Mapping[str, Row], file: str) -> Join:
     """Make a join that adds what is known about a question; what the row has already stays.
 
     Args:
@@ -183,7 +183,7 @@ def by_question_id(known: dict[str, dict[str, Any]], file: str) -> Join:
         The join.
     """
 
-    def join(row: dict[str, Any]) -> dict[str, Any]:
+    def join(row: Row) -> Row:
         identity = str(row.get("question_id", row.get("id")))
         if identity not in known:
             raise DataError(f"the {file} knows nothing about question {identity!r}")
@@ -198,12 +198,13 @@ def _join(task: PublishedTask, folder: Path, images: Path) -> Join | None:
     for place in (folder, images / folder.name):
         for name in task.annotation.files:
             if (place / name).is_file():
+                content = read_json(place / name)
                 try:
-                    return task.annotation.join(read_json(place / name))
-                except (KeyError, TypeError, AttributeError) as error:
+                    return task.annotation.join(content)
+                except (KeyError, TypeError, AttributeError, DataError) as error:
                     raise DataError(
-                        f"{place / name} has not the form of an official annotation file of "
-                        f"{task.name} ({type(error).__name__}: {error})"
+                        f"{place / name} cannot be the annotation file of {task.name} "
+                        f"({type(error).__name__}: {error}); put the published file there"
                     ) from error
     if not task.annotation.required:
         return None
