@@ -86,8 +86,11 @@ def test_the_fingerprint_is_the_data_not_its_place(name, copied):
     root = copied(name)
     assert load(name, root)[0].fingerprint == made.fingerprint
     task = MODULES[name].TASKS[1]
-    edit(home(root, task) / task.train[0], lambda rows: rows[:-1])
-    assert load(name, root)[0].fingerprint != made.fingerprint
+    file = home(root, task) / task.train[0]
+    edit(file, lambda rows: rows[0].update(image=rows[1]["image"]))
+    other_picture = load(name, root)[0].fingerprint
+    edit(file, lambda rows: rows[:-1])
+    assert len({made.fingerprint, other_picture, load(name, root)[0].fingerprint}) == 3
 
 
 @pytest.mark.parametrize("name", ORDERS)
@@ -235,10 +238,14 @@ def test_vizwiz_is_asked_on_val_since_test_has_no_answers(copied):
 def test_gqa_takes_answers_from_the_official_file_where_it_must(copied):
     root = copied("coin")
     before = [e.answers for e in load("coin", root)[1]["GQA"].test]
+    official = root / "GQA" / "testdev_balanced_questions.json"
+    edit(official, lambda content: content["201307251"].update(answer="of the official file"))
+    assert [e.answers for e in load("coin", root)[1]["GQA"].test] == before, "its own answer wins"
+    edit(official, lambda content: content["201307251"].update(answer="no"))
     file = root / "Instructions_Original" / "GQA" / "test.json"
     edit(file, lambda rows: [{k: v for k, v in r.items() if k != "answer"} for r in rows])
     assert [e.answers for e in load("coin", root)[1]["GQA"].test] == before
-    (root / "GQA" / "testdev_balanced_questions.json").unlink()
+    official.unlink()
     with pytest.raises(DataError, match="no answer and no conversations"):
         load("coin", root)
 
