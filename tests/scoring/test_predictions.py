@@ -42,8 +42,9 @@ def test_the_number_17_and_the_text_17_are_one_id():
         row = {"question_id": key, "text": "A"}
         assert score_file("coin/ScienceQA", [row], [example], "coin").strict == 100.0
     both = [{"question_id": 17, "text": "A"}, {"question_id": "17", "text": "B"}]
-    with pytest.raises(DataError, match="prediction 2 is the second for the question_id '17'"):
-        score_file("coin/ScienceQA", both, [example], "coin")
+    for lines in (both, both[::-1]):
+        with pytest.raises(DataError, match="prediction 2 is the second for the question_id '17'"):
+            score_file("coin/ScienceQA", lines, [example], "coin")
 
 
 def test_other_spellings_of_a_number_are_other_ids():

@@ -104,6 +104,9 @@ def test_rec_parser_of_coin_loses_the_outer_digits():
     # The leading 1 is lost too: the box begins at 0 and is far too wide.
     wide = "[1.00,0.00,1.40,1.00]"
     assert not right(public.box_outer_digits_lost, wide, wide)
+    # One space before the bracket is removed; a second one is lost in the digit's place.
+    assert not right(public.box_outer_digits_lost, f" {wide}", wide)
+    assert right(public.box_outer_digits_lost, f"  {wide}", wide)
     # Text that shields the digits makes the same parser read them all.
     assert right(public.box_outer_digits_lost, f"({box})", box)
 

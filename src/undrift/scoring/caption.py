@@ -1,8 +1,9 @@
 """Caption metrics: BLEU-1 to 4, ROUGE-L and CIDEr, as pycocoevalcap computes them from tokens.
 
-On GIVEN tokens the three agree with pycocoevalcap to rounding. The tokens are ours: pycocoevalcap
-calls Stanford's PTB tokenizer, a Java program, and `tokens` is a short imitation of it (its
-docstring lists the differences), so scores of whole captions may differ in the second decimal.
+On GIVEN tokens the three follow pycocoevalcap's formulas (a test compares where it is installed).
+The tokens are ours: pycocoevalcap calls Stanford's PTB tokenizer, a Java program, and `tokens` is a
+short imitation of it (its docstring lists the differences), so scores of whole captions may
+differ; by how much has not been measured.
 
 METEOR is NOT here. pycocoevalcap calls another Java program with its own stemmer, WordNet synonyms,
 a paraphrase table and tuned weights; a version without these would be a different number under the
@@ -147,10 +148,10 @@ def cider(candidates: Mapping[str, Tokens], references: Mapping[str, Sequence[To
 
     For n = 1 to 4, captions are vectors of n-gram counts times log(captions / captions with that
     n-gram in a reference). Similarity is the cosine with the candidate's weight CLIPPED at the
-    reference's, times exp(-d^2 / 72), d the difference of the numbers of BIGRAMS (so an empty
-    caption and one of one word are equally long). The mean over references, orders and captions is
-    multiplied by 10. The weights depend on the whole file: with a single id all are 0, and so is
-    the score. Where a vector is 0 its similarity is 0; the first public code divided by 0 there.
+    reference's, times exp(-d^2 / 72), d the difference in words (sigma is 6). The mean over
+    references, orders and captions is multiplied by 10. The weights depend on the whole file: with
+    a single id all are 0, and so is the score. Where a vector is 0 its similarity is 0; the first
+    public code divided by 0 there.
 
     Args:
         candidates: One caption per id.
@@ -176,7 +177,7 @@ def cider(candidates: Mapping[str, Tokens], references: Mapping[str, Sequence[To
 def _similarity(
     candidate: Tokens, truth: Tokens, weight: Callable[[tuple[str, ...]], float]
 ) -> float:
-    apart = max(len(candidate) - 1, 0) - max(len(truth) - 1, 0)
+    apart = len(candidate) - len(truth)
     cosines: list[float] = []
     for n in _ORDERS:
         said = {gram: count * weight(gram) for gram, count in _ngrams(candidate, n).items()}

@@ -1,4 +1,4 @@
-"""The data sets' own metrics, where they differ from what the public continual-learning code does.
+"""The data sets' own metrics, whether or not the public continual-learning code follows them.
 
 Each is `(prediction, answers, extra) -> score in [0, 1]`. A model's text is not what some of these
 metrics were made for; what is added for it is said in each docstring.

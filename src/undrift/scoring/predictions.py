@@ -103,7 +103,8 @@ def score_file(
             Other keys are ignored, and so is the order.
         examples: The task's test examples.
         profile: One of `published.PROFILES`.
-        partial: Take the average over the predictions that there are, instead of refusing.
+        partial: Take the average over the predictions that there are, instead of refusing; CIDEr
+            then weighs words by the references of these only.
 
     Returns:
         The averages, with the scores of every line.

@@ -53,7 +53,6 @@ def _one_rule(kind: str, rule: Rule | None, metric: Rule | None) -> PublishedTas
 
 
 _CAPTIONS = _one_rule("caption", None, None)
-_same = public.same_upper
 
 TASKS: dict[str, PublishedTask] = {
     "coin/ScienceQA": PublishedTask(
@@ -66,7 +65,7 @@ TASKS: dict[str, PublishedTask] = {
     "coin/TextVQA": _one_rule("consensus", official.textvqa_m4c, official.textvqa_m4c),
     "coin/ImageNet": _one_rule("class name", public.either_contains, official.accuracy),
     "coin/GQA": _one_rule("short text", public.gqa, public.gqa),
-    "coin/VizWiz": _one_rule("short text", _same, official.vqa_soft),
+    "coin/VizWiz": _one_rule("short text", public.same_upper, official.vqa_soft),
     "coin/Grounding": PublishedTask(
         "box",
         coin=public.box_outer_digits_lost,
@@ -74,24 +73,24 @@ TASKS: dict[str, PublishedTask] = {
         prism=public.box_first_numbers,
         official=official.box_half,
     ),
-    "coin/VQAv2": _one_rule("short text", _same, official.vqa_soft),
+    "coin/VQAv2": _one_rule("short text", public.same_upper, official.vqa_soft),
     "coin/OCRVQA": _one_rule("short text", public.ocrvqa_lower, official.accuracy),
-    "ucit/ImageNet-R": _one_rule("class name", _same, official.accuracy),
-    "ucit/ArxivQA": _one_rule("letter", _same, official.letter_accuracy),
+    "ucit/ImageNet-R": _one_rule("class name", public.same_upper, official.accuracy),
+    "ucit/ArxivQA": _one_rule("letter", public.same_upper, official.letter_accuracy),
     "ucit/VizWiz": _CAPTIONS,
-    "ucit/IconQA": _one_rule("choice", _same, official.accuracy),
-    "ucit/CLEVR": _one_rule("number", _same, official.accuracy),
+    "ucit/IconQA": _one_rule("choice", public.same_upper, official.accuracy),
+    "ucit/CLEVR": _one_rule("number", public.same_upper, official.accuracy),
     "ucit/Flickr30k": _CAPTIONS,
-    "trigap/PMCVQA": _one_rule("letter", _same, official.letter_accuracy),
+    "trigap/PMCVQA": _one_rule("letter", public.same_upper, official.letter_accuracy),
     "trigap/DocVQA": _one_rule("document", public.anls_without_threshold, official.anls),
-    "trigap/ChartQA": _one_rule("chart", _same, official.relaxed_accuracy),
-    "trigap/IconQA": _one_rule("choice", _same, official.accuracy),
+    "trigap/ChartQA": _one_rule("chart", public.same_upper, official.relaxed_accuracy),
+    "trigap/IconQA": _one_rule("choice", public.same_upper, official.accuracy),
     "trigap/InfographicVQA": _one_rule("document", public.anls_without_threshold, official.anls),
-    "trigap/ArxivQA": _one_rule("letter", _same, official.letter_accuracy),
-    "trigap/Roadside": _one_rule("short text", _same, None),
-    "trigap/ChemVQA": _one_rule("short text", _same, None),
-    "trigap/FloodNetVQA": _one_rule("short text", _same, official.accuracy),
-    "trigap/CLEVR": _one_rule("number", _same, official.accuracy),
+    "trigap/ArxivQA": _one_rule("letter", public.same_upper, official.letter_accuracy),
+    "trigap/Roadside": _one_rule("short text", public.same_upper, None),
+    "trigap/ChemVQA": _one_rule("short text", public.same_upper, None),
+    "trigap/FloodNetVQA": _one_rule("short text", public.same_upper, official.accuracy),
+    "trigap/CLEVR": _one_rule("number", public.same_upper, official.accuracy),
     "mllm_dcl/RS": _one_rule("short text", domains.contains_word, None),
     "mllm_dcl/Med": _one_rule("short text", domains.contains, None),
     "mllm_dcl/AD": _one_rule("short text", domains.contains_word, None),
