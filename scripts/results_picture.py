@@ -1,4 +1,7 @@
-"""Draw docs/results/pocket-main.svg: what is still known while one task follows another."""
+"""Draw docs/results/pocket-main.svg.
+
+What is still known while one task follows another: the mean over seeds, and their range.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +36,12 @@ def main() -> None:
         ends.append((curves.mean(0)[-1], method))
     joint = float(np.mean([run["last"] for run in runs if run["method"] == "joint"]))
     axes.plot([1, 10], [joint, joint], color="black", linewidth=1, linestyle=(0, (4, 3)))
-    axes.text(10.15, joint, f"joint {joint:.1f}", va="center")
+    ends.append((joint, "joint"))
     last = -np.inf
     for value, method in sorted(ends):  # labels at the lines' ends, pushed apart
-        last = max(value, last + 2.6)
-        axes.text(10.15, last, f"{method} {value:.1f}", color=COLOURS[method], va="center")
+        last = max(value, last + 3)
+        colour = COLOURS.get(method, "black")
+        axes.text(10.15, last, f"{method} {value:.1f}", color=colour, va="center")
     axes.set(xlim=(1, 11.8), ylim=(45, 100), xlabel="tasks learned", xticks=range(1, 11))
     axes.set_ylabel("accuracy over these tasks (%)")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,21 +1,42 @@
 """Pure strings and numbers: is an answer right, is only its form wrong, and how much was forgotten.
 
-Needs the standard library only.
+`score` serves the pocket; `score_all` (a line) and `score_file` (a file) serve the published
+benchmarks, whose rules are in `public`, `domains`, `official` and `lenient`. Needs the standard
+library only.
 """
 
 from __future__ import annotations
 
 from undrift.scoring.answers import SCORERS, Score, find_scorer, score
+from undrift.scoring.caption import caption_scores, mean_of_seven
 from undrift.scoring.format import is_case_only, share_case_only
+from undrift.scoring.forms import ERROR_KINDS, MIF, ErrorKind, error_kind, form
 from undrift.scoring.matrix import FORMULAS, metrics
+from undrift.scoring.predictions import FileScores, score_file
+from undrift.scoring.published import KINDS, PROFILES, TASKS, Scores, find_task, score_all
 
 __all__ = [
+    "ERROR_KINDS",
     "FORMULAS",
+    "KINDS",
+    "MIF",
+    "PROFILES",
     "SCORERS",
+    "TASKS",
+    "ErrorKind",
+    "FileScores",
     "Score",
+    "Scores",
+    "caption_scores",
+    "error_kind",
     "find_scorer",
+    "find_task",
+    "form",
     "is_case_only",
+    "mean_of_seven",
     "metrics",
     "score",
+    "score_all",
+    "score_file",
     "share_case_only",
 ]

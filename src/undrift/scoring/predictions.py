@@ -1,0 +1,214 @@
+"""A whole predictions file against its examples, matched by id, never by line.
+
+`17` and `"17"` are one id. A row whose text is null is a question without an answer: it is wrong by
+every score (the public rule for ImageNet would call an empty text right). A file that leaves
+examples out is refused, unless it is called partial: some public codes divide by the number of
+predictions, so that a run which broke off looks better than it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from undrift.errors import DataError
+from undrift.scoring.caption import caption_scores
+from undrift.scoring.forms import ErrorKind, error_kind
+from undrift.scoring.published import Scores, find_task, score_all
+
+
+class Question(Protocol):
+    """What is needed of an example; `undrift.data.Example` is one."""
+
+    @property
+    def id(self) -> str:
+        """Unique within the task."""
+        ...
+
+    @property
+    def question(self) -> str:
+        """The whole text put to the model."""
+        ...
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The accepted answers, at least one."""
+        ...
+
+    @property
+    def extra(self) -> Mapping[str, Any]:
+        """What rules may want besides, such as `choices`."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileScores:
+    """What a predictions file is worth; averages are percentages over `scored` examples.
+
+    Args:
+        strict: By the profile's rule, or None for captions.
+        official: By the data set's metric, or None where it is not known for every line. For
+            captions CIDEr.
+        lenient: Content only, or None for captions.
+        form: The share of answers in the right form.
+        lucky: How many predictions the strict rule likes better than the lenient one does: empty
+            texts and parts of words on ImageNet, for instance.
+        errors: How many predictions have which error of form.
+        captions: The metrics of `caption.METRICS`; empty but for captions.
+        lines: Each scored example's own scores, by id, in the examples' order.
+        scored: How many examples the averages are over.
+        examples: How many examples there are.
+    """
+
+    strict: float | None
+    official: float | None
+    lenient: float | None
+    form: float
+    lucky: int
+    errors: Mapping[ErrorKind, int]
+    captions: Mapping[str, float]
+    lines: Mapping[str, Scores]
+    scored: int
+    examples: int
+
+    @property
+    def partial(self) -> bool:
+        """Whether examples were left out; averages are then not the benchmark's."""
+        return self.scored < self.examples
+
+    def __str__(self) -> str:
+        if self.partial:
+            return (
+                f"PARTIAL: only {self.scored} of {self.examples} examples have a prediction; "
+                f"averages are over these {self.scored}"
+            )
+        return f"all {self.examples} examples"
+
+
+def score_file(
+    task: str,
+    rows: Iterable[Mapping[str, Any]],
+    examples: Sequence[Question],
+    profile: str,
+    *,
+    partial: bool = False,
+) -> FileScores:
+    """Score all predictions for one task.
+
+    Args:
+        task: A key of `published.TASKS`.
+        rows: The parsed lines: `question_id`, a text or an integer, and `text`, a text or null.
+            Other keys are ignored, and so is the order.
+        examples: The task's test examples.
+        profile: One of `published.PROFILES`.
+        partial: Take the average over the predictions that there are, instead of refusing; CIDEr
+            then weighs words by the references of these only.
+
+    Returns:
+        The averages, with the scores of every line.
+
+    Raises:
+        UnknownName: If there is no such task or profile.
+        DataError: If a row has no id or no text, if an id occurs twice or is no example's, or if
+            examples have no prediction and `partial` is not set (or none has one).
+    """
+    kind = find_task(task).kind
+    said = by_id(rows)
+    asked = _examples_by_id(examples)
+    strange = [key for key in said if key not in asked]
+    if strange:
+        raise DataError(
+            f"{len(strange)} predictions are for questions that {task} has not got, the first of "
+            f"them {strange[0]!r}; is the file of another task or split?"
+        )
+    missing = [key for key in asked if key not in said]
+    if missing and (not partial or not said):
+        raise DataError(
+            f"{len(missing)} of {len(asked)} examples of {task} have no prediction, the first of "
+            f"them {missing[0]!r}; predict them, or pass --partial to average over the "
+            f"{len(said)} that are there"
+        )
+    lines: dict[str, Scores] = {}
+    errors: Counter[ErrorKind] = Counter()
+    for key, example in asked.items():
+        if key in said:
+            extra = {"question": example.question, **example.extra}
+            text = said[key]
+            error = error_kind(kind, text or "", example.answers)
+            if error is not None:
+                errors[error] += 1
+            whole = score_all(task, text or "", example.answers, extra, profile)
+            lines[key] = whole if text is not None else _wrong_like(whole)
+    captions: dict[str, float] = {}
+    if kind == "caption":
+        captions = caption_scores(
+            {key: said[key] or "" for key in lines}, {key: asked[key].answers for key in lines}
+        )
+    return FileScores(
+        strict=_percent([line.strict for line in lines.values()]),
+        official=captions.get("cider", _percent([line.official for line in lines.values()])),
+        lenient=_percent([line.lenient for line in lines.values()]),
+        form=100 * sum(line.form for line in lines.values()) / len(lines),
+        lucky=sum((line.strict or 0.0) > (line.lenient or 0.0) for line in lines.values()),
+        errors=errors,
+        captions=captions,
+        lines=lines,
+        scored=len(lines),
+        examples=len(asked),
+    )
+
+
+def by_id(rows: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    """Return the predicted texts by id, every id a text.
+
+    Args:
+        rows: The parsed lines of a predictions file.
+
+    Returns:
+        What was said for each id; None where nothing was.
+
+    Raises:
+        DataError: If a row has no id or no text, or if an id occurs twice.
+    """
+    said: dict[str, str | None] = {}
+    for number, row in enumerate(rows, start=1):
+        key = row.get("question_id")
+        if not isinstance(key, str | int) or isinstance(key, bool):
+            raise DataError(
+                f"prediction {number} has the question_id {key!r}; expected a text or an integer"
+            )
+        text = row.get("text", 0)
+        if not isinstance(text, str | None):
+            raise DataError(
+                f"prediction {number} (question_id {key!r}) has no text: its keys are "
+                f"{sorted(row)}; expected 'text', a text or null"
+            )
+        if str(key) in said:
+            raise DataError(
+                f"prediction {number} is the second for the question_id {str(key)!r}; keep one; "
+                "were the files of several processes joined twice?"
+            )
+        said[str(key)] = text
+    return said
+
+
+def _examples_by_id(examples: Sequence[Question]) -> dict[str, Question]:
+    asked = {str(example.id): example for example in examples}
+    if len(asked) < len(examples):
+        twice = Counter(str(example.id) for example in examples).most_common(1)[0][0]
+        raise DataError(f"two examples have the id {twice!r}; predictions are matched by id")
+    if not asked:
+        raise DataError("there are no examples to score predictions against")
+    return asked
+
+
+def _wrong_like(scores: Scores) -> Scores:
+    """Return zeros where there are scores."""
+    return Scores(*(None if score is None else 0.0 for score in scores[:3]), form=0.0)
+
+
+def _percent(scores: Sequence[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return 100 * sum(known) / len(known) if known and len(known) == len(scores) else None

@@ -1,0 +1,175 @@
+"""The tasks of the published benchmarks: which kind of answer, and which rules, each has.
+
+A *kind* of answer decides what is lenient and which form is right; a *profile* decides what is
+strict: `coin`, `hide` and `prism` are the public codes' rules, `official` the data set's own
+metric, `lenient` content only. Where only one public code scores a task (UCIT: HiDe; TriGap: Prism;
+MLLM-DCL: MLLM-CL), its rule stands under all three, so that a profile serves any benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from undrift.errors import DataError, unknown
+from undrift.scoring import domains, lenient, official, public
+from undrift.scoring.forms import form
+
+Rule = Callable[[str, Sequence[str], Mapping[str, Any]], float]
+
+PROFILES = ("coin", "hide", "prism", "official", "lenient")
+
+LENIENT: dict[str, Rule | None] = {
+    "letter": lenient.choice,
+    "choice": lenient.choice,
+    "class name": lenient.same_content,
+    "short text": lenient.same_content,
+    "consensus": lenient.consensus,
+    "document": lenient.alike,
+    "chart": lenient.same_content,
+    "number": lenient.same_content,
+    "box": lenient.first_numbers,
+    "caption": None,
+}
+KINDS = tuple(LENIENT)
+
+
+class PublishedTask(NamedTuple):
+    """How one published task is scored.
+
+    `None` stands for a rule that does not exist: a caption is scored with its whole file
+    (`caption.py`), and some data sets have no metric that we could find.
+    """
+
+    kind: str
+    coin: Rule | None
+    hide: Rule | None
+    prism: Rule | None
+    official: Rule | None
+
+
+def _one_rule(kind: str, rule: Rule | None, metric: Rule | None) -> PublishedTask:
+    return PublishedTask(kind, rule, rule, rule, metric)
+
+
+_CAPTIONS = _one_rule("caption", None, None)
+
+TASKS: dict[str, PublishedTask] = {
+    "coin/ScienceQA": PublishedTask(
+        "letter",
+        coin=public.scienceqa_first_word,
+        hide=public.scienceqa_stated,
+        prism=public.scienceqa_stated,
+        official=official.letter_accuracy,
+    ),
+    "coin/TextVQA": _one_rule("consensus", official.textvqa_m4c, official.textvqa_m4c),
+    "coin/ImageNet": _one_rule("class name", public.either_contains, official.accuracy),
+    "coin/GQA": _one_rule("short text", public.gqa, public.gqa),
+    "coin/VizWiz": _one_rule("short text", public.same_upper, official.vqa_soft),
+    "coin/Grounding": PublishedTask(
+        "box",
+        coin=public.box_outer_digits_lost,
+        hide=public.box_outer_digits_lost,
+        prism=public.box_first_numbers,
+        official=official.box_half,
+    ),
+    "coin/VQAv2": _one_rule("short text", public.same_upper, official.vqa_soft),
+    "coin/OCRVQA": _one_rule("short text", public.ocrvqa_lower, official.accuracy),
+    "ucit/ImageNet-R": _one_rule("class name", public.same_upper, official.accuracy),
+    "ucit/ArxivQA": _one_rule("letter", public.same_upper, official.letter_accuracy),
+    "ucit/VizWiz": _CAPTIONS,
+    "ucit/IconQA": _one_rule("choice", public.same_upper, official.accuracy),
+    "ucit/CLEVR": _one_rule("number", public.same_upper, official.accuracy),
+    "ucit/Flickr30k": _CAPTIONS,
+    "trigap/PMCVQA": _one_rule("letter", public.same_upper, official.letter_accuracy),
+    "trigap/DocVQA": _one_rule("document", public.anls_without_threshold, official.anls),
+    "trigap/ChartQA": _one_rule("chart", public.same_upper, official.relaxed_accuracy),
+    "trigap/IconQA": _one_rule("choice", public.same_upper, official.accuracy),
+    "trigap/InfographicVQA": _one_rule("document", public.anls_without_threshold, official.anls),
+    "trigap/ArxivQA": _one_rule("letter", public.same_upper, official.letter_accuracy),
+    "trigap/Roadside": _one_rule("short text", public.same_upper, None),
+    "trigap/ChemVQA": _one_rule("short text", public.same_upper, None),
+    "trigap/FloodNetVQA": _one_rule("short text", public.same_upper, official.accuracy),
+    "trigap/CLEVR": _one_rule("number", public.same_upper, official.accuracy),
+    "mllm_dcl/RS": _one_rule("short text", domains.contains_word, None),
+    "mllm_dcl/Med": _one_rule("short text", domains.contains, None),
+    "mllm_dcl/AD": _one_rule("short text", domains.contains_word, None),
+    "mllm_dcl/Sci": _one_rule("choice", domains.science, None),
+    "mllm_dcl/Fin": _one_rule("choice", domains.same_without_spaces, None),
+}
+
+
+class Scores(NamedTuple):
+    """One prediction's scores, each in [0, 1].
+
+    `strict` follows the profile; `official` is None where the data set's metric is not known, or
+    needs the answers of ten people and the example has not got them; strict, official and lenient
+    are None for a caption.
+    """
+
+    strict: float | None
+    official: float | None
+    lenient: float | None
+    form: float
+
+
+def find_task(task: str) -> PublishedTask:
+    """Return how a published task is scored.
+
+    Args:
+        task: A key of TASKS, such as `coin/ScienceQA`.
+
+    Returns:
+        Its entry.
+
+    Raises:
+        UnknownName: If there is none; the message offers the nearest.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    return TASKS[task]
+
+
+def score_all(
+    task: str, prediction: str, answers: Sequence[str], extra: Mapping[str, Any], profile: str
+) -> Scores:
+    """Score one prediction by every rule that applies.
+
+    Args:
+        task: A key of TASKS.
+        prediction: What the model said; an empty text is an answer (and right under the public
+            rule for ImageNet), not an error.
+        answers: The accepted answers, at least one; most public rules look at the first only.
+        extra: The example's extra: `choices`, `human_answers`, `subset` and `question` are used.
+        profile: One of PROFILES; it decides what is strict.
+
+    Returns:
+        The scores; what cannot be computed for one line is None.
+
+    Raises:
+        UnknownName: If there is no such task or profile.
+        DataError: If there is no answer, if the strict rule needs something that the example has
+            not got, or if the profile is `official` and the data set's metric is not known.
+    """
+    entry = find_task(task)
+    if profile not in PROFILES:
+        raise unknown("scoring profile", profile, PROFILES)
+    if not answers:
+        raise DataError(f"nothing to compare the prediction {prediction!r} with: no answers")
+    content = LENIENT[entry.kind]
+    rules = {**entry._asdict(), "lenient": content}
+    if profile == "official" and entry.official is None and entry.kind != "caption":
+        raise DataError(f"the official metric of {task} is not known; choose another profile")
+    strict: Rule | None = rules[profile]
+    metric = None if _lacks_ten(entry, answers, extra) else entry.official
+    return Scores(
+        strict=strict and strict(prediction, answers, extra),
+        official=metric and metric(prediction, answers, extra),
+        lenient=content and content(prediction, answers, extra),
+        form=form(entry.kind, prediction, answers),
+    )
+
+
+def _lacks_ten(entry: PublishedTask, answers: Sequence[str], extra: Mapping[str, Any]) -> bool:
+    needs_ten = entry.official in (official.vqa_soft, official.textvqa_m4c)
+    return needs_ten and official.ten_answers(answers, extra) is None
