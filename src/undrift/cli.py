@@ -17,6 +17,7 @@ from undrift.errors import ConfigError, UndriftError, unknown
 from undrift.registry import BENCHMARKS, METHODS
 from undrift.run import study_command
 from undrift.run.progress import calm
+from undrift.scoring import PROFILES
 
 if TYPE_CHECKING:
     from undrift.run.config import RunConfig
@@ -111,6 +112,9 @@ def evaluate(
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="Keep every prediction in this folder.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    scoring: Annotated[
+        str, typer.Option(help="Whose strict rules: coin, hide, prism, official or lenient.")
+    ] = "coin",
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     quiet: QuietFlag = False,
@@ -118,7 +122,10 @@ def evaluate(
 ) -> None:
     """Ask a saved adapter the test questions of a benchmark."""
     calm(threads)
-    from undrift.run.saved import examine, find_adapter, open_adapter, origin_of
+    from undrift.run.saved import SCORES, examine, find_adapter, open_adapter, origin_of
+
+    if scoring not in PROFILES:
+        raise unknown("scoring profile", scoring, PROFILES)
 
     name = benchmark or origin_of(find_adapter(adapter)).get("benchmark")
     if name is None:
@@ -127,15 +134,18 @@ def evaluate(
     chosen = made.in_order(tuple(tasks) if tasks else "default")
     learned = open_adapter(adapter, backbone, device or "auto")
     with _progress(quiet or as_json, False) as progress:
-        scores = examine(learned, chosen, out, batch_size, progress)
+        scores = examine(learned, chosen, out, batch_size, progress, scoring)
     if as_json:
         _print_json({"adapter": str(learned.folder), "benchmark": name, "scores": scores})
         return
     table = Table(title=f"{learned.folder} on {name}, in percent")
-    for column in ("task", "strict", "ignoring case"):
-        table.add_column(column, justify="left" if column == "task" else "right")
+    shown = [key for key in SCORES if any(score[key] is not None for score in scores.values())]
+    table.add_column("task")
+    for key in shown:
+        table.add_column("ignoring case" if key == "caseless" else key, justify="right")
     for task, score in scores.items():
-        table.add_row(task, f"{score['strict']:.1f}", f"{score['caseless']:.1f}")
+        cells = [score[key] for key in shown]
+        table.add_row(task, *("" if cell is None else f"{cell:.1f}" for cell in cells))
     Console().print(table)
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from undrift.data.types import Example
-from undrift.run.evaluate import Examiner, percent, scored
+from undrift.run.evaluate import Examiner, scored
 from undrift.run.progress import Quiet
 from undrift.rundir import read_lines
+from undrift.scoring import mean_score
 
 
 def test_strict_and_caseless_are_both_kept():
@@ -18,9 +19,14 @@ def test_strict_and_caseless_are_both_kept():
     assert (line["id"], line["prediction"], line["answers"]) == ("7", "seven", ["Seven"])
 
 
-def test_percent_is_the_mean_of_all_lines():
-    rows = [{"strict": 1.0, "caseless": 1.0}] * 2 + [{"strict": 0.0, "caseless": 1.0}] * 2
-    assert percent(rows) == 50.0 and percent(rows, "caseless") == 100.0
+def test_a_line_of_a_published_task_has_every_score_and_the_profile_decides_the_strict_one():
+    example = Example("7", "which?", ("A",), extra={"choices": ["a fish", "a cat"]})
+    line = scored("coin/ScienceQA", example, "a", "coin")
+    assert [line[key] for key in ("strict", "caseless", "official", "lenient", "form")] == [
+        1.0, 1.0, 0.0, 1.0, 0.0,
+    ]  # fmt: skip
+    assert scored("coin/ScienceQA", example, "a", "hide")["strict"] == 0.0
+    assert scored("coin/ScienceQA", example, "a", "hide")["caseless"] == 1.0
 
 
 def test_a_cell_keeps_the_order_of_the_test_set(backbone, tiny, tmp_path: Path, monkeypatch):
@@ -34,5 +40,5 @@ def test_a_cell_keeps_the_order_of_the_test_set(backbone, tiny, tmp_path: Path, 
     assert score == pytest.approx(100 * 5 / 6, abs=1e-4)
     lines = read_lines(tmp_path / "on-02.jsonl")
     assert [line["id"] for line in lines] == list(truth)
-    assert percent(lines, "caseless") == 100.0
+    assert mean_score(lines, "caseless") == 100.0
     assert not (tmp_path / "on-02.part").exists()

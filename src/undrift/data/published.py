@@ -44,25 +44,25 @@ class PublishedTask:
         name: The task's name.
         train: Names of the training file, the first that exists is taken.
         test: Names of the test file, likewise.
-        kind: What public scorers call for, the key to a scoring profile: "scienceqa", "textvqa" ...
-        scorer: The nearest of our own scorers.
+        scorer: Its key in `undrift.scoring.TASKS`, which holds its rules.
         train_rows: Published number of training rows (a row may hold many questions), if known.
         test_rows: Published number of test rows, if known.
         folders: Names of its folder; `name` alone if empty.
         max_new_tokens: How long an answer may get.
         annotation: A second file about the test rows.
+        add: Adds to a test row what a rule wants and the row only implies.
     """
 
     name: str
     train: tuple[str, ...]
     test: tuple[str, ...]
-    kind: str
     scorer: str
     train_rows: int | None = None
     test_rows: int | None = None
     folders: tuple[str, ...] = ()
     max_new_tokens: int = 128
     annotation: Annotation | None = None
+    add: Join | None = None
 
 
 def published(
@@ -194,7 +194,7 @@ def by_question_id(known: Mapping[str, Row], file: str) -> Join:
 
 def _join(task: PublishedTask, folder: Path, images: Path) -> Join | None:
     if task.annotation is None:
-        return None
+        return task.add
     for place in (folder, images / folder.name):
         for name in task.annotation.files:
             if (place / name).is_file():

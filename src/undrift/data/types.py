@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from undrift.errors import DataError, unknown
-from undrift.scoring import find_scorer
+from undrift.scoring import check_scorer
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -57,7 +57,7 @@ class Task:
         train: Examples the model learns from.
         validation: Examples for choosing settings; may be empty.
         test: Examples behind every reported number.
-        scorer: A name in `undrift.scoring.SCORERS`.
+        scorer: A name in `undrift.scoring.SCORERS`, or in `undrift.scoring.TASKS` if published.
         max_new_tokens: How long an answer may get.
 
     Raises:
@@ -73,7 +73,7 @@ class Task:
     max_new_tokens: int
 
     def __post_init__(self) -> None:
-        find_scorer(self.scorer)
+        check_scorer(self.scorer)
         if self.max_new_tokens < 1:
             raise DataError(
                 f"task {self.name!r} allows answers of {self.max_new_tokens} tokens; "

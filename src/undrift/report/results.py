@@ -153,4 +153,5 @@ def _final_scores(run: RunDir, tasks: int) -> list[Score]:
         Score(row["strict"], row["caseless"])
         for on in range(1, tasks + 1)
         for row in read_lines(run.predictions(after, on))
+        if row["strict"] is not None  # captions are not right or wrong
     ]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from undrift.data.collate import Encoded
@@ -15,7 +13,7 @@ from undrift.run.backbone import Backbone, Collator
 from undrift.run.generate import answers
 from undrift.run.progress import Quiet
 from undrift.rundir import read_lines, write_lines
-from undrift.scoring import score
+from undrift.scoring import scores_of, task_score
 
 
 class Examiner:
@@ -27,6 +25,7 @@ class Examiner:
         collator: Makes the batches.
         batch_size: Prompts at a time.
         progress: Told about every batch.
+        scoring: The profile that decides what is strict, see `undrift.scoring.PROFILES`.
     """
 
     def __init__(
@@ -36,12 +35,14 @@ class Examiner:
         collator: Collator,
         batch_size: int,
         progress: Quiet,
+        scoring: str = "coin",
     ) -> None:
         self.backbone = backbone
         self.model = model
         self.collator = collator
         self.batch_size = batch_size
         self.progress = progress
+        self.scoring = scoring
         self._encoded: dict[str, list[Encoded]] = {}
 
     def cell(self, task: Task, file: Path, title: str, work: float = 0.0) -> float:
@@ -56,13 +57,13 @@ class Examiner:
             work: The cell's share of the planned work.
 
         Returns:
-            The strict score in percent.
+            The strict score in percent; for captions CIDEr.
         """
         if not file.is_file():
             self.progress.stage(title, len(task.test), work)
             write_lines(file, self._rows(task, file.with_suffix(".part")))
             file.with_suffix(".part").unlink(missing_ok=True)
-        return percent(read_lines(file))
+        return task_score(read_lines(file))
 
     def _rows(self, task: Task, notes: Path) -> list[dict[str, Any]]:
         said = _noted(notes)
@@ -84,7 +85,7 @@ class Examiner:
             for key, text in chain(list(said.items()), stream):
                 said[key] = text
                 file.write(json.dumps([key, text], ensure_ascii=False) + "\n")
-        return [scored(task.scorer, example, said[example.id]) for example in task.test]
+        return [scored(task.scorer, e, said[e.id], self.scoring) for e in task.test]
 
     def _prompts(self, task: Task) -> list[Encoded]:
         if task.name not in self._encoded:
@@ -92,31 +93,26 @@ class Examiner:
         return self._encoded[task.name]
 
 
-def scored(scorer: str, example: Example, prediction: str) -> dict[str, Any]:
+def scored(scorer: str, example: Example, prediction: str, scoring: str = "coin") -> dict[str, Any]:
     """Return the line that is kept of one prediction.
 
     Args:
         scorer: The scorer's name.
         example: What was asked.
         prediction: What was answered.
+        scoring: The profile that decides what is strict.
 
     Returns:
-        id, question, answers, prediction, strict and caseless score.
+        id, question, answers, prediction, and the scores of `undrift.scoring.scores_of`.
     """
-    strict, caseless = score(scorer, prediction, example.answers)
+    extra = {"question": example.question, **example.extra}
     return {
         "id": example.id,
         "question": example.question,
         "answers": list(example.answers),
         "prediction": prediction,
-        "strict": strict,
-        "caseless": caseless,
+        **scores_of(scorer, prediction, example.answers, extra, scoring),
     }
-
-
-def percent(rows: Sequence[Mapping[str, Any]], key: str = "strict") -> float:
-    """Return the mean score of prediction lines, in percent."""
-    return round(100 * fmean(row[key] for row in rows), 6)
 
 
 def _noted(notes: Path) -> dict[str, str]:

@@ -146,7 +146,9 @@ class Run:
         model: Any = self.method.attach(backbone.model)
         self._write_manifest(backbone)
         collator = backbone.collator()
-        return Examiner(backbone, model, collator, config.eval.batch_size, self.progress)
+        return Examiner(
+            backbone, model, collator, config.eval.batch_size, self.progress, config.eval.scoring
+        )
 
     def _restore(self, examiner: Examiner, index: int) -> None:
         """Bring the model to where it was after so many trainings."""

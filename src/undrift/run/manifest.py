@@ -59,6 +59,7 @@ def manifest(
                 for task in tasks
             ],
             "cells": config.profile.cells,
+            "scoring": config.eval.scoring,
             "decoding": "greedy, padded on the left",
             "prompt": str(backbone.processor.chat_template),
             "image_features": "pixels" if backbone.store is None else "kept in float16",

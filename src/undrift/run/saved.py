@@ -15,13 +15,16 @@ from undrift.methods.base import Method
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
-from undrift.run.evaluate import Examiner, percent
+from undrift.run.evaluate import Examiner
 from undrift.run.generate import answers
 from undrift.run.progress import Quiet
 from undrift.rundir import read_json, read_lines, write_json
+from undrift.scoring import mean_score, task_score
 
 _ORIGIN = "undrift.json"
 _PEFT = "adapter_config.json"
+
+SCORES = ("strict", "caseless", "official", "lenient", "form")
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
@@ -215,7 +218,8 @@ def examine(
     out: Path | None,
     batch_size: int,
     progress: Quiet,
-) -> dict[str, dict[str, float]]:
+    scoring: str = "coin",
+) -> dict[str, dict[str, float | None]]:
     """Put test questions to an adapter.
 
     Args:
@@ -224,15 +228,16 @@ def examine(
         out: Where predictions are kept, one file a task; nowhere if not given.
         batch_size: Prompts at a time.
         progress: Told about every batch.
+        scoring: The profile that decides what is strict, see `undrift.scoring.PROFILES`.
 
     Returns:
-        Strict and caseless score of each task, in percent.
+        The scores of each task by the names in SCORES, in percent; None where it has none.
     """
     examples = [example for task in tasks for example in task.test]
     learned.backbone.prepare([picture for e in examples for picture in e.images])
     progress.plan(len(examples))
     collator = learned.backbone.collator()
-    examiner = Examiner(learned.backbone, learned.model, collator, batch_size, progress)
+    examiner = Examiner(learned.backbone, learned.model, collator, batch_size, progress, scoring)
     scores = {}
     with tempfile.TemporaryDirectory() as temporary, learned.method.predicting(learned.model):
         for task in tasks:
@@ -240,7 +245,8 @@ def examine(
             file.unlink(missing_ok=True)
             examiner.cell(task, file, f"asking {task.name}", len(task.test))
             rows = read_lines(file)
-            scores[task.name] = {key: percent(rows, key) for key in ("strict", "caseless")}
+            means = {key: mean_score(rows, key) for key in SCORES}
+            scores[task.name] = {**means, "strict": task_score(rows)}
     return scores
 
 

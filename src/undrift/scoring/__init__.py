@@ -1,8 +1,8 @@
 """Pure strings and numbers: is an answer right, is only its form wrong, and how much was forgotten.
 
-`score` serves the pocket; `score_all` (a line) and `score_file` (a file) serve the published
-benchmarks, whose rules are in `public`, `domains`, `official` and `lenient`. Needs the standard
-library only.
+`scores_of` scores a line of any task. `score` serves the pocket; `score_all` and `score_file` (a
+whole file) serve the published benchmarks, whose rules are in `public`, `domains`, `official` and
+`lenient`. Needs the standard library only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from undrift.scoring.answers import SCORERS, Score, find_scorer, score
 from undrift.scoring.caption import caption_scores, mean_of_seven
 from undrift.scoring.format import is_case_only, share_case_only
 from undrift.scoring.forms import ERROR_KINDS, MIF, ErrorKind, error_kind, form
+from undrift.scoring.lines import check_scorer, mean_score, scores_of, task_score
 from undrift.scoring.matrix import FORMULAS, metrics
 from undrift.scoring.predictions import FileScores, score_file
 from undrift.scoring.published import KINDS, PROFILES, TASKS, Scores, find_task, score_all
@@ -28,15 +29,19 @@ __all__ = [
     "Score",
     "Scores",
     "caption_scores",
+    "check_scorer",
     "error_kind",
     "find_scorer",
     "find_task",
     "form",
     "is_case_only",
     "mean_of_seven",
+    "mean_score",
     "metrics",
     "score",
     "score_all",
     "score_file",
+    "scores_of",
     "share_case_only",
+    "task_score",
 ]

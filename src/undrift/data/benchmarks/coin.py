@@ -63,22 +63,22 @@ _TRAIN, _TEST, _VAL = ("train.json",), ("test.json",), ("val.json", "valid.json"
 
 TASKS = (
     PublishedTask(
-        "ScienceQA", _TRAIN, _TEST, "scienceqa", "letter", 12_726, 4_241, max_new_tokens=1024,
+        "ScienceQA", _TRAIN, _TEST, "coin/ScienceQA", 12_726, 4_241, max_new_tokens=1024,
         annotation=Annotation(("problems.json",), _choices, required=False),
     ),
     PublishedTask(
-        "TextVQA", _TRAIN, _VAL, "textvqa", "caseless", 34_602, 5_000,
+        "TextVQA", _TRAIN, _VAL, "coin/TextVQA", 34_602, 5_000,
         annotation=Annotation(("TextVQA_0.5.1_val.json",), _ten_answers),
     ),
-    PublishedTask("ImageNet", _TRAIN, _TEST, "imagenet", "caseless"),
+    PublishedTask("ImageNet", _TRAIN, _TEST, "coin/ImageNet"),
     PublishedTask(
-        "GQA", _TRAIN, _TEST, "gqa", "caseless", 72_140, 12_578,
+        "GQA", _TRAIN, _TEST, "coin/GQA", 72_140, 12_578,
         annotation=Annotation(("testdev_balanced_questions.json",), _answers, required=False),
     ),
-    PublishedTask("VizWiz", _TRAIN, _VAL, "vizwiz", "caseless", 20_523, 4_319),
-    PublishedTask("REC", _TRAIN, _TEST, "rec", "box", folders=("Grounding",)),
-    PublishedTask("VQAv2", _TRAIN, _VAL, "vqav2", "caseless", 82_783),
-    PublishedTask("OCR-VQA", _TRAIN, _TEST, "ocrvqa", "caseless", folders=("OCRVQA",)),
+    PublishedTask("VizWiz", _TRAIN, _VAL, "coin/VizWiz", 20_523, 4_319),
+    PublishedTask("REC", _TRAIN, _TEST, "coin/Grounding", folders=("Grounding",)),
+    PublishedTask("VQAv2", _TRAIN, _VAL, "coin/VQAv2", 82_783),
+    PublishedTask("OCR-VQA", _TRAIN, _TEST, "coin/OCRVQA", folders=("OCRVQA",)),
 )  # fmt: skip
 """In the published order. Rows that no source states, or only about, are not given."""
 

@@ -14,9 +14,10 @@ reads the part of Sci that a question comes from off the beginning of its pictur
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from undrift.data.files import BadRow
+from undrift.data.instructions import Row
 from undrift.data.published import PublishedTask, data_folder, inner, published
 from undrift.data.types import Benchmark
 
@@ -25,14 +26,22 @@ LICENCE = (
     "DriveLM, AI2D, SciVerse, MapQA, TQA, StockQA and FinVis, each under its own terms"
 )
 
+
+def _subset(row: Row) -> Row:
+    """Add the part of Sci that a question is of."""
+    image = row.get("image")
+    name = image[0] if isinstance(image, list) and image else image
+    return {**row, "subset": PurePosixPath(str(name or "")).name.partition("_")[0]}
+
+
 _FILES = (("train.json",), ("test.json",))
 
 TASKS = (
-    PublishedTask("RS", *_FILES, "contains-word", "caseless"),
-    PublishedTask("Med", *_FILES, "contains", "caseless"),
-    PublishedTask("AD", *_FILES, "contains-word", "caseless"),
-    PublishedTask("Sci", *_FILES, "dcl-sci", "exact"),
-    PublishedTask("Fin", *_FILES, "dcl-fin", "exact"),
+    PublishedTask("RS", *_FILES, "mllm_dcl/RS"),
+    PublishedTask("Med", *_FILES, "mllm_dcl/Med"),
+    PublishedTask("AD", *_FILES, "mllm_dcl/AD"),
+    PublishedTask("Sci", *_FILES, "mllm_dcl/Sci", add=_subset),
+    PublishedTask("Fin", *_FILES, "mllm_dcl/Fin"),
 )
 """In the published order; no source states the numbers of rows."""
 

@@ -12,7 +12,8 @@ DATA/
 
 Captions are scored against several references, which stand in a file of COCO's form. They are
 matched by the name of the picture; public code goes by the number of the line, so that a shuffled
-or partial file of predictions is compared with the references of other pictures.
+or partial file of predictions is compared with the references of other pictures. A caption task's
+score is CIDEr (times 100), for the published mean of seven needs METEOR.
 """
 
 from __future__ import annotations
@@ -60,15 +61,15 @@ _TEST = ("test_3000.json", "test.json")
 _CAPTIONS = Annotation(("val_coco_type_3000.json", "test_coco_type.json"), _references)
 
 TASKS = (
-    PublishedTask("ImageNet-R", ("train.json",), _TEST, "upper", "caseless", 23_998, 3_000),
-    PublishedTask("ArxivQA", ("train_4w.json", "train.json"), _TEST, "upper", "caseless",
+    PublishedTask("ImageNet-R", ("train.json",), _TEST, "ucit/ImageNet-R", 23_998, 3_000),
+    PublishedTask("ArxivQA", ("train_4w.json", "train.json"), _TEST, "ucit/ArxivQA",
                   40_000, 3_000),
-    PublishedTask("VizWiz", ("train.json",), _TEST, "caption", "caseless", 40_000, 3_000,
+    PublishedTask("VizWiz", ("train.json",), _TEST, "ucit/VizWiz", 40_000, 3_000,
                   annotation=_CAPTIONS),
-    PublishedTask("IconQA", ("train.json",), _TEST, "upper", "caseless", 29_859, 3_000),
-    PublishedTask("CLEVR-Math", ("train_4w.json", "train.json"), _TEST, "upper", "caseless",
+    PublishedTask("IconQA", ("train.json",), _TEST, "ucit/IconQA", 29_859, 3_000),
+    PublishedTask("CLEVR-Math", ("train_4w.json", "train.json"), _TEST, "ucit/CLEVR",
                   40_000, 3_000, folders=("CLEVR", "CLEVR-Math")),
-    PublishedTask("Flickr30k", ("train_brief_4w.json", "train.json"), _TEST, "caption", "caseless",
+    PublishedTask("Flickr30k", ("train_brief_4w.json", "train.json"), _TEST, "ucit/Flickr30k",
                   40_000, 3_000, annotation=_CAPTIONS),
 )  # fmt: skip
 """In the published order. `upper` is equality in capitals, with neither spaces nor a period cut."""
@@ -90,8 +91,7 @@ def benchmark(
         bad: Receives the rows that cannot be used; without it, the first one is raised.
 
     Returns:
-        The benchmark. Until captions have a scorer of their own, `caseless` counts a caption as
-        right only if it is one of the references.
+        The benchmark.
 
     Raises:
         ConfigError: If no folder is given.

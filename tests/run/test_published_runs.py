@@ -1,0 +1,40 @@
+"""A run over every published benchmark, on files that follow their formats, with a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from undrift.run.config import RunConfig
+from undrift.run.loop import Run
+from undrift.rundir import read_json, read_lines
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+@pytest.mark.parametrize("name", ["coin", "ucit", "trigap", "mllm_dcl"])
+def test_all_tasks_are_learned_asked_and_scored(name, backbone, tmp_path: Path):
+    config = RunConfig.model_validate(
+        {
+            "benchmark": name,
+            "data": FIXTURES / name,
+            "out": tmp_path / "run",
+            "method": {"name": "same", "experts": 2, "rank": 1},
+            "profile": {"name": "short", "cells": "ends"},
+            "train": {"max_steps": 1, "batch_size": 4},
+            "eval": {"scoring": "hide"},
+        }
+    )
+    result = Run(config, backbone=backbone).go()
+    tasks = result["tasks"]
+    assert len(tasks) == {"coin": 8, "ucit": 6, "trigap": 10, "mllm_dcl": 5}[name]
+    assert all(score is not None for score in result["matrix"][-1])
+    protocol = read_json(tmp_path / "run" / "manifest.json")["protocol"]
+    assert protocol["scoring"] == "hide"
+    for number, task in enumerate(protocol["tasks"], 1):
+        lines = read_lines(tmp_path / "run" / f"eval/after-{len(tasks):02}/on-{number:02}.jsonl")
+        assert len(lines) == task["test"]
+        assert all("form" in line for line in lines)
+    assert (tmp_path / "run" / "report.html").is_file()
