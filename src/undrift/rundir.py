@@ -9,9 +9,9 @@ ROOT/
 └── eval/after-01/    on-01.jsonl: one prediction a line; after-00 is the untouched model
 ```
 
-A line of `eval` is `{"id", "question", "answers", "prediction", "strict", "caseless"}`, for published
-tasks with `"official", "lenient", "form"` too. Every file is written under a temporary name and
-renamed, so a reader finds it whole or not at all. Nothing here is ever pickled. `RunDir.start`
+A line of `eval` is `{"id", "question", "answers", "prediction", "strict", "caseless"}`; one of a
+published task has `"official", "lenient", "form"` too. Every file is written under a temporary name
+and renamed, so a reader finds it whole or not at all. Nothing here is ever pickled. `RunDir.start`
 begins or resumes a run, `RunDir.existing` opens one to read.
 """
 
