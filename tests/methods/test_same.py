@@ -16,6 +16,7 @@ from undrift.core.stepping import StepHook
 from undrift.errors import ConfigError
 from undrift.methods.moelora import MoeLora
 from undrift.methods.same import Same
+from undrift.methods.steadylora import SteadyLora
 from undrift.tuner import MoeLoraConfig, layers, statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -100,6 +101,21 @@ def test_projected_gradients_let_the_router_move_in_v_par():
     learn(method, model, task=2, steps=50)
     for name, moved in changes(model, start, "G").items():
         assert (moved @ past[name]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [Same, SteadyLora])
+def test_the_space_says_where_both_factors_are_turned(make):
+    turned = {}
+    for space in ("step", "gradient", "both"):
+        method = make(**SMALL, space=space)
+        model = attached(method)
+        learn(method, model, task=1, steps=4)
+        method.task_start(model, 2, 4)
+        found = (method.step_transforms(model), method.gradient_transforms(model))
+        turned[space] = tuple(len(transforms) for transforms in found)
+    count = turned["both"][0]
+    assert count > 0
+    assert turned == {"step": (count, 0), "gradient": (0, count), "both": (count, count)}
 
 
 def basis(each):
