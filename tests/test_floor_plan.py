@@ -150,7 +150,9 @@ def test_names_say_something(path):
         assert not any(word in name.lower() for word in empty), name
 
 
-@pytest.mark.parametrize("name", ["cli.py", "__init__.py"])
+@pytest.mark.parametrize(
+    "name", ["__init__.py", *map(str, (p.relative_to(SOURCE) for p in FILES if "cli" in p.parts))]
+)
 def test_heavy_imports_come_late(name):
     path = SOURCE / name
     found = {module.split(".")[0] for module, _ in imports(path, top_level(path))}

@@ -73,7 +73,7 @@ def study(
     if listing:
         _list(made, as_json)
         return
-    with _progress(quiet, as_json) as progress:
+    with _told(quiet, as_json) as progress:
         made.go(jobs or os.cpu_count() or 1, progress)
     if as_json:
         print(json.dumps(made.results(), ensure_ascii=False))
@@ -104,7 +104,7 @@ def _list(study: Study, as_json: bool) -> None:
     print(f"{len(rows)} cells, {done} of them done; results: {' and '.join(map(str, study.files))}")
 
 
-def _progress(quiet: bool, as_json: bool) -> Quiet:
+def _told(quiet: bool, as_json: bool) -> Quiet:
     if as_json and not quiet:
         return Lines(Console(soft_wrap=True))
     return Quiet() if quiet or as_json else CellBar(Console(stderr=True))

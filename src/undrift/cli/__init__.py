@@ -1,0 +1,52 @@
+"""The command line, a file a command. What is heavy is imported inside it: help comes at once."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from undrift.cli.ask import evaluate, predict
+from undrift.cli.compare import compare, write_report
+from undrift.cli.run import run
+from undrift.cli.show import show
+from undrift.cli.study import HELP, study
+from undrift.errors import ConfigError, UndriftError
+
+app = typer.Typer(
+    help="Teach a multimodal LLM one task after another without forgetting the earlier ones.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(run)
+app.command(help=HELP)(study)
+app.command("eval")(evaluate)
+app.command()(predict)
+app.command()(compare)
+app.command("report")(write_report)
+app.command("list")(show)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user is one line and exit status 2."""
+    try:
+        app()
+    except ConfigError as error:
+        _fail(error, 2)
+    except UndriftError as error:
+        _fail(error, 1)
+    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the first the second, with 130
+        if isinstance(ended, SystemExit) and ended.code != 130:
+            raise
+        Console(stderr=True).print("stopped; the same command goes on where it was")
+        sys.exit(130)
+
+
+def _fail(error: Exception, status: int) -> None:
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+    sys.exit(status)

@@ -1,0 +1,48 @@
+"""Options that several commands share, and how they talk: bars, lines or nothing; JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from undrift.run.progress import Quiet as Progress
+
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="The benchmark's folder.")]
+BackboneOption = Annotated[
+    str | None, typer.Option("--backbone", help="'pocket', a folder, or a Hub name.")
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda ...")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
+
+
+def progress(quiet: bool, as_json: bool) -> Progress:
+    """Choose who is told what: people get bars, programs get JSON lines, the quiet nothing.
+
+    Args:
+        quiet: Nothing at all.
+        as_json: Lines for programs.
+
+    Returns:
+        What a run reports to.
+    """
+    from undrift.run.progress import Bars, Lines, Quiet
+
+    if as_json and not quiet:
+        return Lines(Console(soft_wrap=True))
+    return Quiet() if quiet or as_json else Bars(Console(stderr=True))
+
+
+def print_json(value: object) -> None:
+    """Print a value on one line.
+
+    Args:
+        value: Anything JSON can hold.
+    """
+    typer.echo(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,89 @@
+"""The command `undrift run`."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from undrift.cli.compare import show_runs
+from undrift.cli.options import (
+    BackboneOption,
+    DataOption,
+    DeviceOption,
+    JsonFlag,
+    QuietFlag,
+    ThreadsOption,
+    print_json,
+    progress,
+)
+from undrift.errors import unknown
+from undrift.registry import BENCHMARKS
+from undrift.run.progress import calm
+
+if TYPE_CHECKING:
+    from undrift.run.config import RunConfig
+
+
+def run(
+    target: Annotated[str, typer.Argument(help="A benchmark's name, or a run's YAML file.")],
+    method: Annotated[str | None, typer.Option(help="Such as same, or same-paper.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    order: Annotated[
+        str | None, typer.Option(help="default, second, reversed, or a file of task names.")
+    ] = None,
+    backbone: BackboneOption = None,
+    data: DataOption = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/... by itself.")] = None,
+    profile: Annotated[str | None, typer.Option(help="full, lite or demo.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Such as method.delta=0.95."),
+    ] = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--replace", "--overwrite", help="Delete the run that is in the folder.")
+    ] = False,
+    quiet: QuietFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Learn a benchmark's tasks one after another; the same command goes on after a stop."""
+    from undrift.run import layers
+
+    flags: dict[str, Any] = {
+        "method": method,
+        "seed": seed,
+        "order": layers.read_order(order) if order is not None else None,
+        "backbone": backbone,
+        "data": data,
+        "out": out,
+        "profile": profile,
+        "threads": threads,
+        "device": device,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    if target.endswith((".yaml", ".yml")):
+        base = layers.load_yaml(Path(target))
+    else:
+        base = {"benchmark": target}
+    config = layers.resolve(base, given, layers.overrides(settings or []))
+    _check_names(config)
+    calm(config.threads)
+    from undrift.run.loop import Run
+
+    gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
+    with progress(quiet, as_json) as told:
+        result = Run(config, told, replace=overwrite).go()
+    if as_json:
+        print_json({"out": str(config.folder), **result})
+    elif not quiet:
+        show_runs([config.folder])
+
+
+def _check_names(config: RunConfig) -> None:
+    """Refuse an unknown benchmark before anything heavy is imported."""
+    if config.benchmark not in BENCHMARKS.names():
+        raise unknown("benchmark", config.benchmark, BENCHMARKS.names())

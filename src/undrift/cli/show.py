@@ -1,0 +1,42 @@
+"""The command `undrift list`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from undrift.cli.options import JsonFlag, print_json
+from undrift.errors import unknown
+from undrift.registry import BENCHMARKS, METHODS
+from undrift.run.progress import calm
+
+
+def show(
+    what: Annotated[
+        str | None, typer.Argument(help="methods, benchmarks, backbones or settings.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Name what there is; `undrift list settings` also gives every option with its default."""
+    names = {
+        "methods": METHODS.names(),
+        "benchmarks": BENCHMARKS.names(),
+        "backbones": ["pocket", "a folder", "a Hub name, such as llava-hf/llava-1.5-7b-hf"],
+    }
+    if what is not None and what not in (*names, "settings"):
+        raise unknown("list", what, [*names, "settings"])
+    content: dict[str, Any] = {what: names[what]} if what in names else names
+    if what == "settings":
+        calm(None)
+        from undrift.run.saved import options
+
+        content = {name: options(name) for name in names["methods"]}
+    if as_json:
+        print_json(content)
+        return
+    for title, entries in content.items():
+        typer.echo(f"{title}:")
+        pairs = entries.items() if isinstance(entries, dict) else ((name, "") for name in entries)
+        for name, value in pairs:
+            typer.echo(f"  {name}" + (f": {value}" if value != "" else ""))
