@@ -98,9 +98,8 @@ def benchmark(
     own = list(_listed(file) if file.is_file() else _found(given))
     if not own:
         raise DataError(f"{given} holds no task; expected folders with a train.json, or {LIST}")
-    tasks = []
-    for task in track(own, "reading your data", disable=not progress, transient=True):
-        tasks.append(read_own(task, held_out=held_out, seed=seed, bad=bad))
+    bar = track(own, "reading your data", disable=not progress, transient=True)
+    tasks = [read_own(task, held_out=held_out, seed=seed, bad=bad) for task in bar]
     orders = {"reversed": tuple(task.name for task in reversed(tasks))}
     terms = "your own data: undrift knows nothing of its terms"
     return Benchmark("folder", "own", tuple(tasks), terms, orders, fingerprint(tasks, file.parent))
