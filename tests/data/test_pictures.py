@@ -1,4 +1,4 @@
-"""Pictures that cannot be used: each is refused with a reason, and none is decoded beyond bounds."""
+"""Pictures that cannot be used: each is refused with a reason, the large ones undecoded."""
 
 from __future__ import annotations
 
