@@ -96,7 +96,7 @@ def examples_of(row: Row, pictures: Pictures) -> list[Example]:
     Raises:
         DataError: If something is missing, empty or of the wrong kind.
     """
-    identity = _identity(row)
+    identity = identity_of(row)
     if "conversations" in row:
         asked = [(question, (answer,)) for question, answer in _turns(row["conversations"])]
         used = _USED
@@ -124,12 +124,23 @@ def examples_of(row: Row, pictures: Pictures) -> list[Example]:
     return made
 
 
-def _identity(row: Row) -> str:
+def identity_of(row: Row) -> int | str:
+    """Return the id of a row of either shape, as the file has it.
+
+    Args:
+        row: The row.
+
+    Returns:
+        The id: `id` of a conversation, `question_id` of an evaluation row, or else the other.
+
+    Raises:
+        DataError: If it has none.
+    """
     own, other = ("id", "question_id") if "conversations" in row else ("question_id", "id")
     value = row.get(own, row.get(other))
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
         raise DataError(f"expected a text or a whole number as id or question_id, found {value!r}")
-    return str(value)
+    return value
 
 
 def _names(row: Row) -> list[str]:
