@@ -10,6 +10,8 @@ from rich.markup import escape
 
 from undrift.cli.ask import evaluate, predict
 from undrift.cli.compare import compare, write_report
+from undrift.cli.doctor import HELP as DOCTOR
+from undrift.cli.doctor import doctor
 from undrift.cli.run import run
 from undrift.cli.show import show
 from undrift.cli.study import HELP, study
@@ -28,6 +30,7 @@ app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(compare)
 app.command("report")(write_report)
+app.command(help=DOCTOR)(doctor)
 app.command("list")(show)
 
 

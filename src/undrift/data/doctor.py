@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,14 @@ class Report:
 
     Args:
         benchmark: Its name.
+        data: Its folder, if one was given.
         splits: Its splits as their files have them, task by task.
         sizes: Width and height of every picture that can be read.
         findings: Everything that was found, task by task.
     """
 
     benchmark: str
+    data: Path | None
     splits: tuple[Split, ...]
     sizes: Mapping[Path, tuple[int, int]]
     findings: tuple[Finding, ...]
@@ -44,6 +46,21 @@ class Report:
     def sound(self) -> bool:
         """Whether there is nothing but notes."""
         return all(finding.severity == "note" for finding in self.findings)
+
+    def plus(self, findings: Iterable[Finding]) -> Report:
+        """Return it with more findings, in the order of the tasks; those about several come last.
+
+        Args:
+            findings: The further ones.
+
+        Returns:
+            The new report.
+        """
+        names = dict.fromkeys(split.task for split in self.splits)
+        place = {task: number for number, task in enumerate([*names, ""])}
+        both = [*self.findings, *findings]
+        both.sort(key=lambda finding: place.get(finding.task, -1))  # -1: none of its files is there
+        return replace(self, findings=tuple(both))
 
     def content(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
@@ -57,6 +74,7 @@ class Report:
             }
         return {
             "benchmark": self.benchmark,
+            "data": None if self.data is None else str(self.data),
             "sound": self.sound,
             "tasks": tasks,
             "findings": [finding.content() for finding in self.findings],
@@ -100,9 +118,7 @@ def examine(
         findings += _of_task(own, sources.get(task), opened)
     tell("comparing", len(tasks), len(tasks))
     findings += ambiguous_names(splits)
-    places = {task: place for place, task in enumerate([*tasks, ""])}
-    findings.sort(key=lambda finding: places.get(finding.task, -1))
-    return Report(name, tuple(splits), opened.sizes, tuple(findings))
+    return Report(name, root, tuple(splits), opened.sizes, ()).plus(findings)
 
 
 def _read(
