@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
-import zlib
 
 import pytest
 from PIL import Image
 
+from tests.data.damaged import bomb, cut
 from undrift.data import pictures
 from undrift.data.pictures import open_picture, survey, unreadable
 from undrift.errors import DataError
 
 
-def bomb(path, width, height):
-    """Write a PNG of one bit a pixel that says how large it is, and holds a first megabyte."""
-    fields = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, content in ((b"IHDR", fields), (b"IDAT", zlib.compress(bytes(2**20)))):
-        check = struct.pack(">I", zlib.crc32(kind + content))
-        data += struct.pack(">I", len(content)) + kind + content + check
-    path.write_bytes(data)
-    return path
-
-
 def noise(path, **options):
     Image.effect_noise((64, 48), 80).convert("RGB").save(path, **options)
-    return path
-
-
-def cut(path, share):
-    path.write_bytes(path.read_bytes()[: int(len(path.read_bytes()) * share)])
     return path
 
 

@@ -29,18 +29,18 @@ HELP = """Look through a benchmark's files, rows and pictures before anything is
 
 \b
 It looks for
-  files      missing or damaged ones, with the nearest name, the line and the column
-  rows       those that cannot be used; ids of two kinds, ids that repeat; published counts
-  pictures   missing ones, ones that cannot be opened, ones outside their folder; their
-             sizes; names that several folders share
-  prompts    the line that says how to answer: missing, doubled, other in train than in test
-  overlap    questions of the test that are trained on
-  captions   test rows that the file of references does not know
-  lengths    with --backbone: prompts beyond the model's positions, answers beyond
-             max_new_tokens (its processor is loaded, not its weights)
+  files     missing ones, with the nearest name; damaged ones, with the line
+  rows      that cannot be used; ids that repeat or mix numbers and texts; counts
+  pictures  missing, unreadable, outside their folder, of odd sizes, alike in name
+  prompts   the line that says how to answer: missing, twice, other in the test
+  overlap   questions of the test that are trained on
+  captions  test rows that the file of references does not know
+  lengths   with --backbone: prompts beyond the model's positions, answers beyond
+            max_new_tokens; its processor is loaded, its weights are not
 
-Ends with 0 if there are notes at most, 1 with errors or warnings, 2 if it could not look. Every
-place of every finding is in --json and in --out FILE; the screen shows the first few.
+\b
+Ends with 0 (notes at most), 1 (errors or warnings) or 2 (it could not look).
+The screen shows the first few places of a finding, --json and --out all of them.
 """
 SHOWN = 3  # places of a finding on the screen
 STYLES = {"error": "bold red", "warning": "yellow", "note": "blue"}
@@ -64,7 +64,7 @@ def doctor(
     as_json: JsonFlag = False,
 ) -> None:
     """Examine a benchmark's data; see HELP."""
-    benchmark, data, backbone = _chosen(target, data, backbone)
+    benchmark, data, backbone, tasks = _chosen(target, data, backbone, tasks)
     options = {} if instructions is None else {"instructions": instructions}
     try:
         with _bars(drawn=not (quiet or as_json)) as progress:
@@ -84,17 +84,19 @@ def doctor(
 
 
 def _chosen(
-    target: str, data: Path | None, backbone: str | None
-) -> tuple[str, Path | None, str | None]:
-    """Take benchmark, data and backbone from a run's file; what is given beside it wins."""
+    target: str, data: Path | None, backbone: str | None, tasks: list[str] | None
+) -> tuple[str, Path | None, str | None, list[str] | None]:
+    """Take what is not given beside a run's file from that file."""
     if target.endswith((".yaml", ".yml")):
         from undrift.run import layers
 
         config = layers.resolve(layers.load_yaml(Path(target)))
         target, data, backbone = config.benchmark, data or config.data, backbone or config.backbone
+        if tasks is None and not isinstance(config.order, str):
+            tasks = list(config.order)
     if target not in BENCHMARKS.names():
         raise unknown("benchmark", target, BENCHMARKS.names())
-    return target, data, backbone
+    return target, data, backbone, tasks
 
 
 def _examined(
@@ -140,8 +142,9 @@ def _bars(*, drawn: bool) -> Iterator[Progress]:
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     console = Console(stderr=True)
+    hidden = not (drawn and console.is_terminal)
     with Bar(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not drawn
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
     ) as bar:
         task = bar.add_task("")
         said = ""
@@ -199,7 +202,7 @@ def _table(findings: list[Finding]) -> Table:
             for item in finding.items[:SHOWN]:
                 where = "" if item.file is None else f"{item.file.name}, row {item.row}: "
                 said = item.reason if item.what in item.reason else f"{item.what}: {item.reason}"
-                lines.append(f"[dim]- {escape(where + (said.removesuffix(': ')))}[/]")
+                lines.append(f"[dim]- {escape(where + said.removesuffix(': '))}[/]")
             if len(finding.items) > SHOWN:
                 lines.append(f"[dim]  and {len(finding.items) - SHOWN:,} more[/]")
             if finding.advice:

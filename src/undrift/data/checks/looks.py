@@ -58,7 +58,9 @@ def picture_sizes(
         return
     ordered = sorted((sizes[path] for path in shown), key=lambda size: size[0] * size[1])
     smallest, middle, largest = ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]
-    said = f"{_x(smallest)} to {_x(largest)} pixels, median {_x(middle)}"
+    said = f"pictures of {_x(smallest)} to {_x(largest)} pixels, median {_x(middle)}"
+    if smallest == largest:
+        said = f"pictures of {_x(middle)} pixels"
     yield Finding("picture sizes", "note", task, "", said)
     if tiny := tuple(item for path, item in shown.items() if min(sizes[path]) < TINY):
         said = f"{counted(len(tiny), 'picture')} with a side below {TINY} pixels"

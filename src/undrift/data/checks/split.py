@@ -176,7 +176,7 @@ def _findings(
         advice = "mend them, or leave them out with --skip-bad"
         yield Finding("row", "error", task, name, said, advice, items)
     if items := tuple(missing):
-        said = f"{counted(len(items), 'picture')} not there"
+        said = f"{counted(len(items), 'picture')} {'is' if len(items) == 1 else 'are'} not there"
         advice = "get them, or leave their rows out with --skip-bad"
         yield Finding("missing picture", "error", task, name, said, advice, items)
     if items := tuple(outside):
