@@ -268,9 +268,11 @@ def test_your_own_folder(tmp_path):
     Image.new("RGB", (40, 40)).save(tmp_path / "bills/a.png")
     Image.new("RGB", (40, 50)).save(tmp_path / "bills/b.png")
     seen = []
-    report = examine("folder", tmp_path, progress=lambda *now: seen.append(now))
+    options = {"held_out": 0.3}  # of the benchmark, though not about its files
+    report = examine("folder", tmp_path, options=options, progress=lambda *now: seen.append(now))
     found = {f.check: f for f in report.findings}
-    assert set(found) == {"row", "missing picture", "id types", "picture sizes"}
+    assert set(found) == {"row", "missing picture", "id types", "picture sizes", "file"}
+    assert found["file"].severity == "note" and "held out" in found["file"].message
     assert [(item.row, item.reason[:12]) for item in found["row"].items] == [
         (4, "no JSON at l"),
         (5, "expected an "),

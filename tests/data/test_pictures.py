@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from time import sleep
 
 import pytest
 from PIL import Image
@@ -57,6 +58,18 @@ def test_only_the_unreadable_are_returned(bad, tmp_path):
     assert seen[-1] == (78, 78) and seen == sorted(seen) and len(seen) > 1
     assert unreadable(paths) == found.unreadable
     assert unreadable(good) == unreadable([]) == {}
+
+
+def test_a_stop_does_not_wait_for_the_rest(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(pictures, "_opened", lambda path: opened.append(sleep(0.002)) or "x")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        survey([tmp_path / str(n) for n in range(960)], workers=1, progress=stop)
+    assert len(opened) < 960
 
 
 def test_nothing_is_decoded_of_a_picture_that_is_too_large(tmp_path, monkeypatch):

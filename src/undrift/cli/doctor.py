@@ -197,8 +197,9 @@ def _table(findings: list[Finding]) -> Table:
     table.add_column()
     order = list(STYLES)
     for finding in sorted(findings, key=lambda finding: order.index(finding.severity)):
-        lines = [escape(finding.message)]
-        if finding.severity != "note":
+        note = finding.severity == "note"
+        lines = [f"[dim]{escape(finding.message)}[/]" if note else escape(finding.message)]
+        if not note:
             for item in finding.items[:SHOWN]:
                 where = "" if item.file is None else f"{item.file.name}, row {item.row}: "
                 said = item.reason if item.what in item.reason else f"{item.what}: {item.reason}"

@@ -132,8 +132,7 @@ def _read(
     benchmark = BENCHMARKS.load(name)
     find = vars(sys.modules[benchmark.__module__]).get("sources")
     for option in options:
-        known = inspect.signature(find or benchmark).parameters
-        if option not in known:
+        if option not in inspect.signature(benchmark).parameters:
             raise ConfigError(f"the benchmark {name!r} has no option {option!r}; leave it out")
     if find is None:
         made: Benchmark = benchmark(root, progress=False, **options)
@@ -144,7 +143,10 @@ def _read(
         names = ("train", "validation", "test")
         return {}, [split_of(task, n) for task in chosen for n in names if getattr(task, n)], []
     lost: Lost = {}
-    sources = find(root, only=only, lost=lost, **options)
+    about_files = {
+        key: options[key] for key in options if key in inspect.signature(find).parameters
+    }
+    sources = find(root, only=only, lost=lost, **about_files)
     findings = [Finding("file", "error", task, "", said) for task, said in lost.items()]
     files = [(source, split) for source in sources for split in source.files]
     splits = []
@@ -170,6 +172,9 @@ def _of_task(splits: list[Split], source: Source | None, opened: Survey) -> Iter
             yield from count_rows(split, source.rows[split.name])
     if source is not None and "test" in by_name:
         yield from second_file(source, by_name["test"])
+    elif source is not None:
+        said = "no test file: a part of the training questions is held out, and asked"
+        yield Finding("file", "note", source.name, "test", said)
     yield from format_lines(splits)
     for split in splits:
         if split.name != "train" and "train" in by_name:

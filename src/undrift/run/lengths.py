@@ -1,7 +1,7 @@
 """Prompts and answers in tokens of a model, against what it can take; its weights are not loaded.
 
-A text never has more tokens than bytes (a template's own texts and image tokens apart), so only
-texts with so many bytes that they could be too long, and the longest of the others, are tokenised.
+A text has no more tokens than bytes. So only texts with so many bytes that they could be too long,
+and the longest of the others, are tokenised.
 """
 
 from __future__ import annotations
