@@ -156,7 +156,7 @@ def test_links_inside_the_repository_lead_somewhere():
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 def test_the_path_for_your_own_data(tmp_path, monkeypatch, capsys):
-    """The README's five lines, run as they stand but for the model, of which there is a tiny one."""
+    """The README's five lines, run as they stand but for the model: a tiny one."""
     from tests.run.own import QUESTIONS, write_task
     from tests.run.tiny import save_tiny
     from undrift import cli

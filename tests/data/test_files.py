@@ -140,6 +140,16 @@ def test_there_is_no_fallback_to_the_base_name(pictures, name, message):
         pictures.find(name)
 
 
+def test_the_nearest_name_is_looked_for_a_hundred_times(pictures):
+    """Thousands may be missing, and each comparison takes milliseconds."""
+    said = []
+    for n in range(101):
+        with pytest.raises(DataError, match=f"there is no picture .*a/{n}.jpg") as error:
+            pictures.find(f"a/{n}.jpg")
+        said.append("the nearest name is" in str(error.value))
+    assert said == [True] * 100 + [False]
+
+
 @pytest.mark.parametrize(
     "name",
     ["../images/a/000001.jpg", "a/../../x.jpg", "/etc/passwd", "C:\\x.jpg", "..\\x.jpg", "./"],
@@ -148,7 +158,8 @@ def test_names_stay_inside_the_root(pictures, name):
     with pytest.raises(DataError, match="is not a path inside"):
         pictures.find(name)
     with pytest.raises(DataError, match="is not a path inside"):
-        pictures.find("a/\0.jpg")
+        pictures.place("a/\0.jpg")
+    assert pictures.place("./absent/1.jpg") == pictures.root / "absent" / "1.jpg"
 
 
 def test_links_stay_inside_the_root(pictures, tmp_path):

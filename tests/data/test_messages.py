@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from undrift.data.benchmarks.folder import benchmark
+from undrift.data.doctor import examine
 from undrift.data.files import Pictures
 from undrift.data.instructions import read_examples
 from undrift.data.messages import as_conversation
@@ -81,6 +82,11 @@ def test_a_folder_of_datasets_is_a_benchmark(tmp_path):
     made.save_to_disk(tmp_path / "data" / "colours")
     (task,) = benchmark(tmp_path / "data", progress=False).tasks
     assert (task.name, len(task.train), len(task.test)) == ("colours", 3, 3)
+    report = examine("folder", tmp_path / "data")
+    assert [(split.name, split.rows) for split in report.splits] == [("train", 3), ("test", 3)]
+    assert {finding.check for finding in report.findings if finding.severity != "note"} == {
+        "overlap"  # the test is the training set
+    }
 
 
 def test_what_is_no_conversation_is_told():

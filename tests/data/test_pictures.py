@@ -1,37 +1,21 @@
-"""Pictures that cannot be used: each is refused with a reason, and none is decoded beyond bounds."""
+"""Pictures that cannot be used: each is refused with a reason, the large ones undecoded."""
 
 from __future__ import annotations
 
-import struct
 import warnings
-import zlib
+from time import sleep
 
 import pytest
 from PIL import Image
 
+from tests.data.damaged import bomb, cut
 from undrift.data import pictures
 from undrift.data.pictures import open_picture, survey, unreadable
 from undrift.errors import DataError
 
 
-def bomb(path, width, height):
-    """Write a PNG of one bit a pixel that says how large it is, and holds a first megabyte."""
-    fields = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, content in ((b"IHDR", fields), (b"IDAT", zlib.compress(bytes(2**20)))):
-        check = struct.pack(">I", zlib.crc32(kind + content))
-        data += struct.pack(">I", len(content)) + kind + content + check
-    path.write_bytes(data)
-    return path
-
-
 def noise(path, **options):
     Image.effect_noise((64, 48), 80).convert("RGB").save(path, **options)
-    return path
-
-
-def cut(path, share):
-    path.write_bytes(path.read_bytes()[: int(len(path.read_bytes()) * share)])
     return path
 
 
@@ -74,6 +58,18 @@ def test_only_the_unreadable_are_returned(bad, tmp_path):
     assert seen[-1] == (78, 78) and seen == sorted(seen) and len(seen) > 1
     assert unreadable(paths) == found.unreadable
     assert unreadable(good) == unreadable([]) == {}
+
+
+def test_a_stop_does_not_wait_for_the_rest(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(pictures, "_opened", lambda path: opened.append(sleep(0.002)) or "x")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        survey([tmp_path / str(n) for n in range(960)], workers=1, progress=stop)
+    assert len(opened) < 960
 
 
 def test_nothing_is_decoded_of_a_picture_that_is_too_large(tmp_path, monkeypatch):

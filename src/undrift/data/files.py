@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from undrift.errors import DataError, missing_extra
 
 _FILE, _LINK, _FOLDER = range(3)
+_NEAREST = 100  # missing pictures for which the nearest name is looked for
 
 
 def cache_folder() -> Path:
@@ -138,6 +139,7 @@ class Pictures:
         self._real = root.resolve()
         self._listed: dict[Path, dict[str, int]] = {}
         self._sorted: dict[Path, list[str]] = {}
+        self._told = 0  # names of missing pictures
 
     def find(self, name: str) -> Path:
         """Return the file of a picture.
@@ -149,8 +151,28 @@ class Pictures:
             The path below `root`.
 
         Raises:
-            DataError: If it leads out of `root` (by `..`, as an absolute path, or through a link)
-                or if there is no such file; the message names the nearest one.
+            DataError: If it leads out of `root` (see `place`) or if there is no such file; the
+                message names the nearest one.
+        """
+        path = self.place(name)
+        kind = self._entries(path.parent).get(path.name)
+        if kind != _FILE and not (kind == _LINK and path.is_file()):
+            self._told += 1  # comparing names takes milliseconds, and whole folders may be missing
+            nearest = _instead(path, self._names) if self._told <= _NEAREST else ""
+            raise DataError(f"there is no picture {path}{nearest}")
+        return path
+
+    def place(self, name: str) -> Path:
+        """Return where a picture should be, whether it is there or not.
+
+        Args:
+            name: A relative path, with slashes; it may begin with `./`.
+
+        Returns:
+            The path below `root`.
+
+        Raises:
+            DataError: If it leads out of `root`: by `..`, as an absolute path, or through a link.
         """
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
@@ -160,12 +182,8 @@ class Pictures:
                 "is relative to that folder, without '..'"
             )
         path = self.root.joinpath(*parts)
-        kind = self._entries(path.parent).get(parts[-1])
-        if kind == _LINK:
+        if self._entries(path.parent).get(path.name) == _LINK:
             self._inside(path)
-            kind = _FILE if path.is_file() else None
-        if kind != _FILE:
-            raise DataError(f"there is no picture {path}{_instead(path, self._names)}")
         return path
 
     def _entries(self, folder: Path) -> dict[str, int]:

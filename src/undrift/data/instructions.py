@@ -14,7 +14,7 @@ rather than once a row, so that the same data takes more tokens and more example
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -63,11 +63,9 @@ def read_examples(
     examples: list[Example] = []
     first: dict[str, int] = {}  # id -> row
     times: dict[str, int] = {}
-    rows = dataset_rows(path) if is_dataset(path) else read_rows(path, bad)
-    for number, row in rows:
+    for number, row in rows_of(path, bad):
         try:
-            row = as_conversation(row if join is None else join(row), number)
-            made = examples_of(row, pictures)
+            made = examples_of(row if join is None else join(row), pictures)
             if number_repeats:
                 made = [_numbered(example, times) for example in made]
             for example in made:
@@ -81,6 +79,26 @@ def read_examples(
         except DataError as error:
             refuse(BadRow(path, number, str(error)), bad)
     return tuple(examples)
+
+
+def rows_of(path: Path, bad: list[BadRow] | None = None) -> Iterator[tuple[int, Row]]:
+    """Read rows of any kind that is known: those of messages come as conversations.
+
+    Args:
+        path: A file, or a folder that `datasets` has saved.
+        bad: Receives the rows that cannot be used; without it, the first one is raised.
+
+    Yields:
+        The number of the row, from 1, and the row, without null values.
+
+    Raises:
+        DataError: If the file cannot be read, or a row cannot be used.
+    """
+    for number, row in dataset_rows(path) if is_dataset(path) else read_rows(path, bad):
+        try:
+            yield number, as_conversation(row, number)
+        except DataError as error:
+            refuse(BadRow(path, number, str(error)), bad)
 
 
 def examples_of(row: Row, pictures: Pictures) -> list[Example]:
@@ -99,7 +117,7 @@ def examples_of(row: Row, pictures: Pictures) -> list[Example]:
     Raises:
         DataError: If something is missing, empty or of the wrong kind.
     """
-    identity = _identity(row)
+    identity = identity_of(row)
     if "conversations" in row:
         asked = [(question, (answer,)) for question, answer in _turns(row["conversations"])]
         used = _USED
@@ -129,12 +147,23 @@ def examples_of(row: Row, pictures: Pictures) -> list[Example]:
     return made
 
 
-def _identity(row: Row) -> str:
+def identity_of(row: Row) -> int | str:
+    """Return the id of a row of either shape, as the file has it.
+
+    Args:
+        row: The row.
+
+    Returns:
+        The id: `id` of a conversation, `question_id` of an evaluation row, or else the other.
+
+    Raises:
+        DataError: If it has none.
+    """
     own, other = ("id", "question_id") if "conversations" in row else ("question_id", "id")
     value = row.get(own, row.get(other))
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
         raise DataError(f"expected a text or a whole number as id or question_id, found {value!r}")
-    return str(value)
+    return value
 
 
 def _names(row: Row) -> list[str | Mapping[str, Any]]:

@@ -71,7 +71,8 @@ def survey(
     """
     once, done, found = list(dict.fromkeys(paths)), 0, Survey({}, {})
     jobs = [once[start : start + _AT_ONCE] for start in range(0, len(once), _AT_ONCE)]
-    with ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 32)) as pool:
+    pool = ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 32))
+    try:
         for job, outcomes in zip(jobs, pool.map(_try, jobs), strict=True):
             for path, outcome in zip(job, outcomes, strict=True):
                 if isinstance(outcome, str):
@@ -81,6 +82,8 @@ def survey(
             done += len(job)
             if progress is not None:
                 progress(done, len(once))
+    finally:
+        pool.shutdown(cancel_futures=True)  # when stopped, the rest is not opened first
     return found
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from undrift.data.files import BadRow, Pictures, existing, read_json
 from undrift.data.instructions import Join, Row, read_examples
+from undrift.data.sources import Lost, Source
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError, DataError, unknown
 
@@ -65,28 +66,62 @@ class PublishedTask:
     add: Join | None = None
 
 
+def find(
+    tasks: Sequence[PublishedTask],
+    instructions: Path,
+    images: Path | None,
+    only: Sequence[str] | None,
+    lost: Lost | None,
+) -> list[Source]:
+    """Find the files of a published benchmark; none is read but the second files of tasks.
+
+    Args:
+        tasks: Its table.
+        instructions: The folder of the tasks' folders.
+        images: What the pictures' names are relative to; None for the folder of each task.
+        only: Names of the wanted tasks, for those who have a part of the data; all if None.
+        lost: Receives the tasks whose files cannot be found; without it, the first is raised.
+
+    Returns:
+        The tasks' files, in the published order.
+
+    Raises:
+        DataError: If a folder or file is missing.
+        UnknownName: If there is no task of a name in `only`.
+    """
+    for wanted in only or ():
+        if wanted not in {task.name for task in tasks}:
+            raise unknown("task", wanted, [task.name for task in tasks])
+    sources = []
+    for task in tasks:
+        if only is None or task.name in only:
+            try:
+                sources.append(_source(task, instructions, images))
+            except DataError as error:
+                if lost is None:
+                    raise
+                lost[task.name] = str(error)
+    return sources
+
+
 def published(
     name: str,
     version: str,
     licence: str,
-    tasks: Sequence[PublishedTask],
+    sources: Sequence[Source],
     *,
-    instructions: Path,
-    images: Path | None,
-    only: Sequence[str] | None,
+    root: Path,
     progress: bool,
     bad: list[BadRow] | None,
 ) -> Benchmark:
-    """Load a published benchmark; what is missing is told before the first file is read.
+    """Load a published benchmark.
 
     Args:
         name: The benchmark's name.
         version: Which edition of the data it is.
         licence: The terms, in words.
-        tasks: Its table.
-        instructions: The folder of the tasks' folders.
-        images: What the pictures' names are relative to; None for the folder of each task.
-        only: Names of the tasks to load, for those who have a part of the data; all if None.
+        sources: The tasks' files.
+        root: The part of the pictures' paths that is not in the fingerprint.
         progress: Show a bar.
         bad: Receives the rows that cannot be used; without it, the first one is raised.
 
@@ -95,35 +130,24 @@ def published(
         fingerprint is of the texts and the names of the pictures, not of their pixels.
 
     Raises:
-        DataError: If a folder or file is missing, or a row cannot be used.
-        UnknownName: If there is no task of a name in `only`.
+        DataError: If a row cannot be used.
     """
     from rich.progress import track
 
-    for wanted in only or ():
-        if wanted not in {task.name for task in tasks}:
-            raise unknown("task", wanted, [task.name for task in tasks])
-    sources = []
-    for task in tasks:
-        if only is None or task.name in only:
-            folder = existing(instructions, task.folders or (task.name,))
-            pictures = Pictures(folder if images is None else images)
-            files = existing(folder, task.train), existing(folder, task.test)
-            sources.append((task, *files, pictures, _join(task, folder, pictures.root)))
     loaded = []
-    for task, train, test, pictures, join in track(
-        sources, f"reading {name}", disable=not progress, transient=True
-    ):
+    for source in track(sources, f"reading {name}", disable=not progress, transient=True):
+        train, test, pictures = source.files["train"], source.files["test"], source.pictures
         splits = {
             "train": read_examples(train, pictures, number_repeats=True, bad=bad),
             "validation": (),
-            "test": read_examples(test, pictures, join=join, bad=bad),
+            "test": read_examples(test, pictures, join=source.join, bad=bad),
         }
-        made = Task(task.name, **splits, scorer=task.scorer, max_new_tokens=task.max_new_tokens)
+        made = Task(
+            source.name, **splits, scorer=source.scorer, max_new_tokens=source.max_new_tokens
+        )
         loaded.append(made)
     orders = {"reversed": tuple(task.name for task in reversed(loaded))}
-    digest = fingerprint(loaded, images or instructions)
-    return Benchmark(name, version, tuple(loaded), licence, orders, digest)
+    return Benchmark(name, version, tuple(loaded), licence, orders, fingerprint(loaded, root))
 
 
 def fingerprint(tasks: Sequence[Task], root: Path) -> str:
@@ -192,22 +216,37 @@ def by_question_id(known: Mapping[str, Row], file: str) -> Join:
     return join
 
 
-def _join(task: PublishedTask, folder: Path, images: Path) -> Join | None:
+def _source(task: PublishedTask, instructions: Path, images: Path | None) -> Source:
+    folder = existing(instructions, task.folders or (task.name,))
+    pictures = Pictures(folder if images is None else images)
+    files = {"train": existing(folder, task.train), "test": existing(folder, task.test)}
+    rows = {"train": task.train_rows, "test": task.test_rows}
+    known = {split: count for split, count in rows.items() if count is not None}
+    annotation, join = _second_file(task, folder, pictures.root)
+    return Source(
+        task.name, files, pictures, task.scorer, task.max_new_tokens, known, annotation, join
+    )
+
+
+def _second_file(
+    task: PublishedTask, folder: Path, images: Path
+) -> tuple[Path | None, Join | None]:
+    """Find and read what is known about the test rows besides; None where there is no such file."""
     if task.annotation is None:
-        return task.add
+        return None, task.add
     for place in (folder, images / folder.name):
         for name in task.annotation.files:
             if (place / name).is_file():
                 content = read_json(place / name)
                 try:
-                    return task.annotation.join(content)
+                    return place / name, task.annotation.join(content)
                 except (KeyError, TypeError, AttributeError, DataError) as error:
                     raise DataError(
                         f"{place / name} cannot be the annotation file of {task.name} "
                         f"({type(error).__name__}: {error}); put the published file there"
                     ) from error
     if not task.annotation.required:
-        return None
+        return None, None
     raise DataError(
         f"task {task.name!r} is scored by {task.annotation.files[0]}, which is neither in {folder} "
         f"nor in {images / folder.name}; put the published file there"

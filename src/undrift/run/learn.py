@@ -190,9 +190,9 @@ class Learn:
     def _read(self, own: OwnTask, held_out: float) -> tuple[Task, list[Skipped]]:
         seed = self.config.seed
         if not self.config.skip_bad:
-            return read_own(own, held_out=held_out, seed=seed), []
+            return read_own(own.source(), held_out=held_out, seed=seed), []
         bad: list[BadRow] = []
-        task = read_own(own, held_out=held_out, seed=seed, bad=bad)
+        task = read_own(own.source(), held_out=held_out, seed=seed, bad=bad)
         (task,), pictures = without_bad_pictures([task], self.progress)
         return task, [*rows_skipped(bad), *pictures]
 

@@ -27,9 +27,11 @@ from undrift.data.published import (
     PublishedTask,
     by_question_id,
     data_folder,
+    find,
     inner,
     published,
 )
+from undrift.data.sources import Lost, Source
 from undrift.data.types import Benchmark
 from undrift.errors import unknown
 
@@ -107,17 +109,32 @@ def benchmark(
         ConfigError: If no folder is given, or there is no such wording.
         DataError: If a folder or file is missing, or a row cannot be used.
     """
-    if instructions not in INSTRUCTIONS:
-        raise unknown("instructions", instructions, INSTRUCTIONS)
-    folder = data_folder("coin", root, f"Instructions_{instructions}/ and the folders of pictures")
+    folder = _folder(root, instructions)
     return published(
         "coin",
         instructions,
         LICENCE,
-        TASKS,
-        instructions=existing(folder, (f"Instructions_{instructions}",)),
-        images=inner(folder, "cl_dataset"),
-        only=only,
+        sources(root, instructions=instructions, only=only),
+        root=inner(folder, "cl_dataset"),
         progress=progress,
         bad=bad,
     )
+
+
+def sources(
+    root: Path | None = None,
+    *,
+    instructions: str = "Original",
+    only: Sequence[str] | None = None,
+    lost: Lost | None = None,
+) -> list[Source]:
+    """Find the files of CoIN; see `benchmark`, and `undrift.data.published.find` for `lost`."""
+    folder = _folder(root, instructions)
+    place = existing(folder, (f"Instructions_{instructions}",))
+    return find(TASKS, place, inner(folder, "cl_dataset"), only, lost)
+
+
+def _folder(root: Path | None, instructions: str) -> Path:
+    if instructions not in INSTRUCTIONS:
+        raise unknown("instructions", instructions, INSTRUCTIONS)
+    return data_folder("coin", root, f"Instructions_{instructions}/ and the folders of pictures")

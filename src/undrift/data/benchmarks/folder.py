@@ -33,6 +33,7 @@ from undrift.data.files import BadRow, Pictures, existing
 from undrift.data.instructions import read_examples
 from undrift.data.messages import is_dataset
 from undrift.data.published import data_folder, fingerprint
+from undrift.data.sources import Lost, Source
 from undrift.data.subset import place
 from undrift.data.types import Benchmark, Example, Task
 from undrift.errors import ConfigError, DataError, unknown
@@ -68,6 +69,12 @@ class OwnTask:
     scorer: str = "exact"
     max_new_tokens: int = 128
 
+    def source(self) -> Source:
+        """Return the same as every benchmark gives it."""
+        files = {"train": self.train, "validation": self.validation, "test": self.test}
+        there = {split: file for split, file in files.items() if file is not None}
+        return Source(self.name, there, Pictures(self.images), self.scorer, self.max_new_tokens)
+
 
 def benchmark(
     root: Path | None = None,
@@ -95,23 +102,51 @@ def benchmark(
     """
     from rich.progress import track
 
-    given = data_folder("folder", root, f"a folder for each task, or a {LIST}")
-    file = given if given.is_file() else given / LIST
-    own = list(_listed(file) if file.is_file() else _found(given))
-    if not own:
-        raise DataError(f"{given} holds no task; expected folders with a train.json, or {LIST}")
-    bar = track(own, "reading your data", disable=not progress, transient=True)
-    tasks = [read_own(task, held_out=held_out, seed=seed, bad=bad) for task in bar]
+    bar = track(sources(root), "reading your data", disable=not progress, transient=True)
+    tasks = [read_own(source, held_out=held_out, seed=seed, bad=bad) for source in bar]
     orders = {"reversed": tuple(task.name for task in reversed(tasks))}
     terms = "your own data: undrift knows nothing of its terms"
-    return Benchmark("folder", "own", tuple(tasks), terms, orders, fingerprint(tasks, file.parent))
+    digest = fingerprint(tasks, _list_file(root).parent)
+    return Benchmark("folder", "own", tuple(tasks), terms, orders, digest)
 
 
-def read_own(own: OwnTask, *, held_out: float, seed: int, bad: list[BadRow] | None = None) -> Task:
+def sources(
+    root: Path | None = None, *, only: Sequence[str] | None = None, lost: Lost | None = None
+) -> list[Source]:
+    """Find the files of your tasks.
+
+    Args:
+        root: The folder that --data names, or a YAML file.
+        only: Names of the wanted tasks; all if None.
+        lost: Stays as it is: a list of tasks that names what is not there is a mistake in whole.
+
+    Returns:
+        The tasks' files, in their order.
+
+    Raises:
+        ConfigError: If no folder is given, or if the list of tasks cannot be used.
+        DataError: If a folder or file is missing.
+        UnknownName: If there is no task of a name in `only`.
+    """
+    file = _list_file(root)
+    own = list(_listed(file) if file.is_file() else _found(file.parent))
+    if not own:
+        raise DataError(
+            f"{file.parent} holds no task; expected folders with a train.json, or {LIST}"
+        )
+    for wanted in only or ():
+        if wanted not in {task.name for task in own}:
+            raise unknown("task", wanted, [task.name for task in own])
+    return [task.source() for task in own if only is None or task.name in only]
+
+
+def read_own(
+    source: Source, *, held_out: float, seed: int, bad: list[BadRow] | None = None
+) -> Task:
     """Read one task of yours.
 
     Args:
-        own: Its files.
+        source: Its files.
         held_out: Which share of the training examples is asked if there is no test file.
         seed: Another seed holds out others.
         bad: Receives the rows that cannot be used; without it, the first one is raised.
@@ -123,14 +158,15 @@ def read_own(own: OwnTask, *, held_out: float, seed: int, bad: list[BadRow] | No
         DataError: If a file or a row cannot be used.
         ConfigError: If `held_out` is not between 0 and 1.
     """
-    pictures = Pictures(own.images)
-    train = read_examples(own.train, pictures, number_repeats=True, bad=bad)
-    validation = read_examples(own.validation, pictures, bad=bad) if own.validation else ()
-    if own.test is None:
-        train, test = hold_out(train, held_out, seed, own.images)
-    else:
-        test = read_examples(own.test, pictures, bad=bad)
-    return Task(own.name, train, validation, test, own.scorer, own.max_new_tokens)
+    files, pictures = source.files, source.pictures
+    train = read_examples(files["train"], pictures, number_repeats=True, bad=bad)
+    validation, test = (
+        read_examples(files[split], pictures, bad=bad) if split in files else ()
+        for split in ("validation", "test")
+    )
+    if "test" not in files:
+        train, test = hold_out(train, held_out, seed, pictures.root)
+    return Task(source.name, train, validation, test, source.scorer, source.max_new_tokens)
 
 
 def hold_out(
@@ -168,6 +204,12 @@ def hold_out(
         out.update(groups[group])
     kept = tuple(example for number, example in enumerate(examples) if number not in out)
     return kept, tuple(examples[number] for number in sorted(out))
+
+
+def _list_file(root: Path | None) -> Path:
+    """The list of tasks, whether it is there or not; it lies in the folder with the data."""
+    given = data_folder("folder", root, f"a folder for each task, or a {LIST}")
+    return given if given.is_file() else given / LIST
 
 
 def _found(root: Path) -> Iterable[OwnTask]:

@@ -18,9 +18,11 @@ from pathlib import Path, PurePosixPath
 
 from undrift.data.files import BadRow
 from undrift.data.instructions import Row
-from undrift.data.published import PublishedTask, data_folder, inner, published
+from undrift.data.published import PublishedTask, data_folder, find, inner, published
+from undrift.data.sources import Lost, Source
 from undrift.data.types import Benchmark
 
+HOLDS = "the domains' folders RS, Med, AD, Sci and Fin"
 LICENCE = (
     "Apache-2.0 as stated by MLLM-CL/MLLM-CL on the Hub; the pictures are those of RSVQA, PathVQA, "
     "DriveLM, AI2D, SciVerse, MapQA, TQA, StockQA and FinVis, each under its own terms"
@@ -46,6 +48,14 @@ TASKS = (
 """In the published order; no source states the numbers of rows."""
 
 
+def sources(
+    root: Path | None = None, *, only: Sequence[str] | None = None, lost: Lost | None = None
+) -> list[Source]:
+    """Find the files of MLLM-DCL; see `benchmark`, and `undrift.data.published.find` for `lost`."""
+    folder = data_folder("mllm_dcl", root, HOLDS)
+    return find(TASKS, inner(folder, "domain"), None, only, lost)
+
+
 def benchmark(
     root: Path | None = None,
     *,
@@ -68,15 +78,13 @@ def benchmark(
         ConfigError: If no folder is given.
         DataError: If a folder or file is missing, or a row cannot be used.
     """
-    folder = data_folder("mllm_dcl", root, "the domains' folders RS, Med, AD, Sci and Fin")
+    folder = data_folder("mllm_dcl", root, HOLDS)
     return published(
         "mllm_dcl",
         "published",
         LICENCE,
-        TASKS,
-        instructions=inner(folder, "domain"),
-        images=None,
-        only=only,
+        sources(root, only=only),
+        root=inner(folder, "domain"),
         progress=progress,
         bad=bad,
     )

@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from undrift.data.files import BadRow
-from undrift.data.published import PublishedTask, data_folder, inner, published
+from undrift.data.published import PublishedTask, data_folder, find, inner, published
+from undrift.data.sources import Lost, Source
 from undrift.data.types import Benchmark
 
+HOLDS = "instructions/ and datasets/"
 LICENCE = (
     "instructions as published with TriGap (JuntaoTang/TriGap on the Hub); the pictures are those "
     "of the ten source data sets, each under its own terms"
@@ -53,6 +55,14 @@ TASKS = (
 published splits hold 5,349 and 2,801, so none is stated for them."""
 
 
+def sources(
+    root: Path | None = None, *, only: Sequence[str] | None = None, lost: Lost | None = None
+) -> list[Source]:
+    """Find the files of TriGap; see `benchmark`, and `undrift.data.published.find` for `lost`."""
+    folder = data_folder("trigap", root, HOLDS)
+    return find(TASKS, inner(folder, "instructions"), inner(folder, "datasets"), only, lost)
+
+
 def benchmark(
     root: Path | None = None,
     *,
@@ -75,15 +85,13 @@ def benchmark(
         ConfigError: If no folder is given.
         DataError: If a folder or file is missing, or a row cannot be used.
     """
-    folder = data_folder("trigap", root, "instructions/ and datasets/")
+    folder = data_folder("trigap", root, HOLDS)
     return published(
         "trigap",
         "published",
         LICENCE,
-        TASKS,
-        instructions=inner(folder, "instructions"),
-        images=inner(folder, "datasets"),
-        only=only,
+        sources(root, only=only),
+        root=inner(folder, "datasets"),
         progress=progress,
         bad=bad,
     )

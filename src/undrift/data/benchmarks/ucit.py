@@ -24,10 +24,19 @@ from typing import Any
 
 from undrift.data.files import BadRow
 from undrift.data.instructions import Join, Row
-from undrift.data.published import Annotation, PublishedTask, data_folder, inner, published
+from undrift.data.published import (
+    Annotation,
+    PublishedTask,
+    data_folder,
+    find,
+    inner,
+    published,
+)
+from undrift.data.sources import Lost, Source
 from undrift.data.types import Benchmark
 from undrift.errors import DataError
 
+HOLDS = "instructions/ and datasets/"
 LICENCE = (
     "instructions as published with UCIT (HaiyangGuo/UCIT on the Hub); the pictures are those of "
     "ImageNet-R, ArxivQA, VizWiz, IconQA, CLEVR and Flickr30k, each under its own terms"
@@ -75,6 +84,14 @@ TASKS = (
 """In the published order. `upper` is equality in capitals, with neither spaces nor a period cut."""
 
 
+def sources(
+    root: Path | None = None, *, only: Sequence[str] | None = None, lost: Lost | None = None
+) -> list[Source]:
+    """Find the files of UCIT; see `benchmark`, and `undrift.data.published.find` for `lost`."""
+    folder = data_folder("ucit", root, HOLDS)
+    return find(TASKS, inner(folder, "instructions"), inner(folder, "datasets"), only, lost)
+
+
 def benchmark(
     root: Path | None = None,
     *,
@@ -97,15 +114,13 @@ def benchmark(
         ConfigError: If no folder is given.
         DataError: If a folder or file is missing, or a row cannot be used.
     """
-    folder = data_folder("ucit", root, "instructions/ and datasets/")
+    folder = data_folder("ucit", root, HOLDS)
     return published(
         "ucit",
         "published",
         LICENCE,
-        TASKS,
-        instructions=inner(folder, "instructions"),
-        images=inner(folder, "datasets"),
-        only=only,
+        sources(root, only=only),
+        root=inner(folder, "datasets"),
         progress=progress,
         bad=bad,
     )

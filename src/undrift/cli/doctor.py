@@ -1,0 +1,216 @@
+"""The command `undrift doctor`: what is wrong with data, told before a run is paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from undrift.cli.options import BackboneOption, DataOption, JsonFlag, QuietFlag, print_json
+from undrift.errors import ConfigError, UndriftError, unknown
+from undrift.registry import BENCHMARKS
+
+if TYPE_CHECKING:
+    from undrift.data.checks.finding import Finding
+    from undrift.data.doctor import Progress, Report
+
+HELP = """Look through a benchmark's files, rows and pictures before anything is learned.
+
+\b
+  undrift doctor coin --data ~/CoIN
+  undrift doctor folder --data my-data --backbone llava-hf/llava-1.5-7b-hf
+  undrift doctor my-run.yaml --out findings.json
+
+\b
+It looks for
+  files     missing ones, with the nearest name; damaged ones, with the line
+  rows      that cannot be used; ids that repeat or mix numbers and texts; counts
+  pictures  missing, unreadable, outside their folder, of odd sizes, alike in name
+  prompts   the line that says how to answer: missing, twice, other in the test
+  overlap   questions of the test that are trained on
+  captions  test rows that the file of references does not know
+  lengths   with --backbone: prompts beyond the model's positions, answers beyond
+            max_new_tokens; its processor is loaded, its weights are not
+
+\b
+Ends with 0 (notes at most), 1 (errors or warnings) or 2 (it could not look).
+The screen shows the first few places of a finding, --json and --out all of them.
+"""
+SHOWN = 3  # places of a finding on the screen
+STYLES = {"error": "bold red", "warning": "yellow", "note": "blue"}
+
+
+def doctor(
+    target: Annotated[str, typer.Argument(help="A benchmark's name, or a run's YAML file.")],
+    data: DataOption = None,
+    backbone: BackboneOption = None,
+    instructions: Annotated[
+        str | None, typer.Option(help="CoIN's wording: Original, Diverse or 10Type.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option("--task", help="Only this task (repeatable).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write everything into this file.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that open pictures; one a CPU.")
+    ] = None,
+    quiet: QuietFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Examine a benchmark's data; see HELP."""
+    benchmark, data, backbone, tasks, options = _chosen(target, data, backbone, tasks)
+    if instructions is not None:
+        options["instructions"] = instructions
+    try:
+        with _bars(drawn=not (quiet or as_json)) as progress:
+            report = _examined(benchmark, data, backbone, tasks, options, workers, progress)
+    except UndriftError as error:  # for other commands damaged data is no wrong use; here, no look
+        raise ConfigError(str(error)) from error
+    if out is not None:
+        from undrift.rundir import write_json
+
+        write_json(out, report.content())
+    if as_json:
+        print_json(report.content())
+    elif not quiet:
+        _show(report, out)
+    if not report.sound:
+        raise typer.Exit(1)
+
+
+def _chosen(
+    target: str, data: Path | None, backbone: str | None, tasks: list[str] | None
+) -> tuple[str, Path | None, str | None, list[str] | None, dict[str, Any]]:
+    """Take what is not given beside a run's file from that file."""
+    options: dict[str, Any] = {}
+    if target.endswith((".yaml", ".yml")):
+        from undrift.run import layers
+
+        config = layers.resolve(layers.load_yaml(layers.run_file(target)))
+        target, data, backbone = config.benchmark, data or config.data, backbone or config.backbone
+        options.update(config.reading)
+        if tasks is None and not isinstance(config.order, str):
+            tasks = list(config.order)
+    if target not in BENCHMARKS.names():
+        raise unknown("benchmark", target, BENCHMARKS.names())
+    return target, data, backbone, tasks, options
+
+
+def _examined(
+    benchmark: str,
+    data: Path | None,
+    backbone: str | None,
+    tasks: list[str] | None,
+    options: dict[str, Any],
+    workers: int | None,
+    progress: Progress,
+) -> Report:
+    import warnings
+
+    from PIL import Image
+
+    from undrift.data.doctor import examine
+
+    # what Pillow suspects is refused and listed
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    ruler = None
+    if backbone is not None:
+        from undrift.run.progress import calm
+
+        calm(None)
+        from undrift.run.lengths import Ruler
+
+        ruler = Ruler.load(backbone)  # before the pictures: a wrong name should not cost an hour
+    report = examine(
+        benchmark, data, only=tasks, options=options, workers=workers, progress=progress
+    )
+    if ruler is None:
+        return report
+    from undrift.run.lengths import lengths
+
+    return report.plus(lengths(ruler, report.splits, report.sizes, progress))
+
+
+@contextmanager
+def _bars(*, drawn: bool) -> Iterator[Progress]:
+    """Draw one bar, for whatever is being done; it is gone in the end."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    console = Console(stderr=True)
+    hidden = not (drawn and console.is_terminal)
+    with Bar(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=hidden
+    ) as bar:
+        task = bar.add_task("")
+        said = ""
+
+        def tell(what: str, done: int, total: int) -> None:
+            nonlocal said
+            if what != said:
+                bar.reset(task)
+                said = what
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield tell
+
+
+def _show(report: Report, out: Path | None) -> None:
+    console = Console(highlight=False)
+    place = f", {report.data}" if report.data else ""
+    console.print(f"[bold]{report.benchmark}[/]{escape(place)}")
+    titles = _titles(report)
+    for task in dict.fromkeys([*(f.task for f in report.findings if f.task), *titles, ""]):
+        own = [finding for finding in report.findings if finding.task == task]
+        if task or own:
+            console.print(f"\n[bold]{escape(task or 'all tasks')}[/]  [dim]{titles.get(task, '')}")
+            console.print(_table(own))
+    counts = {kind: sum(f.severity == kind for f in report.findings) for kind in STYLES}
+    said = ", ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts.items())
+    verdict = "[green]ready[/]" if report.sound else "[red]not ready[/]"
+    console.print(f"\n{verdict}: {said}")
+    if out is not None:
+        console.print(f"written: {escape(str(out))}")
+    elif any(len(f.items) > SHOWN or (f.items and f.severity == "note") for f in report.findings):
+        console.print("[dim]--out FILE writes every place of every finding")
+
+
+def _titles(report: Report) -> dict[str, str]:
+    """Say how much there is of each task."""
+    titles: dict[str, str] = {}
+    for task in dict.fromkeys(split.task for split in report.splits):
+        own = [split for split in report.splits if split.task == task]
+        pictures = {path for split in own for path in split.pictures()}
+        rows = [f"{split.name} {split.rows:,}" for split in own]
+        titles[task] = f"{', '.join(rows)} rows, {len(pictures):,} pictures"
+    return titles
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(width=9)
+    table.add_column(width=10)
+    table.add_column()
+    order = list(STYLES)
+    for finding in sorted(findings, key=lambda finding: order.index(finding.severity)):
+        note = finding.severity == "note"
+        lines = [f"[dim]{escape(finding.message)}[/]" if note else escape(finding.message)]
+        if not note:
+            for item in finding.items[:SHOWN]:
+                where = "" if item.file is None else f"{item.file.name}, row {item.row}: "
+                said = item.reason if item.what in item.reason else f"{item.what}: {item.reason}"
+                lines.append(f"[dim]- {escape(where + said.removesuffix(': '))}[/]")
+            if len(finding.items) > SHOWN:
+                lines.append(f"[dim]  and {len(finding.items) - SHOWN:,} more[/]")
+            if finding.advice:
+                lines.append(f"[italic]{escape(finding.advice)}[/]")
+        style = STYLES[finding.severity]
+        table.add_row(f"  [{style}]{finding.severity}[/]", finding.split, "\n".join(lines))
+    return table

@@ -1,0 +1,185 @@
+"""One split of one task as its file has it: every row looked at, whatever is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from undrift.data.checks.finding import Finding, Item, counted
+from undrift.data.files import BadRow, Pictures
+from undrift.data.instructions import examples_of, identity_of, rows_of
+from undrift.data.sources import Source
+from undrift.data.types import Example, Task
+from undrift.errors import DataError
+
+
+class Asked(NamedTuple):
+    """A question, and the row that it stands in."""
+
+    row: int
+    example: Example
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of one task.
+
+    Args:
+        task: The task's name.
+        name: "train", "validation" or "test".
+        file: What it was read from; None if only the benchmark's own code knows.
+        rows: How many rows there are, bad ones included.
+        asked: The questions of the rows that can be read, also where a picture is missing.
+        ids: The ids as they are in the file, by row.
+        absent: Pictures that are not there, or not in the folder of the pictures.
+        unknown: Test rows that the second file knows nothing about.
+        max_new_tokens: How long an answer may get.
+    """
+
+    task: str
+    name: str
+    file: Path | None
+    rows: int
+    asked: tuple[Asked, ...]
+    ids: tuple[tuple[int, int | str], ...] = ()
+    absent: frozenset[Path] = frozenset()
+    unknown: tuple[Item, ...] = ()
+    max_new_tokens: int = 128
+
+    def item(self, asked: Asked, reason: str = "") -> Item:
+        """Return the place of a question."""
+        return Item(asked.example.id, reason, self.file, asked.row)
+
+    def pictures(self) -> dict[Path, int]:
+        """Return each picture that is there, with the first row that shows it."""
+        shown: dict[Path, int] = {}
+        for row, example in self.asked:
+            for path in example.images:
+                if path not in self.absent:
+                    shown.setdefault(path, row)
+        return shown
+
+
+class SoughtPictures(Pictures):
+    """Pictures of which those that cannot be found are noted instead of raised.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.missing: dict[Path, str] = {}
+        self.outside: dict[Path, str] = {}
+
+    def find(self, name: str) -> Path:
+        """Return where a picture is or should be.
+
+        Args:
+            name: Its name in a row.
+
+        Returns:
+            The path; it may lead anywhere if it is in `outside`.
+        """
+        path = self.root / name
+        try:
+            path = self.place(name)
+        except DataError as error:
+            self.outside[path] = str(error)
+            return path
+        try:
+            return super().find(name)
+        except DataError as error:
+            self.missing[path] = str(error)
+            return path
+
+
+def read_split(source: Source, name: str) -> tuple[Split, list[Finding]]:
+    """Read one split, and find what keeps rows from being used.
+
+    Args:
+        source: The task's files.
+        name: Which split.
+
+    Returns:
+        What can be read of it, and the findings; a damaged file is one, too.
+    """
+    file, pictures = source.files[name], SoughtPictures(source.pictures.root)
+    join = source.join if name == "test" else None
+    rows, broken, bad, unknown = 0, list[BadRow](), list[BadRow](), list[Item]()
+    asked, ids = list[Asked](), list[tuple[int, int | str]]()
+    missing, outside = dict[Path, Item](), dict[Path, Item]()
+    damaged = ""
+    try:
+        for number, row in rows_of(file, broken):
+            rows += 1
+            try:
+                identity = identity_of(row)
+                ids.append((number, identity))
+                try:
+                    row = row if join is None else join(row)
+                except DataError as error:
+                    unknown.append(Item(str(identity), str(error), file, number))
+                    continue
+                asked += [Asked(number, example) for example in examples_of(row, pictures)]
+            except DataError as error:
+                bad.append(BadRow(file, number, str(error)))
+            for noted, items in ((pictures.missing, missing), (pictures.outside, outside)):
+                for path, reason in noted.items():
+                    items.setdefault(path, Item(str(path), reason, file, number))
+                noted.clear()
+    except DataError as error:
+        damaged = str(error)
+    bad = sorted([*broken, *bad], key=lambda row: row.row)
+    absent = frozenset({*missing, *outside})
+    split = Split(
+        source.name, name, file, rows + len(broken), tuple(asked), tuple(ids), absent,
+        tuple(unknown), source.max_new_tokens,
+    )  # fmt: skip
+    return split, list(_findings(split, damaged, bad, missing.values(), outside.values()))
+
+
+def split_of(task: Task, name: str) -> Split:
+    """Make a split of examples that a benchmark's own code has read.
+
+    Args:
+        task: The task.
+        name: Which split.
+
+    Returns:
+        The split, with the number of the example in the place of the row's.
+    """
+    examples: tuple[Example, ...] = getattr(task, name)
+    asked = tuple(Asked(number, example) for number, example in enumerate(examples, 1))
+    length = task.max_new_tokens
+    return Split(task.name, name, None, len(examples), asked, max_new_tokens=length)
+
+
+def _findings(
+    split: Split,
+    damaged: str,
+    bad: list[BadRow],
+    missing: Iterable[Item],
+    outside: Iterable[Item],
+) -> Iterable[Finding]:
+    task, name = split.task, split.name
+    if damaged:
+        yield Finding("file", "error", task, name, damaged)
+    elif not split.rows:
+        said = f"{split.file} holds no row"
+        yield Finding("file", "error", task, name, said, "get the file again")
+    if bad:
+        items = tuple(Item(f"row {row.row}", row.reason, row.file, row.row) for row in bad)
+        said = f"{counted(len(items), 'row')} that cannot be used"
+        advice = "mend them, or leave them out with --skip-bad"
+        yield Finding("row", "error", task, name, said, advice, items)
+    if items := tuple(missing):
+        said = f"{counted(len(items), 'picture')} {'is' if len(items) == 1 else 'are'} not there"
+        advice = "get them, or leave their rows out with --skip-bad"
+        yield Finding("missing picture", "error", task, name, said, advice, items)
+    if items := tuple(outside):
+        said = f"{counted(len(items), 'picture')} outside the pictures' folder"
+        advice = "write names that are relative to it; nothing outside is ever opened"
+        yield Finding("picture outside", "error", task, name, said, advice, items)

@@ -1,0 +1,138 @@
+"""`undrift doctor`, as a user meets it: three exit statuses, a page, and JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.damaged import bomb
+from undrift import cli
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture
+def doctor(tmp_path, monkeypatch, capsys):
+    """Run the command in an empty folder; return status, output, errors."""
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["undrift", "doctor", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def spoiled(tmp_path):
+    """MLLM-DCL with five pictures gone and a bomb."""
+    root = Path(shutil.copytree(FIXTURES / "mllm_dcl", tmp_path / "mllm_dcl"))
+    for name in ("train1", "train2", "train3", "test100", "test101"):
+        (root / "RS/images" / f"{name}.png").unlink()
+    bomb(root / "Fin/images/test_100.png", 30_000, 30_000)
+    return root
+
+
+def test_clean_data_is_ready(doctor):
+    status, out, err = doctor("coin", "--data", FIXTURES / "coin", "--backbone", "pocket")
+    assert status == 0, err
+    for said in (
+        "ScienceQA  train 4, test 3 rows, 4 pictures",
+        "4 rows, and 12,726 were published",
+        "prompts of up to 68 tokens, answers of up to 1 (pocket)",
+        "pictures of 12 x 8 pixels",
+        "1 file name shared by pictures of several folders",
+        "ready: 0 errors, 0 warnings",
+    ):
+        assert said in out
+
+
+def test_findings_are_told_with_places_and_what_to_do(doctor, spoiled):
+    status, out, err = doctor("mllm_dcl", "--data", spoiled, "--workers", 1)
+    assert status == 1
+    for said in (
+        "3 pictures are not there",
+        "train.json, row 1: there is no picture",
+        "where the nearest name is 'test102.png'",
+        "get them, or leave their rows out with --skip-bad",
+        "30000 x 30000 pixels are more than",
+        "not ready: 3 errors, 0 warnings",
+    ):
+        assert said in " ".join(out.split())
+    assert "Traceback" not in err and "DecompressionBomb" not in err
+    assert doctor("mllm_dcl", "--data", spoiled, "--task", "Med", "--quiet") == (0, "", "")
+
+
+def test_the_screen_shows_the_first_places_the_file_all(doctor, tmp_path):
+    root = Path(shutil.copytree(FIXTURES / "trigap", tmp_path / "trigap"))
+    rows = json.loads((root / "instructions/CLEVR/test_3000.json").read_text())
+    many = [{"question_id": str(n), "text": "?", "image": rows[0]["image"]} for n in range(7)]
+    (root / "instructions/CLEVR/test_3000.json").write_text(json.dumps([*rows, *many]))
+    words = ("trigap", "--data", root, "--task", "CLEVR")
+    status, out, _ = doctor(*words, "--out", "found/all.json")
+    assert status == 1 and "and 4 more" in out and "written: found/all.json" in out
+    written = json.loads((tmp_path / "found/all.json").read_text())
+    (finding,) = (f for f in written["findings"] if f["severity"] == "error")
+    assert (finding["check"], finding["count"]) == ("row", 7)
+    assert [item["row"] for item in finding["items"]] == [4, 5, 6, 7, 8, 9, 10]
+    status, out, _ = doctor(*words, "--json")
+    assert status == 1 and json.loads(out) == written
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("coin", "--data", FIXTURES / "cion"), "where the nearest name is 'coin'"),
+        (("coin", "--data", FIXTURES / "ucit"), "Instructions_Original"),
+        (("coin",), "add --data DIR"),
+        (("cion",), "did you mean 'coin'"),
+        (("coin", "--data", FIXTURES / "coin", "--task", "GQQ"), "did you mean 'GQA'"),
+        (("coin", "--data", FIXTURES / "coin", "--instructions", "Divers"), "mean 'Diverse'"),
+        (("ucit", "--data", FIXTURES / "ucit", "--instructions", "Diverse"), "has no option"),
+        (("coin", "--data", FIXTURES / "coin", "--backbone", "pokcet"), "did you mean 'pocket'"),
+        (("none.yaml",), "unknown file or preset 'none.yaml'"),
+    ],
+)
+def test_where_it_cannot_look_it_ends_with_2(doctor, words, said):
+    status, out, err = doctor(*words)
+    assert (status, out) == (2, "") and said in err and err.startswith("error: ")
+
+
+def test_damaged_json_is_a_finding_and_the_rest_is_looked_at(doctor, tmp_path):
+    root = Path(shutil.copytree(FIXTURES / "mllm_dcl", tmp_path / "mllm_dcl"))
+    (root / "RS/test.json").write_text('[{"question_id": 1,\n "text" 2}]')
+    status, out, _ = doctor("mllm_dcl", "--data", root, "--json")
+    findings = {f["check"]: f for f in json.loads(out)["findings"] if f["severity"] != "note"}
+    assert status == 1 and findings.keys() == {"file"}
+    assert "is damaged at line 2, column 9" in findings["file"]["message"]
+    (root / "RS/train.json").write_text("[")
+    status, out, err = doctor("mllm_dcl", "--data", root, "--task", "RS")
+    assert status == 2 and "train.json is damaged at line 1, column 2" in err
+
+
+def test_a_runs_file_says_what_to_look_at(doctor, tmp_path):
+    data = f"benchmark: coin\ndata: {FIXTURES / 'coin'}\norder: [GQA, REC]\nmethod: same\n"
+    (tmp_path / "run.yaml").write_text(data)
+    status, out, err = doctor("run.yaml", "--json")
+    assert status == 0, err
+    content = json.loads(out)
+    assert list(content["tasks"]) == ["GQA", "REC"]
+    lengths = [f for f in content["findings"] if f["check"] == "token lengths"]
+    assert ["(pocket)" in f["message"] for f in lengths] == [True, True]
+    (tmp_path / "run.yaml").write_text(data + "bakcbone: pocket\n")
+    assert "did you mean 'backbone'" in doctor("run.yaml")[2]
+
+
+def test_help_teaches(doctor):
+    status, out, _ = doctor("--help")
+    assert status == 0
+    for said in ("undrift doctor coin --data ~/CoIN", "its weights are not", "could not look"):
+        assert said in out
