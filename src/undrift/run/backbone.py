@@ -1,7 +1,7 @@
-"""The model that learns: any vision-language model of transformers with its processor.
+"""The model that learns: any vision-language or language model of transformers.
 
-`pocket` is the small one that ships with undrift; everything else is a folder or a Hub name that
-`AutoModelForImageTextToText` can load. The weights are frozen: methods add adapters.
+`pocket` is the small one that ships with undrift; everything else is a folder or a Hub name, read
+by `run.pretrained`. The weights are frozen: methods add adapters.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,12 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from undrift.data.collate import FeatureCollator, PixelCollator, open_picture
-from undrift.data.prompts import Renderer
-from undrift.errors import ConfigError, unknown
+from undrift.data.collate import FeatureCollator, PixelCollator, TextCollator, open_picture
+from undrift.data.prompts import Renderer, text_only, tokenizer_of
+from undrift.errors import ConfigError, DataError, unknown
 from undrift.run.features import FeatureStore, Progress, cache_dir
+from undrift.run.pretrained import Quantize, read_model, read_processor
 
 BUILT_IN = {"pocket": "undrift.run.pocket"}  # package with a `tower` module and a `weights` folder
 CACHEABLE = {"llava"}  # families in which a picture's features are one (n_tokens, d) block
@@ -34,17 +35,17 @@ _PICTURES = ("size", "crop_size", "resample", "do_resize", "do_center_crop", "do
              "image_mean", "image_std", "rescale_factor")  # fmt: skip
 _SAMPLE = 4096  # values of each tensor that enter the fingerprint
 
-Collator = FeatureCollator | PixelCollator
+Collator = FeatureCollator | PixelCollator | TextCollator
 
 
 @dataclass
 class Backbone:
-    """A frozen vision-language model, its processor, and what is known about it.
+    """A frozen model, its processor, and what is known about it.
 
     Args:
         name: As given by the user.
         model: The model, in evaluation mode, without gradients.
-        processor: Its processor, padding on the left.
+        processor: Its processor, padding on the left; of a text-only model its tokenizer.
         fingerprint: A digest of configuration, weights, tokenizer and image processor.
         stop_ids: Tokens that end an answer.
         store: Kept image features, once `prepare` has decided for them.
@@ -58,13 +59,16 @@ class Backbone:
     store: FeatureStore | None = field(default=None, repr=False)
 
     @classmethod
-    def load(cls, name: str, dtype: str = "auto", device: str = "auto") -> Backbone:
+    def load(
+        cls, name: str, dtype: str = "auto", device: str = "auto", quantize: Quantize = "none"
+    ) -> Backbone:
         """Load a backbone.
 
         Args:
             name: "pocket", a folder, or a Hub name such as "llava-hf/llava-1.5-7b-hf".
             dtype: "auto" (float32 on a CPU, else as saved), or a torch dtype's name.
             device: "auto" (an accelerator if there is one), or a torch device.
+            quantize: "8bit" or "4bit" for frozen weights kept by bitsandbytes.
 
         Returns:
             The backbone.
@@ -73,17 +77,18 @@ class Backbone:
             ConfigError: If there is no such backbone or it cannot be loaded.
         """
         place, origin = _device(device), source(name)
-        options = {"dtype": _dtype(dtype, place)}
         try:
-            model: Any = AutoModelForImageTextToText.from_pretrained(origin, **options)
-            processor = AutoProcessor.from_pretrained(origin)
-        except (OSError, ValueError, KeyError) as error:
+            model = read_model(origin, _dtype(dtype, place), place, quantize)
+            processor = read_processor(origin)
+        except ConfigError:
+            raise
+        except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ConfigError(
-                f"cannot load the backbone {name!r} ({origin}): {first}; expected "
-                "a model and a processor that AutoModelForImageTextToText and AutoProcessor load"
+                f"cannot load the backbone {name!r} ({origin}): {first}; expected a model in "
+                "safetensors with its processor, or a language model with its tokenizer"
             ) from error
-        return cls.of(name, model.to(place), processor)
+        return cls.of(name, model, processor)
 
     @classmethod
     def of(cls, name: str, model: Any, processor: Any) -> Backbone:
@@ -91,19 +96,33 @@ class Backbone:
 
         Args:
             name: What to call it.
-            model: A vision-language model; it is frozen.
-            processor: Its processor.
+            model: A vision-language model, or a causal language model; it is frozen.
+            processor: Its processor, or the language model's tokenizer.
 
         Returns:
             The backbone.
+
+        Raises:
+            ConfigError: If the model does not say which part of it is the language model.
         """
+        if model.get_decoder() in (model, None if text_only(processor) else model.base_model):
+            raise ConfigError(
+                f"{type(model).__name__} has no decoder of its own (get_decoder gives the whole "
+                "model), so adapters cannot be kept to the language model; use another backbone"
+            )
         model.requires_grad_(False).eval()
-        processor.tokenizer.padding_side = "left"
+        tokenizer = tokenizer_of(processor)
+        tokenizer.padding_side = "left"
         stops = model.generation_config.eos_token_id
         stops = [stops] if isinstance(stops, int) else list(stops or ())
-        if processor.tokenizer.eos_token_id is not None:
-            stops.append(processor.tokenizer.eos_token_id)
+        if tokenizer.eos_token_id is not None:
+            stops.append(tokenizer.eos_token_id)
         return cls(name, model, processor, _fingerprint(model, processor), tuple(set(stops)))
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return tokenizer_of(self.processor)
 
     @property
     def device(self) -> torch.device:
@@ -121,8 +140,16 @@ class Backbone:
         Args:
             pictures: Every picture that will be seen.
             progress: Called with (pictures done, pictures to compute, pictures just done).
+
+        Raises:
+            DataError: If there are pictures and the model reads text only.
         """
         distinct = list(dict.fromkeys(pictures))
+        if distinct and text_only(self.processor):
+            raise DataError(
+                f"the backbone {self.name!r} reads text only, and there are pictures among the "
+                f"examples, such as {distinct[0]}; choose a vision-language model"
+            )
         if not distinct or not self.keeps_features:
             return
         if self.store is None:
@@ -150,12 +177,15 @@ class Backbone:
         return torch.stack(list(blocks))
 
     def collator(self) -> Collator:
-        """Return the collator that fits: kept features after `prepare`, else pixels."""
+        """Return the collator that fits: text, kept features after `prepare`, else pixels."""
         renderer = Renderer(self.processor, self.stop_ids)
+        if text_only(self.processor):
+            takes = inspect.signature(self.model.forward).parameters
+            return TextCollator(renderer, positions="position_ids" in takes)
         if self.store is None:
             return PixelCollator(renderer)
         token_id = self.model.config.image_token_id
-        token = self.processor.tokenizer.convert_ids_to_tokens(token_id)
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
         return FeatureCollator(renderer, self.store, token, token_id)
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,15 +280,16 @@ def _fingerprint(model: Any, processor: Any) -> str:
     which may know more fields, finds the same.
     """
     config = model.config.to_dict()
+    pictures = None if text_only(processor) else processor.image_processor
     facts = {
         "config": {
             part: {key: fields.get(key) for key in _DECISIVE}
             for part, fields in [("", config), *config.items()]
             if isinstance(fields, dict)
         },
-        "pictures": {key: getattr(processor.image_processor, key, None) for key in _PICTURES},
+        "pictures": {key: getattr(pictures, key, None) for key in _PICTURES},
         "template": processor.chat_template,
-        "vocabulary": sorted(processor.tokenizer.get_vocab().items()),
+        "vocabulary": sorted(tokenizer_of(processor).get_vocab().items()),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_plain).encode())
     for name, tensor in sorted(model.state_dict().items()):
