@@ -146,3 +146,14 @@ def test_no_chat_template(backbone):
     backbone.processor.chat_template = None
     with pytest.raises(ConfigError, match="no chat template"):
         Renderer(backbone.processor, backbone.stop_ids)
+
+
+def test_a_template_that_thinks_is_told_not_to(backbone):
+    processor = backbone.processor
+    processor.chat_template = processor.chat_template.replace(
+        "assistant: ",
+        "assistant: {% if not enable_thinking | default(true) %}<think></think>{% endif %}",
+    )
+    renderer = Renderer(processor, backbone.stop_ids)
+    (prompt,) = renderer.prompts([Example("a", "say yes", ("yes",))])
+    assert prompt.endswith("assistant: <think></think>")

@@ -11,17 +11,16 @@ from random import Random
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch.nn import Linear
 
 from tests.run.families import SEEING, save_family
 from tests.run.tiny import SIDE
 from undrift.data.types import Example
-from undrift.errors import ConfigError, DataError
+from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
 from undrift.run.generate import answers
-from undrift.run.saved import make_method
+from undrift.run.saved import make_method, open_adapter
 from undrift.run.trainer import train
 from undrift.tuner import layers
 
@@ -193,12 +192,44 @@ class Planted:
 
 def test_pickled_weights_are_never_loaded(folder_of, tmp_path):
     folder = shutil.copytree(folder_of("llama"), tmp_path / "pickled")
-    weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    torch.save({**weights, "planted": Planted(tmp_path / "trace")}, folder / "pytorch_model.bin")
+    torch.save({"planted": Planted(tmp_path / "trace")}, folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"only pickled files \(pytorch_model\.bin\)"):
         Backbone.load(str(folder))
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("name", ["same", "finetune"])
+def test_a_pickled_adapter_is_never_loaded(name, folder_of, tmp_path):
+    backbone, method = Backbone.load(str(folder_of("llama"))), make_method(name, SMALL)
+    model = method.attach(backbone.model)
+    method.save_state(model, tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    torch.save({"planted": Planted(tmp_path / "trace")}, tmp_path / "adapter_model.bin")
+    with pytest.raises(RunDirError, match=r"pickled \(adapter_model\.bin\), which is never loaded"):
+        method.load_state(model, tmp_path)
+    fresh = Backbone.load(str(folder_of("llama")))
+    with pytest.raises(RunDirError, match="never loaded"):
+        open_adapter(tmp_path, fresh)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_the_planted_file_would_leave_its_trace(tmp_path):
+    torch.save(Planted(tmp_path / "trace"), tmp_path / "file.bin")
+    torch.load(tmp_path / "file.bin", weights_only=False)
+    assert (tmp_path / "trace").exists()
+
+
+def test_an_adapter_of_another_base(folder_of, tmp_path):
+    method = make_method("same", SMALL)
+    method.save_state(method.attach(Backbone.load(str(folder_of("gemma3"))).model), tmp_path)
+    other = Backbone.load(str(folder_of("idefics3")))
+    method = make_method("same", SMALL)
+    model = method.attach(other.model)
+    with pytest.raises(AdapterMismatch, match=r"unknown .*\.language_model\.layers\.0"):
+        method.load_state(model, tmp_path)
+    with pytest.raises(AdapterMismatch, match=r"does not fit|find no place"):
+        open_adapter(tmp_path, Backbone.load(str(folder_of("idefics3"))))
 
 
 def test_an_adapter_in_the_place_of_a_backbone(folder_of, tmp_path):

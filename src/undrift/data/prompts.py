@@ -33,6 +33,9 @@ class Renderer:
         stops = [i for i in (self.tokenizer.eos_token_id, *stop_ids) if i is not None]
         if not stops:
             raise ConfigError("the backbone's tokenizer names no end-of-sequence token")
+        # Templates of models that think aloud: the short answer is what is taught and asked for.
+        thinks = "enable_thinking" in str(processor.chat_template)
+        self._options = {"enable_thinking": False} if thinks else {}
         self._stops = [self.tokenizer.convert_ids_to_tokens(i) for i in dict.fromkeys(stops)]
 
     def prompts(self, examples: Sequence[Example]) -> list[str]:
@@ -97,7 +100,7 @@ class Renderer:
 
     def _render(self, turns: list[Any], *, add_generation_prompt: bool) -> list[str]:
         return self.processor.apply_chat_template(
-            turns, add_generation_prompt=add_generation_prompt, tokenize=False
+            turns, add_generation_prompt=add_generation_prompt, tokenize=False, **self._options
         )
 
     def _ended(self, answer: str) -> str:

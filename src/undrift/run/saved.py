@@ -12,6 +12,7 @@ from typing import Any
 from undrift.data.types import Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
 from undrift.methods.base import Method
+from undrift.methods.parts.adapter import check_safetensors
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
@@ -137,6 +138,7 @@ def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) ->
         )
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(backbone, device=device)
+    check_safetensors(folder)  # PEFT would read adapter_model.bin as well
     importlib.import_module("undrift.tuner")  # tells PEFT about MoE-LoRA
     try:
         report = backbone.model.load_adapter(str(folder))
