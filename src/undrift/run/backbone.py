@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from undrift.data.collate import FeatureCollator, PixelCollator, TextCollator, open_picture
 from undrift.data.prompts import Renderer, text_only, tokenizer_of
 from undrift.errors import ConfigError, DataError, unknown
+from undrift.methods.parts.projector import has_own_modules
 from undrift.run.features import FeatureStore, Progress, cache_dir
 from undrift.run.pretrained import Quantize, read_model, read_processor
 
@@ -131,8 +132,8 @@ class Backbone:
 
     @property
     def keeps_features(self) -> bool:
-        """Whether image features of this family can be computed once and kept."""
-        return self.model.config.model_type in CACHEABLE
+        """Whether image features can be computed once and kept: of this family, never trained."""
+        return self.model.config.model_type in CACHEABLE and not has_own_modules(self.model)
 
     def prepare(self, pictures: Sequence[Path], progress: Progress | None = None) -> None:
         """Compute and keep the features of pictures, if this family allows it and they fit.
@@ -182,7 +183,7 @@ class Backbone:
         if text_only(self.processor):
             takes = inspect.signature(self.model.forward).parameters
             return TextCollator(renderer, positions="position_ids" in takes)
-        if self.store is None:
+        if self.store is None or not self.keeps_features:
             return PixelCollator(renderer)
         token_id = self.model.config.image_token_id
         token = self.tokenizer.convert_ids_to_tokens(token_id)

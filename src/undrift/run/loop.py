@@ -21,6 +21,7 @@ from transformers import set_seed
 
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError, DataError, TrainingDiverged
+from undrift.methods.parts.projector import train_projector
 from undrift.registry import BENCHMARKS
 from undrift.report import load as load_results
 from undrift.report import page
@@ -141,9 +142,12 @@ class Run:
         with self._timed("features"):
             splits = [split for task in self.tasks for split in (task.train, task.test)]
             pictures = [picture for split in splits for e in split for picture in e.images]
-            backbone.prepare(pictures, self._features_done)
+            if not config.train.train_projector:  # its features change
+                backbone.prepare(pictures, self._features_done)
         set_seed(config.seed)
         model: Any = self.method.attach(backbone.model)
+        if config.train.train_projector and self.method.needs_training:
+            train_projector(model)
         self._write_manifest(backbone)
         collator = backbone.collator()
         return Examiner(

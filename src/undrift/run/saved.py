@@ -13,6 +13,7 @@ from undrift.data.types import Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
 from undrift.methods.base import Method
 from undrift.methods.parts.adapter import check_safetensors
+from undrift.methods.parts.projector import restore_modules
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
@@ -124,6 +125,8 @@ def open_adapter(
         )
     method = make_method(origin["method"], origin["options"])
     model: Any = method.attach(backbone.model)
+    if method.needs_training:
+        restore_modules(model, folder)
     method.load_state(model, folder)
     model.eval()
     return Learned(folder, backbone, model, method, origin)
