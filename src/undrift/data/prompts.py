@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from undrift.data.types import Example
-from undrift.errors import ConfigError
+from undrift.errors import ConfigError, unknown
+
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Renderer:
@@ -119,6 +122,26 @@ class Renderer:
         answer = example.answers[0]
         content = answer if self.text_only else [{"type": "text", "text": answer}]
         return {"role": "assistant", "content": content}
+
+
+def training_template(family: str) -> str:
+    """Return a chat template that marks the answers, for trainers that learn nothing else.
+
+    Set it as `processor.chat_template` where TRL's `assistant_only_loss=True` is asked for.
+
+    Args:
+        family: "llava_1_5"; TRL ships those of other families itself.
+
+    Returns:
+        The template's text.
+
+    Raises:
+        UnknownName: If there is no template for that family.
+    """
+    known = {file.stem: file for file in _TEMPLATES.glob("*.jinja")}
+    if family not in known:
+        raise unknown("training template", family, known)
+    return known[family].read_text(encoding="utf-8")
 
 
 def text_only(processor: Any) -> bool:
