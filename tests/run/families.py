@@ -208,6 +208,14 @@ def llama() -> Made:
     return hf.LlamaForCausalLM(hf.LlamaConfig(**text(words))), words
 
 
+def llama_wide() -> Made:
+    """Text only, wide enough for bitsandbytes."""
+    words = tokenizer()
+    words.chat_template = template("<image>")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 64}
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**text(words, **sizes))), words
+
+
 def bloom() -> Made:
     """Text only; its forward takes no `position_ids`."""
     words = tokenizer()
@@ -227,7 +235,7 @@ SEEING: dict[str, Callable[[], Made]] = {
     "qwen3_vl": qwen3_vl,
     "internvl": internvl,
 }
-READING: dict[str, Callable[[], Made]] = {"llama": llama, "bloom": bloom}
+READING: dict[str, Callable[[], Made]] = {"llama": llama, "llama_wide": llama_wide, "bloom": bloom}
 
 
 def save_family(name: str, folder: Path) -> Path:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from undrift.data.collate import FeatureCollator, PixelCollator, TextCollator, open_picture
 from undrift.data.prompts import Renderer, text_only, tokenizer_of
-from undrift.errors import ConfigError, DataError, unknown
+from undrift.errors import ConfigError, DataError, UndriftError, unknown
 from undrift.methods.parts.projector import has_own_modules
 from undrift.run.features import FeatureStore, Progress, cache_dir
 from undrift.run.pretrained import Quantize, read_model, read_processor
@@ -81,7 +81,7 @@ class Backbone:
         try:
             model = read_model(origin, _dtype(dtype, place), place, quantize)
             processor = read_processor(origin)
-        except ConfigError:
+        except UndriftError:
             raise
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)

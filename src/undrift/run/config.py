@@ -135,6 +135,7 @@ class RunConfig(_Frozen):
         order: "default", a name the benchmark knows, or task names.
         backbone: "pocket", a folder, or a Hub name.
         dtype: "auto", or a torch dtype's name.
+        quantize: "none", or "8bit" or "4bit" for a frozen language model kept by bitsandbytes.
         profile: How much of the benchmark is used.
         train: How tasks are trained.
         eval: How answers are generated.
@@ -150,6 +151,7 @@ class RunConfig(_Frozen):
     order: str | tuple[str, ...] = "default"
     backbone: str = "pocket"
     dtype: str = "auto"
+    quantize: Literal["none", "8bit", "4bit"] = "none"
     profile: Profile = Profile(name="full")
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()

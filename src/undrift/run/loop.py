@@ -138,7 +138,9 @@ class Run:
         """Load the backbone, keep its image features, attach the method."""
         config = self.config
         with self._timed("load"):
-            backbone = self._backbone or Backbone.load(config.backbone, config.dtype, config.device)
+            backbone = self._backbone or Backbone.load(
+                config.backbone, config.dtype, config.device, config.quantize
+            )
         with self._timed("features"):
             splits = [split for task in self.tasks for split in (task.train, task.test)]
             pictures = [picture for split in splits for e in split for picture in e.images]

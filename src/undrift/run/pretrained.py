@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -45,7 +46,8 @@ def read_model(
         origin: A folder or a Hub name.
         dtype: "auto" (as saved), or a dtype.
         device: Where the model goes.
-        quantize: "8bit" or "4bit" (NF4) for weights kept by bitsandbytes, "none" as they are.
+        quantize: "8bit" or "4bit" (NF4) for the language model's linears, kept by bitsandbytes;
+            vision tower, projector, embedding and head stay as they are.
 
     Returns:
         The model.
@@ -53,6 +55,7 @@ def read_model(
     Raises:
         ConfigError: If the model has no decoder that could answer, if its weights are pickled, or
             if an adapter lies in their place.
+        MissingExtra: If bitsandbytes is needed and not installed.
     """
     config = AutoConfig.from_pretrained(origin)
     kind = _reader(origin, config)
@@ -60,8 +63,14 @@ def read_model(
     options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True}
     if quantize == "none":
         return kind.from_pretrained(origin, **options).to(device)
-    options |= {"quantization_config": _quantization(quantize), "device_map": {"": device}}
-    return kind.from_pretrained(origin, **options)
+    compute: Any = (config.dtype or torch.bfloat16) if dtype == "auto" else dtype
+    quantization = _quantization(quantize, compute, _outside_decoder(kind, config))
+    options |= {"quantization_config": quantization, "device_map": {"": device}}
+    model = kind.from_pretrained(origin, **options)
+    for module in model.modules() if device.type == "cpu" else ():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # its fast product has no gradient, and
+            module.support_avx512bf16_for_cpu = False  # once used it would be used in training
+    return model
 
 
 def read_processor(origin: str) -> Any:
@@ -138,11 +147,26 @@ def _check_files(origin: str) -> None:
     )
 
 
-def _quantization(quantize: Quantize) -> BitsAndBytesConfig:
+def _outside_decoder(kind: Any, config: Any) -> list[str]:
+    """The linears that are not the language model's, by name."""
+    with torch.device("meta"):
+        model = kind.from_config(config)
+    inside = {id(module) for module in model.get_decoder().modules()}
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    return [name for name, module in linears.items() if id(module) not in inside]
+
+
+def _quantization(
+    quantize: Quantize, compute: torch.dtype, skipped: list[str]
+) -> BitsAndBytesConfig:
     if not is_bitsandbytes_available():
         raise missing_extra("bitsandbytes", "quant", f"quantize: {quantize}")
     if quantize == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+        load_in_4bit=True,
+        llm_int8_skip_modules=skipped,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
     )

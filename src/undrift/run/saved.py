@@ -65,6 +65,7 @@ def note_origin(folder: Path, config: RunConfig, backbone: Backbone, after: int)
         "backbone": config.backbone,
         "fingerprint": backbone.fingerprint,
         "dtype": config.dtype,
+        "quantize": config.quantize,
         "method": config.method.name,
         "options": config.method.options,
         "benchmark": config.benchmark,
@@ -116,7 +117,8 @@ def open_adapter(
         return _open_foreign(folder, backbone, device)
     origin = origin_of(folder)
     if not isinstance(backbone, Backbone):
-        backbone = Backbone.load(backbone or origin["backbone"], origin["dtype"], device)
+        quantize = origin.get("quantize", "none")  # adapters of 0.1 do not say
+        backbone = Backbone.load(backbone or origin["backbone"], origin["dtype"], device, quantize)
     if backbone.fingerprint != origin["fingerprint"]:
         raise AdapterMismatch(
             f"the adapter in {folder} was trained on the backbone {origin['backbone']!r} "
@@ -164,8 +166,8 @@ def origin_of(folder: Path) -> dict[str, Any]:
         folder: An adapter's folder, from `find_adapter`.
 
     Returns:
-        backbone, fingerprint, dtype, method, options, benchmark, after; nothing if the adapter was
-        not saved by a run.
+        backbone, fingerprint, dtype, quantize, method, options, benchmark, after; nothing if the
+        adapter was not saved by a run.
     """
     file = folder / _ORIGIN
     return read_json(file) if file.is_file() else {}
