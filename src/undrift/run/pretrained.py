@@ -30,6 +30,8 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from undrift.errors import ConfigError, missing_extra
 
 Quantize = Literal["none", "8bit", "4bit"]
+_OURS: dict[str, Any] = {"trust_remote_code": False}  # code comes with transformers, or not at all
+_ASKS_FOR_VIDEO = ("SmolVLMProcessor",)  # its chat template asks the video processor, always
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _READS = (
     "expected a vision-language model that AutoModelForImageTextToText loads, or a causal language "
@@ -57,10 +59,10 @@ def read_model(
             if an adapter lies in their place.
         MissingExtra: If bitsandbytes is needed and not installed.
     """
-    config = AutoConfig.from_pretrained(origin)
+    config = AutoConfig.from_pretrained(origin, **_OURS)
     kind = _reader(origin, config)
     _check_files(origin)
-    options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True}
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True, **_OURS}
     if quantize == "none":
         return kind.from_pretrained(origin, **options).to(device)
     compute: Any = (config.dtype or torch.bfloat16) if dtype == "auto" else dtype
@@ -82,13 +84,14 @@ def read_processor(origin: str) -> Any:
     Returns:
         The processor; of a text-only model its tokenizer.
     """
-    config = AutoConfig.from_pretrained(origin)
+    config = AutoConfig.from_pretrained(origin, **_OURS)
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return AutoTokenizer.from_pretrained(origin)
+        return AutoTokenizer.from_pretrained(origin, **_OURS)
     kind: Any = PROCESSOR_MAPPING.get(type(config), None)
-    if kind is None or is_torchvision_available() or "video_processor" not in kind.get_attributes():
-        return AutoProcessor.from_pretrained(origin)
-    return pictures_only(kind).from_pretrained(origin)
+    if kind is not None and not is_torchvision_available() and _can_do_without_video(kind):
+        kind = pictures_only(kind)
+        return kind.from_pretrained(origin, **_OURS)
+    return AutoProcessor.from_pretrained(origin, **_OURS)
 
 
 def pictures_only(kind: Any) -> Any:
@@ -105,6 +108,10 @@ def pictures_only(kind: Any) -> Any:
         return [name for name in kind.get_attributes() if name != "video_processor"]
 
     return type(kind.__name__, (kind,), {"get_attributes": classmethod(attributes)})
+
+
+def _can_do_without_video(kind: Any) -> bool:
+    return "video_processor" in kind.get_attributes() and kind.__name__ not in _ASKS_FOR_VIDEO
 
 
 def _reader(origin: str, config: Any) -> Any:
