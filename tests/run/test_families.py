@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torch.nn import Linear
 
-from tests.run.families import SEEING, save_family
+from tests.run.families import SEEING
 from tests.run.tiny import SIDE
 from undrift.data.types import Example
-from undrift.errors import AdapterMismatch, ConfigError, DataError, MissingExtra, RunDirError
+from undrift.errors import DataError, MissingExtra
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
 from undrift.run.generate import answers
-from undrift.run.saved import make_method, open_adapter
+from undrift.run.saved import make_method
 from undrift.run.trainer import train
 from undrift.tuner import layers
 
@@ -28,18 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:Futur
 SMALL = {"experts": 2, "rank": 2}
 ALL = {**SMALL, "targets": "all"}
 NEW = 5
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory):
-    made: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in made:
-            made[name] = save_family(name, tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +167,16 @@ def test_same_answers_whatever_the_batch(family, folder_of, asked):
         assert torch.pdist(rows).min() > 0.1  # the examples do differ
 
 
+def test_greedy_whatever_the_model_brings_along(folder_of, tmp_path):
+    folder = shutil.copytree(folder_of("llama"), tmp_path / "penalised")
+    file = folder / "generation_config.json"
+    brought = {"do_sample": True, "temperature": 9.0, "repetition_penalty": 50.0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | brought))
+    examples = [_example(number) for number in range(3)]
+    plain, brings = (Backbone.load(str(place)) for place in (folder_of("llama"), folder))
+    assert said(brings, brings.model, examples, 3) == said(plain, plain.model, examples, 3)
+
+
 def test_text_only_batches_hold_the_answers_and_positions_without_padding(folder_of):
     backbone = Backbone.load(str(folder_of("llama")))
     collator = backbone.collator()
@@ -210,101 +208,3 @@ def test_the_image_token_as_plain_text(folder_of, asked):
         DataError, match=r"example 'bad' holds '<image>', .* 2 times, .* 1 pictures"
     ):
         backbone.collator().encode([bad], answered=False)
-
-
-class Planted:
-    """Leaves a trace where it is unpickled."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self):
-        return Path.touch, (self.trace,)
-
-
-def test_pickled_weights_are_never_loaded(folder_of, tmp_path):
-    folder = shutil.copytree(folder_of("llama"), tmp_path / "pickled")
-    (folder / "model.safetensors").unlink()
-    torch.save({"planted": Planted(tmp_path / "trace")}, folder / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match=r"only pickled files \(pytorch_model\.bin\)"):
-        Backbone.load(str(folder))
-    assert not (tmp_path / "trace").exists()
-
-
-@pytest.mark.parametrize("name", ["same", "finetune"])
-def test_a_pickled_adapter_is_never_loaded(name, folder_of, tmp_path):
-    backbone, method = Backbone.load(str(folder_of("llama"))), make_method(name, SMALL)
-    model = method.attach(backbone.model)
-    method.save_state(model, tmp_path)
-    (tmp_path / "adapter_model.safetensors").unlink()
-    torch.save({"planted": Planted(tmp_path / "trace")}, tmp_path / "adapter_model.bin")
-    with pytest.raises(RunDirError, match=r"pickled \(adapter_model\.bin\), which is never loaded"):
-        method.load_state(model, tmp_path)
-    fresh = Backbone.load(str(folder_of("llama")))
-    with pytest.raises(RunDirError, match="never loaded"):
-        open_adapter(tmp_path, fresh)
-    assert not (tmp_path / "trace").exists()
-
-
-def test_the_planted_file_would_leave_its_trace(tmp_path):
-    torch.save(Planted(tmp_path / "trace"), tmp_path / "file.bin")
-    torch.load(tmp_path / "file.bin", weights_only=False)
-    assert (tmp_path / "trace").exists()
-
-
-def test_an_adapter_of_another_base(folder_of, tmp_path):
-    method = make_method("same", SMALL)
-    method.save_state(method.attach(Backbone.load(str(folder_of("gemma3"))).model), tmp_path)
-    other = Backbone.load(str(folder_of("idefics3")))
-    method = make_method("same", SMALL)
-    model = method.attach(other.model)
-    with pytest.raises(AdapterMismatch, match=r"unknown .*\.language_model\.layers\.0"):
-        method.load_state(model, tmp_path)
-    with pytest.raises(AdapterMismatch, match=r"does not fit|find no place"):
-        open_adapter(tmp_path, Backbone.load(str(folder_of("idefics3"))))
-
-
-def test_an_adapter_in_the_place_of_a_backbone(folder_of, tmp_path):
-    folder = shutil.copytree(folder_of("llama"), tmp_path / "both")
-    (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds an adapter"):
-        Backbone.load(str(folder))
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "says BertForMaskedLM"),
-        ({"model_type": "clip", "architectures": ["CLIPModel"]}, "no decoder that answers"),
-        ({"model_type": "t5"}, "is an encoder-decoder"),
-    ],
-)
-def test_a_model_without_a_decoder(content, said, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=said):
-        Backbone.load(str(tmp_path))
-
-
-def test_a_model_whose_decoder_is_all_of_it(folder_of, monkeypatch):
-    backbone = Backbone.load(str(folder_of("llava")))
-    monkeypatch.setattr(type(backbone.model), "get_decoder", lambda self: self.model)
-    with pytest.raises(ConfigError, match="no decoder of its own"):
-        Backbone.of("whole", backbone.model, backbone.processor)
-
-
-def test_code_that_comes_with_a_model_is_never_run(folder_of, tmp_path):
-    folder = shutil.copytree(folder_of("llama"), tmp_path / "remote")
-    (folder / "code.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'w')")
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "code.OwnConfig"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="cannot load the backbone"):
-        Backbone.load(str(folder))
-    assert not (tmp_path / "trace").exists()
-
-
-def test_no_chat_template(folder_of, tmp_path):
-    folder = shutil.copytree(folder_of("llama"), tmp_path / "base")
-    (folder / "chat_template.jinja").unlink()
-    with pytest.raises(ConfigError, match="has no chat template"):
-        Backbone.load(str(folder)).collator()

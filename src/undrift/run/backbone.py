@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from undrift.data.collate import FeatureCollator, PixelCollator, TextCollator, open_picture
 from undrift.data.prompts import Renderer, text_only, tokenizer_of
@@ -34,6 +35,7 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _DECISIVE = ("model_type", "hidden_act", "num_attention_heads", "num_key_value_heads")
 _PICTURES = ("size", "crop_size", "resample", "do_resize", "do_center_crop", "do_normalize",
              "image_mean", "image_std", "rescale_factor")  # fmt: skip
+_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SAMPLE = 4096  # values of each tensor that enter the fingerprint
 
 Collator = FeatureCollator | PixelCollator | TextCollator
@@ -118,6 +120,10 @@ class Backbone:
         stops = [stops] if isinstance(stops, int) else list(stops or ())
         if tokenizer.eos_token_id is not None:
             stops.append(tokenizer.eos_token_id)
+        # Greedy is greedy: temperatures and penalties that a model brings along are left out.
+        model.generation_config = GenerationConfig(
+            **{key: getattr(model.generation_config, key) for key in _ENDS}
+        )
         return cls(name, model, processor, _fingerprint(model, processor), tuple(set(stops)))
 
     @property

@@ -117,7 +117,7 @@ def open_adapter(
         return _open_foreign(folder, backbone, device)
     origin = origin_of(folder)
     if not isinstance(backbone, Backbone):
-        quantize = origin.get("quantize", "none")  # adapters of 0.1 do not say
+        quantize = origin.get("quantize", "none")  # an older adapter does not say
         backbone = Backbone.load(backbone or origin["backbone"], origin["dtype"], device, quantize)
     if backbone.fingerprint != origin["fingerprint"]:
         raise AdapterMismatch(
