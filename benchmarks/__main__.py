@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import accuracy, counts, speed
+from benchmarks import accuracy, counts, generation, speed
 from benchmarks.meter import Bar
 
 
 def held() -> list[Bar]:
     """Measure everything; a group of timed bars that falls short is measured once more."""
     bars = [*counts.bars(), *accuracy.bars()]
-    for group, rounds in speed.GROUPS:
+    for group, rounds in (*speed.GROUPS, *generation.GROUPS):
         found = group(rounds)
         if not all(bar.holds for bar in found):
             print(*found, "  once more", sep="\n", flush=True)

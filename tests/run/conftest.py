@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.run.families import save_family
 from tests.run.tiny import save_tiny, tiny_benchmark
 from undrift.data.types import Benchmark
 from undrift.run.backbone import Backbone
@@ -36,6 +37,19 @@ def tiny(benchmark_root: Path) -> Benchmark:
 def two(tiny: Benchmark) -> Benchmark:
     """Its first two tasks."""
     return replace(tiny, tasks=tiny.tasks[:2], orders={"reversed": ("upper", "lower")})
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder with the tiny model of a family, made once."""
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = save_family(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,7 +26,9 @@ def test_hub_name_that_cannot_be_had_offline():
 
 def test_folder_with_something_else(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match="cannot load the backbone"):
+    with pytest.raises(
+        ConfigError, match=r"has no decoder that answers: its config\.json says bert"
+    ):
         Backbone.load(str(tmp_path))
 
 

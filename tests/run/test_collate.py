@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from undrift.data.collate import IGNORED
-from undrift.data.prompts import Renderer, _question, _reply
+from undrift.data.prompts import Renderer
 from undrift.data.types import Benchmark, Example
 from undrift.errors import ConfigError, DataError
 from undrift.run.backbone import Backbone
@@ -136,7 +136,7 @@ def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(backbone, ti
     prompts = renderer.prompts(examples)
     found = zip(renderer.ids(prompts), renderer.answers(examples, prompts), strict=True)
     for example, (prompt, answer) in zip(examples, found, strict=True):
-        conversation = [_question(example), _reply(example)]
+        conversation = [renderer._question(example), renderer._reply(example)]
         whole = backbone.processor.apply_chat_template(conversation, tokenize=False)
         expected = backbone.processor.tokenizer(whole, add_special_tokens=False)["input_ids"]
         assert prompt + answer == expected[: len(prompt + answer)]
@@ -146,3 +146,14 @@ def test_no_chat_template(backbone):
     backbone.processor.chat_template = None
     with pytest.raises(ConfigError, match="no chat template"):
         Renderer(backbone.processor, backbone.stop_ids)
+
+
+def test_a_template_that_thinks_is_told_not_to(backbone):
+    processor = backbone.processor
+    processor.chat_template = processor.chat_template.replace(
+        "assistant: ",
+        "assistant: {% if not enable_thinking | default(true) %}<think></think>{% endif %}",
+    )
+    renderer = Renderer(processor, backbone.stop_ids)
+    (prompt,) = renderer.prompts([Example("a", "say yes", ("yes",))])
+    assert prompt.endswith("assistant: <think></think>")

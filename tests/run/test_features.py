@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from tests.run.tiny import tiny_llava
+from undrift.data.files import cache_folder
 from undrift.errors import DataError
 from undrift.run.backbone import Backbone
-from undrift.run.features import FeatureStore, cache_dir
+from undrift.run.features import FeatureStore
 
 
 class Encoder:
@@ -82,7 +83,7 @@ def test_asking_before_preparing(tmp_path):
 
 def test_the_backbone_keeps_its_features_under_its_fingerprint(backbone, tiny):
     backbone.prepare(tiny.tasks[0].train[0].images)
-    (folder,) = (cache_dir() / "features").iterdir()
+    (folder,) = (cache_folder() / "features").iterdir()
     assert folder.name == backbone.fingerprint[:16]
 
 

@@ -1,9 +1,9 @@
 """Examples to tensors: the prompt, the pictures, and labels on the answer alone.
 
 A prompt is tokenised exactly as at inference; the answer's tokens are put behind it, and only they
-carry labels. There are two collators with one interface, `encode` (once per task) and `collate`
+carry labels. There are three collators with one interface, `encode` (once per task) and `collate`
 (once per batch): `FeatureCollator` puts kept image features in the place of image tokens,
-`PixelCollator` hands pixels to the processor of any model.
+`PixelCollator` hands pixels to the processor of any model, `TextCollator` serves text-only ones.
 """
 
 from __future__ import annotations
@@ -119,15 +119,7 @@ class FeatureCollator:
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """Pad to one length and gather the image features."""
-        length = max(map(len, batch))
-        spare = [length - len(example) for example in batch]
-        ids = [[self._pad] * n + e.prompt + e.answer for n, e in zip(spare, batch, strict=True)]
-        positions = torch.arange(length) - torch.tensor(spare)[:, None]
-        out: dict[str, Any] = {
-            "input_ids": torch.tensor(ids),
-            "attention_mask": (positions >= 0).long(),
-            "position_ids": positions.clamp(min=0),
-        }
+        out = _left_padded(batch, self._pad)
         rows = [row for example in batch for row in example.rows]
         if rows:
             out["image_features"] = self._features.take(rows)
@@ -158,15 +150,21 @@ class PixelCollator:
 
         Returns:
             One encoded example each, in the same order.
+
+        Raises:
+            DataError: If a prompt has not one image token for each picture.
         """
-        texts = self._renderer.prompts(examples)
-        prompts = self._renderer.ids(texts)
-        empty: list[list[int]] = [[] for _ in examples]
-        answers = self._renderer.answers(examples, texts) if answered else empty
-        return [
-            Encoded(example.id, text, prompt, answer, example.images, [])
-            for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True)
-        ]
+        encoded = _encoded(self._renderer, examples, answered=answered)
+        token = getattr(self._renderer.processor, "image_token", None)
+        for example, made in zip(examples, encoded, strict=True):
+            if token is not None and made.text.count(token) != len(example.images):
+                raise DataError(
+                    f"the prompt of example {example.id!r} holds {token!r}, which stands for a "
+                    f"picture, {made.text.count(token)} times, and the example has "
+                    f"{len(example.images)} pictures; take it out of the text, or look at the "
+                    f"chat template: {made.text[:80]!r}"
+                )
+        return encoded
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """Let the processor make the prompt's tensors, then put the answers behind them."""
@@ -181,6 +179,76 @@ class PixelCollator:
             **self._renderer.text_options(texts),
         )
         return _append_answers(dict(made), [example.answer for example in batch], self._pad)
+
+
+class TextCollator:
+    """Batches for a text-only model, padded on the left.
+
+    Args:
+        renderer: The prompts.
+        positions: Whether the model takes `position_ids`; learned positions would else be counted
+            from the padding.
+    """
+
+    def __init__(self, renderer: Renderer, *, positions: bool) -> None:
+        self._renderer = renderer
+        self._positions = positions
+        self._pad = _pad_id(renderer.tokenizer)
+
+    def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
+        """Render and tokenise, once per task.
+
+        Args:
+            examples: The examples.
+            answered: With answers, for training.
+
+        Returns:
+            One encoded example each, in the same order.
+
+        Raises:
+            DataError: If an example has a picture.
+        """
+        for example in examples:
+            if example.images:
+                raise DataError(
+                    f"example {example.id!r} has a picture ({example.images[0]}), and the backbone "
+                    "reads text only; choose a vision-language model"
+                )
+        return _encoded(self._renderer, examples, answered=answered)
+
+    def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
+        """Pad to one length."""
+        out = _left_padded(batch, self._pad)
+        if not self._positions:
+            del out["position_ids"]
+        if batch[0].answer:
+            length = out["input_ids"].shape[1]
+            labels = [[IGNORED] * (length - len(e.answer)) + e.answer for e in batch]
+            out["labels"] = torch.tensor(labels)
+        return out
+
+
+def _encoded(renderer: Renderer, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
+    texts = renderer.prompts(examples)
+    prompts = renderer.ids(texts)
+    empty: list[list[int]] = [[] for _ in examples]
+    answers = renderer.answers(examples, texts) if answered else empty
+    return [
+        Encoded(example.id, text, prompt, answer, example.images, [])
+        for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True)
+    ]
+
+
+def _left_padded(batch: Sequence[Encoded], pad: int) -> dict[str, Any]:
+    length = max(map(len, batch))
+    spare = [length - len(example) for example in batch]
+    ids = [[pad] * n + e.prompt + e.answer for n, e in zip(spare, batch, strict=True)]
+    positions = torch.arange(length) - torch.tensor(spare)[:, None]
+    return {
+        "input_ids": torch.tensor(ids),
+        "attention_mask": (positions >= 0).long(),
+        "position_ids": positions.clamp(min=0),
+    }
 
 
 def _append_answers(

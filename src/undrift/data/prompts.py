@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from undrift.data.types import Example
-from undrift.errors import ConfigError
+from undrift.errors import ConfigError, unknown
+
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 class Renderer:
     """Prompts and answers as text, by the processor's chat template.
 
     Args:
-        processor: A Hugging Face processor with a tokenizer and a chat template.
+        processor: A Hugging Face processor, or the tokenizer of a text-only model, with a chat
+            template.
         stop_ids: Tokens that end an answer.
 
     Raises:
@@ -23,14 +27,18 @@ class Renderer:
     def __init__(self, processor: Any, stop_ids: Iterable[int]) -> None:
         if not getattr(processor, "chat_template", None):
             raise ConfigError(
-                f"the backbone's processor ({type(processor).__name__}) has no chat template; add "
+                f"the backbone's {type(processor).__name__} has no chat template; add "
                 "a chat_template.jinja to its folder, or use an instruction-tuned backbone"
             )
         self.processor = processor
-        self.tokenizer = processor.tokenizer
+        self.tokenizer = tokenizer_of(processor)
+        self.text_only = text_only(processor)
         stops = [i for i in (self.tokenizer.eos_token_id, *stop_ids) if i is not None]
         if not stops:
             raise ConfigError("the backbone's tokenizer names no end-of-sequence token")
+        # Templates of models that think aloud: the short answer is what is taught and asked for.
+        thinks = "enable_thinking" in str(processor.chat_template)
+        self._options = {"enable_thinking": False} if thinks else {}
         self._stops = [self.tokenizer.convert_ids_to_tokens(i) for i in dict.fromkeys(stops)]
 
     def prompts(self, examples: Sequence[Example]) -> list[str]:
@@ -43,7 +51,7 @@ class Renderer:
             One text each.
         """
         alike = {(example.question, len(example.images)): example for example in examples}
-        turns = [[_question(example)] for example in alike.values()]
+        turns = [[self._question(example)] for example in alike.values()]
         texts = self._render(turns, add_generation_prompt=True)
         rendered = dict(zip(alike, texts, strict=True))
         return [rendered[example.question, len(example.images)] for example in examples]
@@ -85,7 +93,7 @@ class Renderer:
 
     def _answer(self, example: Example, prompt: str, end: str) -> list[int]:
         """Tokenise one answer behind `end`, the last part of its prompt."""
-        turn = [_question(example), _reply(example)]
+        turn = [self._question(example), self._reply(example)]
         (whole,) = self._render([turn], add_generation_prompt=False)
         goes_on = whole.startswith(prompt)
         text = self._ended(whole[len(prompt) :] if goes_on else example.answers[0])
@@ -95,7 +103,7 @@ class Renderer:
 
     def _render(self, turns: list[Any], *, add_generation_prompt: bool) -> list[str]:
         return self.processor.apply_chat_template(
-            turns, add_generation_prompt=add_generation_prompt, tokenize=False
+            turns, add_generation_prompt=add_generation_prompt, tokenize=False, **self._options
         )
 
     def _ended(self, answer: str) -> str:
@@ -104,11 +112,43 @@ class Renderer:
         ends = [answer.find(stop) + len(stop) for stop in self._stops if stop in answer]
         return answer[: min(ends)] if ends else answer + self._stops[0]
 
+    def _question(self, example: Example) -> Mapping[str, Any]:
+        if self.text_only:
+            return {"role": "user", "content": example.question}
+        images = [{"type": "image"} for _ in example.images]
+        return {"role": "user", "content": [*images, {"type": "text", "text": example.question}]}
 
-def _question(example: Example) -> Mapping[str, Any]:
-    images = [{"type": "image"} for _ in example.images]
-    return {"role": "user", "content": [*images, {"type": "text", "text": example.question}]}
+    def _reply(self, example: Example) -> Mapping[str, Any]:
+        answer = example.answers[0]
+        content = answer if self.text_only else [{"type": "text", "text": answer}]
+        return {"role": "assistant", "content": content}
 
 
-def _reply(example: Example) -> Mapping[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": example.answers[0]}]}
+def training_template(family: str) -> str:
+    """Return a chat template that marks the answers, for trainers that learn nothing else.
+
+    Set it as `processor.chat_template` where TRL's `assistant_only_loss=True` is asked for.
+
+    Args:
+        family: "llava_1_5"; TRL ships those of other families itself.
+
+    Returns:
+        The template's text.
+
+    Raises:
+        UnknownName: If there is no template for that family.
+    """
+    known = {file.stem: file for file in _TEMPLATES.glob("*.jinja")}
+    if family not in known:
+        raise unknown("training template", family, known)
+    return known[family].read_text(encoding="utf-8")
+
+
+def text_only(processor: Any) -> bool:
+    """Tell whether this is a tokenizer, that of a text-only model, instead of a processor."""
+    return not hasattr(processor, "tokenizer")
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """Return a processor's tokenizer; a tokenizer is its own."""
+    return processor if text_only(processor) else processor.tokenizer

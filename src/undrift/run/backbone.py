@@ -1,7 +1,7 @@
-"""The model that learns: any vision-language model of transformers with its processor.
+"""The model that learns: any vision-language or language model of transformers.
 
-`pocket` is the small one that ships with undrift; everything else is a folder or a Hub name that
-`AutoModelForImageTextToText` can load. The weights are frozen: methods add adapters.
+`pocket` is the small one that ships with undrift; everything else is a folder or a Hub name, read
+by `run.pretrained`. The weights are frozen: methods add adapters.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import GenerationConfig
 
-from undrift.data.collate import FeatureCollator, PixelCollator
+from undrift.data.collate import FeatureCollator, PixelCollator, TextCollator
+from undrift.data.files import cache_folder
 from undrift.data.pictures import open_picture
-from undrift.data.prompts import Renderer
-from undrift.errors import ConfigError, unknown
-from undrift.run.features import FeatureStore, Progress, cache_dir
+from undrift.data.prompts import Renderer, text_only, tokenizer_of
+from undrift.errors import ConfigError, DataError, UndriftError, unknown
+from undrift.methods.parts.projector import has_own_modules
+from undrift.run.features import FeatureStore, Progress
+from undrift.run.pretrained import Quantize, read_model, read_processor
 
 BUILT_IN = {"pocket": "undrift.run.pocket"}  # package with a `tower` module and a `weights` folder
 CACHEABLE = {"llava"}  # families in which a picture's features are one (n_tokens, d) block
@@ -33,19 +37,20 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _DECISIVE = ("model_type", "hidden_act", "num_attention_heads", "num_key_value_heads")
 _PICTURES = ("size", "crop_size", "resample", "do_resize", "do_center_crop", "do_normalize",
              "image_mean", "image_std", "rescale_factor")  # fmt: skip
+_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SAMPLE = 4096  # values of each tensor that enter the fingerprint
 
-Collator = FeatureCollator | PixelCollator
+Collator = FeatureCollator | PixelCollator | TextCollator
 
 
 @dataclass
 class Backbone:
-    """A frozen vision-language model, its processor, and what is known about it.
+    """A frozen model, its processor, and what is known about it.
 
     Args:
         name: As given by the user.
         model: The model, in evaluation mode, without gradients.
-        processor: Its processor, padding on the left.
+        processor: Its processor, padding on the left; of a text-only model its tokenizer.
         fingerprint: A digest of configuration, weights, tokenizer and image processor.
         stop_ids: Tokens that end an answer.
         store: Kept image features, once `prepare` has decided for them.
@@ -59,13 +64,16 @@ class Backbone:
     store: FeatureStore | None = field(default=None, repr=False)
 
     @classmethod
-    def load(cls, name: str, dtype: str = "auto", device: str = "auto") -> Backbone:
+    def load(
+        cls, name: str, dtype: str = "auto", device: str = "auto", quantize: Quantize = "none"
+    ) -> Backbone:
         """Load a backbone.
 
         Args:
             name: "pocket", a folder, or a Hub name such as "llava-hf/llava-1.5-7b-hf".
             dtype: "auto" (float32 on a CPU, else as saved), or a torch dtype's name.
             device: "auto" (an accelerator if there is one), or a torch device.
+            quantize: "8bit" or "4bit" for frozen weights kept by bitsandbytes.
 
         Returns:
             The backbone.
@@ -74,17 +82,18 @@ class Backbone:
             ConfigError: If there is no such backbone or it cannot be loaded.
         """
         place, origin = _device(device), source(name)
-        options = {"dtype": _dtype(dtype, place)}
         try:
-            model: Any = AutoModelForImageTextToText.from_pretrained(origin, **options)
-            processor = AutoProcessor.from_pretrained(origin)
-        except (OSError, ValueError, KeyError) as error:
+            model = read_model(origin, _dtype(dtype, place), place, quantize)
+            processor = read_processor(origin)
+        except UndriftError:
+            raise
+        except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ConfigError(
-                f"cannot load the backbone {name!r} ({origin}): {first}; expected "
-                "a model and a processor that AutoModelForImageTextToText and AutoProcessor load"
+                f"cannot load the backbone {name!r} ({origin}): {first}; expected a model in "
+                "safetensors with its processor, or a language model with its tokenizer"
             ) from error
-        return cls.of(name, model.to(place), processor)
+        return cls.of(name, model, processor)
 
     @classmethod
     def of(cls, name: str, model: Any, processor: Any) -> Backbone:
@@ -92,19 +101,37 @@ class Backbone:
 
         Args:
             name: What to call it.
-            model: A vision-language model; it is frozen.
-            processor: Its processor.
+            model: A vision-language model, or a causal language model; it is frozen.
+            processor: Its processor, or the language model's tokenizer.
 
         Returns:
             The backbone.
+
+        Raises:
+            ConfigError: If the model does not say which part of it is the language model.
         """
+        if model.get_decoder() in (model, None if text_only(processor) else model.base_model):
+            raise ConfigError(
+                f"{type(model).__name__} has no decoder of its own (get_decoder gives the whole "
+                "model), so adapters cannot be kept to the language model; use another backbone"
+            )
         model.requires_grad_(False).eval()
-        processor.tokenizer.padding_side = "left"
+        tokenizer = tokenizer_of(processor)
+        tokenizer.padding_side = "left"
         stops = model.generation_config.eos_token_id
         stops = [stops] if isinstance(stops, int) else list(stops or ())
-        if processor.tokenizer.eos_token_id is not None:
-            stops.append(processor.tokenizer.eos_token_id)
+        if tokenizer.eos_token_id is not None:
+            stops.append(tokenizer.eos_token_id)
+        # Greedy is greedy: temperatures and penalties that a model brings along are left out.
+        model.generation_config = GenerationConfig(
+            **{key: getattr(model.generation_config, key) for key in _ENDS}
+        )
         return cls(name, model, processor, _fingerprint(model, processor), tuple(set(stops)))
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return tokenizer_of(self.processor)
 
     @property
     def device(self) -> torch.device:
@@ -113,8 +140,8 @@ class Backbone:
 
     @property
     def keeps_features(self) -> bool:
-        """Whether image features of this family can be computed once and kept."""
-        return self.model.config.model_type in CACHEABLE
+        """Whether image features can be computed once and kept: of this family, never trained."""
+        return self.model.config.model_type in CACHEABLE and not has_own_modules(self.model)
 
     def prepare(self, pictures: Sequence[Path], progress: Progress | None = None) -> None:
         """Compute and keep the features of pictures, if this family allows it and they fit.
@@ -122,15 +149,23 @@ class Backbone:
         Args:
             pictures: Every picture that will be seen.
             progress: Called with (pictures done, pictures to compute, pictures just done).
+
+        Raises:
+            DataError: If there are pictures and the model reads text only.
         """
         distinct = list(dict.fromkeys(pictures))
+        if distinct and text_only(self.processor):
+            raise DataError(
+                f"the backbone {self.name!r} reads text only, and there are pictures among the "
+                f"examples, such as {distinct[0]}; choose a vision-language model"
+            )
         if not distinct or not self.keeps_features:
             return
         if self.store is None:
             probe = self.encode(distinct[:1])
             if probe.numel() * 2 * len(distinct) > CACHE_LIMIT:
                 return
-            folder = cache_dir() / "features" / self.fingerprint[:16]
+            folder = cache_folder() / "features" / self.fingerprint[:16]
             self.store = FeatureStore(folder, self.encode)
         self.store.prepare(distinct, progress)
 
@@ -151,12 +186,15 @@ class Backbone:
         return torch.stack(list(blocks))
 
     def collator(self) -> Collator:
-        """Return the collator that fits: kept features after `prepare`, else pixels."""
+        """Return the collator that fits: text, kept features after `prepare`, else pixels."""
         renderer = Renderer(self.processor, self.stop_ids)
-        if self.store is None:
+        if text_only(self.processor):
+            takes = inspect.signature(self.model.forward).parameters
+            return TextCollator(renderer, positions="position_ids" in takes)
+        if self.store is None or not self.keeps_features:
             return PixelCollator(renderer)
         token_id = self.model.config.image_token_id
-        token = self.processor.tokenizer.convert_ids_to_tokens(token_id)
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
         return FeatureCollator(renderer, self.store, token, token_id)
 
     def inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,15 +289,16 @@ def _fingerprint(model: Any, processor: Any) -> str:
     which may know more fields, finds the same.
     """
     config = model.config.to_dict()
+    pictures = None if text_only(processor) else processor.image_processor
     facts = {
         "config": {
             part: {key: fields.get(key) for key in _DECISIVE}
             for part, fields in [("", config), *config.items()]
             if isinstance(fields, dict)
         },
-        "pictures": {key: getattr(processor.image_processor, key, None) for key in _PICTURES},
+        "pictures": {key: getattr(pictures, key, None) for key in _PICTURES},
         "template": processor.chat_template,
-        "vocabulary": sorted(processor.tokenizer.get_vocab().items()),
+        "vocabulary": sorted(tokenizer_of(processor).get_vocab().items()),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_plain).encode())
     for name, tensor in sorted(model.state_dict().items()):

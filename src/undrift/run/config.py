@@ -52,6 +52,9 @@ class TrainConfig(_Frozen):
 
     Args:
         learning_rate: Peak rate; the method's own default if not given.
+        train_projector: Train the multimodal projector beside the adapter; pictures are then run
+            through the vision tower at every step.
+        projector_learning_rate: The projector's own peak rate.
         batch_size: Examples a micro-batch.
         accumulation: Micro-batches a step.
         epochs: Passes over a task's examples.
@@ -66,6 +69,8 @@ class TrainConfig(_Frozen):
     """
 
     learning_rate: PositiveFloat | None = None
+    train_projector: bool = False
+    projector_learning_rate: PositiveFloat = 2e-5
     batch_size: PositiveInt = 16
     accumulation: PositiveInt = 1
     epochs: PositiveFloat = 1.0
@@ -140,6 +145,7 @@ class RunConfig(_Frozen):
         order: "default", a name the benchmark knows, or task names.
         backbone: "pocket", a folder, or a Hub name.
         dtype: "auto", or a torch dtype's name.
+        quantize: "none", or "8bit" or "4bit" for a frozen language model kept by bitsandbytes.
         profile: How much of the benchmark is used.
         train: How tasks are trained.
         eval: How answers are generated.
@@ -157,6 +163,7 @@ class RunConfig(_Frozen):
     order: str | tuple[str, ...] = "default"
     backbone: str = "pocket"
     dtype: str = "auto"
+    quantize: Literal["none", "8bit", "4bit"] = "none"
     profile: Profile = Profile(name="full")
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()

@@ -1,15 +1,15 @@
 """What the frozen vision tower says about each picture, computed once and kept on disk.
 
-A run trains adapters of the language model only, so a picture's features never change: they are
-computed once per backbone, kept in half precision, and put in the place of the image tokens. The
-file name is the backbone's fingerprint, the key within it the digest of the picture's bytes, so a
-changed picture or backbone can never be answered from an old file.
+A run trains adapters of the language model only, so a picture's features never change (unless
+`train_projector` is on, when pixels are used): they are computed once per backbone, kept in half
+precision, and put in the place of the image tokens. The file name is the backbone's fingerprint,
+the key within it the digest of the picture's bytes, so a changed picture or backbone can never be
+answered from an old file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -23,12 +23,6 @@ from undrift.rundir import atomic_write
 
 Encoder = Callable[[Sequence[Path]], Tensor]
 Progress = Callable[[int, int, int], None]
-
-
-def cache_dir() -> Path:
-    """Return the folder for what can be computed again: $UNDRIFT_CACHE, or ~/.cache/undrift."""
-    given = os.environ.get("UNDRIFT_CACHE")
-    return Path(given) if given else Path.home() / ".cache" / "undrift"
 
 
 class FeatureStore:

@@ -38,9 +38,9 @@ def answers(
         progress: Called with the number of examples just answered.
 
     Yields:
-        (id, answer text), longest prompts first.
+        (id, answer text), most pictures first, then longest prompts.
     """
-    order = sorted(examples, key=lambda e: (-len(e.prompt), e.text, e.id))
+    order = sorted(examples, key=lambda e: (-len(e.images), -len(e.prompt), e.text, e.id))
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         tokens = greedy(backbone, model, collator.collate(part), max_new_tokens)
@@ -103,14 +103,15 @@ def decode(backbone: Backbone, tokens: Tensor) -> list[str]:
     for row in tokens.tolist():
         end = next((place for place, token in enumerate(row) if token in stops), len(row))
         rows.append(row[:end])
-    tokenizer = backbone.processor.tokenizer
+    tokenizer = backbone.tokenizer
     return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
 def _generate(
     backbone: Backbone, model: Any, inputs: dict[str, Any], max_new_tokens: int
 ) -> Tensor:
-    tokenizer = backbone.processor.tokenizer
+    tokenizer = backbone.tokenizer
+    inputs.pop("position_ids", None)  # `generate` makes them from the mask
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else backbone.stop_ids[0]
     made = model.generate(
         **inputs,

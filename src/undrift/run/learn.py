@@ -21,10 +21,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import yaml
-from transformers import set_seed
 
 from undrift.data.benchmarks.folder import OwnTask, read_own
 from undrift.data.files import BadRow
@@ -40,7 +38,7 @@ from undrift.run.progress import Quiet
 from undrift.run.reading import Skipped, note_skipped, rows_skipped, without_bad_pictures
 from undrift.run.saved import make_method, note_origin
 from undrift.run.start import Start
-from undrift.run.teach import explained, teach
+from undrift.run.teach import attach, explained, teach
 from undrift.run.trainer import StepBar
 from undrift.rundir import (
     RunDir,
@@ -198,7 +196,9 @@ class Learn:
 
     def _prepare(self) -> Examiner:
         config = self.config
-        backbone = self._backbone or Backbone.load(config.backbone, config.dtype, config.device)
+        backbone = self._backbone or Backbone.load(
+            config.backbone, config.dtype, config.device, config.quantize
+        )
         if self.start.fingerprint not in (None, backbone.fingerprint):
             raise AdapterMismatch(
                 f"the adapter in {self.start.adapter} was trained on another backbone than "
@@ -207,9 +207,10 @@ class Learn:
             )
         asked = [task.test for task, _ in self.earlier]
         examples = [e for split in (self.task.train, self.task.test, *asked) for e in split]
-        backbone.prepare([picture for e in examples for picture in e.images], self._features_done)
-        set_seed(config.seed)
-        model: Any = self.method.attach(backbone.model)
+        if not config.train.train_projector:  # its features change
+            pictures = [picture for example in examples for picture in example.images]
+            backbone.prepare(pictures, self._features_done)
+        model = attach(self.method, config, backbone)
         self._write_manifest(backbone)
         return Examiner(
             backbone,

@@ -17,8 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
-
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError
 from undrift.report import load as load_results
@@ -32,7 +30,7 @@ from undrift.run.manifest import manifest
 from undrift.run.progress import Quiet
 from undrift.run.reading import Skipped, note_skipped, read_benchmark
 from undrift.run.saved import make_method, note_origin
-from undrift.run.teach import explained, teach
+from undrift.run.teach import attach, explained, teach
 from undrift.run.trainer import StepBar
 from undrift.rundir import (
     RunDir,
@@ -138,13 +136,15 @@ class Run:
         """Load the backbone, keep its image features, attach the method."""
         config = self.config
         with self._timed("load"):
-            backbone = self._backbone or Backbone.load(config.backbone, config.dtype, config.device)
+            backbone = self._backbone or Backbone.load(
+                config.backbone, config.dtype, config.device, config.quantize
+            )
         with self._timed("features"):
             splits = [split for task in self.tasks for split in (task.train, task.test)]
             pictures = [picture for split in splits for e in split for picture in e.images]
-            backbone.prepare(pictures, self._features_done)
-        set_seed(config.seed)
-        model: Any = self.method.attach(backbone.model)
+            if not config.train.train_projector:  # its features change
+                backbone.prepare(pictures, self._features_done)
+        model = attach(self.method, config, backbone)
         self._write_manifest(backbone)
         collator = backbone.collator()
         return Examiner(

@@ -14,6 +14,8 @@ import yaml
 from undrift.data.types import Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
 from undrift.methods.base import Method
+from undrift.methods.parts.adapter import check_safetensors
+from undrift.methods.parts.projector import restore_modules
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
@@ -72,6 +74,7 @@ def note_origin(
         "backbone": config.backbone,
         "fingerprint": backbone.fingerprint,
         "dtype": config.dtype,
+        "quantize": config.quantize,
         "method": config.method.name,
         "options": config.method.options,
         "benchmark": config.benchmark,
@@ -125,7 +128,8 @@ def open_adapter(
         return _open_foreign(folder, backbone, device)
     origin = origin_of(folder)
     if not isinstance(backbone, Backbone):
-        backbone = Backbone.load(backbone or origin["backbone"], origin["dtype"], device)
+        quantize = origin.get("quantize", "none")  # an older adapter does not say
+        backbone = Backbone.load(backbone or origin["backbone"], origin["dtype"], device, quantize)
     if backbone.fingerprint != origin["fingerprint"]:
         raise AdapterMismatch(
             f"the adapter in {folder} was trained on the backbone {origin['backbone']!r} "
@@ -134,6 +138,8 @@ def open_adapter(
         )
     method = make_method(origin["method"], origin["options"])
     model: Any = method.attach(backbone.model)
+    if method.needs_training:
+        restore_modules(model, folder)
     method.load_state(model, folder)
     model.eval()
     return Learned(folder, backbone, model, method, origin)
@@ -148,6 +154,7 @@ def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) ->
         )
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(backbone, device=device)
+    check_safetensors(folder)  # PEFT would read adapter_model.bin as well
     importlib.import_module("undrift.tuner")  # tells PEFT about MoE-LoRA
     try:
         report = backbone.model.load_adapter(str(folder))
@@ -170,8 +177,8 @@ def origin_of(folder: Path) -> dict[str, Any]:
         folder: An adapter's folder, from `find_adapter`.
 
     Returns:
-        backbone, fingerprint, dtype, method, options, benchmark, after, learned, run; nothing if
-        the adapter was not saved by a run.
+        backbone, fingerprint, dtype, quantize, method, options, benchmark, after, learned, run;
+        nothing if the adapter was not saved by a run.
     """
     file = folder / _ORIGIN
     return read_json(file) if file.is_file() else {}

@@ -1,4 +1,4 @@
-"""One task taught to a model: which examples, which seed, and what is said if it diverges."""
+"""A method put on a model, and one task taught to it: which examples, which seed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,29 @@ from transformers import set_seed
 from undrift.data.types import Task
 from undrift.errors import DataError, TrainingDiverged
 from undrift.methods.base import Method
-from undrift.run.config import TrainConfig
+from undrift.methods.parts.projector import train_projector
+from undrift.run.backbone import Backbone
+from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.evaluate import Examiner
 from undrift.run.trainer import StepBar, train
+
+
+def attach(method: Method, config: RunConfig, backbone: Backbone) -> Any:
+    """Put a method's adapters on a backbone, and the projector's copy if it is trained as well.
+
+    Args:
+        method: The method.
+        config: The run.
+        backbone: The backbone.
+
+    Returns:
+        The model to train.
+    """
+    set_seed(config.seed)
+    model: Any = method.attach(backbone.model)
+    if config.train.train_projector and method.needs_training:
+        train_projector(model)
+    return model
 
 
 def teach(

@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from undrift.data.collate import Encoded
 from undrift.errors import TrainingDiverged
 from undrift.methods.base import Method
+from undrift.methods.parts.projector import trained_modules
 from undrift.run.backbone import Backbone, Collator
 from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
 from undrift.run.config import TrainConfig
@@ -108,13 +109,21 @@ class TaskTrainer(Trainer):
         backbone: Turns batches into the model's inputs.
         method: Gives the loss.
         watch: Sees every loss.
+        modules_rate: Peak rate of modules trained in full beside the adapter, the projector's.
         **options: What `Trainer` takes.
     """
 
     def __init__(
-        self, *, backbone: Backbone, method: Method, watch: LossWatch, **options: Any
+        self,
+        *,
+        backbone: Backbone,
+        method: Method,
+        watch: LossWatch,
+        modules_rate: float,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.modules_rate = modules_rate
         self.backbone = backbone
         self.method = method
         self.watch = watch
@@ -132,6 +141,18 @@ class TaskTrainer(Trainer):
         loss = self.method.loss(model, self.backbone.inputs(inputs) | {"use_cache": False})
         self.watch.see(loss, ids)
         return loss
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Make the optimiser, with the projector, where it is trained, in groups of its own."""
+        made: Any = super().create_optimizer(model)
+        trained: Any = self.model
+        own = {id(parameter) for parameter in trained_modules(trained)}
+        for group in list(made.param_groups) if own else []:
+            moved = [p for p in group["params"] if id(p) in own]
+            if moved and group["lr"] != self.modules_rate:
+                group["params"] = [p for p in group["params"] if id(p) not in own]
+                made.add_param_group({**group, "params": moved, "lr": self.modules_rate})
+        return made
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: the Trainer would walk through all parameters at every step to estimate it."""
@@ -185,6 +206,7 @@ def train(
         backbone=backbone,
         method=method,
         watch=watch,
+        modules_rate=config.projector_learning_rate,
         model=model,
         args=_arguments(config, folder, seed, backbone.device, backbone.model.dtype),
         train_dataset=list(examples),  # type: ignore[arg-type]  # any sequence will do

@@ -11,7 +11,7 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from torch import nn
 
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
@@ -38,14 +38,11 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
         directory: Where `save_adapter` saved it.
 
     Raises:
-        RunDirError: If there is no adapter in the folder.
+        RunDirError: If there is no adapter in the folder, or only a pickled one.
         AdapterMismatch: If a tensor is missing, left over or of another shape.
     """
     model = peft_model(model)
-    if not (directory / SAFETENSORS_WEIGHTS_NAME).is_file():
-        raise RunDirError(
-            f"{directory} holds no {SAFETENSORS_WEIGHTS_NAME}; name an adapter folder"
-        )
+    check_safetensors(directory)
     name = active_adapter(model)
     saved = str(PeftConfig.from_pretrained(str(directory)).peft_type)
     own = str(model.peft_config[name].peft_type)
@@ -70,6 +67,26 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
             f"the adapter in {directory} does not fit: {str(error).splitlines()[-1].strip()}; "
             "it was made for another backbone or with other options"
         ) from error
+
+
+def check_safetensors(directory: Path) -> None:
+    """Make sure that an adapter's weights are there and need no pickle reader.
+
+    Args:
+        directory: The adapter's folder.
+
+    Raises:
+        RunDirError: If they are missing, or only pickled.
+    """
+    if (directory / SAFETENSORS_WEIGHTS_NAME).is_file():
+        return
+    if (directory / WEIGHTS_NAME).is_file():
+        raise RunDirError(
+            f"{directory} holds its adapter pickled ({WEIGHTS_NAME}), which is never loaded, since "
+            f"opening it runs code; save it again as {SAFETENSORS_WEIGHTS_NAME} with a version of "
+            "PEFT that you trust it to"
+        )
+    raise RunDirError(f"{directory} holds no {SAFETENSORS_WEIGHTS_NAME}; name an adapter folder")
 
 
 def active_adapter(model: PeftModel) -> str:

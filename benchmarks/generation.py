@@ -1,0 +1,55 @@
+"""A bar on answering: the pocket backbone with SAME's experts, in batches and one by one."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from benchmarks.meter import Bar, measure, median
+from undrift.data.types import Example
+from undrift.run.backbone import Backbone
+from undrift.run.features import FeatureStore
+from undrift.run.generate import answers
+from undrift.run.saved import make_method
+
+EXAMPLES, BATCH, NEW = 32, 16, 8
+WORDS = "which colour shape number is the thing on left right small large round".split()
+
+
+def questions(folder: Path) -> list[Example]:
+    """Pictures of noise, and questions of 4 to 24 words about them."""
+    drawn = random.Random(0)
+    made = []
+    for number in range(EXAMPLES):
+        picture = folder / f"{number}.png"
+        Image.frombytes("RGB", (96, 96), drawn.randbytes(3 * 96 * 96)).save(picture)
+        text = " ".join(drawn.choices(WORDS, k=drawn.randint(4, 24)))
+        made.append(Example(f"{number}", f"{text}?", ("unknown",), (picture,)))
+    return made
+
+
+def generation_bars(rounds: int) -> list[Bar]:
+    """Greedy answers with kept image features, every answer as long as it may get."""
+    backbone = Backbone.load("pocket", device="cpu")
+    backbone.stop_ids = ()  # so that both do the same work
+    with tempfile.TemporaryDirectory() as folder:
+        examples = questions(Path(folder))
+        backbone.store = FeatureStore(Path(folder), backbone.encode)  # not in the user's cache
+        backbone.prepare([picture for example in examples for picture in example.images])
+    collator = backbone.collator()
+    encoded = collator.encode(examples, answered=False)
+    model = make_method("same", {}).attach(backbone.model).eval()
+
+    def said(size: int) -> dict[str, str]:
+        return dict(answers(backbone, model, collator, encoded, NEW, size))
+
+    taken = measure({"one": lambda: said(1), "batch": lambda: said(BATCH)}, rounds)
+    ratio = median(taken, lambda s: s["one"] / s["batch"])
+    return [Bar(f"generation: one by one / batches of {BATCH}", ratio, 4.0, at_most=False)]
+
+
+GROUPS: tuple[tuple[Callable[[int], list[Bar]], int], ...] = ((generation_bars, 3),)
