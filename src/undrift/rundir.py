@@ -6,6 +6,7 @@ ROOT/
 ├── manifest.json     method, benchmark, seed, order, profile, backbone, versions, hardware ...
 ├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
+├── skipped.jsonl     what --skip-bad has left out, if anything
 └── eval/after-01/    on-01.jsonl: one prediction a line; after-00 is the untouched model
 ```
 
@@ -29,8 +30,6 @@ from typing import Any
 
 from undrift.errors import RunDirError
 
-_CONFIG = "run.yaml"
-_CONTENTS = ("manifest.json", "matrix.json", "report.html", "tasks", "eval", "diagnose", _CONFIG)
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TEMPORARY = ".writing"
 
@@ -140,7 +139,15 @@ class RunDir:
 
     Args:
         root: The run's folder.
+
+    Attributes:
+        config_name: The file that says which run it is.
+        contents: All that a run may hold.
     """
+
+    config_name = "run.yaml"
+    contents = ("manifest.json", "matrix.json", "report.html", "skipped.jsonl", "tasks", "eval",
+                "diagnose")  # fmt: skip
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -164,7 +171,7 @@ class RunDir:
         if root.exists() and (not root.is_dir() or run._entries()):
             if not run.config_file.is_file():
                 raise RunDirError(
-                    f"{root} is not empty and holds no run (no {_CONFIG}); "
+                    f"{root} is not empty and holds no run (no {cls.config_name}); "
                     "choose a new or an empty folder with --out"
                 )
             if replace:
@@ -191,15 +198,20 @@ class RunDir:
         run = cls(root)
         if not run.config_file.is_file():
             raise RunDirError(
-                f"{root} is not a run: it has no {_CONFIG}; "
+                f"{root} is not a run: it has no {cls.config_name}; "
                 "give a folder that `undrift run ... --out FOLDER` has written"
             )
         return run
 
     @property
+    def command(self) -> str:
+        """What to type to go on with what is in the folder."""
+        return f"undrift run {self.config_file} --out {self.root}"
+
+    @property
     def config_file(self) -> Path:
         """The configuration, YAML."""
-        return self.root / _CONFIG
+        return self.root / self.config_name
 
     @property
     def manifest_file(self) -> Path:
@@ -210,6 +222,11 @@ class RunDir:
     def matrix_file(self) -> Path:
         """The accuracy matrix and the metrics."""
         return self.root / "matrix.json"
+
+    @property
+    def skipped_file(self) -> Path:
+        """What was left out of the data because it could not be used."""
+        return self.root / "skipped.jsonl"
 
     def task(self, index: int, name: str) -> Path:
         """Return the folder of the task that is trained as number `index`.
@@ -274,7 +291,7 @@ class RunDir:
         raise RunDirError(
             f"{self.root} holds another run; what differs (- is there, + was asked for):\n"
             f"  {listing}\n"
-            f"to resume that run: undrift run {self.config_file} --out {self.root}\n"
+            f"to resume that run: {self.command}\n"
             "to delete it and begin again: the same command with --replace\n"
             "to keep both: another folder with --out"
         )
@@ -284,7 +301,7 @@ class RunDir:
         return [path for path in self.root.iterdir() if path.suffix != _TEMPORARY]
 
     def _clear(self) -> None:
-        for name in _CONTENTS:
+        for name in (*self.contents, self.config_name):
             path = self.root / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

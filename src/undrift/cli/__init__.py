@@ -10,9 +10,12 @@ from rich.markup import escape
 
 from undrift.cli.ask import evaluate, predict
 from undrift.cli.compare import compare, write_report
+from undrift.cli.learn import HELP as LEARN_HELP
+from undrift.cli.learn import learn
 from undrift.cli.run import run
 from undrift.cli.show import show
-from undrift.cli.study import HELP, study
+from undrift.cli.study import HELP as STUDY_HELP
+from undrift.cli.study import study
 from undrift.errors import ConfigError, UndriftError
 
 app = typer.Typer(
@@ -23,7 +26,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run)
-app.command(help=HELP)(study)
+app.command(help=LEARN_HELP)(learn)
+app.command(help=STUDY_HELP)(study)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(compare)

@@ -19,6 +19,19 @@ BackboneOption = Annotated[
     str | None, typer.Option("--backbone", help="'pocket', a folder, or a Hub name.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda ...")]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Such as method.delta=0.95 (repeatable)."),
+]
+SkipBadFlag = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out rows and pictures that cannot be used.")
+]
+LimitOption = Annotated[
+    int | None, typer.Option(min=1, help="At most so many examples a task, chosen by their ids.")
+]
+FractionOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="This share of the examples, chosen likewise.")
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
 
 

@@ -13,8 +13,12 @@ from undrift.cli.options import (
     BackboneOption,
     DataOption,
     DeviceOption,
+    FractionOption,
     JsonFlag,
+    LimitOption,
     QuietFlag,
+    SettingsOption,
+    SkipBadFlag,
     ThreadsOption,
     print_json,
     progress,
@@ -38,10 +42,10 @@ def run(
     data: DataOption = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/... by itself.")] = None,
     profile: Annotated[str | None, typer.Option(help="full, lite or demo.")] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Such as method.delta=0.95."),
-    ] = None,
+    limit: LimitOption = None,
+    fraction: FractionOption = None,
+    skip_bad: SkipBadFlag = False,
+    settings: SettingsOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     overwrite: Annotated[
@@ -53,6 +57,8 @@ def run(
     """Learn a benchmark's tasks one after another; the same command goes on after a stop."""
     from undrift.run import layers
 
+    part = {"limit": limit, "fraction": fraction}
+    part = {key: value for key, value in {"name": profile, **part}.items() if value is not None}
     flags: dict[str, Any] = {
         "method": method,
         "seed": seed,
@@ -60,7 +66,8 @@ def run(
         "backbone": backbone,
         "data": data,
         "out": out,
-        "profile": profile,
+        "profile": part or None,
+        "skip_bad": skip_bad or None,
         "threads": threads,
         "device": device,
     }

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from undrift.data.pictures import open_picture
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import DataError
@@ -181,25 +181,6 @@ class PixelCollator:
             **self._renderer.text_options(texts),
         )
         return _append_answers(dict(made), [example.answer for example in batch], self._pad)
-
-
-def open_picture(path: Path) -> Image.Image:
-    """Open a picture as RGB.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The picture, fully read.
-
-    Raises:
-        DataError: If the file is missing or is no picture.
-    """
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"cannot read the picture {path}: {error}") from error
 
 
 def _append_answers(

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from undrift.data.collate import FeatureCollator, PixelCollator, open_picture
+from undrift.data.collate import FeatureCollator, PixelCollator
+from undrift.data.pictures import open_picture
 from undrift.data.prompts import Renderer
 from undrift.errors import ConfigError, unknown
 from undrift.run.features import FeatureStore, Progress, cache_dir

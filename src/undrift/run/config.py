@@ -102,6 +102,10 @@ class Profile(_Frozen):
         name: For messages and tables.
         train_share: Share of every task's training examples.
         test_share: Share of every task's test examples.
+        limit: At most so many training and so many test examples a task, chosen by their ids: the
+            same ones on every machine, however the files are sorted.
+        fraction: Share of every task's training and test examples, chosen in the same way.
+        draw: Another number chooses other examples for `limit` and `fraction`.
         cells: Which cells of the matrix are measured. "all": zero-shot, every task seen, and the
             next one for forward transfer; "seen": the same without the next one; "ends": the task
             just learned, and every task at the end.
@@ -110,6 +114,9 @@ class Profile(_Frozen):
     name: str
     train_share: float = Field(default=1.0, gt=0, le=1)
     test_share: float = Field(default=1.0, gt=0, le=1)
+    limit: PositiveInt | None = None
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    draw: NonNegativeInt = 0
     cells: Literal["all", "seen", "ends"] = "all"
 
 
@@ -125,6 +132,9 @@ class RunConfig(_Frozen):
 
     Args:
         benchmark: Its name.
+        reading: Options of the benchmark's own, such as `instructions: Diverse` for coin.
+        skip_bad: Leave out rows and pictures that cannot be used, and list them, instead of
+            stopping at the first.
         method: The method and its options.
         seed: Decides initial weights, order of examples and sketches.
         order: "default", a name the benchmark knows, or task names.
@@ -140,6 +150,8 @@ class RunConfig(_Frozen):
     """
 
     benchmark: str
+    reading: dict[str, Any] = {}
+    skip_bad: bool = False
     method: MethodConfig = MethodConfig(name="same")
     seed: NonNegativeInt = 0
     order: str | tuple[str, ...] = "default"

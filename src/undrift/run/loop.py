@@ -20,18 +20,20 @@ from typing import Any
 from transformers import set_seed
 
 from undrift.data.types import Benchmark, Task
-from undrift.errors import ConfigError, DataError, TrainingDiverged
-from undrift.registry import BENCHMARKS
+from undrift.errors import ConfigError
 from undrift.report import load as load_results
 from undrift.report import page
 from undrift.run import plan
 from undrift.run.backbone import Backbone, source
 from undrift.run.config import RunConfig
 from undrift.run.evaluate import Examiner
+from undrift.run.learned import from_benchmark
 from undrift.run.manifest import manifest
 from undrift.run.progress import Quiet
+from undrift.run.reading import Skipped, read_benchmark
 from undrift.run.saved import make_method, note_origin
-from undrift.run.trainer import StepBar, train
+from undrift.run.teach import explained, teach
+from undrift.run.trainer import StepBar
 from undrift.rundir import (
     RunDir,
     atomic_folder,
@@ -79,7 +81,10 @@ class Run:
         self.method = make_method(config.method.name, config.method.options)
         if backbone is None:
             source(config.backbone)  # a name that cannot be is told now, not after the drawing
-        self.benchmark = benchmark or self._load_benchmark()
+        self.skipped: tuple[Skipped, ...] = ()
+        if benchmark is None:
+            benchmark, self.skipped = read_benchmark(config, self.progress)
+        self.benchmark = benchmark
         order = self.benchmark.in_order(config.order)
         self.tasks = [plan.cut(task, config.profile, config.eval.split) for task in order]
         self.stages = plan.trainings(self.tasks, self.method.schedule)
@@ -123,10 +128,6 @@ class Run:
 
     # ------------------------------------------------------------ the parts of a run
 
-    def _load_benchmark(self) -> Benchmark:
-        load = BENCHMARKS.load(self.config.benchmark)
-        return load(self.config.data, progress=self.progress.drawn)
-
     def _complete(self) -> bool:
         done = all(self.files.is_done(i, stage.name) for i, stage in enumerate(self.stages, 1))
         if not done or not self.files.matrix_file.is_file():
@@ -158,32 +159,21 @@ class Run:
             self._at = index
 
     def _train(self, examiner: Examiner, index: int, stage: Task) -> None:
-        examples = list(self.method.examples(stage.train, index))
-        if not examples:
-            raise DataError(f"task {stage.name!r} has zero examples to train on")
         settings = self._settings(stage)
-        seed = self.config.seed * 1000 + index
-        set_seed(seed)
-        self.method.task_index = index
         snapshots = self.files.task(index, stage.name) / "training"
         place = f"task {index} of {len(self.stages)}"
         work = plan.training_work(stage, settings)
-        with self._timed("train"), self._named(f"{place} ({stage.name})"):
-            log = train(
-                examiner.backbone,
-                examiner.model,
-                self.method,
-                examiner.collator,
-                examiner.collator.encode(examples, answered=True),
-                settings,
-                snapshots,
-                seed,
-                callbacks=[StepBar(self.progress, f"{place}: learning {stage.name}", work)],
+        bar = StepBar(self.progress, f"{place}: learning {stage.name}", work)
+        with self._timed("train"), explained(f"{place} ({stage.name})", self.files.root):
+            log = teach(
+                examiner, self.method, stage, index, self.config.seed, settings, snapshots, bar
             )
         write_lines(self.files.train_log(index, stage.name), log)
         with atomic_folder(self.files.adapter(index, stage.name)) as folder:
             self.method.save_state(examiner.model, folder)
-            note_origin(folder, self.config, examiner.backbone, index)
+            learned = self.tasks[:index] if len(self.stages) > 1 else self.tasks
+            sources = from_benchmark(self.config, learned)
+            note_origin(folder, self.config, examiner.backbone, index, sources)
         shutil.rmtree(snapshots, ignore_errors=True)
         self._at = index
         last = log[-1] if log else {}
@@ -221,16 +211,6 @@ class Run:
         self.progress.advance(new)
 
     @contextmanager
-    def _named(self, place: str) -> Iterator[None]:
-        try:
-            yield
-        except TrainingDiverged as error:
-            raise TrainingDiverged(
-                f"{place}: {error}. What was good is kept in {self.files.root}: the same command "
-                "goes on from the last snapshot, or else from the task before"
-            ) from error
-
-    @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
@@ -262,6 +242,11 @@ class Run:
         options = {**asdict(self.method.config), "learning_rate": self._rate}
         content = manifest(self.config, self.benchmark, self.tasks, backbone, options)
         content["seconds"] = _seconds(self.files.manifest_file)
+        content["skipped"] = len(self.skipped)
+        if self.skipped:
+            write_lines(self.files.skipped_file, (row._asdict() for row in self.skipped))
+            text = f"{len(self.skipped)} bad examples left out: {self.files.skipped_file}"
+            self.progress.event("skipped", text, count=len(self.skipped))
         write_json(self.files.manifest_file, content)
 
     def _write_seconds(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from undrift.data.subset import subset
 from undrift.data.types import Example, Task
 from undrift.errors import DataError
 from undrift.run.config import Profile, RunConfig, TrainConfig
@@ -17,7 +18,10 @@ Cells = Mapping[int, Sequence[int]]
 
 
 def cut(task: Task, profile: Profile, split: str = "test") -> Task:
-    """Return a task with the profile's share of its examples, evenly spaced.
+    """Return a task with the part of its examples that the profile uses.
+
+    `limit` and `fraction` choose by the examples' ids; of what remains the shares are taken, evenly
+    spaced.
 
     Args:
         task: The whole task.
@@ -33,10 +37,11 @@ def cut(task: Task, profile: Profile, split: str = "test") -> Task:
     asked = task.test if split == "test" else task.validation
     if not asked:
         raise DataError(f"task {task.name!r} has zero {split} examples; use eval.split=test")
+    chosen = {"limit": profile.limit, "fraction": profile.fraction, "seed": profile.draw}
     return replace(
         task,
-        train=_spaced(task.train, profile.train_share),
-        test=_spaced(asked, profile.test_share),
+        train=_spaced(subset(task.train, **chosen), profile.train_share),
+        test=_spaced(subset(asked, **chosen), profile.test_share),
     )
 
 

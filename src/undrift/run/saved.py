@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from undrift.data.types import Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
 from undrift.methods.base import Method
@@ -50,14 +52,21 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     return made(setting, **options)
 
 
-def note_origin(folder: Path, config: RunConfig, backbone: Backbone, after: int) -> None:
-    """Write beside an adapter what is needed to open it again.
+def note_origin(
+    folder: Path,
+    config: RunConfig,
+    backbone: Backbone,
+    after: int,
+    learned: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write beside an adapter what is needed to open it again, and to go on learning.
 
     Args:
         folder: The adapter's folder.
         config: The run.
         backbone: What the adapter belongs to.
         after: How many tasks it has learned.
+        learned: A note of each task, see `undrift.run.learned`.
     """
     content = {
         "backbone": config.backbone,
@@ -67,6 +76,8 @@ def note_origin(folder: Path, config: RunConfig, backbone: Backbone, after: int)
         "options": config.method.options,
         "benchmark": config.benchmark,
         "after": after,
+        "learned": list(learned),
+        "run": yaml.safe_load(config.text()),
     }
     write_json(folder / _ORIGIN, content)
 
@@ -159,8 +170,8 @@ def origin_of(folder: Path) -> dict[str, Any]:
         folder: An adapter's folder, from `find_adapter`.
 
     Returns:
-        backbone, fingerprint, dtype, method, options, benchmark, after; nothing if the adapter was
-        not saved by a run.
+        backbone, fingerprint, dtype, method, options, benchmark, after, learned, run; nothing if
+        the adapter was not saved by a run.
     """
     file = folder / _ORIGIN
     return read_json(file) if file.is_file() else {}

@@ -100,18 +100,36 @@ def benchmark(
         raise DataError(f"{given} holds no task; expected folders with a train.json, or {LIST}")
     tasks = []
     for task in track(own, "reading your data", disable=not progress, transient=True):
-        pictures = Pictures(task.images)
-        train = read_examples(task.train, pictures, number_repeats=True, bad=bad)
-        validation = read_examples(task.validation, pictures, bad=bad) if task.validation else ()
-        if task.test is None:
-            train, test = hold_out(train, held_out, seed, task.images)
-        else:
-            test = read_examples(task.test, pictures, bad=bad)
-        made = Task(task.name, train, validation, test, task.scorer, task.max_new_tokens)
-        tasks.append(made)
+        tasks.append(read_own(task, held_out=held_out, seed=seed, bad=bad))
     orders = {"reversed": tuple(task.name for task in reversed(tasks))}
     terms = "your own data: undrift knows nothing of its terms"
     return Benchmark("folder", "own", tuple(tasks), terms, orders, fingerprint(tasks, file.parent))
+
+
+def read_own(own: OwnTask, *, held_out: float, seed: int, bad: list[BadRow] | None = None) -> Task:
+    """Read one task of yours.
+
+    Args:
+        own: Its files.
+        held_out: Which share of the training examples is asked if there is no test file.
+        seed: Another seed holds out others.
+        bad: Receives the rows that cannot be used; without it, the first one is raised.
+
+    Returns:
+        The task.
+
+    Raises:
+        DataError: If a file or a row cannot be used.
+        ConfigError: If `held_out` is not between 0 and 1.
+    """
+    pictures = Pictures(own.images)
+    train = read_examples(own.train, pictures, number_repeats=True, bad=bad)
+    validation = read_examples(own.validation, pictures, bad=bad) if own.validation else ()
+    if own.test is None:
+        train, test = hold_out(train, held_out, seed, own.images)
+    else:
+        test = read_examples(own.test, pictures, bad=bad)
+    return Task(own.name, train, validation, test, own.scorer, own.max_new_tokens)
 
 
 def hold_out(

@@ -1,0 +1,171 @@
+"""The command `undrift learn`: one more task for a model or an adapter that you already have."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from undrift.cli.options import (
+    BackboneOption,
+    DeviceOption,
+    JsonFlag,
+    QuietFlag,
+    SettingsOption,
+    SkipBadFlag,
+    ThreadsOption,
+    print_json,
+    progress,
+)
+from undrift.run.progress import calm
+
+if TYPE_CHECKING:
+    from undrift.run.learn import Change, Learn
+
+HELP = """Learn one more task, and see what became of the earlier ones.
+
+The start is a model (a folder or a Hub name) or an adapter: what `undrift learn` or `undrift run`
+has left. The new task is learned with the history that the adapter carries; then the new task and
+every earlier one are asked, before and after.
+
+\b
+  undrift learn llava-hf/llava-1.5-7b-hf --data invoices.jsonl --name invoices --out adapters/v1
+  undrift learn adapters/v1 --data forms.jsonl --test forms-test.jsonl --out adapters/v2
+
+\b
+A line of the data is a question about a picture with its answer, in either shape:
+  {"id": 1, "image": "scans/1.png", "conversations":
+      [{"from": "human", "value": "<image>\\nWhat is the total?"}, {"from": "gpt", "value": "12"}]}
+  {"question_id": 1, "image": "scans/1.png", "text": "What is the total?", "answer": "12"}
+
+Exit status: 0, or 3 if an earlier task fell by more than --max-drop points, 1 or 2 after an error.
+""".replace("[", "\\[")  # brackets are markup otherwise
+
+
+def learn(
+    start: Annotated[str, typer.Argument(metavar="MODEL_OR_ADAPTER", help="What to go on from.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="The new task: .json, .jsonl, .parquet, or a dataset.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder of the new adapter and its scores.")],
+    name: Annotated[
+        str | None, typer.Option(help="The task's name; the data file's by itself.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Test questions; without them, part of --data is held out.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="What pictures' names are relative to; the data's folder by itself."),
+    ] = None,
+    scorer: Annotated[
+        str, typer.Option(help="How answers are scored; `undrift list scorers` names the rules.")
+    ] = "exact",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="How long an answer may get.")] = 128,
+    held_out: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of --data that is asked, not learned.")
+    ] = 0.1,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0, help="Exit with 3 if an earlier task falls by more points than this."),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="Do not ask this earlier task (repeatable)."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="For a new adapter, such as same (by itself) or steadylora.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    backbone: BackboneOption = None,
+    settings: SettingsOption = None,
+    skip_bad: SkipBadFlag = False,
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    overwrite: Annotated[
+        bool, typer.Option("--replace", "--overwrite", help="Delete what is in the folder.")
+    ] = False,
+    quiet: QuietFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Learn one more task."""
+    calm(threads)
+    from undrift.data.benchmarks.folder import OwnTask
+    from undrift.data.files import existing
+    from undrift.run import layers
+    from undrift.run.learn import Learn
+    from undrift.run.start import start_from
+
+    flags: dict[str, Any] = {
+        "method": method,
+        "seed": seed,
+        "backbone": backbone,
+        "threads": threads,
+        "device": device,
+        "skip_bad": skip_bad or None,
+    }
+    given = {key: value for key, value in flags.items() if value is not None}
+    begun = start_from(start, given, layers.overrides(settings or []))
+    own = OwnTask(
+        name or data.stem,
+        existing(data.parent, (data.name,)),
+        data.parent if images is None else existing(images.parent, (images.name,)),
+        test=None if test is None else existing(test.parent, (test.name,)),
+        scorer=scorer,
+        max_new_tokens=max_new_tokens,
+    )
+    gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
+    with progress(quiet, as_json) as told:
+        lesson = Learn(
+            begun,
+            own,
+            out,
+            told,
+            held_out=held_out,
+            without=tuple(without or ()),
+            replace=overwrite,
+        )
+        changes = lesson.go()
+    if as_json:
+        print_json(_summary(lesson, changes))
+    elif not quiet:
+        _show(lesson, changes)
+    fallen = [c for c in changes if max_drop is not None and c.drop > max_drop]
+    if fallen:
+        said = ", ".join(f"{c.task} by {c.drop:.1f}" for c in fallen)
+        text = f"fell by more than {max_drop:g} points: {said}; the adapter is kept in {out}"
+        Console(stderr=True, soft_wrap=True).print(text, highlight=False)
+        raise typer.Exit(3)
+
+
+def _summary(lesson: Learn, changes: list[Change]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    rows = [{**asdict(change), "drop": change.drop} for change in changes]
+    return {"adapter": str(lesson.adapter), "skipped": len(lesson.skipped), "tasks": rows}
+
+
+def _show(lesson: Learn, changes: list[Change]) -> None:
+    """Print what became of every task."""
+    table = Table(title="score in percent, before and after the new task")
+    table.add_column("task")
+    for title in ("examples", "before", "after", "change"):
+        table.add_column(title, justify="right")
+    for change in changes:
+        title = change.task + (" (new)" if change.new else "")
+        cells = (f"{change.before:.1f}", f"{change.after:.1f}")
+        style = "bold" if change.new else None
+        sign = f"{change.after - change.before:+.1f}"
+        table.add_row(title, str(change.examples), *cells, sign, style=style)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for change in changes:
+        if change.changed:
+            console.print(f"note: the test questions of {change.task} are not those of then")
+    if lesson.skipped:
+        console.print(f"{len(lesson.skipped)} bad examples left out: {lesson.files.skipped_file}")
+    console.print(f"the adapter: {lesson.adapter}", highlight=False)

@@ -1,0 +1,305 @@
+"""One more task for an adapter: learned with the history it carries, and asked what it cost.
+
+The adapter's record (undrift.json) says how it was made, how many tasks it has learned and where
+their test examples are. The new task gets the next number, and its seed from that number, so that
+tasks learned one by one give, bit for bit, the adapter of one `undrift run` over all of them.
+
+```
+OUT/
+├── learn.yaml      what was asked for; the same command goes on with what is not done yet
+├── adapter/        PEFT's format, with the record of all tasks learned so far
+├── eval/before/, eval/after/   01-birds.jsonl ...: every prediction, before and after
+├── train.jsonl     a line each few steps
+├── manifest.json   what produced the numbers
+└── result.json     the scores before and after; written last
+```
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import set_seed
+
+from undrift.data.benchmarks.folder import OwnTask, read_own
+from undrift.data.files import BadRow
+from undrift.data.types import Benchmark, Task
+from undrift.errors import AdapterMismatch, ConfigError
+from undrift.run import plan
+from undrift.run.backbone import Backbone
+from undrift.run.config import TrainConfig
+from undrift.run.evaluate import Examiner
+from undrift.run.learned import find_again, from_files
+from undrift.run.manifest import manifest
+from undrift.run.progress import Quiet
+from undrift.run.reading import Skipped, rows_skipped, without_bad_pictures
+from undrift.run.saved import make_method, note_origin
+from undrift.run.start import Start
+from undrift.run.teach import explained, teach
+from undrift.run.trainer import StepBar
+from undrift.rundir import (
+    RunDir,
+    atomic_folder,
+    read_json,
+    read_lines,
+    write_json,
+    write_lines,
+)
+from undrift.scoring import task_score
+
+BEFORE, AFTER = "before", "after"
+
+
+class LearnDir(RunDir):
+    """The paths of one more task."""
+
+    config_name = "learn.yaml"
+    contents = ("manifest.json", "result.json", "train.jsonl", "skipped.jsonl", "training",
+                "adapter", "eval")  # fmt: skip
+
+    @property
+    def command(self) -> str:
+        """What to type to go on with what is in the folder."""
+        return "the command that began it"
+
+    @property
+    def result_file(self) -> Path:
+        """The scores before and after."""
+        return self.root / "result.json"
+
+    def answers(self, when: str, number: int, name: str) -> Path:
+        """Return the file with every prediction for one task, before or after."""
+        return self.root / "eval" / when / f"{self.task(number, name).name}.jsonl"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one task.
+
+    Args:
+        task: Its name.
+        before: Its score before the new task was learned, in percent.
+        after: Its score afterwards.
+        examples: How many test examples it has.
+        new: Whether it is the task that was learned.
+        changed: Whether its test examples are others than when it was learned.
+    """
+
+    task: str
+    before: float
+    after: float
+    examples: int
+    new: bool = False
+    changed: bool = False
+
+    @property
+    def drop(self) -> float:
+        """By how many points an earlier task fell; 0 for the new one."""
+        return 0.0 if self.new else max(0.0, self.before - self.after)
+
+
+class Learn:
+    """One new task for an adapter, begun or resumed.
+
+    Args:
+        start: What to go on from, see `undrift.run.start`.
+        own: The new task's files.
+        out: Where everything goes.
+        progress: What is told meanwhile.
+        held_out: Which share of the data is asked where there is no test file.
+        without: Earlier tasks that are not asked.
+        replace: Delete what an earlier `learn` has left in the folder, and begin again.
+        backbone: A backbone that is loaded already.
+
+    Raises:
+        ConfigError: If something about it cannot be.
+        DataError: If the data of this task or the test data of an earlier one cannot be used.
+        RunDirError: If the folder holds something else.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        own: OwnTask,
+        out: Path,
+        progress: Quiet | None = None,
+        *,
+        held_out: float = 0.1,
+        without: Sequence[str] = (),
+        replace: bool = False,
+        backbone: Backbone | None = None,
+    ) -> None:
+        self.start, self.config, self.progress = start, start.config, progress or Quiet()
+        self.method = make_method(self.config.method.name, self.config.method.options)
+        if self.method.schedule != "sequential":
+            raise ConfigError(f"{self.method.name!r} does not learn one task after another")
+        self.index = len(start.notes) + 1
+        names = [note["name"] for note in start.notes]
+        if own.name in names:
+            raise ConfigError(
+                f"the adapter has learned a task called {own.name!r} already; give this one "
+                "another name with --name"
+            )
+        for name in without:
+            if name not in names:
+                raise ConfigError(f"--without {name}: the adapter has learned {', '.join(names)}")
+        self.files = LearnDir(out)
+        self.files.task(self.index, own.name)  # refuses a name that cannot be a file's
+        self.task, self.skipped = self._read(own, held_out)
+        self.note = from_files(own, self.task, held_out, self.config.seed, self.config.skip_bad)
+        asked = [note for note in start.notes if note["name"] not in without]
+        self.earlier = find_again(asked, self.progress)
+        content = {
+            "from": str(start.adapter or self.config.backbone),
+            "task": dict(self.note),
+            "train": str(own.train.resolve()),
+            "without": list(without),
+            "run": yaml.safe_load(self.config.text()),
+        }
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        LearnDir.start(out, text, replace=replace)
+        self._backbone = backbone
+
+    def go(self) -> list[Change]:
+        """Do what is not done yet.
+
+        Returns:
+            What became of every task that was asked, the new one last.
+
+        Raises:
+            TrainingDiverged: If a loss is not finite.
+            AdapterMismatch: If the adapter belongs to another backbone.
+        """
+        if not self.files.result_file.is_file():
+            self._measure(self._prepare())
+        rows = read_json(self.files.result_file)["tasks"]
+        known = {field.name for field in fields(Change)}
+        return [Change(**{key: row[key] for key in known}) for row in rows]
+
+    @property
+    def adapter(self) -> Path:
+        """Where the new adapter goes."""
+        return self.files.root / "adapter"
+
+    # ------------------------------------------------------------ the parts
+
+    def _read(self, own: OwnTask, held_out: float) -> tuple[Task, list[Skipped]]:
+        seed = self.config.seed
+        if not self.config.skip_bad:
+            return read_own(own, held_out=held_out, seed=seed), []
+        bad: list[BadRow] = []
+        task = read_own(own, held_out=held_out, seed=seed, bad=bad)
+        (task,), pictures = without_bad_pictures([task], self.progress)
+        return task, [*rows_skipped(bad), *pictures]
+
+    def _prepare(self) -> Examiner:
+        config = self.config
+        backbone = self._backbone or Backbone.load(config.backbone, config.dtype, config.device)
+        if self.start.fingerprint not in (None, backbone.fingerprint):
+            raise AdapterMismatch(
+                f"the adapter in {self.start.adapter} was trained on another backbone than "
+                f"{backbone.name!r} is now ({str(self.start.fingerprint)[:12]} against "
+                f"{backbone.fingerprint[:12]}); give its own with --backbone"
+            )
+        asked = [task.test for task, _ in self.earlier]
+        examples = [e for split in (self.task.train, self.task.test, *asked) for e in split]
+        backbone.prepare([picture for e in examples for picture in e.images], self._features_done)
+        set_seed(config.seed)
+        model: Any = self.method.attach(backbone.model)
+        self._write_manifest(backbone)
+        return Examiner(
+            backbone,
+            model,
+            backbone.collator(),
+            config.eval.batch_size,
+            self.progress,
+            config.eval.scoring,
+        )
+
+    def _measure(self, examiner: Examiner) -> None:
+        settings = plan.settings(
+            self.config, self.task, 1, self.config.train.learning_rate or self.method.learning_rate
+        )
+        work = plan.training_work(self.task, settings)
+        asked = [task for task, _ in self.earlier] + [self.task]
+        self.progress.plan(work + 2 * sum(len(task.test) for task in asked))
+        learned = self.adapter.is_dir()
+        if self.start.adapter is not None and not learned:
+            self.method.load_state(examiner.model, self.start.adapter)
+        if not learned:
+            self._ask(examiner, asked, BEFORE)
+            self._teach(examiner, settings, work)
+        else:
+            self.method.load_state(examiner.model, self.adapter)
+        self._ask(examiner, asked, AFTER)
+        self._write_result(asked)
+
+    def _teach(self, examiner: Examiner, settings: TrainConfig, work: float) -> None:
+        snapshots = self.files.root / "training"
+        bar = StepBar(self.progress, f"learning {self.task.name}", work)
+        with explained(f"task {self.index} ({self.task.name})", self.files.root):
+            log = teach(
+                examiner,
+                self.method,
+                self.task,
+                self.index,
+                self.config.seed,
+                settings,
+                snapshots,
+                bar,
+            )
+        write_lines(self.files.root / "train.jsonl", log)
+        with atomic_folder(self.adapter) as folder:
+            self.method.save_state(examiner.model, folder)
+            notes = [*self.start.notes, self.note]
+            note_origin(folder, self.config, examiner.backbone, self.index, notes)
+        shutil.rmtree(snapshots, ignore_errors=True)
+
+    def _ask(self, examiner: Examiner, tasks: Sequence[Task], when: str) -> None:
+        examiner.model.eval()
+        with self.method.predicting(examiner.model):
+            for number, task in enumerate(tasks, 1):
+                file = self.files.answers(when, number, task.name)
+                examiner.cell(task, file, f"asking {task.name}, {when}", len(task.test))
+
+    def _write_result(self, tasks: Sequence[Task]) -> None:
+        def score(when: str, number: int, task: Task) -> float:
+            return task_score(read_lines(self.files.answers(when, number, task.name)))
+
+        changed = [differs for _, differs in self.earlier] + [False]
+        changes = [
+            Change(
+                task.name,
+                score(BEFORE, number, task),
+                score(AFTER, number, task),
+                len(task.test),
+                new=task is self.task,
+                changed=changed[number - 1],
+            )
+            for number, task in enumerate(tasks, 1)
+        ]
+        rows = [{**asdict(change), "drop": change.drop} for change in changes]
+        content = {"adapter": str(self.adapter), "tasks": rows, "skipped": len(self.skipped)}
+        write_json(self.files.result_file, content)
+
+    def _write_manifest(self, backbone: Backbone) -> None:
+        terms = "your own data: undrift knows nothing of its terms"
+        made = Benchmark("folder", "own", (self.task,), terms, {}, str(self.note["digest"]))
+        rate = self.config.train.learning_rate or self.method.learning_rate
+        options = {**asdict(self.method.config), "learning_rate": rate}
+        content = manifest(self.config, made, made.tasks, backbone, options)
+        write_json(self.files.manifest_file, {**content, "skipped": len(self.skipped)})
+        if self.skipped:
+            write_lines(self.files.skipped_file, (row._asdict() for row in self.skipped))
+            text = f"{len(self.skipped)} bad examples left out: {self.files.skipped_file}"
+            self.progress.event("skipped", text, count=len(self.skipped))
+
+    def _features_done(self, done: int, total: int, new: int) -> None:
+        if done == new:
+            self.progress.stage("image features, once per backbone", total)
+        self.progress.advance(new)

@@ -1,0 +1,146 @@
+"""The tasks that an adapter has learned: noted beside it by where their test examples are.
+
+So `undrift learn` can ask about every earlier task, and `undrift eval` about all of them, without
+being told again where the data lies. Paths are absolute; examples themselves are never copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from undrift.data.benchmarks.folder import OwnTask, hold_out
+from undrift.data.files import BadRow, Pictures
+from undrift.data.instructions import read_examples
+from undrift.data.types import Example, Task
+from undrift.errors import DataError
+from undrift.run import plan
+from undrift.run.config import RunConfig
+from undrift.run.progress import Quiet
+from undrift.run.reading import read_benchmark, without_bad_pictures
+
+Note = Mapping[str, Any]
+"""What undrift.json says about one task: name, digest of its test examples, and their source."""
+
+
+def from_benchmark(config: RunConfig, tasks: Sequence[Task]) -> list[Note]:
+    """Note tasks that a run has learned.
+
+    Args:
+        config: The run.
+        tasks: The tasks, cut to what the run used.
+
+    Returns:
+        A note each.
+    """
+    source = {
+        "benchmark": config.benchmark,
+        "data": None if config.data is None else str(config.data.resolve()),
+        "reading": config.reading,
+        "skip_bad": config.skip_bad,
+        "profile": config.profile.model_dump(),
+        "split": config.eval.split,
+    }
+    return [{"name": t.name, "digest": _digest(t.test), **source} for t in tasks]
+
+
+def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: bool) -> Note:
+    """Note a task of the user's own.
+
+    Args:
+        own: Its files.
+        task: What was read from them.
+        held_out: The share of the training file that was held out, if there is no test file.
+        seed: Which examples were.
+        skip_bad: Whether bad examples were left out.
+
+    Returns:
+        The note.
+    """
+    files = {"test": own.test} if own.test else {"train": own.train}
+    return {
+        "name": own.name,
+        "digest": _digest(task.test),
+        **{key: str(path.resolve()) for key, path in files.items()},
+        **({} if own.test else {"held_out": held_out, "seed": seed}),
+        "images": str(own.images.resolve()),
+        "scorer": own.scorer,
+        "max_new_tokens": own.max_new_tokens,
+        "skip_bad": skip_bad,
+    }
+
+
+def find_again(notes: Sequence[Note], progress: Quiet) -> list[tuple[Task, bool]]:
+    """Read the test examples of tasks that were learned earlier.
+
+    Args:
+        notes: From an adapter's undrift.json.
+        progress: Told about slow parts.
+
+    Returns:
+        The tasks in the same order, each with whether its test examples are others than then. Only
+        their `test` is to be used.
+
+    Raises:
+        DataError: If a file is gone or cannot be used; the message says how to go on without it.
+    """
+    found = []
+    whole: dict[str, Mapping[str, Task]] = {}  # benchmarks, each read once
+    for note in notes:
+        try:
+            if "benchmark" not in note:
+                task = _of_files(note, progress)
+            else:
+                source = _source(note)
+                if source not in whole:
+                    names = [other["name"] for other in notes if _source(other) == source]
+                    whole[source] = _of_benchmark(note, names, progress)
+                task = whole[source][note["name"]]
+        except DataError as error:
+            raise DataError(
+                f"the earlier task {note['name']!r} cannot be asked: {error}; put its data back, "
+                f"or go on without asking it: --without {note['name']}"
+            ) from error
+        found.append((task, _digest(task.test) != note["digest"]))
+    return found
+
+
+def _source(note: Note) -> str:
+    return json.dumps({key: note[key] for key in note if key not in ("name", "digest")})
+
+
+def _of_benchmark(note: Note, names: Sequence[str], progress: Quiet) -> Mapping[str, Task]:
+    """Read a benchmark's tasks as a run had them."""
+    kept = ("benchmark", "data", "reading", "skip_bad", "profile")
+    config = RunConfig.model_validate(
+        {
+            **{key: note[key] for key in kept},
+            "order": tuple(names),
+            "eval": {"split": note["split"]},
+        }
+    )
+    made, _ = read_benchmark(config, progress)
+    tasks = made.in_order(config.order)
+    return {task.name: plan.cut(task, config.profile, config.eval.split) for task in tasks}
+
+
+def _of_files(note: Note, progress: Quiet) -> Task:
+    """Read a task of the user's own; where it has a test file, the training file is not needed."""
+    pictures = Pictures(Path(note["images"]))
+    bad: list[BadRow] | None = [] if note["skip_bad"] else None
+    if "test" in note:
+        test = read_examples(Path(note["test"]), pictures, bad=bad)
+    else:
+        rows = read_examples(Path(note["train"]), pictures, number_repeats=True, bad=bad)
+        _, test = hold_out(rows, note["held_out"], note["seed"], pictures.root)
+    task = Task(note["name"], test, (), test, note["scorer"], note["max_new_tokens"])
+    return without_bad_pictures([task], progress)[0][0] if note["skip_bad"] else task
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    """Digest texts and the names of pictures, wherever they lie."""
+    rows = [[e.id, e.question, e.answers, [path.name for path in e.images]] for e in examples]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]

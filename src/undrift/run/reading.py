@@ -1,0 +1,113 @@
+"""A benchmark as a configuration asks for it: its own options, with or without its bad parts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from undrift.data.files import BadRow
+from undrift.data.pictures import unreadable
+from undrift.data.types import Benchmark, Example, Task
+from undrift.errors import DataError, unknown
+from undrift.registry import BENCHMARKS
+from undrift.run.config import RunConfig
+from undrift.run.progress import Quiet
+
+_SPLITS = ("train", "validation", "test")
+_NOT_OPTIONS = {"root", "progress", "only", "bad"}
+
+
+class Skipped(NamedTuple):
+    """Something that was left out because it could not be used.
+
+    Args:
+        where: The file with the row's number, or the task with the example's id.
+        reason: What is wrong with it.
+    """
+
+    where: str
+    reason: str
+
+
+def read_benchmark(config: RunConfig, progress: Quiet) -> tuple[Benchmark, tuple[Skipped, ...]]:
+    """Load the benchmark of a run.
+
+    Args:
+        config: The run: benchmark, data, reading, order (of named tasks, only these are read) and
+            skip_bad.
+        progress: Told about slow parts.
+
+    Returns:
+        The benchmark, and what was left out of it: nothing without `skip_bad`.
+
+    Raises:
+        UnknownName: If there is no such benchmark, or it has no such option.
+        DataError: If the data cannot be used.
+        ConfigError: If an option has a value that cannot be used.
+    """
+    load = BENCHMARKS.load(config.benchmark)
+    known = list(inspect.signature(load).parameters)
+    options = _options(config.benchmark, config.reading, known)
+    if "only" in known and not isinstance(config.order, str):
+        options["only"] = config.order
+    if not config.skip_bad:
+        return load(config.data, progress=progress.drawn, **options), ()
+    bad: list[BadRow] = []
+    if "bad" in known:
+        options["bad"] = bad
+    made = load(config.data, progress=progress.drawn, **options)
+    tasks, pictures = without_bad_pictures(made.tasks, progress)
+    return replace(made, tasks=tasks), (*rows_skipped(bad), *pictures)
+
+
+def rows_skipped(bad: Sequence[BadRow]) -> list[Skipped]:
+    """Say which rows of files were left out."""
+    return [Skipped(f"{row.file}, row {row.row}", row.reason) for row in bad]
+
+
+def _options(name: str, reading: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    allowed = [f"reading.{key}" for key in known if key not in _NOT_OPTIONS]
+    for key in reading:
+        if f"reading.{key}" not in allowed:
+            if not allowed:
+                raise DataError(f"the benchmark {name!r} has no options; leave out reading.{key}")
+            raise unknown("key", f"reading.{key}", allowed)
+    return dict(reading)
+
+
+def without_bad_pictures(
+    tasks: Sequence[Task], progress: Quiet
+) -> tuple[tuple[Task, ...], list[Skipped]]:
+    """Leave out the examples whose pictures cannot be read; every picture is opened for that.
+
+    Args:
+        tasks: Tasks.
+        progress: Told about every picture.
+
+    Returns:
+        The tasks with what remains, and the examples that were left out.
+
+    Raises:
+        DataError: If nothing remains to train on or to ask.
+    """
+    everything = [e for task in tasks for split in _SPLITS for e in getattr(task, split)]
+    pictures = sorted({picture for example in everything for picture in example.images})
+    progress.stage("opening every picture", len(pictures))
+    broken = unreadable(pictures, progress=progress.advance)
+    skipped: list[Skipped] = []
+
+    def good(task: Task, split: str) -> tuple[Example, ...]:
+        kept = []
+        for example in getattr(task, split):
+            reason = next((broken[path] for path in example.images if path in broken), None)
+            if reason is None:
+                kept.append(example)
+            else:
+                skipped.append(Skipped(f"task {task.name}, {split} example {example.id}", reason))
+        return tuple(kept)
+
+    if broken:
+        tasks = [replace(t, **{split: good(t, split) for split in _SPLITS}) for t in tasks]
+    return tuple(tasks), skipped

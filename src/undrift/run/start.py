@@ -1,0 +1,74 @@
+"""Where `undrift learn` starts: a model by itself, or an adapter and what was noted beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from undrift.errors import ConfigError, RunDirError
+from undrift.run import layers
+from undrift.run.backbone import source
+from undrift.run.config import RunConfig
+from undrift.run.learned import Note
+from undrift.run.saved import find_adapter, origin_of
+
+
+@dataclass(frozen=True)
+class Start:
+    """What learning goes on from.
+
+    Args:
+        config: The run that the adapter comes from, with what is asked for now put over it.
+        adapter: The adapter's folder; None to start one.
+        notes: A note of each task it has learned, see `undrift.run.learned`.
+        fingerprint: Of the backbone that it was trained on, if there is one.
+    """
+
+    config: RunConfig
+    adapter: Path | None = None
+    notes: Sequence[Note] = ()
+    fingerprint: str | None = None
+
+
+def start_from(given: str, *asked: Mapping[str, Any]) -> Start:
+    """Find out what to go on from.
+
+    Args:
+        given: An adapter's folder, a run's, that of an earlier `learn`; or a backbone.
+        *asked: Layers of configuration, as in `undrift.run.layers`.
+
+    Returns:
+        The start.
+
+    Raises:
+        ConfigError: If it is neither, or a layer cannot be used.
+        RunDirError: If the adapter was not saved by undrift's own commands.
+    """
+    try:
+        folder = find_adapter(Path(given))
+    except RunDirError:
+        source(given)  # a name that cannot be a backbone either is told now
+        return Start(layers.resolve({"benchmark": "folder", "backbone": given}, *asked))
+    origin = origin_of(folder)
+    if "learned" not in origin:
+        raise RunDirError(
+            f"{folder} does not say which tasks it has learned; start from an adapter that "
+            "`undrift run` or `undrift learn` has saved"
+        )
+    own = {key: value for layer in map(layers.spelled, asked) for key, value in layer.items()}
+    name = own.get("method", {}).get("name", origin["method"])
+    if name != origin["method"]:
+        raise ConfigError(
+            f"{folder} was made by {origin['method']!r}, and cannot be continued by {name!r}; "
+            "leave out --method"
+        )
+    content = layers.merged(layers.spelled(origin["run"]), *map(layers.spelled, asked))
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise layers.explained(error, RunConfig) from error
+    return Start(config, folder, origin["learned"], origin["fingerprint"])

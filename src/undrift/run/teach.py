@@ -1,0 +1,91 @@
+"""One task taught to a model: which examples, which seed, and what is said if it diverges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from undrift.data.types import Task
+from undrift.errors import DataError, TrainingDiverged
+from undrift.methods.base import Method
+from undrift.run.config import TrainConfig
+from undrift.run.evaluate import Examiner
+from undrift.run.trainer import StepBar, train
+
+
+def teach(
+    examiner: Examiner,
+    method: Method,
+    task: Task,
+    index: int,
+    seed: int,
+    settings: TrainConfig,
+    snapshots: Path,
+    bar: StepBar,
+) -> list[dict[str, Any]]:
+    """Train a method on its next task.
+
+    The seed of a task follows from the run's seed and the task's number alone, so that a task
+    learned by itself, later, is the task learned in a run.
+
+    Args:
+        examiner: Holds the model, the backbone and the collator.
+        method: The method, in the state after the task before.
+        task: What to learn.
+        index: Its number, from 1.
+        seed: The run's seed.
+        settings: How it is trained.
+        snapshots: Where snapshots go; the latest one there is gone on from.
+        bar: Moved by every step.
+
+    Returns:
+        What was logged, see `undrift.run.trainer.train`.
+
+    Raises:
+        DataError: If the method chooses zero examples.
+    """
+    examples = list(method.examples(task.train, index))
+    if not examples:
+        raise DataError(f"task {task.name!r} has zero examples to train on")
+    own = seed * 1000 + index
+    set_seed(own)
+    method.task_index = index
+    encoded = examiner.collator.encode(examples, answered=True)
+    return train(
+        examiner.backbone,
+        examiner.model,
+        method,
+        examiner.collator,
+        encoded,
+        settings,
+        snapshots,
+        own,
+        callbacks=[bar],
+    )
+
+
+@contextmanager
+def explained(place: str, root: Path) -> Iterator[None]:
+    """Say in the error of a training that diverged which task it was, and what is kept.
+
+    Args:
+        place: The task, in words.
+        root: The folder of the run.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        TrainingDiverged: If the training inside does.
+    """
+    try:
+        yield
+    except TrainingDiverged as error:
+        raise TrainingDiverged(
+            f"{place}: {error}. What was good is kept in {root}: the same command "
+            "goes on from the last snapshot, or else from the task before"
+        ) from error

@@ -1,0 +1,105 @@
+"""Pictures that cannot be used: each is refused with a reason, and none is decoded beyond bounds."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+
+import pytest
+from PIL import Image
+
+from undrift.data import pictures
+from undrift.data.pictures import open_picture, survey, unreadable
+from undrift.errors import DataError
+
+
+def bomb(path, width, height):
+    """Write a PNG of one bit a pixel that says how large it is, and holds a first megabyte."""
+    fields = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", fields), (b"IDAT", zlib.compress(bytes(2**20)))):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        data += struct.pack(">I", len(content)) + kind + content + check
+    path.write_bytes(data)
+    return path
+
+
+def noise(path, **options):
+    Image.effect_noise((64, 48), 80).convert("RGB").save(path, **options)
+    return path
+
+
+def cut(path, share):
+    path.write_bytes(path.read_bytes()[: int(len(path.read_bytes()) * share)])
+    return path
+
+
+@pytest.fixture
+def bad(tmp_path):
+    """Pictures with something wrong, and what is said of them."""
+    text, folder = tmp_path / "text.jpg", tmp_path / "folder.jpg"
+    text.write_text("<html>404</html>")
+    folder.mkdir()
+    damaged = noise(tmp_path / "damaged.png")
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    damaged.write_bytes(data)
+    return {
+        cut(noise(tmp_path / "cut.jpg"), 0.6): "truncated.*damaged, get it again",
+        cut(noise(tmp_path / "cut.png"), 0.6): "truncated.*damaged, get it again",
+        damaged: "damaged, get it again",
+        bomb(tmp_path / "bomb.png", 30_000, 30_000): "30000 x 30000 pixels are more than the "
+        "89,478,485 that are opened; make it smaller",
+        bomb(tmp_path / "over.png", 9460, 9460): "9460 x 9460 pixels are more",
+        text: "no picture, or of a kind that Pillow does not know",
+        folder: "directory",
+        tmp_path / "absent.jpg": "No such file",
+    }
+
+
+def test_each_is_refused_with_its_reason(bad):
+    for path, reason in bad.items():
+        with pytest.raises(DataError, match=rf"cannot read the picture {path}: .*{reason}"):
+            open_picture(path)
+
+
+def test_only_the_unreadable_are_returned(bad, tmp_path):
+    good = [noise(tmp_path / f"{n}.png") for n in range(70)]
+    seen = []
+    paths = [*good[:35], *bad, *good, *bad]
+    found = survey(paths, workers=3, progress=lambda *now: seen.append(now))
+    assert found.unreadable.keys() == bad.keys()
+    assert found.sizes == dict.fromkeys(good, (64, 48))
+    assert seen[-1] == (78, 78) and seen == sorted(seen) and len(seen) > 1
+    assert unreadable(paths) == found.unreadable
+    assert unreadable(good) == unreadable([]) == {}
+
+
+def test_nothing_is_decoded_of_a_picture_that_is_too_large(tmp_path, monkeypatch):
+    path = noise(tmp_path / "x.jpg")
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 100)
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DataError, match="64 x 48 pixels are more than the 100 that"):
+        open_picture(path)
+
+
+def test_pillow_warns_of_none_that_is_opened_and_keeps_its_own_limit(tmp_path):
+    limit = Image.MAX_IMAGE_PIXELS
+    assert limit == pictures.MAX_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whether warnings are errors or not, it is refused
+        over = unreadable([bomb(tmp_path / "x.png", 9460, 9460)])
+        huge = unreadable([bomb(tmp_path / "y.png", 30_000, 30_000)])
+    assert "9460 x 9460" in next(iter(over.values()))
+    assert "30000 x 30000" in next(iter(huge.values()))
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1"])
+def test_a_picture_of_any_mode_becomes_rgb(tmp_path, mode):
+    kind = "tiff" if mode == "CMYK" else "png"
+    Image.new(mode, (3, 2)).save(tmp_path / f"x.{kind}")
+    opened = open_picture(tmp_path / f"x.{kind}")
+    assert (opened.mode, opened.size) == ("RGB", (3, 2))

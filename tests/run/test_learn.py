@@ -1,0 +1,192 @@
+"""One more task for an adapter: the same as in a run, measured before and after, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.run.own import list_tasks, write_rows, write_task
+from tests.run.test_loop import Stop
+from undrift.data.benchmarks.folder import OwnTask
+from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
+from undrift.run.backbone import Backbone
+from undrift.run.layers import resolve
+from undrift.run.learn import Change, Learn
+from undrift.run.loop import Run
+from undrift.run.start import start_from
+from undrift.rundir import read_json, read_lines
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+TRAIN = {"batch_size": 4, "max_steps": 3, "learning_rate": 0.01, "log_steps": 2}
+LAYER = {"method": {"name": "same", "experts": 2, "rank": 2}, "train": TRAIN, "seed": 3}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for name in ("colours", "capitals"):
+        write_task(root, name)
+    return root
+
+
+@pytest.fixture
+def lesson(data: Path, backbone_folder: Path, tmp_path: Path) -> Callable[..., Learn]:
+    """Make a lesson: of the backbone, or of the adapter named."""
+
+    def make(name: str, start: str = "", tested: bool = True, out: str = "", **more) -> Learn:
+        begun = start_from(str(tmp_path / start) if start else str(backbone_folder), LAYER)
+        test = data / f"{name}-test.jsonl" if tested else None
+        own = OwnTask(name, data / f"{name}.jsonl", data, test=test, max_new_tokens=6)
+        return Learn(begun, own, tmp_path / (out or name), **more)
+
+    return make
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_equal(one: Path, two: Path) -> None:
+    left, right = tensors(one), tensors(two)
+    assert left.keys() == right.keys() and left
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+@pytest.mark.parametrize("method", ["same", "steadylora", "finetune"])
+def test_task_by_task_is_the_run_over_the_sequence(method, lesson, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(LAYER, "method", {"name": method, "experts": 2, "rank": 2})
+    start = lesson("colours")
+    start.go()
+    changes = lesson("capitals", "colours").go()
+    content = {"benchmark": "folder", "backbone": start.config.backbone, "out": tmp_path / "run"}
+    list_tasks(data)
+    config = resolve({**content, "data": data}, LAYER)
+    tokens = (data / "tasks.yaml").read_text().replace("}", ", max_new_tokens: 6}")
+    (data / "tasks.yaml").write_text(tokens)
+    result = Run(config).go()
+    assert_equal(tmp_path / "colours/adapter", tmp_path / "run/tasks/01-colours/adapter")
+    assert_equal(tmp_path / "capitals/adapter", tmp_path / "run/tasks/02-capitals/adapter")
+    assert [change.task for change in changes] == ["colours", "capitals"]
+    assert [change.after for change in changes] == result["matrix"][1]
+    assert changes[0].before == result["matrix"][0][0]
+    for number, name in enumerate(("colours", "capitals"), 1):
+        said = read_lines(tmp_path / "capitals/eval/after" / f"{number:02}-{name}.jsonl")
+        assert said == read_lines(tmp_path / "run/eval/after-02" / f"on-{number:02}.jsonl")
+
+
+def test_an_adapter_of_a_run_goes_on(lesson, make_run, two, data, tmp_path, benchmark_root):
+    make_run("same").go()  # a benchmark that only this test knows
+    note = tmp_path / "run/tasks/02-upper/adapter/undrift.json"
+    origin = read_json(note)
+    assert [row["name"] for row in origin["learned"]] == ["lower", "upper"]
+    made = lesson("colours", "run", without=("lower", "upper"))
+    assert made.index == 3
+    assert [change.task for change in made.go()] == ["colours"]
+    kept = read_json(tmp_path / "colours/adapter/undrift.json")
+    assert [row["name"] for row in kept["learned"]] == ["lower", "upper", "colours"]
+    assert kept["after"] == 3
+
+
+def test_tasks_of_a_benchmark_are_asked_again(lesson, data, backbone_folder, tmp_path):
+    list_tasks(data)
+    first = {"benchmark": "folder", "order": ("colours",), "backbone": str(backbone_folder)}
+    Run(resolve({**first, "data": data, "out": tmp_path / "run"}, LAYER)).go()
+    changes = lesson("capitals", "run").go()
+    assert [(change.task, change.new) for change in changes] == [
+        ("colours", False),
+        ("capitals", True),
+    ]
+    assert not changes[0].changed
+
+
+@pytest.mark.parametrize("after", [2, 6, 9])
+def test_a_lesson_that_was_stopped_goes_on(lesson, tmp_path, after):
+    lesson("colours").go()
+    whole = lesson("capitals", "colours", out="whole").go()
+    with pytest.raises(KeyboardInterrupt):
+        lesson("capitals", "colours", out="cut", progress=Stop(after)).go()
+    assert not (tmp_path / "cut/result.json").exists()
+    assert lesson("capitals", "colours", out="cut").go() == whole
+    assert_equal(tmp_path / "cut/adapter", tmp_path / "whole/adapter")
+    assert lesson("capitals", "colours", out="cut").go() == whole  # finished: read from its file
+
+
+def test_without_a_test_file_a_part_is_held_out_and_found_again(lesson, data, tmp_path):
+    first = lesson("colours", tested=False, held_out=0.25)
+    assert len(first.task.test) == 2 and len(first.task.train) == 6
+    first.go()
+    second = lesson("capitals", "colours")
+    ((again, changed),) = second.earlier
+    assert again.test == first.task.test and not changed
+    rows = [json.loads(line) for line in (data / "colours.jsonl").read_text().splitlines()]
+    held = first.task.test[0].id
+    write_rows(data / "colours.jsonl", [r for r in rows if str(r["question_id"]) != held])
+    assert lesson("capitals", "colours", out="other").earlier[0][1]  # told that it has changed
+
+
+def test_a_test_file_that_is_gone_is_named_before_anything_is_learned(lesson, data, tmp_path):
+    lesson("colours").go()
+    (data / "colours-test.jsonl").unlink()
+    with pytest.raises(DataError, match=r"'colours' cannot be asked.*--without colours"):
+        lesson("capitals", "colours")
+    assert not (tmp_path / "capitals").exists()
+    assert [c.task for c in lesson("capitals", "colours", without=("colours",)).go()] == [
+        "capitals"
+    ]
+
+
+def test_bad_examples_are_left_out_and_listed(lesson, data, tmp_path, monkeypatch):
+    rows = [json.loads(line) for line in (data / "colours.jsonl").read_text().splitlines()]
+    write_rows(data / "colours.jsonl", [*rows, {"question_id": 99, "text": "what?", "answer": ""}])
+    broken = data / rows[0]["image"]
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(DataError, match="row 9"):
+        lesson("colours")
+    monkeypatch.setitem(LAYER, "skip_bad", True)
+    made = lesson("colours")
+    assert len(made.task.train) == 7
+    made.go()
+    skipped = read_lines(tmp_path / "colours/skipped.jsonl")
+    assert [row["where"].rpartition("/")[2] for row in skipped] == [
+        "colours.jsonl, row 9",
+        "task colours, train example 0".rpartition("/")[2],
+    ]
+    assert read_json(tmp_path / "colours/result.json")["skipped"] == 2
+
+
+def test_what_cannot_be(lesson, data, tmp_path, backbone_folder):
+    lesson("colours").go()
+    with pytest.raises(ConfigError, match="learned a task called 'colours' already"):
+        lesson("colours", "colours", out="again")
+    with pytest.raises(ConfigError, match="--without shapes"):
+        lesson("capitals", "colours", without=("shapes",))
+    with pytest.raises(ConfigError, match="made by 'same'.*cannot be continued by 'finetune'"):
+        start_from(str(tmp_path / "colours"), {"method": "finetune"})
+    with pytest.raises(ConfigError, match="does not learn one task after another"):
+        lesson_of = start_from(str(backbone_folder), {"method": "joint"})
+        Learn(lesson_of, OwnTask("x", data / "colours.jsonl", data), tmp_path / "x")
+    with pytest.raises(RunDirError, match="holds another run"):
+        lesson("capitals", "colours", out="colours")
+    (tmp_path / "colours/adapter/undrift.json").unlink()
+    with pytest.raises(RunDirError, match="does not say which tasks"):
+        start_from(str(tmp_path / "colours"))
+
+
+def test_another_backbone_is_refused(lesson, tmp_path):
+    from tests.run.tiny import save_tiny
+
+    lesson("colours").go()
+    other = Backbone.load(str(save_tiny(tmp_path / "other", seed=5)))
+    with pytest.raises(AdapterMismatch, match="trained on another backbone"):
+        lesson("capitals", "colours", backbone=other).go()
+
+
+def test_a_drop_is_of_earlier_tasks_only():
+    assert Change("old", 80.0, 70.5, 10).drop == 9.5
+    assert Change("old", 80.0, 81.0, 10).drop == 0
+    assert Change("new", 80.0, 0.0, 10, new=True).drop == 0
