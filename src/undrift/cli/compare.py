@@ -112,7 +112,7 @@ def _show(runs: list[Results]) -> None:
     console.print(report.table(runs))
     groups = report.grouped(runs)
     if any(len(group.runs) > 1 for group in groups):
-        report.print_sections(console, [report.margin_section(groups)])
+        report.print_sections(console, [report.margin_section(groups, ["last"])])
     for key, *values in report.difference_section(groups).rows:
         console.print(f"differs: {key}: {' | '.join(values)}", highlight=False, markup=False)
     console.print(report.DRIFTS, style="dim")

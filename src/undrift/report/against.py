@@ -11,6 +11,7 @@ from undrift.report.noise import Group
 from undrift.report.protocol import NOT_RECORDED
 from undrift.report.results import NAMES
 from undrift.report.tables import number, scores_of, spread, zero_shot
+from undrift.scoring import FORMULAS
 
 WARNING = (
     "NOT directly comparable. What the published rows and these runs are known to differ in is "
@@ -45,10 +46,11 @@ def published_sections(groups: Sequence[Group], articles: Published) -> list[Sec
     for table in articles.tables:
         rows = [_printed(row, table) for row in table.rows]
         rows += _untouched(groups, table.tasks)
-        rows += [_own(group, table.tasks) for group in groups]
+        rows += [_own(group, table) for group in groups]
         header = ["method", *table.tasks, "average, printed", "average, recomputed", "source"]
-        notes = [WARNING, *_sides(groups, table), *_remarks(table)]
-        found.append(Section(f"Published: {table.title}", header, rows, notes))
+        lead = [WARNING, *_sides(groups, table)]
+        title = f"Published: {table.title}"
+        found.append(Section(title, header, rows, _remarks(table), lead))
     found.append(Section(f"Published about {articles.benchmark}", notes=articles.notes))
     return found
 
@@ -84,12 +86,17 @@ def _untouched(groups: Sequence[Group], tasks: Sequence[str]) -> list[list[str]]
     return made
 
 
-def _own(group: Group, tasks: Sequence[str]) -> list[str]:
-    cells = [spread(scores_of(group, task, "last")) for task in tasks]
-    run = group.runs[0]
-    other = {*run.tasks} != {*tasks} if tasks else False
-    mean = spread(group.by_seed("last").values()) + (f" ({len(run.tasks)} tasks)" if other else "")
-    return [group.label, *cells, "", mean, "these runs"]
+def _own(group: Group, table: PrintedTable) -> list[str]:
+    """A group's row, with the averages that the table's rows have."""
+    cells = [spread(scores_of(group, task, "last")) for task in table.tasks]
+    own = group.runs[0].tasks
+    other = {*own} != {*table.tasks} if table.tasks else False
+    averages = [spread(group.by_seed("last").values()) + (f" ({len(own)} tasks)" if other else "")]
+    printed = {name for row in table.rows for name in row.printed if name != "last"}
+    for name in (name for name in FORMULAS if name in printed):
+        value = spread(group.by_seed(name).values())
+        averages += [f"{average_name(name)} {value}"] if value else []
+    return [group.label, *cells, "", "; ".join(averages), "these runs"]
 
 
 def _sides(groups: Sequence[Group], table: PrintedTable) -> list[str]:
@@ -109,10 +116,8 @@ def _sides(groups: Sequence[Group], table: PrintedTable) -> list[str]:
 
 def _recorded(group: Group, key: str) -> str:
     facts = group.runs[0].facts
-    values = {name: facts[name] for name in _RECORDED[key] if name in facts}
-    if len(_RECORDED[key]) == 1:
-        return next(iter(values.values()), NOT_RECORDED)
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or NOT_RECORDED
+    values = [f"{name} {facts[name]}" for name in _RECORDED[key] if name in facts]
+    return ", ".join(values) or NOT_RECORDED
 
 
 def _remarks(table: PrintedTable) -> list[str]:

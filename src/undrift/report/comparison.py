@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from undrift.report.against import published_sections
 from undrift.report.articles import Published
 from undrift.report.markup import Section
-from undrift.report.noise import RULE, Group, Margin, grouped, margins, pairs
-from undrift.report.protocol import NOT_RECORDED, SEED, differences
+from undrift.report.noise import RULE, Group, Margin, between, grouped, pairs
+from undrift.report.protocol import NOT_RECORDED, RATE, SEED, differences, untrained
 from undrift.report.results import NAMES, RULES, Results
 from undrift.report.tables import METRICS, TITLE, grid, protocol, scores_of, spread
 from undrift.scoring import FORMULAS, stage_averages
@@ -19,7 +19,7 @@ _SYMBOLS = (
     "A[t][i]: score on task i after training task t, strict rule, in percent; A[0][i]: the "
     "untouched model; T tasks. Empty: a cell that the metric needs was not measured."
 )
-_EXPECTED = (SEED, "training.learning_rate")
+_EXPECTED = (SEED, RATE)
 
 
 def sections(runs: Sequence[Results], articles: Published | None = None) -> list[Section]:
@@ -40,20 +40,36 @@ def sections(runs: Sequence[Results], articles: Published | None = None) -> list
         _metrics(groups),
         _stages(groups),
         _rules(groups),
-        margin_section(groups),
+        margin_section(groups, METRICS),
         difference_section(groups, everything=True),
         *(published_sections(groups, articles) if articles else ()),
     ]
     return [section for section in found if section.rows or section.notes]
 
 
-def margin_section(groups: Sequence[Group]) -> Section:
-    """Say how far methods are apart, and which of these margins the noise of the seeds hides."""
+def margin_section(groups: Sequence[Group], metrics: Iterable[str]) -> Section:
+    """Say how far methods are apart, and which of these margins the noise of the seeds hides.
+
+    Args:
+        groups: The runs.
+        metrics: Which metrics.
+
+    Returns:
+        A row for every two methods and metric; no rows where there is only one.
+    """
+    methods = [group.runs[0].method for group in groups]
+    short = {
+        group.label: method if methods.count(method) == 1 else group.label
+        for group, method in zip(groups, methods, strict=True)
+    }
     rows = [
-        [f"{ours.label} − {theirs.label}", *(_margin(each[name]) for name in METRICS)]
-        for (ours, theirs), each in zip(pairs(groups), margins(groups, METRICS), strict=True)
+        [NAMES[name], f"{short[ours.label]} − {short[theirs.label]}", *_margin(found)]
+        for name in metrics
+        for ours, theirs in pairs(groups)
+        if (found := between(ours, theirs, name)) is not None
     ]
-    return Section(MARGINS, ["", *(NAMES[name] for name in METRICS)], rows, [RULE] if rows else [])
+    header = ["metric", "between", "margin", "seeds", "verdict"]
+    return Section(MARGINS, header, rows, [RULE] if rows else [])
 
 
 def difference_section(groups: Sequence[Group], *, everything: bool = False) -> Section:
@@ -72,12 +88,22 @@ def difference_section(groups: Sequence[Group], *, everything: bool = False) -> 
     ]
     if not everything:
         rows = [r for r in rows if r[0] not in _EXPECTED and NOT_RECORDED not in r[1:]]
-    return Section(DIFFERENCES, ["", *(group.label for group in groups)], rows)
+    header = ["", *(group.label for group in groups)] if rows else []
+    alone = len(groups) < 2
+    return Section(
+        DIFFERENCES, header, rows, [] if rows or alone else ["none in what was recorded"]
+    )
 
 
 def _facts(group: Group, everything: bool) -> dict[str, str]:
     """What a group was made under; where its runs differ, all values."""
-    sides = [{**run.facts, **(run.made_with if everything else {})} for run in group.runs]
+    sides = [
+        {
+            **(run.facts if run.trained else untrained(run.facts)),
+            **(run.made_with if everything else {}),
+        }
+        for run in group.runs
+    ]
     keys = dict.fromkeys(key for side in sides for key in side)
     return {
         key: ", ".join(dict.fromkeys(side.get(key, NOT_RECORDED) for side in sides)) for key in keys
@@ -89,14 +115,13 @@ def _metrics(groups: Sequence[Group]) -> Section:
         [words, *(spread(group.by_seed(name).values()) for group in groups)]
         for name, words in NAMES.items()
     ]
-    rows += [[_rule_name(rule), *(_end(group, rule) for group in groups)] for rule in RULES]
+    kept = {rule: [_end(group, rule) for group in groups] for rule in RULES}
+    kept = {rule: cells for rule, cells in kept.items() if any(cells)}
+    rows += [[_rule_name(rule), *cells] for rule, cells in kept.items()]
     notes = [
         _SYMBOLS,
         *(f"{NAMES[name]} = {formula}" for name, formula in FORMULAS.items()),
-        *(
-            f"{_rule_name(rule)}: mean over tasks at the end, {what}"
-            for rule, what in RULES.items()
-        ),
+        *(f"{_rule_name(rule)}: mean over tasks at the end, {RULES[rule]}" for rule in kept),
     ]
     header = ["metric", *(group.label for group in groups)]
     return Section("All metrics", header, [row for row in rows if any(row[1:])], notes)
@@ -152,9 +177,7 @@ def _stage(run: Results, t: int) -> float | None:
     return stage_averages(run.matrix)[t]
 
 
-def _margin(found: Margin | None) -> str:
-    if found is None:
-        return ""
+def _margin(found: Margin) -> list[str]:
     noise = "" if found.noise is None else f" ± {found.noise:.1f}"
-    verdict = f" ({found.verdict})" if found.verdict else ""
-    return f"{found.mean:+z.1f}{noise}{verdict}"
+    seeds = f"{found.seeds}{' shared' if found.paired else ''}"
+    return [f"{found.mean:+z.1f}{noise}", seeds, found.verdict]

@@ -35,13 +35,15 @@ class Section:
         title: What it shows.
         header: Names of the columns; none where there is no table.
         rows: The cells.
-        notes: What a reader must know, a paragraph each.
+        notes: What a reader must know, a paragraph each; below the table.
+        lead: What a reader must know first; above the table.
     """
 
     title: str
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     notes: Sequence[str] = ()
+    lead: Sequence[str] = ()
 
 
 def as_markdown(sections: Sequence[Section]) -> str:
@@ -57,11 +59,12 @@ def as_markdown(sections: Sequence[Section]) -> str:
     for place, section in enumerate(sections):
         if place:
             parts.append(f"### {section.title}")
+        parts.append(_listed(section.lead))
         if section.header:
             rule = ["---", *["---:"] * (len(section.header) - 1)]
             lines = [section.header, rule, *section.rows]
             parts.append("\n".join(f"| {' | '.join(map(_piped, line))} |" for line in lines))
-        parts.append("\n".join(f"- {note}" for note in section.notes))
+        parts.append(_listed(section.notes))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -77,13 +80,13 @@ def as_latex(sections: Sequence[Section]) -> str:
     parts = [r"% needs \usepackage{booktabs}"]
     for section in sections:
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex(section.title)}}}"]
+        lines += map(_small, section.lead)
         if section.header:
             columns = "l" + "r" * (len(section.header) - 1)
             lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
             lines += [_row(section.header), r"\midrule"]
             lines += [*map(_row, section.rows), r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par\footnotesize {latex(note)}" for note in section.notes]
-        parts.append("\n".join([*lines, r"\end{table}"]))
+        parts.append("\n".join([*lines, *map(_small, section.notes), r"\end{table}"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -95,15 +98,16 @@ def print_sections(console: Console, sections: Sequence[Section]) -> None:
         sections: The sections.
     """
     for section in sections:
+        console.print(section.title, style="bold", markup=False, highlight=False)
+        for note in section.lead:
+            console.print(note, markup=False, highlight=False)
         if section.header:
-            drawn = Table(title=escape(section.title), title_justify="left")
+            drawn = Table()
             for index, name in enumerate(section.header):
                 drawn.add_column(escape(name), justify="right" if index else "left")
             for row in section.rows:
                 drawn.add_row(*map(escape, row))
             console.print(drawn)
-        else:
-            console.print(section.title, style="italic", markup=False, highlight=False)
         for note in section.notes:
             console.print(note, style="dim", markup=False, highlight=False)
         console.print()
@@ -119,6 +123,14 @@ def latex(text: str) -> str:
         The text, as LaTeX shows it.
     """
     return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def _small(note: str) -> str:
+    return rf"{{\footnotesize {latex(note)}\par}}"
+
+
+def _listed(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {note}" for note in notes)
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean, stdev, variance
@@ -33,6 +33,7 @@ RULE = (
 )
 ONE_SEED = "not measurable: one seed"
 BELOW = "below the noise"
+ABOVE = "above the noise"
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ class Margin:
 
     @property
     def verdict(self) -> str:
-        """ONE_SEED, BELOW, or nothing where the margin is larger than the noise."""
+        """ONE_SEED, BELOW or ABOVE."""
         if self.noise is None:
             return ONE_SEED
-        return BELOW if abs(self.mean) <= self.noise else ""
+        return BELOW if abs(self.mean) <= self.noise else ABOVE
 
 
 def grouped(runs: Sequence[Results]) -> list[Group]:
@@ -136,27 +137,23 @@ def margin(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Margin:
     return Margin(mean, _welch(sides), seeds, paired=False)
 
 
-def margins(groups: Sequence[Group], metrics: Iterable[str]) -> list[dict[str, Margin | None]]:
-    """Compare every two groups that have learned the same tasks.
-
-    Args:
-        groups: From `grouped`.
-        metrics: Which metrics.
-
-    Returns:
-        For each pair of `pairs`, by metric; None where a side has not got it.
-    """
-    names = list(metrics)
-    return [{name: _between(a, b, name) for name in names} for a, b in pairs(groups)]
-
-
 def pairs(groups: Sequence[Group]) -> list[tuple[Group, Group]]:
     """Return every two groups whose tasks are the same ones, the later one first."""
     two = combinations(groups, 2)
     return [(b, a) for a, b in two if set(a.runs[0].tasks) == set(b.runs[0].tasks)]
 
 
-def _between(ours: Group, theirs: Group, metric: str) -> Margin | None:
+def between(ours: Group, theirs: Group, metric: str) -> Margin | None:
+    """Compare two groups in one metric.
+
+    Args:
+        ours: A group.
+        theirs: Another one.
+        metric: A name in `undrift.scoring.FORMULAS`.
+
+    Returns:
+        How much ours is above theirs; None if one of them has not got the metric.
+    """
     a, b = ours.by_seed(metric), theirs.by_seed(metric)
     if not a or not b:
         return None

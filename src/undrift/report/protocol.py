@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 NOT_RECORDED = "not recorded"
+NOT_TRAINED = "not trained"
 OPTION = "method."  # begins the keys of a method's own options, which other methods have not got
 SEED = "seed"
+RATE = "training.learning_rate"
 
 _WHOLE = ("benchmark", "order", SEED, "profile", "backbone")
 _PARTS = {"data": "data", "weights": "weights", "protocol": "", "settings": OPTION}
 _MACHINE = ("commit", "versions", "hardware")
-_LEFT_OUT = {"data.licence"}
-_RATE = f"{OPTION}learning_rate"
+_LEFT_OUT = {"data.licence", "weights.parameters"}  # the second counts the adapter's as well
 _SHOWN = 12  # digits of a fingerprint
 
 
@@ -52,8 +53,9 @@ def facts(manifest: Mapping[str, Any]) -> dict[str, str]:
             found[key] = value[:_SHOWN] if key.endswith("fingerprint") else value
     if "prompt" in found:
         found["prompt_hash"] = short_hash(found.pop("prompt"))
-    if _RATE in found:
-        found["training.learning_rate"] = found.pop(_RATE)
+    rate = found.pop(f"{OPTION}learning_rate", None)
+    if rate is not None:
+        found[RATE] = rate
     return {key: value for key, value in found.items() if key not in _LEFT_OUT}
 
 
@@ -76,16 +78,24 @@ def differences(sides: Sequence[Mapping[str, str]]) -> list[Difference]:
         sides: The facts of each run.
 
     Returns:
-        One entry a key. A method's option is only compared between the runs whose methods have it.
+        One entry a key. A method's option is only compared between the runs whose methods have it,
+        and how training was done between those that were trained.
     """
     keys = dict.fromkeys(key for side in sides for key in side)
     found = []
     for key in keys:
         values = [side.get(key, NOT_RECORDED) for side in sides]
-        compared = [v for v in values if v != NOT_RECORDED or not key.startswith(OPTION)]
+        no_matter = (NOT_TRAINED, NOT_RECORDED) if key.startswith(OPTION) else (NOT_TRAINED,)
+        compared = [value for value in values if value not in no_matter]
         if len(set(compared)) > 1:
             found.append(Difference(key, values))
     return found
+
+
+def untrained(facts: Mapping[str, str]) -> dict[str, str]:
+    """Return the facts of a run that has trained nothing: seed, options and training say so."""
+    moot = (SEED, OPTION, RATE.partition(".")[0])
+    return {key: NOT_TRAINED if key.startswith(moot) else v for key, v in facts.items()}
 
 
 def short_hash(text: str) -> str:

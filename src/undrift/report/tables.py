@@ -73,7 +73,9 @@ def table(runs: Sequence[Results]) -> Table:
     cells = grid(runs)
     drawn = Table(title=TITLE, caption=protocol(runs))
     for index, name in enumerate(cells.header):
-        drawn.add_column(name, justify="right" if index else "left", no_wrap=True)
+        drawn.add_column(
+            name.replace(" (", "\n("), justify="right" if index else "left", no_wrap=True
+        )
     for row in cells.tasks:
         drawn.add_row(*row)
     drawn.add_section()
@@ -95,7 +97,8 @@ def protocol(runs: Sequence[Results]) -> str:
     for key in PROTOCOL:
         values = list(dict.fromkeys(_words(run.protocol[key]) for run in runs))
         name = "" if key == "benchmark" else f"{key} "
-        sides = [{_words(run.protocol[key]) for run in group.runs} for group in grouped(runs)]
+        trained = [group for group in grouped(runs) if group.trained]
+        sides = [{_words(run.protocol[key]) for run in group.runs} for group in trained]
         differs = any(side != sides[0] for side in sides) if key == SEED else len(values) > 1
         parts.append(f"{name}{' and '.join(values)}{' (differs!)' if differs else ''}")
     return " · ".join(parts)

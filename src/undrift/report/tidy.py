@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from undrift.report.articles import Published
 from undrift.report.comparison import difference_section
-from undrift.report.noise import Group, grouped, margins, pairs
+from undrift.report.noise import Group, between, grouped, pairs
 from undrift.report.results import RULES, Results, labels
 from undrift.scoring import FORMULAS
 
@@ -101,9 +101,10 @@ def as_csv(runs: Sequence[Results], articles: Published | None = None) -> str:
 
 def _margins(groups: Sequence[Group]) -> list[dict[str, Any]]:
     found = []
-    for (ours, theirs), each in zip(pairs(groups), margins(groups, FORMULAS), strict=True):
+    for ours, theirs in pairs(groups):
         line: dict[str, Any] = {"method": ours.label, "against": theirs.label}
-        for name, margin in each.items():
+        for name in FORMULAS:
+            margin = between(ours, theirs, name)
             line[name] = margin and {**asdict(margin), "verdict": margin.verdict}
         found.append(line)
     return found

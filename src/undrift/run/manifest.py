@@ -61,9 +61,8 @@ def manifest(
                 }
                 for task in tasks
             ],
-            "cells": config.profile.cells,
-            "train_share": config.profile.train_share,
-            "test_share": config.profile.test_share,
+            **config.profile.model_dump(mode="json", exclude={"name"}),
+            "reading": config.reading,
             "split": config.eval.split,
             "scoring": config.eval.scoring,
             "decoding": "greedy, padded on the left",

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from undrift.errors import DataError
 from undrift.scoring.caption import caption_scores
@@ -187,7 +187,7 @@ def _parsed_lines(file: Path) -> list[dict[str, Any]]:
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the predictions {file}: {error}") from error
+        raise DataError(f"cannot read {file}: {error}") from error
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -200,7 +200,7 @@ def _parsed_lines(file: Path) -> list[dict[str, Any]]:
                 ) from error
             if not isinstance(row, dict):
                 raise DataError(f"{file}, line {number}: expected an object, found {line[:40]!r}")
-            rows.append(row)
+            rows.append(cast("dict[str, Any]", row))
     return rows
 
 
