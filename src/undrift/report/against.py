@@ -36,19 +36,26 @@ def published_sections(groups: Sequence[Group], articles: Published) -> list[Sec
     """Set the runs' rows under published ones, tasks matched by name.
 
     Args:
-        groups: The runs.
+        groups: The runs; those of other benchmarks are left out, and it is said so.
         articles: The published tables.
 
     Returns:
         A section a table. The last rows are the runs': zero-shot, then each group at the end.
     """
+    strange = [g for g in groups if g.runs[0].protocol["benchmark"] != articles.benchmark]
+    groups = [group for group in groups if group not in strange]
+    left_out = [
+        f"{group.label} is left out: it is a run of {group.runs[0].protocol['benchmark']!r}, and "
+        f"these rows are about {articles.benchmark!r}."
+        for group in strange
+    ]
     found = []
     for table in articles.tables:
         rows = [_printed(row, table) for row in table.rows]
         rows += _untouched(groups, table.tasks)
         rows += [_own(group, table) for group in groups]
         header = ["method", *table.tasks, "average, printed", "average, recomputed", "source"]
-        lead = [WARNING, *_sides(groups, table)]
+        lead = [WARNING, *_sides(groups, table), *left_out]
         title = f"Published: {table.title}"
         found.append(Section(title, header, rows, _remarks(table), lead))
     found.append(Section(f"Published about {articles.benchmark}", notes=articles.notes))
@@ -110,7 +117,7 @@ def _sides(groups: Sequence[Group], table: PrintedTable) -> list[str]:
             value if len(ours) == 1 else f"{', '.join(labels)}: {value}"
             for value, labels in ours.items()
         ]
-        lines.append(f"{key}: published: {said} | these runs: {'; '.join(every)}")
+        lines.append(f"{key}: published: {said} | these runs: {'; '.join(every) or 'none'}")
     return lines
 
 

@@ -172,9 +172,8 @@ def _end(group: Group, rule: str) -> str:
 
 
 def _stage(run: Results, t: int) -> float | None:
-    if len(run.matrix) < len(run.tasks):
-        return None
-    return stage_averages(run.matrix)[t]
+    measured = t < len(run.matrix) == len(run.tasks)
+    return stage_averages(run.matrix)[t] if measured else None
 
 
 def _margin(found: Margin) -> list[str]:

@@ -12,6 +12,7 @@ from rich.table import Table
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
+    "[": "{[}",  # behind the end of a row, a bare one would be read as a length
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",

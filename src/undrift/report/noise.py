@@ -165,7 +165,7 @@ def between(ours: Group, theirs: Group, metric: str) -> Margin | None:
 
 
 def _welch(sides: Sequence[Sequence[float]]) -> float:
-    """Half the 95 % interval of a difference of two means, by Welch and Satterthwaite."""
+    """Half the 95 % interval of a difference of two means: Welch, freedom rounded down."""
     shares = [variance(values) / len(values) for values in sides]
     if not sum(shares):
         return 0.0
