@@ -39,9 +39,7 @@ def test_shared_seeds_are_paired():
     apart = margin({seed + 5: value for seed, value in ours.items()}, theirs)
     assert not apart.paired and apart.mean == pytest.approx(2.1)
     # the degrees of freedom, 3.9997, are rounded down
-    assert apart.noise == pytest.approx(
-        3.182 * (101 / 3 + 100 / 3) ** 0.5, rel=0.01
-    )
+    assert apart.noise == pytest.approx(3.182 * (101 / 3 + 100 / 3) ** 0.5, rel=0.01)
     assert apart.verdict == BELOW
 
 
