@@ -104,7 +104,8 @@ def test_list(undrift):
         (("run", "pocket", "--profile", "ligt"), "did you mean 'lite'"),
         (("run", "pocket", "--order", "revresed"), "did you mean 'reversed'"),
         (("run", "pocket", "--backbone", "pokcet"), "did you mean 'pocket'"),
-        (("run", "none.yaml"), "cannot read the configuration none.yaml"),
+        (("run", "none.yaml"), "unknown file or preset 'none.yaml'"),
+        (("run", "llava-1.5-7b/coin-papre.yaml"), "did you mean 'llava-1.5-7b/coin-paper.yaml'"),
         (("run", "pocket", "--set", "seed"), "expected KEY=VALUE"),
     ],
 )

@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -151,3 +152,34 @@ def test_links_inside_the_repository_lead_somewhere():
     for target in re.findall(r"\]\(([^)#\s]+)", README):
         if "://" not in target:
             assert (ROOT / target).exists(), f"README links to {target}, which does not exist"
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_the_path_for_your_own_data(tmp_path, monkeypatch, capsys):
+    """The README's five lines, run as they stand but for the model, of which there is a tiny one."""
+    from tests.run.own import QUESTIONS, write_task
+    from tests.run.tiny import save_tiny
+    from undrift import cli
+
+    (block,) = [text for text in blocks("sh") if "undrift learn" in text]
+    save_tiny(tmp_path / "model")
+    for folder, task in zip(("invoices", "forms"), QUESTIONS, strict=True):
+        write_task(tmp_path / "mine" / folder, task)
+        (tmp_path / "mine" / folder / f"{task}.jsonl").rename(
+            tmp_path / "mine" / folder / "train.jsonl"
+        )
+        (tmp_path / "mine" / folder / f"{task}-test.jsonl").unlink()
+    picture = next((tmp_path / "mine").rglob("*.png"))
+    shutil.copy(picture, tmp_path / "mine" / "scan.png")
+    monkeypatch.setenv("UNDRIFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    lines = block.replace("llava-hf/llava-1.5-7b-hf", "model").strip().splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        monkeypatch.setattr(sys, "argv", shlex.split(line))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        fell = "--max-drop" in line and ended.value.code == 3  # a random model may well forget
+        assert fell or not ended.value.code, f"{line}: {err}"
+        assert out.strip()

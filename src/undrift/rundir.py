@@ -146,8 +146,7 @@ class RunDir:
     """
 
     config_name = "run.yaml"
-    contents = ("manifest.json", "matrix.json", "report.html", "skipped.jsonl", "tasks", "eval",
-                "diagnose")  # fmt: skip
+    contents = "manifest.json matrix.json report.html skipped.jsonl tasks eval diagnose".split()
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -222,11 +221,6 @@ class RunDir:
     def matrix_file(self) -> Path:
         """The accuracy matrix and the metrics."""
         return self.root / "matrix.json"
-
-    @property
-    def skipped_file(self) -> Path:
-        """What was left out of the data because it could not be used."""
-        return self.root / "skipped.jsonl"
 
     def task(self, index: int, name: str) -> Path:
         """Return the folder of the task that is trained as number `index`.

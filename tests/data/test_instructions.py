@@ -135,7 +135,7 @@ BAD_ROWS = {
         talk(conversations=[SAID[0], {"from": "gpt", "value": "<image>"}]),
         "answer 1 holds <image>",
     ),
-    "a picture that is an object": (asked(image={"bytes": "", "path": "1.jpg"}), "image is"),
+    "a picture without bytes": (asked(image={"bytes": "", "path": "1.jpg"}), "holds no bytes"),
     "an empty picture's name": (asked(image=""), "image is ''"),
     "an empty list of pictures": (asked(image=[]), "no such key where there is no picture"),
     "a missing picture": (asked(image="3.jpg"), "no picture .*3.jpg; .*nearest name is '[12].jpg'"),

@@ -165,7 +165,7 @@ def test_what_cannot_be(lesson, data, tmp_path, backbone_folder):
         lesson("colours", "colours", out="again")
     with pytest.raises(ConfigError, match="--without shapes"):
         lesson("capitals", "colours", without=("shapes",))
-    with pytest.raises(ConfigError, match="made by 'same'.*cannot be continued by 'finetune'"):
+    with pytest.raises(ConfigError, match=r"made by 'same'.*cannot be continued by 'finetune'"):
         start_from(str(tmp_path / "colours"), {"method": "finetune"})
     with pytest.raises(ConfigError, match="does not learn one task after another"):
         lesson_of = start_from(str(backbone_folder), {"method": "joint"})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,53 +15,86 @@ from undrift.cli.options import (
     BackboneOption,
     DataOption,
     DeviceOption,
+    FractionOption,
     JsonFlag,
+    LimitOption,
     QuietFlag,
+    SkipBadFlag,
     ThreadsOption,
     print_json,
     progress,
 )
 from undrift.errors import ConfigError, unknown
-from undrift.registry import BENCHMARKS
 from undrift.run.progress import calm
 from undrift.scoring import PROFILES
+
+if TYPE_CHECKING:
+    from undrift.data.types import Task
+    from undrift.run.config import RunConfig
+    from undrift.run.learned import Note
+    from undrift.run.progress import Quiet
 
 
 def evaluate(
     adapter: Annotated[Path, typer.Argument(help="A run's folder, or one of its adapters.")],
-    benchmark: Annotated[str | None, typer.Option(help="The adapter's own by itself.")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="All of its tasks; what the adapter has learned by itself.")
+    ] = None,
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="Ask only this task (repeatable).")
     ] = None,
     backbone: BackboneOption = None,
     data: DataOption = None,
+    limit: LimitOption = None,
+    fraction: FractionOption = None,
+    skip_bad: SkipBadFlag = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Such as reading.instructions=Diverse."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Keep every prediction in this folder.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     scoring: Annotated[
-        str, typer.Option(help="Whose strict rules: coin, hide, prism, official or lenient.")
-    ] = "coin",
+        str | None,
+        typer.Option(help="Whose strict rules: coin, hide, prism, official or lenient."),
+    ] = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
     quiet: QuietFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Ask a saved adapter the test questions of a benchmark."""
+    """Ask a saved adapter the test questions of what it has learned, or of a benchmark."""
     calm(threads)
+    from undrift.data.subset import subset
+    from undrift.run import layers
     from undrift.run.saved import SCORES, examine, find_adapter, open_adapter, origin_of
 
-    if scoring not in PROFILES:
+    if scoring is not None and scoring not in PROFILES:
         raise unknown("scoring profile", scoring, PROFILES)
-
-    name = benchmark or origin_of(find_adapter(adapter)).get("benchmark")
-    if name is None:
-        raise ConfigError(f"{adapter} was not saved by a run; name a benchmark with --benchmark")
-    made = BENCHMARKS.load(name)(data, progress=not (quiet or as_json))
-    chosen = made.in_order(tuple(tasks) if tasks else "default")
-    learned = open_adapter(adapter, backbone, device or "auto")
+    layer = layers.overrides(settings or [])
+    origin = {} if benchmark else origin_of(find_adapter(adapter))
     with progress(quiet or as_json, False) as told:
-        scores = examine(learned, chosen, out, batch_size, told, scoring)
+        if origin.get("learned") and data is None and not layer:
+            name, found = "what it has learned", _learned(origin["learned"], tasks, told)
+            part = {"limit": limit, "fraction": fraction}
+            chosen = [replace(task, test=subset(task.test, **part)) for task in found]
+        else:
+            name = benchmark or origin.get("benchmark")
+            if name is None:
+                raise ConfigError(f"{adapter} was not saved by undrift; name a --benchmark")
+            asked = {
+                "benchmark": name,
+                "data": data,
+                "order": tuple(tasks) if tasks else "default",
+                "skip_bad": skip_bad,
+                "profile": {"limit": limit, "fraction": fraction},
+            }
+            chosen = _of_benchmark(layers.resolve(asked, layer), told)
+        learned = open_adapter(adapter, backbone, device or "auto")
+        rules = scoring or learned.origin.get("run", {}).get("eval", {}).get("scoring", "coin")
+        scores = examine(learned, chosen, out, batch_size, told, rules)
     if as_json:
-        print_json({"adapter": str(learned.folder), "benchmark": name, "scores": scores})
+        print_json({"adapter": str(learned.folder), "asked": name, "scores": scores})
         return
     table = Table(title=f"{learned.folder} on {name}, in percent")
     shown = [key for key in SCORES if any(score[key] is not None for score in scores.values())]
@@ -93,3 +128,27 @@ def predict(
         print_json({"adapter": str(learned.folder), "question": question, "answer": answer})
     else:
         Console(soft_wrap=True).print(answer, markup=False, highlight=False)
+
+
+def _learned(notes: Sequence[Note], names: Sequence[str] | None, told: Quiet) -> Sequence[Task]:
+    """Find the tasks that an adapter has learned, with the test examples of then."""
+    from undrift.run.learned import find_again
+
+    known = [note["name"] for note in notes]
+    for name in names or ():
+        if name not in known:
+            raise unknown("task", name, known)
+    wanted = [note for note in notes if note["name"] in (names or known)]
+    return [task for task, _ in find_again(wanted, told)]
+
+
+def _of_benchmark(config: RunConfig, told: Quiet) -> Sequence[Task]:
+    """Read a benchmark's tasks."""
+    from undrift.run import plan
+    from undrift.run.reading import read_benchmark
+
+    made, skipped = read_benchmark(config, told)
+    if skipped:
+        count = len(skipped)
+        told.event("skipped", f"{count} bad examples left out, such as {skipped[0].where}")
+    return [plan.cut(task, config.profile) for task in made.in_order(config.order)]

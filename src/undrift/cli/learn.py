@@ -167,5 +167,6 @@ def _show(lesson: Learn, changes: list[Change]) -> None:
         if change.changed:
             console.print(f"note: the test questions of {change.task} are not those of then")
     if lesson.skipped:
-        console.print(f"{len(lesson.skipped)} bad examples left out: {lesson.files.skipped_file}")
+        listed = lesson.files.root / "skipped.jsonl"
+        console.print(f"scored without {len(lesson.skipped)} bad examples: {listed}")
     console.print(f"the adapter: {lesson.adapter}", highlight=False)

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    target: Annotated[str, typer.Argument(help="A benchmark's name, or a run's YAML file.")],
+    target: Annotated[
+        str, typer.Argument(help="A benchmark's name, a run's YAML file, or a preset.")
+    ],
     method: Annotated[str | None, typer.Option(help="Such as same, or same-paper.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     order: Annotated[
@@ -73,7 +75,7 @@ def run(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     if target.endswith((".yaml", ".yml")):
-        base = layers.load_yaml(Path(target))
+        base = layers.load_yaml(layers.run_file(target))
     else:
         base = {"benchmark": target}
     config = layers.resolve(base, given, layers.overrides(settings or []))

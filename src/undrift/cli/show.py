@@ -10,18 +10,24 @@ from undrift.cli.options import JsonFlag, print_json
 from undrift.errors import unknown
 from undrift.registry import BENCHMARKS, METHODS
 from undrift.run.progress import calm
+from undrift.scoring import SCORERS, TASKS
 
 
 def show(
     what: Annotated[
-        str | None, typer.Argument(help="methods, benchmarks, backbones or settings.")
+        str | None,
+        typer.Argument(help="methods, benchmarks, presets, scorers, backbones or settings."),
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Name what there is; `undrift list settings` also gives every option with its default."""
+    from undrift.run import layers
+
     names = {
         "methods": METHODS.names(),
         "benchmarks": BENCHMARKS.names(),
+        "presets": layers.presets(),
+        "scorers": [*SCORERS, *TASKS],
         "backbones": ["pocket", "a folder", "a Hub name, such as llava-hf/llava-1.5-7b-hf"],
     }
     if what is not None and what not in (*names, "settings"):

@@ -19,6 +19,11 @@ from undrift.errors import DataError, missing_extra
 _FILE, _LINK, _FOLDER = range(3)
 
 
+def cache_folder() -> Path:
+    """Where drawn pictures, kept pictures and features go: $UNDRIFT_CACHE or ~/.cache/undrift."""
+    return Path(os.environ.get("UNDRIFT_CACHE") or Path.home() / ".cache" / "undrift")
+
+
 class BadRow(NamedTuple):
     """A row that cannot be used.
 

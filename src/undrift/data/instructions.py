@@ -1,6 +1,6 @@
 r"""Rows of instruction files to examples: the conversations of LLaVA, and their evaluation rows.
 
-Two shapes are known, and a file may hold either::
+Two shapes are known, and a file may hold either (a third, of messages, is in messages.py)::
 
     {"id": 17, "image": "a/1.jpg", "conversations": [{"from": "human", "value": "<image>\n..."},
                                                      {"from": "gpt", "value": "B"}, ...]}
@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from undrift.data.files import BadRow, Pictures, read_rows, refuse
+from undrift.data.messages import as_conversation, dataset_rows, is_dataset, kept_picture
 from undrift.data.types import Example
 from undrift.errors import DataError
 
@@ -44,7 +45,7 @@ def read_examples(
     """Read the examples of one file; no picture is opened, but each must be there.
 
     Args:
-        path: The file: .json, .jsonl or .parquet.
+        path: The file: .json, .jsonl or .parquet; or a folder that `datasets` has saved.
         pictures: Where the pictures are.
         join: Applied to each row before it is read.
         number_repeats: Tell examples that share an id apart by `~2`, `~3` ... in the order of the
@@ -62,9 +63,11 @@ def read_examples(
     examples: list[Example] = []
     first: dict[str, int] = {}  # id -> row
     times: dict[str, int] = {}
-    for number, row in read_rows(path, bad):
+    rows = dataset_rows(path) if is_dataset(path) else read_rows(path, bad)
+    for number, row in rows:
         try:
-            made = examples_of(row if join is None else join(row), pictures)
+            row = as_conversation(row if join is None else join(row), number)
+            made = examples_of(row, pictures)
             if number_repeats:
                 made = [_numbered(example, times) for example in made]
             for example in made:
@@ -111,7 +114,9 @@ def examples_of(row: Row, pictures: Pictures) -> list[Example]:
             f"{placed} times {IMAGE} for {len(names)} pictures; expected one for each picture, "
             "or none at all"
         )
-    images = tuple(pictures.find(name) for name in names)
+    images = tuple(
+        pictures.find(name) if isinstance(name, str) else kept_picture(name) for name in names
+    )
     kept = {key: value for key, value in row.items() if key not in used}
     extra = MappingProxyType(kept) if kept else _NOTHING
     made = []
@@ -132,10 +137,12 @@ def _identity(row: Row) -> str:
     return str(value)
 
 
-def _names(row: Row) -> list[str]:
+def _names(row: Row) -> list[str | Mapping[str, Any]]:
+    """The pictures of a row: their names, or what stands for them inside a dataset."""
     value = row.get("image", [])
     names = value if isinstance(value, list) else [value]
-    if "image" in row and not (names and all(isinstance(n, str) and n.strip() for n in names)):
+    known = [isinstance(n, Mapping) or (isinstance(n, str) and bool(n.strip())) for n in names]
+    if "image" in row and not (names and all(known)):
         raise DataError(
             f"image is {str(value)[:60]!r}; expected the name of a picture or a list of names, and "
             "no such key where there is no picture"

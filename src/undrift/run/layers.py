@@ -74,6 +74,32 @@ def load_preset(benchmark: str) -> Layer:
     return parse(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else {}
 
 
+def presets() -> list[str]:
+    """Name the runs that undrift ships with, such as "llava-1.5-7b/coin-paper.yaml"."""
+    root = files("undrift") / "presets"
+    folders = (folder for folder in root.iterdir() if folder.is_dir())
+    return sorted(f"{folder.name}/{file.name}" for folder in folders for file in folder.iterdir())
+
+
+def run_file(name: str) -> Path:
+    """Find a run's YAML file: one of the user's, or else one that undrift ships with.
+
+    Args:
+        name: A path, or a name in `presets`.
+
+    Returns:
+        The file.
+
+    Raises:
+        UnknownName: If there is neither; the nearest preset is named.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    if name not in presets():
+        raise unknown("file or preset", name, presets())
+    return Path(str(files("undrift") / "presets" / name))
+
+
 def load_yaml(path: Path) -> Layer:
     """Read a user's configuration.
 

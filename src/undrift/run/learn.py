@@ -37,7 +37,7 @@ from undrift.run.evaluate import Examiner
 from undrift.run.learned import find_again, from_files
 from undrift.run.manifest import manifest
 from undrift.run.progress import Quiet
-from undrift.run.reading import Skipped, rows_skipped, without_bad_pictures
+from undrift.run.reading import Skipped, note_skipped, rows_skipped, without_bad_pictures
 from undrift.run.saved import make_method, note_origin
 from undrift.run.start import Start
 from undrift.run.teach import explained, teach
@@ -59,8 +59,7 @@ class LearnDir(RunDir):
     """The paths of one more task."""
 
     config_name = "learn.yaml"
-    contents = ("manifest.json", "result.json", "train.jsonl", "skipped.jsonl", "training",
-                "adapter", "eval")  # fmt: skip
+    contents = "manifest.json result.json train.jsonl skipped.jsonl training adapter eval".split()
 
     @property
     def command(self) -> str:
@@ -294,10 +293,7 @@ class Learn:
         options = {**asdict(self.method.config), "learning_rate": rate}
         content = manifest(self.config, made, made.tasks, backbone, options)
         write_json(self.files.manifest_file, {**content, "skipped": len(self.skipped)})
-        if self.skipped:
-            write_lines(self.files.skipped_file, (row._asdict() for row in self.skipped))
-            text = f"{len(self.skipped)} bad examples left out: {self.files.skipped_file}"
-            self.progress.event("skipped", text, count=len(self.skipped))
+        note_skipped(self.skipped, self.files.root, self.progress)
 
     def _features_done(self, done: int, total: int, new: int) -> None:
         if done == new:

@@ -30,7 +30,7 @@ from undrift.run.evaluate import Examiner
 from undrift.run.learned import from_benchmark
 from undrift.run.manifest import manifest
 from undrift.run.progress import Quiet
-from undrift.run.reading import Skipped, read_benchmark
+from undrift.run.reading import Skipped, note_skipped, read_benchmark
 from undrift.run.saved import make_method, note_origin
 from undrift.run.teach import explained, teach
 from undrift.run.trainer import StepBar
@@ -243,10 +243,7 @@ class Run:
         content = manifest(self.config, self.benchmark, self.tasks, backbone, options)
         content["seconds"] = _seconds(self.files.manifest_file)
         content["skipped"] = len(self.skipped)
-        if self.skipped:
-            write_lines(self.files.skipped_file, (row._asdict() for row in self.skipped))
-            text = f"{len(self.skipped)} bad examples left out: {self.files.skipped_file}"
-            self.progress.event("skipped", text, count=len(self.skipped))
+        note_skipped(self.skipped, self.files.root, self.progress)
         write_json(self.files.manifest_file, content)
 
     def _write_seconds(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from undrift.data.files import BadRow
@@ -14,6 +15,7 @@ from undrift.errors import DataError, unknown
 from undrift.registry import BENCHMARKS
 from undrift.run.config import RunConfig
 from undrift.run.progress import Quiet
+from undrift.rundir import write_lines
 
 _SPLITS = ("train", "validation", "test")
 _NOT_OPTIONS = {"root", "progress", "only", "bad"}
@@ -77,6 +79,15 @@ def _options(name: str, reading: Mapping[str, Any], known: Sequence[str]) -> dic
     return dict(reading)
 
 
+def note_skipped(skipped: Sequence[Skipped], root: Path, progress: Quiet) -> None:
+    """Write what was left out to skipped.jsonl in a run's folder, and tell how much it was."""
+    if skipped:
+        file = root / "skipped.jsonl"
+        write_lines(file, (row._asdict() for row in skipped))
+        text = f"{len(skipped)} bad examples left out: {file}"
+        progress.event("skipped", text, count=len(skipped))
+
+
 def without_bad_pictures(
     tasks: Sequence[Task], progress: Quiet
 ) -> tuple[tuple[Task, ...], list[Skipped]]:
@@ -95,7 +106,14 @@ def without_bad_pictures(
     everything = [e for task in tasks for split in _SPLITS for e in getattr(task, split)]
     pictures = sorted({picture for example in everything for picture in example.images})
     progress.stage("opening every picture", len(pictures))
-    broken = unreadable(pictures, progress=progress.advance)
+    seen = 0
+
+    def told(done: int, total: int) -> None:
+        nonlocal seen
+        progress.advance(done - seen)
+        seen = done
+
+    broken = unreadable(pictures, progress=told)
     skipped: list[Skipped] = []
 
     def good(task: Task, split: str) -> tuple[Example, ...]:

@@ -6,6 +6,7 @@ is held out. A file may be .json, .jsonl or .parquet, with rows as in `undrift.d
 
     DATA/01-birds/    train.json, test.json, photos/0001.jpg ...
     DATA/02-charts/   train.jsonl ...
+    DATA/03-forms/    train/, test/: datasets saved by the library `datasets`, pictures inside
 
 With a file DATA/tasks.yaml (or --data some/file.yaml), what it lists is learned in its order. Paths
 are relative to that file::
@@ -30,6 +31,7 @@ import yaml
 
 from undrift.data.files import BadRow, Pictures, existing
 from undrift.data.instructions import read_examples
+from undrift.data.messages import is_dataset
 from undrift.data.published import data_folder, fingerprint
 from undrift.data.subset import place
 from undrift.data.types import Benchmark, Example, Task
@@ -98,9 +100,8 @@ def benchmark(
     own = list(_listed(file) if file.is_file() else _found(given))
     if not own:
         raise DataError(f"{given} holds no task; expected folders with a train.json, or {LIST}")
-    tasks = []
-    for task in track(own, "reading your data", disable=not progress, transient=True):
-        tasks.append(read_own(task, held_out=held_out, seed=seed, bad=bad))
+    bar = track(own, "reading your data", disable=not progress, transient=True)
+    tasks = [read_own(task, held_out=held_out, seed=seed, bad=bad) for task in bar]
     orders = {"reversed": tuple(task.name for task in reversed(tasks))}
     terms = "your own data: undrift knows nothing of its terms"
     return Benchmark("folder", "own", tuple(tasks), terms, orders, fingerprint(tasks, file.parent))
@@ -170,22 +171,23 @@ def hold_out(
 
 
 def _found(root: Path) -> Iterable[OwnTask]:
-    """Tasks of a folder of folders; a folder without any file of rows (pictures) is none."""
+    """Tasks of a folder of folders; a folder without any rows (of pictures only) is none."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        found = {split: next(iter(_rows(folder, split)), None) for split in _SPLITS}
         if not folder.name.startswith(".") and any(
-            path.suffix in _SUFFIXES for path in folder.iterdir()
+            path.suffix in _SUFFIXES or is_dataset(path) for path in folder.iterdir()
         ):
-            train = existing(folder, _file_names("train"))
-            validation, test = (_first(folder, _file_names(s)) for s in ("validation", "test"))
-            yield OwnTask(folder.name, train, folder, validation, test)
+            train = found["train"] or existing(folder, [f"train{suffix}" for suffix in _SUFFIXES])
+            yield OwnTask(folder.name, train, folder, found["validation"], found["test"])
 
 
-def _file_names(split: str) -> list[str]:
-    return [stem + suffix for stem in _SPLITS[split] for suffix in _SUFFIXES]
-
-
-def _first(folder: Path, names: Iterable[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)
+def _rows(folder: Path, split: str) -> Iterable[Path]:
+    """What holds the rows of a split: files, or datasets that `datasets` has saved."""
+    for stem in _SPLITS[split]:
+        files = (folder / (stem + suffix) for suffix in _SUFFIXES)
+        yield from (file for file in files if file.is_file())
+        if is_dataset(folder / stem):
+            yield folder / stem
 
 
 def _listed(file: Path) -> Iterable[OwnTask]:

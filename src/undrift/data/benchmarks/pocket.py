@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from random import Random
 
+from undrift.data.files import cache_folder
 from undrift.data.pocket import documents, scenes
 from undrift.data.pocket.task import SPLITS, PocketTask
 from undrift.data.types import Benchmark, Example, Task
@@ -38,11 +39,6 @@ LICENCE = (
     "Gapminder (CC-BY), US Census outlines (public domain), NCI molecules (rdkit), Wisconsin "
     "biopsies (scikit-learn), Blue Marble (NASA) and land mask (LGPL), Font Awesome (OFL)"
 )
-
-
-def cache_folder() -> Path:
-    """Where drawn pictures and image features are kept: $UNDRIFT_CACHE or ~/.cache/undrift."""
-    return Path(os.environ.get("UNDRIFT_CACHE") or Path.home() / ".cache" / "undrift")
 
 
 def benchmark(root: Path | None = None, *, progress: bool = True) -> Benchmark:

@@ -1,0 +1,45 @@
+"""The presets that ship: each is a run over its benchmark that needs nothing but the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from undrift.run import layers, plan
+from undrift.run.loop import Run
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def preset(name: str, tmp_path: Path, **layer):
+    content = layers.load_yaml(layers.run_file(name))
+    data = FIXTURES / content["benchmark"]
+    return layers.resolve(content, {"data": data, "out": tmp_path / "run"}, layer)
+
+
+def test_they_are_the_ones_promised():
+    names = {name.removeprefix("llava-1.5-7b/") for name in layers.presets()}
+    assert names == {
+        *(f"{benchmark}{kind}.yaml" for benchmark in ("coin", "ucit", "trigap")
+          for kind in ("", "-paper")),
+        "coin-24gb.yaml",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", layers.presets())
+def test_a_preset_does_everything_up_to_the_weights(name, tmp_path):
+    config = preset(name, tmp_path)
+    run = Run(config)
+    count = {"coin": 8, "ucit": 6, "trigap": 10}[config.benchmark]
+    assert len(run.stages) == len(run.tasks) == count
+    total = {"coin": 64, "ucit": 48, "trigap": 80}[config.benchmark]
+    method = run.method.config
+    assert method.experts * method.rank == total and method.alpha_over_rank == 2
+    settings = plan.settings(config, run.stages[0], count, run._rate)
+    assert settings.batch_size * settings.accumulation == 48
+    assert settings.learning_rate == 2e-4 and settings.scheduler == "cosine"
+    assert (method.space == "gradient") == ("paper" in name)
+    assert settings.train_projector == ("paper" in name)
+    assert (config.quantize == "4bit") == ("24gb" in name)
+    assert run.files.config_file.is_file()
