@@ -232,6 +232,11 @@ def test_compare_and_report(undrift, learned, backbone, tmp_path):
     assert "NOT directly comparable" in out and "moelora is left out" in out
     assert "did you mean 'coin'" in undrift("compare", learned, "--published", "coni")[2]
     assert undrift("compare", learned, "--csv", "--json")[0] == 2
+    more = ("--seed", 1, "--set", "train.accumulation=2", "--out", "three")
+    assert undrift(*words[:-2], *SMALL, *more, "--quiet")[0] == 0
+    out = undrift("compare", "two", "three")[1]
+    assert "protocol differences (finetune (two) | finetune (three)):" in out
+    assert "  training.accumulation: 1 | 2\n" in out and "Margins" not in out
     assert undrift("report", learned, "two", "--out", "page.html")[0] == 0
     assert (tmp_path / "page.html").is_file()
     status, _, err = undrift("compare", tmp_path / "data")

@@ -113,6 +113,10 @@ def _show(runs: list[Results]) -> None:
     groups = report.grouped(runs)
     if any(len(group.runs) > 1 for group in groups):
         report.print_sections(console, [report.margin_section(groups, ["last"])])
-    for key, *values in report.difference_section(groups).rows:
-        console.print(f"differs: {key}: {' | '.join(values)}", highlight=False, markup=False)
+    different = report.difference_section(groups)
+    if different.rows:
+        names = " | ".join(different.header[1:])
+        lines = [f"  {key}: {' | '.join(values)}" for key, *values in different.rows]
+        text = "\n".join([f"protocol differences ({names}):", *lines])
+        console.print(text, markup=False, highlight=False)
     console.print(report.DRIFTS, style="dim")

@@ -49,15 +49,15 @@ def score(
     from undrift.data.questions import find_published, questions_in, questions_of
     from undrift.scoring import read_predictions
 
-    if (data is None) == (answers is None):
-        raise ConfigError("give either --data DIR or --answers FILE")
     if profile is not None and profile not in (*PUBLIC, OFFICIAL):
         raise unknown("scoring profile", profile, (*PUBLIC, OFFICIAL))
     published = find_published(task)
-    if answers is not None:
+    if answers is not None and data is None:
         examples = questions_of(published, answers)
+    elif data is not None and answers is None:
+        examples = questions_in(published, data)
     else:
-        examples = questions_in(published, data or Path())
+        raise ConfigError("give either --data DIR or --answers FILE")
     scorer, files = published.scorer, dict[str, dict[str, Any]]()
     for path in predictions:
         rows = read_predictions(path)

@@ -13,7 +13,7 @@ from undrift.report.results import NAMES, RULES, Results
 from undrift.report.tables import METRICS, TITLE, grid, protocol, scores_of, spread
 from undrift.scoring import FORMULAS, stage_averages
 
-MARGINS = "Margins between methods"
+MARGINS = "Margins between methods, and the noise of the seeds"
 DIFFERENCES = "Protocol differences"
 _SYMBOLS = (
     "A[t][i]: score on task i after training task t, strict rule, in percent; A[0][i]: the "
@@ -68,8 +68,9 @@ def margin_section(groups: Sequence[Group], metrics: Iterable[str]) -> Section:
         for ours, theirs in pairs(groups)
         if (found := between(ours, theirs, name)) is not None
     ]
-    header = ["metric", "between", "margin", "seeds", "verdict"]
-    return Section(MARGINS, header, rows, [RULE] if rows else [])
+    header = ["metric", "between", "margin", "seeds", "verdict"] if rows else []
+    notes = [RULE] if rows or any(len(group.runs) > 1 for group in groups) else []
+    return Section(MARGINS, header, rows, notes)
 
 
 def difference_section(groups: Sequence[Group], *, everything: bool = False) -> Section:

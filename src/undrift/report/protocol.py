@@ -16,7 +16,7 @@ OPTION = "method."  # begins the keys of a method's own options, which other met
 SEED = "seed"
 RATE = "training.learning_rate"
 
-_WHOLE = ("benchmark", "order", SEED, "profile", "backbone")
+_WHOLE = ("benchmark", "order", SEED, "profile", "backbone", "skipped")
 _PARTS = {"data": "data", "weights": "weights", "protocol": "", "settings": OPTION}
 _MACHINE = ("commit", "versions", "hardware")
 _LEFT_OUT = {"data.licence", "weights.parameters"}  # the second counts the adapter's as well
