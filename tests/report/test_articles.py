@@ -7,7 +7,7 @@ import pytest
 from undrift.data.benchmarks import coin, trigap, ucit
 from undrift.errors import UnknownName
 from undrift.report import grouped, load, published, published_benchmarks, published_sections
-from undrift.report.against import WARNING
+from undrift.report.against import RECORDED, WARNING
 
 from .conftest import FORGETS, HOLDS
 
@@ -24,7 +24,7 @@ def test_every_file_is_read_and_says_where_it_is_from():
         articles = published(name)
         assert articles.benchmark == name and articles.tables
         for table in articles.tables:
-            assert table.protocol
+            assert table.protocol and set(table.protocol) <= set(RECORDED)
             for row in table.rows:
                 assert row.source and (row.printed or any(row.values.values()))
     with pytest.raises(UnknownName, match="did you mean 'coin'"):

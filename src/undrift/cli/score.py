@@ -37,14 +37,18 @@ def score(
         str | None, typer.Option(help="Only the rule of coin, hide, prism, or the official metric.")
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Take files that leave questions out.")
+        bool,
+        typer.Option(
+            "--partial",
+            help="Take files that leave questions out: scored over "
+            "what is there, and with the missing as wrong.",
+        ),
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Score predictions for a published task, another code's too, by every rule side by side.
 
-    Questions and predictions are matched by id. A null text is wrong. A file that leaves questions
-    out is refused; with --partial it is scored over its predictions, and with the missing as wrong.
+    Matched by id; a null text is wrong; a file that leaves questions out is refused.
     """
     from undrift.data.questions import find_published, questions_in, questions_of
     from undrift.scoring import read_predictions

@@ -17,7 +17,7 @@ WARNING = (
     "NOT directly comparable. What the published rows and these runs are known to differ in is "
     "listed below; what is not known may differ too."
 )
-_RECORDED = {
+RECORDED = {
     "start weights": ("backbone", "weights.fingerprint"),
     "prompt": ("prompt_hash",),
     "pictures": ("image_features", "pictures.do_pad", "pictures.do_center_crop"),
@@ -58,7 +58,8 @@ def published_sections(groups: Sequence[Group], articles: Published) -> list[Sec
         lead = [WARNING, *_sides(groups, table), *left_out]
         title = f"Published: {table.title}"
         found.append(Section(title, header, rows, _remarks(table), lead))
-    found.append(Section(f"Published about {articles.benchmark}", notes=articles.notes))
+    if articles.notes:
+        found.append(Section(f"Published about {articles.benchmark}", notes=articles.notes))
     return found
 
 
@@ -123,7 +124,7 @@ def _sides(groups: Sequence[Group], table: PrintedTable) -> list[str]:
 
 def _recorded(group: Group, key: str) -> str:
     facts = group.runs[0].facts
-    values = [f"{name} {facts[name]}" for name in _RECORDED[key] if name in facts]
+    values = [f"{name} {facts[name]}" for name in RECORDED[key] if name in facts]
     return ", ".join(values) or NOT_RECORDED
 
 
