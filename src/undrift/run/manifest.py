@@ -68,7 +68,7 @@ def manifest(
             "decoding": "greedy, padded on the left",
             "prompt": str(backbone.processor.chat_template),
             "prompt_hash": short_hash(str(backbone.processor.chat_template)),
-            "text_padding": backbone.processor.tokenizer.padding_side,
+            "text_padding": _tokenizer(backbone.processor).padding_side,
             "image_features": "pixels" if backbone.store is None else "kept in float16",
             "pictures": _pictures(backbone.processor),
             "training": _training(config.train),
@@ -87,6 +87,11 @@ def manifest(
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": _hardware(backbone.device),
     }
+
+
+def _tokenizer(processor: Any) -> Any:
+    """Return the processor's tokenizer; of a text-only model the processor is one itself."""
+    return getattr(processor, "tokenizer", processor)
 
 
 def _pictures(processor: Any) -> dict[str, Any]:
