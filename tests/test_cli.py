@@ -75,7 +75,7 @@ def test_help_is_instant_and_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "HEAVY []" in done.stdout
-    for command in ("run", "study", "eval", "predict", "compare", "report", "list"):
+    for command in ("run", "study", "eval", "predict", "score", "compare", "report", "list"):
         assert command in done.stdout
     # seconds of the processor, not of the clock: other tests may be running
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
@@ -218,6 +218,25 @@ def test_compare_and_report(undrift, learned, backbone, tmp_path):
     assert "<html" in (tmp_path / "both" / "report.html").read_text()
     assert json.loads(undrift("compare", learned, "two", "--json")[1])["methods"] == summary
     assert undrift("compare", learned, "two", "--markdown")[1].startswith("| task |")
+    out = undrift("compare", learned, "two", "--all")[1]
+    assert "MAA = (1/T)" in out and "not measurable: one seed" in out
+    for flag, name, start in (
+        ("--markdown", "comparison.md", "| task |"),
+        ("--latex", "comparison.tex", "% needs"),
+        ("--csv", "comparison.csv", "source,method,"),
+    ):
+        out = undrift("compare", learned, "two", flag, "--published", "coin", "--out", "both")[1]
+        assert out.startswith(start) and (tmp_path / "both" / name).read_text() == out
+        assert "HiDe-LLaVA" in out
+    out = undrift("compare", learned, "--published", "coin")[1]
+    assert "NOT directly comparable" in out and "moelora is left out" in out
+    assert "did you mean 'coin'" in undrift("compare", learned, "--published", "coni")[2]
+    assert undrift("compare", learned, "--csv", "--json")[0] == 2
+    more = ("--seed", 1, "--set", "train.accumulation=2", "--out", "three")
+    assert undrift(*words[:-2], *SMALL, *more, "--quiet")[0] == 0
+    out = undrift("compare", "two", "three")[1]
+    assert "protocol differences (finetune (two) | finetune (three)):" in out
+    assert "  training.accumulation: 1 | 2\n" in out and "Margins" not in out
     assert undrift("report", learned, "two", "--out", "page.html")[0] == 0
     assert (tmp_path / "page.html").is_file()
     status, _, err = undrift("compare", tmp_path / "data")

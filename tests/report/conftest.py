@@ -17,7 +17,18 @@ HOLDS = [[88.0, 26.0], [86.0, 78.0, 3.0], [85.5, 76.0, 94.0]]
 def write_run(tmp_path):
     """Write a finished run and return its folder."""
 
-    def write(name, method, matrix, *, tasks=TASKS, zero_shot=ZERO, scores=((1, 1),), **protocol):
+    def write(
+        name,
+        method,
+        matrix,
+        *,
+        tasks=TASKS,
+        zero_shot=ZERO,
+        scores=((1, 1),),
+        lines=None,
+        trained=True,
+        **protocol,
+    ):
         run = RunDir.start(tmp_path / name, f"method: {method}\nout: {name}\n")
         manifest = {
             "method": method,
@@ -41,7 +52,8 @@ def write_run(tmp_path):
         for on in range(1, len(tasks) + 1):
             rows = [{"id": str(i), "strict": s, "caseless": c} for i, (s, c) in enumerate(scores)]
             write_lines(run.predictions(0, on), [{"id": "0", "strict": 0.0, "caseless": 0.0}])
-            write_lines(run.predictions(len(matrix), on), rows)
+            if trained:
+                write_lines(run.predictions(len(matrix), on), lines[on - 1] if lines else rows)
         return run.root
 
     return write

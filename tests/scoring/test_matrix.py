@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undrift.errors import DataError
-from undrift.scoring import FORMULAS, metrics
+from undrift.scoring import FORMULAS, metrics, stage_averages
 
 # A public UCIT run of another group (a HiDe-type method), with the numbers printed for it.
 GOLDEN = [
@@ -37,6 +37,21 @@ def test_golden_matrix():
     }
     assert {name: round(found[name], 2) for name in expected} == expected
     assert found["fwt"] is None
+
+
+def test_the_stages_of_the_golden_matrix():
+    found = stage_averages(GOLDEN)
+    assert [round(a, 2) for a in found] == [91.73, 92.31, 81.60, 81.14, 79.35, 73.49]
+    assert sum(found) / 6 == pytest.approx(metrics(GOLDEN)["maa"])
+    assert found[-1] == pytest.approx(metrics(GOLDEN)["last"])
+    assert stage_averages([[80.0], [None, 90.0]]) == [80.0, None]
+
+
+def test_bwt_is_six_fifths_of_the_fall_in_the_golden_matrix():
+    found = metrics(GOLDEN)
+    assert found["bwt"] == pytest.approx((found["last"] - found["mft"]) * 6 / 5)
+    # two tasks rose after they were learned, so that forgetting is more than what BWT says
+    assert found["forgetting"] > -found["bwt"]
 
 
 def test_bwt_as_disco_prints_it_follows_from_its_averages():

@@ -6,7 +6,7 @@ import pytest
 
 from undrift.data import Example
 from undrift.errors import DataError, UnknownName
-from undrift.scoring import Scores, score_file
+from undrift.scoring import Scores, read_predictions, score_file
 
 LETTERS = [Example(str(n), "Which?", (letter,)) for n, letter in enumerate("ABCD")]
 
@@ -162,3 +162,31 @@ def test_a_missing_caption_is_an_empty_one():
     empty = rows(SAID[0], "", SAID[2], first=1)
     missing = score_file("ucit/VizWiz", lines, CAPTIONS, "hide")
     assert missing.captions == score_file("ucit/VizWiz", empty, CAPTIONS, "hide").captions
+
+
+def test_files_are_read_as_llava_writes_them(tmp_path):
+    (tmp_path / "2_0.jsonl").write_text('{"question_id": 1, "text": null}\n\n')
+    (tmp_path / "2_1.jsonl").write_text('\ufeff{"question_id": "2", "text": "B\u2028"}\r\n')
+    parts = [{"question_id": 1, "text": None}, {"question_id": "2", "text": "B\u2028"}]
+    assert read_predictions(tmp_path) == parts
+    (tmp_path / "merge.jsonl").write_text('{"question_id": 3, "text": "A"}')
+    assert read_predictions(tmp_path) == [{"question_id": 3, "text": "A"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"question_id": 1}\n{"question', "line 2, column 2: no JSON"),
+        ("[1, 2]", "line 1: expected an object"),
+        (None, "cannot read"),
+    ],
+)
+def test_what_is_no_predictions_file(tmp_path, text, message):
+    path = tmp_path / "answers.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_predictions(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no predictions"):
+        read_predictions(tmp_path / "empty")

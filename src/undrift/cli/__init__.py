@@ -15,6 +15,7 @@ from undrift.cli.doctor import doctor
 from undrift.cli.learn import HELP as LEARN_HELP
 from undrift.cli.learn import learn
 from undrift.cli.run import run
+from undrift.cli.score import score
 from undrift.cli.show import show
 from undrift.cli.study import HELP as STUDY_HELP
 from undrift.cli.study import study
@@ -32,6 +33,7 @@ app.command(help=LEARN_HELP)(learn)
 app.command(help=STUDY_HELP)(study)
 app.command("eval")(evaluate)
 app.command()(predict)
+app.command()(score)
 app.command()(compare)
 app.command("report")(write_report)
 app.command(help=DOCTOR_HELP)(doctor)

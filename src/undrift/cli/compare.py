@@ -3,37 +3,80 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from undrift.cli.options import JsonFlag, print_json
+from undrift.errors import ConfigError
+
+if TYPE_CHECKING:
+    from undrift.report import Results
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Write summary.json and report.html into this folder.")
+    published: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Print published rows beside them: coin, ucit, trigap, "
+            "mllm_dcl, cvit or vqav2_ten.",
+        ),
     ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Print every metric with its formula, margins, protocol.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write summary.json and report.html into this folder, and what "
+            "--markdown, --latex or --csv prints."
+        ),
+    ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print all as Markdown.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print all as LaTeX (booktabs).")] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV: a row per run, task and metric.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Set finished runs side by side: last, just learned, forgetting, errors of case only."""
+    """Set finished runs side by side: last, just learned, forgetting, errors of case only.
+
+    Runs of one method that differ in their seed only become one column, a mean.
+    """
     from undrift import report
     from undrift.rundir import atomic_write, write_json
 
+    if sum((markdown, latex, csv, as_json, everything)) > 1:
+        raise ConfigError("choose one of --all, --markdown, --latex, --csv and --json")
+    articles = report.published(published) if published else None
     results = [report.load(folder) for folder in runs]
-    if as_json:
-        print_json(report.summary(results))
-    elif markdown:
-        typer.echo(report.markdown(results), nl=False)
+    text, name = None, ""
+    if markdown:
+        text, name = report.as_markdown(report.sections(results, articles)), "comparison.md"
+    elif latex:
+        text, name = report.as_latex(report.sections(results, articles)), "comparison.tex"
+    elif csv:
+        text, name = report.as_csv(results, articles), "comparison.csv"
+    if text is not None:
+        typer.echo(text, nl=False)
+    elif as_json:
+        print_json(report.summary(results, articles))
+    elif everything:
+        report.print_sections(Console(), report.sections(results, articles))
     else:
-        show_runs(runs)
+        _show(results)
+        if articles:
+            groups = report.grouped(results)
+            report.print_sections(Console(), report.published_sections(groups, articles))
     if out is not None:
-        write_json(out / "summary.json", report.summary(results))
+        write_json(out / "summary.json", report.summary(results, articles))
         atomic_write(out / "report.html", report.page(results))
-        if not (as_json or markdown):
+        if text is not None:
+            atomic_write(out / name, text)
+        elif not as_json:
             typer.echo(f"written: {out / 'summary.json'} and {out / 'report.html'}")
 
 
@@ -58,6 +101,22 @@ def show_runs(folders: list[Path]) -> None:
     """
     from undrift import report
 
+    _show([report.load(folder) for folder in folders])
+
+
+def _show(runs: list[Results]) -> None:
+    """Print the table; under it margins where there are seeds, and what else differs."""
+    from undrift import report
+
     console = Console()
-    console.print(report.table([report.load(folder) for folder in folders]))
+    console.print(report.table(runs))
+    groups = report.grouped(runs)
+    if any(len(group.runs) > 1 for group in groups):
+        report.print_sections(console, [report.margin_section(groups, ["last"])])
+    different = report.difference_section(groups)
+    if different.rows:
+        names = " | ".join(different.header[1:])
+        lines = [f"  {key}: {' | '.join(values)}" for key, *values in different.rows]
+        text = "\n".join([f"protocol differences ({names}):", *lines])
+        console.print(text, markup=False, highlight=False)
     console.print(report.DRIFTS, style="dim")

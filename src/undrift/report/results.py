@@ -1,15 +1,17 @@
-"""What a run's files say: the matrix, the metrics, the share of errors of letter case only."""
+"""What a run's files say: matrix, metrics, scores by other rules, errors of case, protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from undrift.errors import RunDirError
+from undrift.report.protocol import facts, made_with
 from undrift.rundir import RunDir, read_json, read_lines
-from undrift.scoring import Score, share_case_only
+from undrift.scoring import MIF, TASKS, Score, mean_score, share_case_only
 
 DRIFTS = (
     "Two kinds of drift make a mixture of experts forget: router drift (a later task sends old "
@@ -18,7 +20,28 @@ DRIFTS = (
 
 PROTOCOL = ("benchmark", "order", "seed", "profile", "backbone")
 
+NAMES = {
+    "last": "Last (MFN, AP, ACC)",
+    "mft": "MFT",
+    "bwt": "BWT",
+    "forgetting": "Forgetting",
+    "maa": "MAA",
+    "avg": "Avg (HiDe, Octopus)",
+    "fwt": "FWT",
+}
+"""The metrics of `undrift.scoring.FORMULAS` as the field calls them."""
+
+RULES = {
+    "official": "by the data sets' own metrics",
+    "lenient": "content only",
+    "form": "share of answers in the right form, letter case included",
+    "mif": "SMoLoRA's mean instruction following: as form, but blind to case and to final periods "
+    "of short answers; not defined for boxes, numbers, documents, charts and free choices",
+}
+"""What is said of the answers at the end besides strict scores, where the lines keep it."""
+
 Row = list[float | None]
+Lines = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +57,10 @@ class Results:
         matrix: Row t: the scores after training task t. One row if trained once or never.
         metrics: By the names in `undrift.scoring.FORMULAS`.
         case_only: The percentage of the final errors that are letter case only.
+        ends: By the names in RULES: the score of each task at the end.
+        facts: All that decides the numbers, see `protocol.facts`.
+        made_with: Code, versions and machine.
+        trained: Whether anything was trained; what was not has no noise of seeds.
     """
 
     folder: Path
@@ -44,6 +71,15 @@ class Results:
     matrix: Sequence[Row]
     metrics: Mapping[str, float | None]
     case_only: float | None
+    ends: Mapping[str, Row] = field(default_factory=dict[str, Row])
+    facts: Mapping[str, str] = field(default_factory=dict[str, str])
+    made_with: Mapping[str, str] = field(default_factory=dict[str, str])
+    trained: bool = True
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.protocol["seed"]
 
     @property
     def last(self) -> Row:
@@ -56,6 +92,18 @@ class Results:
         if len(self.matrix) < len(self.tasks):
             return [None] * len(self.tasks)
         return [row[index] for index, row in enumerate(self.matrix)]
+
+    def end(self, rule: str) -> tuple[float | None, int]:
+        """Average a rule's scores at the end over the tasks that have one.
+
+        Args:
+            rule: A key of RULES.
+
+        Returns:
+            The mean, None if no task has such a score; and how many tasks have.
+        """
+        known = [score for score in self.ends.get(rule, ()) if score is not None]
+        return (fmean(known) if known else None), len(known)
 
 
 def load(folder: Path) -> Results:
@@ -74,6 +122,7 @@ def load(folder: Path) -> Results:
     saved = _finished(run)
     manifest, tasks = read_json(run.manifest_file), list(saved["tasks"])
     matrix = [_padded(row, len(tasks)) for row in saved["matrix"]]
+    after, lines = _final_lines(run, len(tasks))
     try:
         return Results(
             folder=run.root,
@@ -83,7 +132,11 @@ def load(folder: Path) -> Results:
             zero_shot=_padded(saved["zero_shot"] or [], len(tasks)),
             matrix=matrix,
             metrics=saved["metrics"],
-            case_only=share_case_only(_final_scores(run, len(tasks))),
+            case_only=share_case_only(map(_score, _judged(lines))),
+            ends=_ends(lines, manifest),
+            facts=facts(manifest),
+            made_with=made_with(manifest),
+            trained=after > 0,
         )
     except KeyError as error:
         raise RunDirError(f"{folder}: the manifest or a prediction lacks {error}") from error
@@ -105,29 +158,6 @@ def labels(runs: Sequence[Results]) -> list[str]:
     ]
 
 
-def summary(runs: Sequence[Results]) -> dict[str, Any]:
-    """Gather the headline numbers in one value for JSON.
-
-    Args:
-        runs: The runs to gather.
-
-    Returns:
-        `{"methods": {"same": {"tasks", "last", "mft", "bwt", "forgetting", "case_only",
-        "matrix"}}}`, all numbers in percent.
-    """
-    return {
-        "methods": {
-            label: {
-                "tasks": list(run.tasks),
-                **{name: run.metrics[name] for name in ("last", "mft", "bwt", "forgetting")},
-                "case_only": run.case_only,
-                "matrix": [list(row) for row in run.matrix],
-            }
-            for label, run in zip(labels(runs), runs, strict=True)
-        }
-    }
-
-
 def _finished(run: RunDir) -> dict[str, Any]:
     """Read matrix.json, which must be there and have every task in its last row."""
     saved = read_json(run.matrix_file) if run.matrix_file.is_file() else None
@@ -143,15 +173,37 @@ def _padded(row: Sequence[float | None], length: int) -> Row:
     return [*row, *[None] * (length - len(row))]
 
 
-def _final_scores(run: RunDir, tasks: int) -> list[Score]:
-    """Read the scores behind the last row: every prediction of the last stage."""
+def _final_lines(run: RunDir, tasks: int) -> tuple[int, list[Lines]]:
+    """Read every prediction of the last stage, task by task; also say which stage that is."""
     stages = sorted((run.root / "eval").glob("after-*"))
     if not stages:
         raise RunDirError(f"{run.root} holds no predictions (eval/ is empty)")
     after = int(stages[-1].name.removeprefix("after-"))
-    return [
-        Score(row["strict"], row["caseless"])
-        for on in range(1, tasks + 1)
-        for row in read_lines(run.predictions(after, on))
-        if row["strict"] is not None  # captions are not right or wrong
-    ]
+    return after, [read_lines(run.predictions(after, on)) for on in range(1, tasks + 1)]
+
+
+def _judged(lines: Sequence[Lines]) -> Lines:
+    """All lines but those of captions, which are not right or wrong."""
+    return [row for task in lines for row in task if row["strict"] is not None]
+
+
+def _score(row: Mapping[str, Any]) -> Score:
+    return Score(row["strict"], row["caseless"])
+
+
+def _ends(lines: Sequence[Lines], manifest: Mapping[str, Any]) -> dict[str, Row]:
+    """Average each task's lines by every rule that they keep."""
+    recorded = manifest.get("protocol", {}).get("tasks", ())
+    scorers = [task["scorer"] for task in recorded] or [""] * len(lines)
+    ends: dict[str, Row] = {
+        rule: [mean_score(task, rule) for task in lines] for rule in RULES if rule != "mif"
+    }
+    ends["mif"] = [_mif(task, name) for task, name in zip(lines, scorers, strict=True)]
+    return ends
+
+
+def _mif(lines: Lines, scorer: str) -> float | None:
+    rule = MIF.get(TASKS[scorer].kind) if scorer in TASKS else None
+    if rule is None:
+        return None
+    return 100 * fmean(rule(row["prediction"], row["answers"]) for row in lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -13,10 +14,12 @@ from typing import Any
 import torch
 
 from undrift.data.types import Benchmark, Task
+from undrift.report.protocol import short_hash
 from undrift.run.backbone import Backbone
-from undrift.run.config import RunConfig
+from undrift.run.config import RunConfig, TrainConfig
 
 _PACKAGES = ("undrift", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
+_NO_MATTER = {"learning_rate", "checkpoint_steps", "log_steps", "activation_checkpointing"}
 _SOURCE = Path(__file__).parents[1]
 
 
@@ -58,11 +61,17 @@ def manifest(
                 }
                 for task in tasks
             ],
-            "cells": config.profile.cells,
+            **config.profile.model_dump(mode="json", exclude={"name"}),
+            "reading": config.reading,
+            "split": config.eval.split,
             "scoring": config.eval.scoring,
             "decoding": "greedy, padded on the left",
             "prompt": str(backbone.processor.chat_template),
+            "prompt_hash": short_hash(str(backbone.processor.chat_template)),
+            "text_padding": _tokenizer(backbone.processor).padding_side,
             "image_features": "pixels" if backbone.store is None else "kept in float16",
+            "pictures": _pictures(backbone.processor),
+            "training": _training(config.train),
         },
         "data": {
             "version": benchmark.version,
@@ -78,6 +87,26 @@ def manifest(
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": _hardware(backbone.device),
     }
+
+
+def _tokenizer(processor: Any) -> Any:
+    """Return the processor's tokenizer; of a text-only model the processor is one itself."""
+    return getattr(processor, "tokenizer", processor)
+
+
+def _pictures(processor: Any) -> dict[str, Any]:
+    """Return all that the image processor is set to: sizes, crop, padding, resampling ..."""
+    images = getattr(processor, "image_processor", None)
+    if images is None:
+        return {}
+    known = json.loads(images.to_json_string())
+    return {key: value for key, value in known.items() if value is not None and key[0] != "_"}
+
+
+def _training(train: TrainConfig) -> dict[str, Any]:
+    """Return what a task's training depends on, but for the rate, which stands in settings."""
+    known = train.model_dump(mode="json", exclude=_NO_MATTER)
+    return {"global_batch": train.batch_size * train.accumulation, **known}
 
 
 def commit() -> str | None:

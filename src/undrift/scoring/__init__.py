@@ -12,8 +12,8 @@ from undrift.scoring.caption import caption_scores, mean_of_seven
 from undrift.scoring.format import is_case_only, share_case_only
 from undrift.scoring.forms import ERROR_KINDS, MIF, ErrorKind, error_kind, form
 from undrift.scoring.lines import check_scorer, mean_score, scores_of, task_score
-from undrift.scoring.matrix import FORMULAS, metrics
-from undrift.scoring.predictions import FileScores, score_file
+from undrift.scoring.matrix import FORMULAS, metrics, stage_averages
+from undrift.scoring.predictions import FileScores, read_predictions, score_file
 from undrift.scoring.published import KINDS, PROFILES, TASKS, Scores, find_task, score_all
 
 __all__ = [
@@ -38,10 +38,12 @@ __all__ = [
     "mean_of_seven",
     "mean_score",
     "metrics",
+    "read_predictions",
     "score",
     "score_all",
     "score_file",
     "scores_of",
     "share_case_only",
+    "stage_averages",
     "task_score",
 ]

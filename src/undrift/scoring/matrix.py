@@ -64,10 +64,23 @@ def metrics(matrix: Sequence[Row], zero_shot: Row | None = None) -> dict[str, fl
         "mft": _mean(diagonal),
         "bwt": _mean(_differences(final[:-1], diagonal[:-1])),
         "forgetting": _mean(_differences(best, final[:-1])),
-        "maa": _mean([_mean(A[t][: t + 1]) for t in rows]),
+        "maa": _mean(stage_averages(A)),
         "avg": _mean([_mean([A[t][i] for t in range(i, tasks)]) for i in rows]),
         "fwt": _mean(_differences(before, zero[1:])),
     }
+
+
+def stage_averages(matrix: Sequence[Row]) -> list[float | None]:
+    """Average, after each training, the tasks seen so far: a_t = (1/t) sum_{i<=t} A[t][i].
+
+    Args:
+        matrix: As for `metrics`; row t has at least t columns where they were measured.
+
+    Returns:
+        a_1, a_2 ...; None where a cell is missing. Their mean is MAA.
+    """
+    seen = [_padded(row, t)[:t] for t, row in enumerate(matrix, start=1)]
+    return [_mean(row) for row in seen]
 
 
 def _padded(row: Row, length: int) -> list[float | None]:

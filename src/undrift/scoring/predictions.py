@@ -8,10 +8,12 @@ predictions, so that a run which broke off looks better than it is.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 from undrift.errors import DataError
 from undrift.scoring.caption import caption_scores
@@ -158,6 +160,48 @@ def score_file(
         scored=len(lines),
         examples=len(asked),
     )
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """Read a predictions file as LLaVA's evaluation writes it, or the folder that it lies in.
+
+    Args:
+        path: JSON lines; or a folder, whose `merge.jsonl` is read, or else all its `*.jsonl`,
+            which are then the parts that several processes have written.
+
+    Returns:
+        The parsed lines, for `score_file`.
+
+    Raises:
+        DataError: If there is no such file, or a line is no JSON object.
+    """
+    merged = path / "merge.jsonl"
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    files = [merged] if merged in files else files
+    if not files:
+        raise DataError(f"{path} holds no predictions; expected merge.jsonl or other .jsonl files")
+    return [row for file in files for row in _parsed_lines(file)]
+
+
+def _parsed_lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{file}, line {number}, column {error.colno}: no JSON ({error.msg}); expected "
+                    'one prediction a line: {"question_id": ..., "text": ...}'
+                ) from error
+            if not isinstance(row, dict):
+                raise DataError(f"{file}, line {number}: expected an object, found {line[:40]!r}")
+            rows.append(cast("dict[str, Any]", row))
+    return rows
 
 
 def by_id(rows: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:

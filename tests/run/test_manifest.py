@@ -1,0 +1,38 @@
+"""The protocol that a run records, and that a comparison can set side by side."""
+
+from __future__ import annotations
+
+import pytest
+
+from undrift.report import difference_section, grouped, load
+from undrift.report.protocol import facts, short_hash
+from undrift.rundir import read_json
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
+
+def test_what_decides_the_numbers_is_recorded(make_run, tmp_path, backbone):
+    short = {"name": "lite"}
+    make_run("zeroshot", method={"experts": 8, "rank": 8}, profile=short).go()
+    make_run(
+        "finetune", out="other", profile=short, train={"accumulation": 2, "max_steps": 1}, seed=1
+    ).go()
+    manifest = read_json(tmp_path / "other" / "manifest.json")
+    protocol = manifest["protocol"]
+    assert protocol["training"]["global_batch"] == 8 and protocol["training"]["max_steps"] == 1
+    assert protocol["prompt_hash"] == short_hash(backbone.processor.chat_template)
+    assert protocol["pictures"]["size"] == {"height": 12, "width": 12}
+    assert protocol["pictures"]["do_pad"] is False
+    assert protocol["text_padding"] == "left"
+    assert (protocol["cells"], protocol["train_share"], protocol["limit"]) == ("ends", 0.5, None)
+    found = facts(manifest)
+    for key in (
+        *("backbone", "weights.fingerprint", "weights.dtype", "data.fingerprint", "seed"),
+        *("prompt_hash", "pictures.do_pad", "text_padding", "decoding", "scoring"),
+        *("training.global_batch", "training.epochs", "training.learning_rate"),
+        *("task.lower.max_new_tokens", "task.lower.scorer"),
+    ):
+        assert key in found
+    runs = [load(tmp_path / name) for name in ("run", "other")]
+    assert not runs[0].trained and runs[1].trained
+    assert difference_section(grouped(runs)).rows == []  # how one trains is the other's own affair
