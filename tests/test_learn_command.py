@@ -65,6 +65,14 @@ def test_two_lessons_are_learned_asked_and_judged(undrift, tmp_path):
     assert status == 0 and "colours" not in out
     assert len(Path("asked/capitals.jsonl").read_text().splitlines()) == 1
 
+    notes = Path("asked/capitals.part")  # an examination that was cut off goes on ...
+    notes.write_text('["8", "noted before the cut"]\n')
+    assert undrift("eval", "v2", "--task", "capitals", "--out", "asked")[0] == 0
+    assert "noted before the cut" in Path("asked/capitals.jsonl").read_text()
+    notes.write_text('["8", "noted before the cut"]\n')
+    assert undrift("eval", "v1", "--task", "colours", "--out", "asked")[0] == 0
+    assert not notes.exists()  # ... and one of another adapter is forgotten
+
 
 @pytest.mark.parametrize(
     ("words", "message"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from undrift.data.collate import FeatureCollator, PixelCollator
+from undrift.errors import DataError
 from undrift.run.generate import answers, decode, greedy
 from undrift.run.saved import make_method
 
@@ -80,3 +84,16 @@ def test_greedy_leaves_the_model_and_its_batch_alone(backbone, questions):
     first = greedy(backbone, backbone.model, batch, NEW)
     assert torch.equal(first, greedy(backbone, backbone.model, batch, NEW))
     assert all(torch.equal(before[key], batch[key]) for key in batch)
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_prompt_beyond_the_positions_is_named(backbone, learned, questions, pixels):
+    limit = backbone.model.config.get_text_config().max_position_embeddings
+    long = replace(questions[1], id="long", question="word " * limit)
+    if not pixels:
+        prepare(backbone, questions)
+    collator = backbone.collator()
+    assert isinstance(collator, PixelCollator if pixels else FeatureCollator)
+    encoded = collator.encode([questions[0], long], answered=False)
+    with pytest.raises(DataError, match=rf"example 'long' takes \d+ tokens.* {limit} positions"):
+        list(answers(backbone, learned, collator, encoded, 4, batch_size=2))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from undrift.run import layers, plan
 from undrift.run.loop import Run
+from undrift.rundir import read_json
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
@@ -43,3 +46,15 @@ def test_a_preset_does_everything_up_to_the_weights(name, tmp_path):
     assert settings.train_projector == ("paper" in name)
     assert (config.quantize == "4bit") == ("24gb" in name)
     assert run.files.config_file.is_file()
+
+
+def test_a_preset_of_the_paper_learns_on_a_tiny_relative_of_its_model(backbone, tmp_path):
+    small = {"train": {"max_steps": 1, "learning_rate": 0.01}, "order": ("ArxivQA", "VizWiz")}
+    config = preset("llava-1.5-7b/ucit-paper.yaml", tmp_path, **small)
+    result = Run(config, backbone=backbone).go()
+    assert result["metrics"]["last"] is not None
+    saved = load_file(tmp_path / "run/tasks/02-VizWiz/adapter/adapter_model.safetensors")
+    assert any("multi_modal_projector" in name for name in saved)
+    protocol = read_json(tmp_path / "run/manifest.json")["protocol"]
+    assert protocol["training"]["global_batch"] == 48
+    assert protocol["image_features"] == "pixels"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,13 @@ def test_all_tasks_are_learned_asked_and_scored(name, backbone, tmp_path: Path):
         assert len(lines) == task["test"]
         assert all("form" in line for line in lines)
     assert (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["coin", "ucit", "trigap", "mllm_dcl"])
+def test_the_command_runs_them_on_the_pocket_s_backbone(name, tmp_path: Path):
+    data = ("--data", FIXTURES / name, "--backbone", "pocket", "--out", tmp_path / "run")
+    words = [sys.executable, "-m", "undrift.cli", "run", name, *map(str, data), "--quiet"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "run" / "matrix.json")["metrics"]["last"] is not None

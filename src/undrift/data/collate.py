@@ -228,6 +228,33 @@ class TextCollator:
         return out
 
 
+def fitting(made: dict[str, Any], batch: Sequence[Encoded], config: Any) -> dict[str, Any]:
+    """Refuse a batch in which an example is longer than the model has positions.
+
+    Args:
+        made: What a collator made of the batch: pictures count with all their tokens.
+        batch: The examples.
+        config: The model's configuration.
+
+    Returns:
+        The same tensors.
+
+    Raises:
+        DataError: If one is; it is named.
+    """
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and made["input_ids"].shape[1] > limit:
+        lengths = made["attention_mask"].sum(1)
+        longest = int(lengths.argmax())
+        name = batch[longest].id
+        what = "with its answer takes" if batch[longest].answer else "takes"
+        raise DataError(
+            f"example {name!r} {what} {int(lengths[longest])} tokens, and the model has "
+            f"{limit} positions; shorten it or leave it out (`undrift doctor --backbone` lists all)"
+        )
+    return made
+
+
 def _encoded(renderer: Renderer, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
     texts = renderer.prompts(examples)
     prompts = renderer.ids(texts)

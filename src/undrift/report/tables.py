@@ -101,6 +101,9 @@ def protocol(runs: Sequence[Results]) -> str:
         sides = [{_words(run.protocol[key]) for run in group.runs} for group in trained]
         differs = any(side != sides[0] for side in sides) if key == SEED else len(values) > 1
         parts.append(f"{name}{' and '.join(values)}{' (differs!)' if differs else ''}")
+    bad = list(dict.fromkeys(run.facts.get("skipped", "0") for run in runs))
+    if bad != ["0"]:
+        parts.append(f"without {' and '.join(bad)} bad examples")
     return " · ".join(parts)
 
 

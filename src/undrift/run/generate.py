@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.data.collate import Encoded
+from undrift.data.collate import Encoded, fitting
 from undrift.run.backbone import Backbone, Collator
 
 
@@ -43,7 +43,8 @@ def answers(
     order = sorted(examples, key=lambda e: (-len(e.images), -len(e.prompt), e.text, e.id))
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
-        tokens = greedy(backbone, model, collator.collate(part), max_new_tokens)
+        made = fitting(collator.collate(part), part, backbone.model.config)
+        tokens = greedy(backbone, model, made, max_new_tokens)
         for example, text in zip(part, decode(backbone, tokens), strict=True):
             yield example.id, text
         if progress is not None:

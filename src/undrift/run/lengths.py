@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig
 
 from undrift.data.checks.finding import Finding, counted
 from undrift.data.checks.split import Asked, Split
@@ -21,6 +21,7 @@ from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.run.backbone import source
+from undrift.run.pretrained import read_processor
 
 LONGEST = 64  # texts a split that are tokenised in any case, to tell how long they get
 SAMPLE = 48  # sizes of pictures that are put through the processor
@@ -59,7 +60,7 @@ class Ruler:
         origin = source(name)
         try:
             config: Any = AutoConfig.from_pretrained(origin)
-            processor: Any = AutoProcessor.from_pretrained(origin)
+            processor = read_processor(origin)
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = (str(error).strip() or repr(error)).splitlines()[0]
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -243,7 +244,8 @@ def examine(
     Args:
         learned: From `open_adapter`.
         tasks: What is asked.
-        out: Where predictions are kept, one file a task; nowhere if not given.
+        out: Where predictions are kept, one file a task; nowhere if not given. An examination of
+            the same adapter that was cut off there goes on.
         batch_size: Prompts at a time.
         progress: Told about every batch.
         scoring: The profile that decides what is strict, see `undrift.scoring.PROFILES`.
@@ -256,6 +258,8 @@ def examine(
     progress.plan(len(examples))
     collator = learned.backbone.collator()
     examiner = Examiner(learned.backbone, learned.model, collator, batch_size, progress, scoring)
+    if out is not None:
+        _forget_others(out, learned)
     scores = {}
     with tempfile.TemporaryDirectory() as temporary, learned.method.predicting(learned.model):
         for task in tasks:
@@ -266,6 +270,19 @@ def examine(
             means = {key: mean_score(rows, key) for key in SCORES}
             scores[task.name] = {**means, "strict": task_score(rows)}
     return scores
+
+
+def _forget_others(out: Path, learned: Learned) -> None:
+    """Delete what an unfinished examination of another adapter has noted in a folder."""
+    digest = hashlib.sha256(learned.backbone.fingerprint.encode())
+    for file in sorted(learned.folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    mark = out / "asked.json"
+    known = {"adapter": digest.hexdigest()}
+    if not mark.is_file() or read_json(mark) != known:
+        for notes in out.glob("*.part"):
+            notes.unlink()
+        write_json(mark, known)
 
 
 def options(method: str) -> dict[str, Any]:

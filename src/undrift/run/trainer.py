@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from undrift.data.collate import Encoded
+from undrift.data.collate import Encoded, fitting
 from undrift.errors import TrainingDiverged
 from undrift.methods.base import Method
 from undrift.methods.parts.projector import trained_modules
@@ -194,7 +194,8 @@ def train(
     """
 
     def collate(batch: list[Encoded]) -> dict[str, Any]:
-        return {"ids": [example.id for example in batch], **collator.collate(batch)}
+        made = fitting(collator.collate(batch), batch, backbone.model.config)
+        return {"ids": [example.id for example in batch], **made}
 
     on_cpu = backbone.device.type == "cpu"
     watch = LossWatch(1 if on_cpu else math.gcd(_LOOK_EVERY, config.checkpoint_steps))
