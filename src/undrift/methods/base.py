@@ -65,6 +65,7 @@ class Method(TrainerCallback):
 
     Attributes:
         name: The method's name, the stem of its file.
+        paper: The paper it follows, in one line.
         Config: The frozen dataclass of its options.
         schedule: "sequential", one training per task; "joint", one on the union of all; "none".
         learning_rate: The rate it is trained with where nothing else is said.
@@ -78,6 +79,7 @@ class Method(TrainerCallback):
     """
 
     name: ClassVar[str]
+    paper: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = Config
     schedule: ClassVar[Literal["sequential", "joint", "none"]] = "sequential"
     learning_rate: ClassVar[float] = 2e-4
@@ -94,6 +96,11 @@ class Method(TrainerCallback):
         self.config = self.Config(**{**self.settings.get(setting or "", {}), **options})
         self.task_index = 1
         self._hooks: list[StepHook] = []
+
+    @classmethod
+    def summary(cls) -> str:
+        """Say the method's idea in one sentence: the first line of its docstring."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def needs_training(self) -> bool:

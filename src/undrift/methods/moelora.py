@@ -26,9 +26,10 @@ class Config(base.Config):
 
 
 class MoeLora(base.Method):
-    """Sequential MoE-LoRA without any constraint."""
+    """LoRA experts and a token router, trained freely on task after task [Eq. 2]."""
 
     name: ClassVar[str] = "moelora"
+    paper: ClassVar[str] = "CoIN, Chen et al., NeurIPS 2024, arXiv:2403.08350"
     Config: ClassVar[type[base.Config]] = Config
 
     def peft_config(self) -> MoeLoraConfig:

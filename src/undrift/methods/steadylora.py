@@ -53,9 +53,10 @@ class _Linear:
 
 
 class SteadyLora(Finetune):
-    """Sequential LoRA with the A metric and the B metric on its steps [Eq. 14, 15]."""
+    """One mergeable LoRA with the A metric and the B metric on its steps [Eq. 14, 15]."""
 
     name: ClassVar[str] = "steadylora"
+    paper: ClassVar[str] = "ours"
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
