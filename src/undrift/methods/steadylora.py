@@ -215,6 +215,19 @@ class SteadyLora(Finetune):
         self._observe(model)
         load_statistics(self._past.statistics, directory / STATE_FILE)
 
+    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
+        """Count the second file.
+
+        Args:
+            model: What `attach` returned.
+            tasks: Not used; the file keeps its size.
+
+        Returns:
+            Bytes of tensors.
+        """
+        kept = (t for each in self._past.statistics.values() for t in each.state_dict().values())
+        return sum(t.numel() * t.element_size() for t in kept)
+
     # ------------------------------------------------------------ checkpoints of a trainer
 
     def on_train_begin(
