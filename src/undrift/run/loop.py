@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from undrift.data.types import Benchmark, Task
-from undrift.errors import ConfigError
+from undrift.errors import ConfigError, RunDirError
 from undrift.methods.parts.budget import Budget, measured, rank_to_meet, size
 from undrift.report import load as load_results
 from undrift.report import page
@@ -261,7 +261,18 @@ class Run:
     def _write_manifest(self, backbone: Backbone) -> None:
         options = {**asdict(self.method.config), "learning_rate": self._rate}
         content = manifest(self.config, self.benchmark, self.tasks, backbone, options)
-        content["seconds"] = _seconds(self.files.manifest_file)
+        before = read_json(self.files.manifest_file) if self.files.manifest_file.is_file() else {}
+        for part in ("data", "weights"):
+            was = before.get(part, content[part])["fingerprint"]
+            if was != content[part]["fingerprint"]:
+                raise RunDirError(
+                    f"the {part} of the run in {self.files.root} were others when it was begun "
+                    f"({was[:12]} against {content[part]['fingerprint'][:12]}); put them back, or "
+                    "begin again with --replace or in another folder with --out"
+                )
+        content["match_budget"] = self.config.match_budget
+        content["budget"] = before.get("budget", [])
+        content["seconds"] = before.get("seconds", {})
         content["skipped"] = len(self.skipped)
         note_skipped(self.skipped, self.files.root, self.progress)
         write_json(self.files.manifest_file, content)
@@ -285,7 +296,3 @@ class Run:
 def _only_planned(folder: Path) -> bool:
     """Tell whether a run was begun there that has not produced anything."""
     return folder.is_dir() and [path.name for path in folder.iterdir()] == ["run.yaml"]
-
-
-def _seconds(file: Path) -> dict[str, float]:
-    return read_json(file)["seconds"] if file.is_file() else {}
