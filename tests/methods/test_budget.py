@@ -75,5 +75,5 @@ def test_experts_that_rest_leave_room_for_a_higher_rank():
 def test_what_cannot_be_met_is_said():
     with pytest.raises(ConfigError, match="trains nothing"):
         rank_to_meet(method("zeroshot"), "total", tiny_llava(), 2)
-    with pytest.raises(ConfigError, match="even at rank 1 it comes to .* after 2 tasks"):
+    with pytest.raises(ConfigError, match=r"even at rank 1 it comes to .* after 2 tasks"):
         rank_to_meet(method("same", rank=1), "state", tiny_llava(), 2)

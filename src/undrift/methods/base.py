@@ -26,6 +26,7 @@ from undrift.core.stepping import StepHook, StepTransform
 from undrift.data.types import Example
 from undrift.errors import ConfigError, unknown
 from undrift.methods.parts.adapter import load_adapter, save_adapter
+from undrift.methods.parts.cost import Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Config:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
 
 
-class Method(TrainerCallback):
+class Method(Cost, TrainerCallback):
     """One way to learn a sequence of tasks.
 
     Args:
@@ -241,39 +242,6 @@ class Method(TrainerCallback):
             AdapterMismatch: If it was made for another model or with other options.
         """
         load_adapter(model, directory)
-
-    # ------------------------------------------------------------ what it costs
-
-    def make_room(self, model: nn.Module, tasks: int) -> None:
-        """Bring a fresh adapter to its size after so many tasks, to see what it will cost.
-
-        Args:
-            model: What `attach` returned; its tensors may have shapes only.
-            tasks: How many tasks; nothing is done where the adapter does not grow.
-        """
-
-    def idle_parameters(self, model: nn.Module) -> int:
-        """Count those of its parameters that a token is NOT multiplied with when the model answers.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            By default 0.
-        """
-        return 0
-
-    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count what is saved after so many tasks beside the adapter's own file.
-
-        Args:
-            model: What `attach` returned, with room made; its tensors may have shapes only.
-            tasks: How many tasks.
-
-        Returns:
-            Bytes of tensors; by default 0.
-        """
-        return 0
 
     # ------------------------------------------------------------ as a callback of a trainer
 

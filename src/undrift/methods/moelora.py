@@ -64,7 +64,9 @@ class MoeLora(base.Method):
             A's and B's share of them; 0 where every expert has its say.
         """
         N, k = self.config.experts, self.config.top_k or self.config.experts
-        factors = (f for layer in layers(model).values() for f in (layer.moe_lora_A, layer.moe_lora_B))
+        factors = (
+            f for layer in layers(model).values() for f in (layer.moe_lora_A, layer.moe_lora_B)
+        )
         return sum(p.numel() for factor in factors for p in factor.values()) * (N - k) // N
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:

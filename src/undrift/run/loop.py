@@ -165,7 +165,8 @@ class Run:
         self.method = make_method(name, options)
         method = MethodConfig(name=name, options=options)
         self.config = self.config.model_copy(update={"method": method})
-        self.progress.event("matched", f"rank {rank} meets the {kind} budget", rank=rank, kind=kind)
+        text = f"rank {rank} meets the {kind} budget"
+        self.progress.event("matched", text, rank=rank, budget=kind)
 
     def _restore(self, examiner: Examiner, index: int) -> None:
         """Bring the model to where it was after so many trainings."""

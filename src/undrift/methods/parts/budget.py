@@ -56,6 +56,9 @@ class Budget:
 
         Args:
             kind: "total" for what is stored, "active", or "state" for bytes.
+
+        Returns:
+            Parameters or bytes.
         """
         return {"total": self.stored, "active": self.active, "state": self.state_bytes}[kind]
 
