@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from tests.tuner.llava import tiny_batch, tiny_llava
+from undrift.data.types import Example
 
 SMALL = {"experts": 4, "rank": 3}
 LR = 3e-3
@@ -28,6 +29,7 @@ def learn(method, model, task=1, steps=8, weight_decay=0.1, on_step=None):
     state = SimpleNamespace(global_step=0, max_steps=steps, is_world_process_zero=True)
     control = SimpleNamespace(should_save=False)
     given = {"model": model, "optimizer": optimizer}
+    method.examples([Example(f"{task}-{i}", "what is it?", ("it",)) for i in range(8)], task)
     method.on_train_begin(args, state, control, **given)
     model.train()
     losses = []
