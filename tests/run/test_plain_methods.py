@@ -52,7 +52,7 @@ def test_ewc(make_run, tmp_path):
         assert float(torch.cat(weights).mean()) == pytest.approx(number, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ewc"])
+@pytest.mark.parametrize("name", ["ewc", "clmoe"])
 def test_killed_inside_the_second_task_and_resumed_equals_uninterrupted(name, make_run, tmp_path):
     train = {"max_steps": 5, "checkpoint_steps": 2}
     make_run(name, "straight", train=train, profile="lite").go()

@@ -196,7 +196,8 @@ class Ewc(Finetune):
             for name, layer in lora_layers(wrapped, adapter).items()
             for factor in ("lora_A", "lora_B")
         }
-        self._penalty = QuadraticPenalty({n: each.weight for n, each in self._linears.items()})
+        weights: Any = {name: each.weight for name, each in self._linears.items()}
+        self._penalty = QuadraticPenalty(weights)
         self._bound = wrapped
 
 

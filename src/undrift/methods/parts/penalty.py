@@ -2,7 +2,8 @@
 
 A sum of such pulls, one for each past task, is again one of the same form, up to a constant:
 
-    sum_k F_k (theta - theta_k)^2  =  W (theta - c)^2 + ...      W = sum_k F_k,  W c = sum_k F_k theta_k
+    sum_k F_k (theta - theta_k)^2 = W (theta - c)^2 + ...
+    W = sum_k F_k                  W c = sum_k F_k theta_k
 
 so that one weight and one centre a parameter are the whole state, however many tasks there were.
 """
