@@ -162,7 +162,7 @@ def test_counts_and_the_experts_before_survive_a_checkpoint_inside_a_task(tmp_pa
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ConfigError, match="beta is 1.5"):
+    with pytest.raises(ConfigError, match=r"beta is 1\.5"):
         ClMoe(beta=1.5)
     with pytest.raises(ConfigError, match="important is 9"):
         ClMoe(important=9)
