@@ -240,7 +240,7 @@ class ClMoe(MoeLora):
 
         Args:
             model: What `attach` returned.
-            tasks: How many tasks are learned; each has N numbers a linear, and so has the current one.
+            tasks: How many are learned; each has N numbers a linear, and so has the current one.
 
         Returns:
             Bytes of tensors.
