@@ -71,6 +71,8 @@ class Method(TrainerCallback):
         settings: Its named settings, each a mapping of options.
         config: The options it has.
         task_index: The number of the task to learn next, or now, from 1.
+        asked: The number of the task that is asked, where whoever asks knows it: for oracles, and
+            for the accuracy of those who guess it; never for an answer otherwise.
 
     Raises:
         UnknownName: If there is no such setting or option; the nearest is named.
@@ -93,6 +95,7 @@ class Method(TrainerCallback):
                 raise unknown(f"key of {self.name}", key, known)
         self.config = self.Config(**{**self.settings.get(setting or "", {}), **options})
         self.task_index = 1
+        self.asked: int | None = None
         self._hooks: list[StepHook] = []
 
     @property
@@ -212,6 +215,14 @@ class Method(TrainerCallback):
             Nothing.
         """
         yield
+
+    def facts(self) -> dict[str, Any]:
+        """Tell what there is to know about the answers given since the last call.
+
+        Returns:
+            Numbers by name, such as how often the task was identified; nothing by default.
+        """
+        return {}
 
     def save_state(self, model: nn.Module, directory: Path) -> None:
         """Save the adapter in PEFT's format, and all that learning one more task needs.
