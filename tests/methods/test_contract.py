@@ -24,7 +24,10 @@ def test_the_methods_are_these():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_answers_as_before_until_the_first_step(name):
     model = attached(METHODS.load(name)(**SMALL))
-    assert torch.equal(logits(model), logits(tiny_llava()))
+    if name == "osf":  # it adds the difference of two equal products
+        torch.testing.assert_close(logits(model), logits(tiny_llava()))
+    else:
+        assert torch.equal(logits(model), logits(tiny_llava()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,8 +68,9 @@ def test_it_learns_and_only_adapters_move(name):
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_adapters_of_all_methods_have_the_same_size(name):
+    beside = ("moe_lora_G", "S_low")  # routers, and the singular values of osf
     count = sum(p.numel() for n, p in trainable(attached(METHODS.load(name)(**SMALL))).items()
-                if "moe_lora_G" not in n)  # fmt: skip
+                if not any(part in n for part in beside))  # fmt: skip
     lora = attached(METHODS.load("finetune")(**SMALL))
     assert count == sum(p.numel() for p in trainable(lora).values())
 
