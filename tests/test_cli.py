@@ -86,7 +86,13 @@ def test_list(undrift):
     assert status == 0
     for name in ("same", "moelora", "pocket", "finetune"):
         assert f"  {name}\n" in out
-    assert json.loads(undrift("list", "methods", "--json")[1])["methods"][0] == "finetune"
+    methods = json.loads(undrift("list", "methods", "--json")[1])["methods"]
+    known = {row["name"]: row for row in methods}
+    assert known["same"]["paper"] == "SAME, arXiv:2602.01990"
+    lines = undrift("list", "methods")[1].splitlines()
+    assert [line.split()[0] for line in lines] == list(known)
+    for line, row in zip(lines, methods, strict=True):
+        assert line.endswith(f"{row['summary']} [{row['paper']}]")
     settings = json.loads(undrift("list", "settings", "--json")[1])
     assert settings["same"]["delta"] == 0.99 and "paper" in settings["same"]["(settings)"]
     status, _, err = undrift("list", "method")

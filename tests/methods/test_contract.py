@@ -40,6 +40,14 @@ def test_the_files_stem_is_its_name_and_every_option_is_documented(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_it_has_one_sentence_about_its_idea_and_names_its_own_paper(name):
+    kind = METHODS.load(name)
+    assert kind.summary().endswith(".") and len(kind.summary()) > 20
+    assert kind.summary() == vars(kind)["__doc__"].splitlines()[0]
+    assert len(vars(kind)["paper"]) > 3  # its own, not that of the method it builds on
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_typo_is_answered_with_the_nearest_key(name):
     kind = METHODS.load(name)
     with pytest.raises(

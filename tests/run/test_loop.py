@@ -259,3 +259,15 @@ def test_predictions_noted_before_a_kill_are_used_again(make_run, tmp_path, monk
     lines = read_lines(tmp_path / "run/eval/after-00/on-01.jsonl")
     assert [line["id"] for line in lines if line["prediction"] == "noted"] == [known]
     assert len(lines) == 6
+
+
+@pytest.mark.parametrize("part", ["data", "weights"])
+def test_a_run_does_not_go_on_with_other_data_or_weights(part, make_run, two, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make_run(progress=Stop(4)).go()
+    manifest = tmp_path / "run" / "manifest.json"
+    content = read_json(manifest)
+    content[part]["fingerprint"] = "f" * 64
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(RunDirError, match=rf"the {part} of the run in .* were others"):
+        make_run().go()

@@ -36,6 +36,10 @@ def run(
         str, typer.Argument(help="A benchmark's name, a run's YAML file, or a preset.")
     ],
     method: Annotated[str | None, typer.Option(help="Such as same, or same-paper.")] = None,
+    match_budget: Annotated[
+        str | None,
+        typer.Option(help="total, active or state: the rank at which it costs what finetune does."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     order: Annotated[
         str | None, typer.Option(help="default, second, reversed, or a file of task names.")
@@ -63,6 +67,7 @@ def run(
     part = {key: value for key, value in {"name": profile, **part}.items() if value is not None}
     flags: dict[str, Any] = {
         "method": method,
+        "match_budget": match_budget,
         "seed": seed,
         "order": layers.read_order(order) if order is not None else None,
         "backbone": backbone,

@@ -20,7 +20,7 @@ def show(
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Name what there is; `undrift list settings` also gives every option with its default."""
+    """Name what there is; `list methods` adds idea and paper, `list settings` every option."""
     from undrift.run import layers
 
     names = {
@@ -38,11 +38,26 @@ def show(
         from undrift.run.saved import options
 
         content = {name: options(name) for name in names["methods"]}
+    if what == "methods":
+        calm(None)
+        content = {what: [_about(name) for name in names[what]]}
     if as_json:
         print_json(content)
+        return
+    if what == "methods":
+        width = max(map(len, names[what]))
+        for row in content[what]:
+            about = " ".join(part for part in (row["summary"], f"[{row['paper']}]") if part != "[]")
+            typer.echo(f"{row['name']:<{width}}  {about}")
         return
     for title, entries in content.items():
         typer.echo(f"{title}:")
         pairs = entries.items() if isinstance(entries, dict) else ((name, "") for name in entries)
         for name, value in pairs:
             typer.echo(f"  {name}" + (f": {value}" if value != "" else ""))
+
+
+def _about(name: str) -> dict[str, str]:
+    """Gather what a line about a method says."""
+    method = METHODS.load(name)
+    return {"name": name, "summary": method.summary(), "paper": method.paper}

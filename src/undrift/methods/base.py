@@ -26,6 +26,7 @@ from undrift.core.stepping import StepHook, StepTransform
 from undrift.data.types import Example
 from undrift.errors import ConfigError, unknown
 from undrift.methods.parts.adapter import load_adapter, save_adapter
+from undrift.methods.parts.cost import Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ class Config:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
 
 
-class Method(TrainerCallback):
+class Method(Cost, TrainerCallback):
     """One way to learn a sequence of tasks.
 
     Args:
@@ -65,6 +66,7 @@ class Method(TrainerCallback):
 
     Attributes:
         name: The method's name, the stem of its file.
+        paper: The paper it follows, in one line.
         Config: The frozen dataclass of its options.
         schedule: "sequential", one training per task; "joint", one on the union of all; "none".
         learning_rate: The rate it is trained with where nothing else is said.
@@ -80,6 +82,7 @@ class Method(TrainerCallback):
     """
 
     name: ClassVar[str]
+    paper: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = Config
     schedule: ClassVar[Literal["sequential", "joint", "none"]] = "sequential"
     learning_rate: ClassVar[float] = 2e-4
@@ -97,6 +100,11 @@ class Method(TrainerCallback):
         self.task_index = 1
         self.inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
         self._hooks: list[StepHook] = []
+
+    @classmethod
+    def summary(cls) -> str:
+        """Say the method's idea in one sentence: the first line of its docstring."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
 
     @property
     def needs_training(self) -> bool:

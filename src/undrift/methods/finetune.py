@@ -14,9 +14,10 @@ from undrift.tuner import language_targets
 
 
 class Finetune(Method):
-    """Sequential LoRA of rank `experts * rank`."""
+    """One LoRA of rank `experts * rank`, trained on task after task."""
 
     name: ClassVar[str] = "finetune"
+    paper: ClassVar[str] = "LoRA, Hu et al., ICLR 2022, arXiv:2106.09685"
 
     def peft_config(self, model: nn.Module) -> LoraConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer.

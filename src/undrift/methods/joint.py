@@ -8,9 +8,10 @@ from undrift.methods.finetune import Finetune
 
 
 class Joint(Finetune):
-    """LoRA on the union of all tasks."""
+    """The LoRA of `finetune`, trained once on the union of all tasks."""
 
     name: ClassVar[str] = "joint"
+    paper: ClassVar[str] = "LoRA, Hu et al., ICLR 2022, arXiv:2106.09685"
     schedule: ClassVar[Literal["sequential", "joint", "none"]] = "joint"
 
 

@@ -26,9 +26,10 @@ class Config(base.Config):
 
 
 class MoeLora(base.Method):
-    """Sequential MoE-LoRA without any constraint."""
+    """LoRA experts and a token router, trained freely on task after task [Eq. 2]."""
 
     name: ClassVar[str] = "moelora"
+    paper: ClassVar[str] = "CoIN, Chen et al., NeurIPS 2024, arXiv:2403.08350"
     Config: ClassVar[type[base.Config]] = Config
 
     def peft_config(self) -> MoeLoraConfig:
@@ -52,6 +53,21 @@ class MoeLora(base.Method):
             A PeftModel; B is zero, so it answers as before.
         """
         return get_peft_model(transformer(model), self.peft_config())
+
+    def idle_parameters(self, model: nn.Module) -> int:
+        """Count the experts that a token is not routed to.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            A's and B's share of them; 0 where every expert has its say.
+        """
+        N, k = self.config.experts, self.config.top_k or self.config.experts
+        factors = (
+            f for layer in layers(model).values() for f in (layer.moe_lora_A, layer.moe_lora_B)
+        )
+        return sum(p.numel() for factor in factors for p in factor.values()) * (N - k) // N
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Check that the model has experts, and that their masters are float32.

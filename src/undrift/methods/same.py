@@ -55,13 +55,14 @@ class _Linear:
 
 
 class Same(MoeLora):
-    """MoE-LoRA, stabilised.
+    """MoE-LoRA whose router and experts move with regard to what earlier tasks have seen.
 
     The three switches of the paper's ablation are the options `router`, `expert`, `activation`;
     with all three off it is `moelora`. Named settings: "undrift", the default, and "paper".
     """
 
     name: ClassVar[str] = "same"
+    paper: ClassVar[str] = "SAME, arXiv:2602.01990"
     Config: ClassVar[type[base.Config]] = Config
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {name: asdict(setting) for name, setting in SETTINGS.items()}

@@ -54,9 +54,10 @@ class _Linear:
 
 
 class SteadyLora(Finetune):
-    """Sequential LoRA with the A metric and the B metric on its steps [Eq. 14, 15]."""
+    """One mergeable LoRA with the A metric and the B metric on its steps [Eq. 14, 15]."""
 
     name: ClassVar[str] = "steadylora"
+    paper: ClassVar[str] = "ours"
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
@@ -214,6 +215,19 @@ class SteadyLora(Finetune):
         super().load_state(model, directory)
         self._observe(model)
         load_statistics(self._past.statistics, directory / STATE_FILE)
+
+    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
+        """Count the second file.
+
+        Args:
+            model: What `attach` returned.
+            tasks: Not used; the file keeps its size.
+
+        Returns:
+            Bytes of tensors.
+        """
+        kept = (t for each in self._past.statistics.values() for t in each.state_dict().values())
+        return sum(t.numel() * t.element_size() for t in kept)
 
     # ------------------------------------------------------------ checkpoints of a trainer
 

@@ -14,6 +14,7 @@ class ZeroShot(Method):
     """The backbone as it is; there is nothing to train, save or load."""
 
     name: ClassVar[str] = "zeroshot"
+    paper: ClassVar[str] = "none: the backbone alone"
     schedule: ClassVar[Literal["sequential", "joint", "none"]] = "none"
 
     def attach(self, model: nn.Module) -> nn.Module:

@@ -141,6 +141,10 @@ class RunConfig(_Frozen):
         skip_bad: Leave out rows and pictures that cannot be used, and list them, instead of
             stopping at the first.
         method: The method and its options.
+        match_budget: Give the method the rank at which it costs what `finetune` costs at
+            `experts * rank`: in parameters stored, "total", or in those that a token is multiplied
+            with, "active", or in bytes on disk, "state". Whatever grows is meant as it is after the
+            last task. "none" leaves the rank alone.
         seed: Decides initial weights, order of examples and sketches.
         order: "default", a name the benchmark knows, or task names.
         backbone: "pocket", a folder, or a Hub name.
@@ -159,6 +163,7 @@ class RunConfig(_Frozen):
     reading: dict[str, Any] = {}
     skip_bad: bool = False
     method: MethodConfig = MethodConfig(name="same")
+    match_budget: Literal["none", "total", "active", "state"] = "none"
     seed: NonNegativeInt = 0
     order: str | tuple[str, ...] = "default"
     backbone: str = "pocket"
@@ -178,7 +183,9 @@ class RunConfig(_Frozen):
         if self.out is not None:
             return self.out
         order = self.order if isinstance(self.order, str) else "own-order"
-        extra = [word for word in (order, self.profile.name) if word not in ("default", "full")]
+        matched = f"match-{self.match_budget}"
+        words = (order, self.profile.name, matched)
+        extra = [word for word in words if word not in ("default", "full", "match-none")]
         name = "-".join([self.benchmark, self.method.name, *extra, f"s{self.seed}"])
         return Path("runs") / name
 
@@ -186,4 +193,6 @@ class RunConfig(_Frozen):
         """Return the text of run.yaml: what decides the run's numbers, and nothing else."""
         content = self.model_dump(mode="json", exclude=DO_NOT_MATTER)
         content["method"] = {"name": self.method.name, **self.method.options}
+        if self.match_budget == "none":  # as in the runs from before there was a choice
+            del content["match_budget"]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

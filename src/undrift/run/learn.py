@@ -32,7 +32,7 @@ from undrift.run import plan
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
 from undrift.run.evaluate import Examiner
-from undrift.run.learned import find_again, from_files
+from undrift.run.learned import digest, find_again, from_files
 from undrift.run.manifest import manifest
 from undrift.run.progress import Quiet
 from undrift.run.reading import Skipped, note_skipped, rows_skipped, without_bad_pictures
@@ -154,7 +154,7 @@ class Learn:
         content = {
             "from": str(start.adapter or self.config.backbone),
             "task": dict(self.note),
-            "train": str(own.train.resolve()),
+            "train": {"file": str(own.train.resolve()), "digest": digest(self.task.train)},
             "without": list(without),
             "run": yaml.safe_load(self.config.text()),
         }

@@ -44,7 +44,7 @@ def from_benchmark(config: RunConfig, tasks: Sequence[Task]) -> list[Note]:
         "profile": config.profile.model_dump(),
         "split": config.eval.split,
     }
-    return [{"name": t.name, "digest": _digest(t.test), **source} for t in tasks]
+    return [{"name": t.name, "digest": digest(t.test), **source} for t in tasks]
 
 
 def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: bool) -> Note:
@@ -63,7 +63,7 @@ def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: b
     files = {"test": own.test} if own.test else {"train": own.train}
     return {
         "name": own.name,
-        "digest": _digest(task.test),
+        "digest": digest(task.test),
         **{key: str(path.resolve()) for key, path in files.items()},
         **({} if own.test else {"held_out": held_out, "seed": seed}),
         "images": str(own.images.resolve()),
@@ -104,7 +104,7 @@ def find_again(notes: Sequence[Note], progress: Quiet) -> list[tuple[Task, bool]
                 f"the earlier task {note['name']!r} cannot be asked: {error}; put its data back, "
                 f"or go on without asking it: --without {note['name']}"
             ) from error
-        found.append((task, _digest(task.test) != note["digest"]))
+        found.append((task, digest(task.test) != note["digest"]))
     return found
 
 
@@ -140,7 +140,7 @@ def _of_files(note: Note, progress: Quiet) -> Task:
     return without_bad_pictures([task], progress)[0][0] if note["skip_bad"] else task
 
 
-def _digest(examples: Sequence[Example]) -> str:
-    """Digest texts and the names of pictures, wherever they lie."""
+def digest(examples: Sequence[Example]) -> str:
+    """Return a digest of the texts of examples and the names of their pictures, not the folders."""
     rows = [[e.id, e.question, e.answers, [path.name for path in e.images]] for e in examples]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from undrift.data.types import Benchmark, Task
-from undrift.errors import ConfigError
+from undrift.errors import ConfigError, RunDirError
+from undrift.methods.parts.budget import Budget, measured, rank_to_meet, size
 from undrift.report import load as load_results
 from undrift.report import page
 from undrift.run import plan
 from undrift.run.backbone import Backbone, source
-from undrift.run.config import RunConfig
+from undrift.run.config import MethodConfig, RunConfig
 from undrift.run.evaluate import Examiner
 from undrift.run.learned import from_benchmark
 from undrift.run.manifest import manifest
@@ -92,6 +93,7 @@ class Run:
         self._backbone = backbone
         self._at = 0  # how many trainings the model in memory has had
         self._seconds: dict[str, float] = {}
+        self._backbone_size = 0  # in parameters, before anything is attached
 
     def go(self) -> dict[str, Any]:
         """Do what is not done yet.
@@ -144,12 +146,27 @@ class Run:
             pictures = [picture for split in splits for e in split for picture in e.images]
             if not config.train.train_projector:  # its features change
                 backbone.prepare(pictures, self._features_done)
+        self._match_budget(backbone)
+        self._backbone_size = size(backbone.model)
         model = attach(self.method, config, backbone)
         self._write_manifest(backbone)
         collator = backbone.collator()
         return Examiner(
             backbone, model, collator, config.eval.batch_size, self.progress, config.eval.scoring
         )
+
+    def _match_budget(self, backbone: Backbone) -> None:
+        """Give the method the rank that meets the budget; the adapters' notes name that rank."""
+        kind = self.config.match_budget
+        if kind == "none":
+            return
+        rank = rank_to_meet(self.method, kind, backbone.model, len(self.stages))
+        name, options = self.config.method.name, {**self.config.method.options, "rank": rank}
+        self.method = make_method(name, options)
+        method = MethodConfig(name=name, options=options)
+        self.config = self.config.model_copy(update={"method": method})
+        text = f"rank {rank} meets the {kind} budget"
+        self.progress.event("matched", text, rank=rank, budget=kind)
 
     def _restore(self, examiner: Examiner, index: int) -> None:
         """Bring the model to where it was after so many trainings."""
@@ -171,6 +188,8 @@ class Run:
         write_lines(self.files.train_log(index, stage.name), log)
         with atomic_folder(self.files.adapter(index, stage.name)) as folder:
             self.method.save_state(examiner.model, folder)
+            budget = measured(self.method, examiner.model, self._backbone_size, folder)
+            self._note_budget(index, stage, budget)
             learned = self.tasks[:index] if len(self.stages) > 1 else self.tasks
             sources = from_benchmark(self.config, learned)
             note_origin(folder, self.config, examiner.backbone, index, sources)
@@ -179,6 +198,8 @@ class Run:
         last = log[-1] if log else {}
         text = f"{place}: learned {stage.name} ({last.get('step')} steps, loss {last.get('loss')})"
         self.progress.event("trained", text, index=index, task=stage.name, **last)
+        told = {"index": index, "task": stage.name, **asdict(budget)}
+        self.progress.event("budget", f"{place}: {budget}", **told)
 
     def _row(self, examiner: Examiner, after: int) -> Row:
         """Measure what is not measured yet of one row."""
@@ -241,9 +262,27 @@ class Run:
     def _write_manifest(self, backbone: Backbone) -> None:
         options = {**asdict(self.method.config), "learning_rate": self._rate}
         content = manifest(self.config, self.benchmark, self.tasks, backbone, options)
-        content["seconds"] = _seconds(self.files.manifest_file)
+        before = read_json(self.files.manifest_file) if self.files.manifest_file.is_file() else {}
+        for part in ("data", "weights"):
+            was = before.get(part, content[part])["fingerprint"]
+            if was != content[part]["fingerprint"]:
+                raise RunDirError(
+                    f"the {part} of the run in {self.files.root} were others when it was begun "
+                    f"({was[:12]} against {content[part]['fingerprint'][:12]}); put them back, or "
+                    "begin again with --replace or in another folder with --out"
+                )
+        content["match_budget"] = self.config.match_budget
+        content["budget"] = before.get("budget", [])
+        content["seconds"] = before.get("seconds", {})
         content["skipped"] = len(self.skipped)
         note_skipped(self.skipped, self.files.root, self.progress)
+        write_json(self.files.manifest_file, content)
+
+    def _note_budget(self, index: int, stage: Task, budget: Budget) -> None:
+        """Enter what a task costs; that of a task trained once more takes the old one's place."""
+        content = read_json(self.files.manifest_file)
+        earlier = content["budget"][: index - 1]
+        content["budget"] = [*earlier, {"task": stage.name, **asdict(budget)}]
         write_json(self.files.manifest_file, content)
 
     def _write_seconds(self) -> None:
@@ -258,7 +297,3 @@ class Run:
 def _only_planned(folder: Path) -> bool:
     """Tell whether a run was begun there that has not produced anything."""
     return folder.is_dir() and [path.name for path in folder.iterdir()] == ["run.yaml"]
-
-
-def _seconds(file: Path) -> dict[str, float]:
-    return read_json(file)["seconds"] if file.is_file() else {}

@@ -29,8 +29,7 @@ class GateContext:
 
     def __init__(self) -> None:
         self.layers: set[str] = set()
-        self._all: Gates | None = None
-        self._own: dict[str, Gates] = {}
+        self._gates: Mapping[str, Gates] = {}
 
     def set(self, gates: Gates | Mapping[str, Gates]) -> None:
         """Set the gates that count from now on; what was set before is forgotten.
@@ -42,12 +41,12 @@ class GateContext:
         Raises:
             UnknownName: If no layer of that name has a pool.
         """
-        own = dict(gates) if isinstance(gates, Mapping) else {"": gates}
-        for name in own.keys() - {""}:
+        if not isinstance(gates, Mapping):
+            gates = {"": gates}
+        for name in gates.keys() - {""}:
             if name not in self.layers:
                 raise unknown("layer with a pool", name, self.layers)
-        self._all = own.pop("", None)
-        self._own = own
+        self._gates = gates
 
     def clear(self) -> None:
         """Forget the gates."""
@@ -62,7 +61,7 @@ class GateContext:
         Returns:
             Its own or else those of all layers; None where none are set.
         """
-        return self._own.get(name, self._all)
+        return self._gates[name] if name in self._gates else self._gates.get("")
 
 
 def in_groups(gates: Tensor, tokens: int, experts: int, name: str) -> Tensor:

@@ -140,7 +140,7 @@ class PoolLoraLayer(AdaptedLinear):
         names = [name for name in self.active_adapters if name in self.pool_lora_A]
         if self.disable_adapters or not names:
             return self.base_layer(x, *args, **kwargs)
-        gates = [self._gates(name, x) for name in names]
+        gates: list[Gates] = [self._gates(name, x) for name in names]
         plain, shape = self.base_is_plain(), x.shape[:-1]
         if plain:  # in two dimensions the output is a fresh matrix, which may be written into
             x = x.reshape(-1, x.shape[-1])
