@@ -102,6 +102,8 @@ def test_what_no_rule_can_write_stays_as_it_is():
         ("Is it red?", "No", "yes_no"),
         ("Which?\nA. one\nB. two", "(B)", "choice"),
         ("Which letter is shown?", "B", "brief"),
+        (f"Which bar is the longest, A or B?\n{LETTER}", "B", "choice"),
+        (f"Is it red?\n{WORD}", "no", "brief"),
         ("Where?", "[0.1,0.2,0.3,0.4]", "brief"),
         ("Why?", "because " * 20, "explanation"),
         ("Why?", "because " * 50, "detail"),

@@ -33,7 +33,7 @@ class Config(base.Config):
 
 
 class Osf(base.Method):
-    """Orthogonal subspace fine-tuning, as PEFT ships it: proof that an outside tuner fits.
+    """PEFT's orthogonal subspace fine-tuning, as PEFT ships it: an outside tuner fits.
 
     Every weight is decomposed once, when the adapter is made (a singular value decomposition a
     linear: slow on a large model). U, S and V of the small singular values are trained, with
@@ -45,6 +45,7 @@ class Osf(base.Method):
     """
 
     name: ClassVar[str] = "osf"
+    paper: ClassVar[str] = "Sculpting Subspaces, Nayak et al., 2025, arXiv:2504.07097"
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -18,19 +17,17 @@ from undrift.core.stepping import StepTransform
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.finetune import transformer
-from undrift.methods.parts.adapter import active_adapter, check_safetensors, peft_model
+from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.asd import diversified
-from undrift.methods.parts.key_elements import drawn, key_elements, penalty_gradient
-from undrift.methods.parts.state_file import load_tensors, save_tensors
-from undrift.tuner.pool import (
-    PoolLoraConfig,
-    gate_context,
-    grow,
-    make_room,
-    pool_layers,
-    pools_to_float32,
+from undrift.methods.parts.key_elements import (
+    drawn,
+    key_count,
+    key_elements,
+    penalty_gradient,
 )
+from undrift.methods.parts.pool import PoolMethod
+from undrift.methods.parts.state_file import load_tensors, save_tensors
+from undrift.tuner.pool import PoolLoraConfig, pool_layers
 
 STATE_FILE = "sefe_state.safetensors"
 
@@ -70,7 +67,7 @@ class Config(base.Config):
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
 
 
-class Sefe(base.Method):
+class Sefe(PoolMethod):
     """Answer-style diversification and RegLoRA.
 
     Every task begins with a fresh LoRA of rank `experts * rank` on the weights that the tasks
@@ -89,6 +86,8 @@ class Sefe(base.Method):
     """
 
     name: ClassVar[str] = "sefe"
+    paper: ClassVar[str] = "SEFE, Chen et al., ICML 2025, arXiv:2505.02486"
+    reads_prompts: ClassVar[bool] = False
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
@@ -98,26 +97,9 @@ class Sefe(base.Method):
         self._step = 0
 
     def peft_config(self) -> PoolLoraConfig:
-        """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
-        config = self.config
-        rank = config.experts * config.rank
-        return PoolLoraConfig(
-            r=rank,
-            lora_alpha=config.alpha_over_rank * rank,
-            target_modules=config.targets,
-            gates="all",
-        )
-
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put the LoRA on a model.
-
-        Args:
-            model: The backbone.
-
-        Returns:
-            A PeftModel; B is zero, so it answers as before.
-        """
-        return get_peft_model(transformer(model), self.peft_config())
+        """Make the configuration of the adapter: for each task a LoRA as large as `finetune`'s."""
+        rank = self.config.experts * self.config.rank
+        return replace(super().peft_config(), r=rank, lora_alpha=self.config.alpha_over_rank * rank)
 
     def examples(self, train: Sequence[Example], index: int) -> Sequence[Example]:
         """Rewrite some of the task's own examples into other answer styles.
@@ -135,30 +117,6 @@ class Sefe(base.Method):
         return diversified(train, self.config.asd_share, random)
 
     # ------------------------------------------------------------ the moments of a task
-
-    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task: the last LoRA is kept, a fresh one begins beside it.
-
-        Args:
-            model: What `attach` returned, or a user's model with the method's `peft_config`.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
-        gate_context(model)  # says so if there is no pool
-        if task_index > 1:
-            grow(peft_model(model), self._adapter(model))
-        pools_to_float32(model)
-
-    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the LoRA that the checkpoint brought.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
-        gate_context(model)
-        pools_to_float32(model)
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
         """Take note of the step, by which elements are drawn.
@@ -209,6 +167,7 @@ class Sefe(base.Method):
             found = key_elements(A, B, self.config.key_share)
             keys = torch.cat([past[name].to(found.device), found]) if past else found
             self.keys[name] = keys.unique() if self.config.union else keys
+        super().task_end(model)
 
     # ------------------------------------------------------------ state
 
@@ -229,12 +188,22 @@ class Sefe(base.Method):
             model: What `attach` returned.
             directory: The folder.
         """
-        check_safetensors(directory)
-        saved = PeftConfig.from_pretrained(str(directory))
-        if isinstance(saved, PoolLoraConfig):
-            make_room(peft_model(model), saved, self._adapter(model))
         super().load_state(model, directory)
         self.keys = load_tensors(directory / STATE_FILE)
+
+    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
+        """Count the file of the key elements.
+
+        Args:
+            model: What `attach` returned.
+            tasks: How many tasks; with `union` it is at most this many times one task's.
+
+        Returns:
+            Bytes of tensors.
+        """
+        sizes = (each.in_features * each.out_features for each in pool_layers(model).values())
+        kept = sum(key_count(size, self.config.key_share) for size in sizes)
+        return kept * tasks * torch.int32.itemsize
 
     def on_train_begin(
         self,

@@ -163,7 +163,10 @@ def task_style(examples: Sequence[Example]) -> str:
 
 
 def style_of(example: Example) -> str:
-    """Tell an example's style from its answer, and a letter from whether there are options."""
+    """Tell an example's style from the line that asks for it, or else from its answer."""
+    asked = {line: style for style, line in STYLES.items()}.get(example.question.splitlines()[-1])
+    if asked is not None:
+        return asked
     answer = example.answers[0]
     if kind_of(answer) == "yes_no":
         return "yes_no"

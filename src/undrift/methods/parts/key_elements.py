@@ -29,8 +29,13 @@ def key_elements(A: Tensor, Bt: Tensor, share: float) -> Tensor:
     if size >= 2**31:
         raise ConfigError(f"a linear with {size} weights has more than positions can be kept of")
     change = (Bt.mT @ A).abs_().flatten()
-    found = change.topk(max(1, round(share * size)), sorted=False).indices
+    found = change.topk(key_count(size, share), sorted=False).indices
     return found.int().sort().values
+
+
+def key_count(size: int, share: float) -> int:
+    """Return how many key elements a task has in a linear with so many weights."""
+    return max(1, round(share * size))
 
 
 def penalty_gradient(A: Tensor, Bt: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
