@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from undrift.tuner.pool.config import PoolLoraConfig
-from undrift.tuner.pool.layer import PoolLoraLayer
+from undrift.tuner.pool.layer import PoolLoraLayer, generator_of
 from undrift.tuner.pool.model import (
     PoolLoraModel,
     gate_context,
@@ -21,6 +21,7 @@ __all__ = [
     "PoolLoraLayer",
     "PoolLoraModel",
     "gate_context",
+    "generator_of",
     "grow",
     "make_room",
     "pool_layers",

@@ -117,10 +117,8 @@ class PoolLoraLayer(AdaptedLinear):
             adapter_name: The adapter's name.
         """
         A, B = self.pool_lora_A[adapter_name], self.pool_lora_B[adapter_name]
-        text = f"{torch.initial_seed()} {self.name} {len(self.pool_lora_past_A[adapter_name])}"
-        digest = hashlib.sha256(text.encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        drawn = torch.empty(A.shape[0] * A.shape[1], A.shape[2])
+        drawn = torch.empty(A.shape[0] * A.shape[1], A.shape[2], device="cpu")
+        generator = generator_of(self.name, len(self.pool_lora_past_A[adapter_name]))
         nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
         A.copy_(drawn.view_as(A))
         B.zero_()
@@ -208,3 +206,16 @@ class PoolLoraLayer(AdaptedLinear):
 
     def __repr__(self) -> str:
         return f"pool_lora.{super().__repr__()}"
+
+
+def generator_of(*place: str | int) -> torch.Generator:
+    """Make random numbers that depend on torch's seed and a place, and on nothing drawn before.
+
+    Args:
+        *place: What they are for.
+
+    Returns:
+        A generator on the CPU.
+    """
+    digest = hashlib.sha256(repr((torch.initial_seed(), place)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
