@@ -238,6 +238,11 @@ class TaskMatcher:
         counts = {f"{name}.counts": value for name, value in self.counts.items()}
         return sums | counts | self.running()
 
+    def size_after(self, tasks: int) -> int:
+        """Return how many bytes of tensors are saved after so many tasks."""
+        rows = [value.shape[0] for value in self._sum.values()]
+        return sum(8 * (tasks + 1) * (size + 1) for size in rows)
+
     def save(self, directory: Path) -> None:
         """Save all sums in one safetensors file.
 
