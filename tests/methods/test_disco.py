@@ -58,12 +58,17 @@ def test_the_prototype_of_each_task_is_the_mean_text_of_its_examples():
     assert method._matcher.counts["text"].tolist() == [8, 8]
 
 
-def test_every_linear_answers_the_sum_over_experts_weighed_by_the_softmax_of_the_cosines():
-    method, model = made()
+@pytest.mark.parametrize("centred", [True, False])
+def test_every_linear_answers_the_sum_over_experts_weighed_by_the_softmax_of_the_cosines(centred):
+    method, model = made(centred=centred)
     batch = prompt()
-    found = features_of(method, model, batch)
-    mu = method._matcher.prototypes("text")
-    cosine = found.of["text"].double() @ torch.nn.functional.normalize(mu, dim=1).mT
+    own, mu = (
+        features_of(method, model, batch).of["text"].double(),
+        method._matcher.prototypes("text"),
+    )
+    if centred:
+        own, mu = own - mu.mean(0), mu - mu.mean(0)
+    cosine = torch.nn.functional.cosine_similarity(own[:, None], mu[None], dim=2)
     want = (cosine / 0.05).softmax(1).float()
     said = seen_and_said(model, batch)
     assert len(said) == 6
