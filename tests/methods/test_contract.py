@@ -10,7 +10,7 @@ import torch
 from tests.methods.training import SMALL, attached, learn, logits, trainable, weights
 from tests.tuner.llava import tiny_llava
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, UnknownName
-from undrift.methods.parts.pool import GATE, PoolMethod
+from undrift.methods.parts import pool
 from undrift.registry import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -27,7 +27,10 @@ def test_the_methods_are_these():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_answers_as_before_until_the_first_step(name):
     model = attached(METHODS.load(name)(**SMALL))
-    assert torch.equal(logits(model), logits(tiny_llava()))
+    if name == "osf":  # it adds the difference of two equal products
+        torch.testing.assert_close(logits(model), logits(tiny_llava()))
+    else:
+        assert torch.equal(logits(model), logits(tiny_llava()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,10 +80,10 @@ def test_it_learns_and_only_adapters_move(name):
 @pytest.mark.parametrize("name", [name for name in LEARNING if name not in SIZED_BY])
 def test_adapters_of_all_methods_have_the_same_size(name):
     kind = METHODS.load(name)
-    deciding = ("moe_lora_G", GATE)  # what weighs the experts comes on top
+    beside = ("moe_lora_G", pool.GATE, "S_low")  # what weighs the experts, or is trained on top
     count = sum(p.numel() for n, p in trainable(attached(kind(**SMALL))).items()
-                if not any(each in n for each in deciding))  # fmt: skip
-    if issubclass(kind, PoolMethod):  # an expert a task: as large after as many tasks
+                if not any(each in n for each in beside))  # fmt: skip
+    if issubclass(kind.Config, pool.Config):  # an expert a task: as large after as many tasks
         count *= SMALL["experts"]
     lora = attached(METHODS.load("finetune")(**SMALL))
     assert count == sum(p.numel() for p in trainable(lora).values())

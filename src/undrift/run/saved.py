@@ -273,6 +273,7 @@ def examine(
             rows = read_lines(file)
             means = {key: mean_score(rows, key) for key in SCORES}
             scores[task.name] = {**means, "strict": task_score(rows)}
+    learned.method.asked = None
     return scores
 
 

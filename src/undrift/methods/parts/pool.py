@@ -12,15 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from peft import PeftConfig, get_peft_model
+from peft import get_peft_model
 from torch import nn
 
 from undrift.methods import base
 from undrift.methods.finetune import transformer
-from undrift.methods.parts.adapter import active_adapter, check_safetensors, peft_model
+from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.state_file import checkpoint_folder, restore_tensors, save_tensors
 from undrift.tuner import GateContext, Gates, Prompt, PromptContext
-from undrift.tuner.pool import PoolLoraConfig, gate_context, grow, make_room, pools_to_float32
+from undrift.tuner.pool import (
+    PoolLoraConfig,
+    gate_context,
+    grow,
+    make_room,
+    note_past,
+    pools_to_float32,
+)
 
 GATE = "undrift_gate"
 GATE_FILE = "gate.safetensors"
@@ -58,6 +65,10 @@ class Gate(nn.Module):
 
 class PoolMethod(base.Method):
     """One expert a task, on every linear.
+
+    Args:
+        setting: As for `Method`.
+        **options: As for `Method`.
 
     Attributes:
         reads_prompts: Whether `gates` is asked about every prompt; else every expert counts 1.
@@ -152,9 +163,7 @@ class PoolMethod(base.Method):
     def past(self, model: nn.Module) -> int:
         """Return how many experts are past, on the linear that has the most."""
         wrapped = peft_model(model)
-        config: Any = wrapped.peft_config[active_adapter(wrapped)]
-        counts = config.num_past
-        return counts if isinstance(counts, int) else max(counts.values())
+        return note_past(wrapped, active_adapter(wrapped))
 
     def _decide(self, prompt: Prompt) -> None:
         self._context.set(self.gates(prompt))
@@ -216,19 +225,14 @@ class PoolMethod(base.Method):
             model: What `attach` returned, or a PeftModel with a pool.
             directory: The folder.
         """
-        check_safetensors(directory)
-        saved: Any = PeftConfig.from_pretrained(str(directory))
-        wrapped = peft_model(model)
-        adapter = active_adapter(wrapped)
-        if isinstance(saved, PoolLoraConfig):
-            make_room(wrapped, saved, adapter)
         super().load_state(model, directory)
         self.bind(model)
-        self._load_gate(wrapped, directory / GATE_FILE)
+        self._load_gate(model, directory / GATE_FILE)
 
     def _load_gate(self, model: nn.Module, path: Path) -> None:
+        past = self.past(model)
         if self._gate is not None:
-            self._gate.make_room(self.past(model))
+            self._gate.make_room(past)
             restore_tensors(self._gate.state_dict(), path)
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
@@ -239,7 +243,7 @@ class PoolMethod(base.Method):
             tasks: How many tasks.
         """
         wrapped = peft_model(model)
-        make_room(wrapped, PoolLoraConfig(num_past=tasks - 1), active_adapter(wrapped))
+        make_room(wrapped, tasks - 1, active_adapter(wrapped))
         if self._gate is not None:
             self._gate.make_room(tasks - 1)
 

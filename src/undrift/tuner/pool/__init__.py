@@ -9,6 +9,7 @@ from undrift.tuner.pool.model import (
     gate_context,
     grow,
     make_room,
+    note_past,
     pool_layers,
     pools_to_float32,
     register,
@@ -24,6 +25,7 @@ __all__ = [
     "generator_of",
     "grow",
     "make_room",
+    "note_past",
     "pool_layers",
     "pools_to_float32",
 ]

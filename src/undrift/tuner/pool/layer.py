@@ -91,6 +91,14 @@ class PoolLoraLayer(AdaptedLinear):
             old[adapter_name] = nn.Parameter(room, requires_grad=False)
         self.forget_packed()
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
+        """Make room for the past experts of a state, which may be of another number of tasks."""
+        for name, past in self.pool_lora_past_A.items():
+            saved = state_dict.get(f"{prefix}pool_lora_past_A.{name}")
+            if saved is not None and len(saved) != len(past):
+                self.make_room(name, len(saved))
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
+
     @torch.no_grad()
     def grow(self, adapter_name: str) -> None:
         """Put the newest experts at the end of the past ones, and begin anew in their place.
