@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from undrift.data.collate import PixelCollator
+from undrift.data.prompts import Renderer
 from undrift.errors import ConfigError, UnknownName
 from undrift.run.backbone import Backbone
+from undrift.tuner import PromptContext
 
 
 def test_unknown_name_offers_the_nearest():
@@ -54,3 +57,23 @@ def test_half_precision_backbone_takes_kept_features(backbone_folder, tiny):
     batch = backbone.inputs(collator.collate(collator.encode(examples, answered=True)))
     assert batch["inputs_embeds"].dtype == torch.bfloat16
     assert torch.isfinite(backbone.model(**batch).loss)
+
+
+def test_kept_features_and_pixels_show_the_same_prompt(backbone, tiny):
+    examples = tiny.tasks[0].train[:3]
+    seen = []
+    PromptContext.attach(backbone.model).on_prompt = seen.append
+    pixels = PixelCollator(Renderer(backbone.processor, backbone.stop_ids))
+    backbone.prepare([path for e in examples for path in e.images])
+    for collator in (pixels, backbone.collator()):
+        for taught in (False, True):
+            batch = collator.collate(collator.encode(examples, answered=taught))
+            backbone.model(**backbone.inputs(batch))
+    shown = [[rows[mask] for rows, mask in zip(p.embeds, p.mask, strict=True)] for p in seen]
+    images = [p.image_mask.sum(1).tolist() for p in seen]
+    assert len(seen) == 4 and all(counts == images[0] and min(counts) > 0 for counts in images)
+    for other in shown[1:]:
+        for ours, theirs in zip(shown[0], other, strict=True):
+            torch.testing.assert_close(
+                ours, theirs, atol=2e-3, rtol=2e-3
+            )  # features kept in halves

@@ -29,6 +29,7 @@ from undrift.errors import ConfigError, DataError, UndriftError, unknown
 from undrift.methods.parts.projector import has_own_modules
 from undrift.run.features import FeatureStore, Progress
 from undrift.run.pretrained import Quantize, read_model, read_processor
+from undrift.tuner import PromptContext
 
 BUILT_IN = {"pocket": "undrift.run.pocket"}  # package with a `tower` module and a `weights` folder
 CACHEABLE = {"llava"}  # families in which a picture's features are one (n_tokens, d) block
@@ -221,6 +222,9 @@ class Backbone:
             places = ids == self.model.config.image_token_id
             embedded[places] = features.flatten(0, 1).to(embedded.dtype)
         moved["inputs_embeds"] = embedded
+        prompts = PromptContext.of(self.model)
+        if prompts is not None:
+            prompts.ids = ids
         return moved
 
     def embed(self, ids: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""Routed LoRA experts for PEFT; importing this package registers the type MOE_LORA."""
+"""LoRA experts for PEFT; importing this package registers MOE_LORA, and `.pool` POOL_LORA."""
 
 from __future__ import annotations
 
 from undrift.core.routing import observed_identity
 from undrift.tuner.config import MoeLoraConfig
+from undrift.tuner.gates import GateContext, Gates
 from undrift.tuner.layer import MoeLoraLayer
 from undrift.tuner.model import (
     MoeLoraModel,
@@ -15,16 +16,21 @@ from undrift.tuner.model import (
     statistics,
 )
 from undrift.tuner.observe import LayerStatistics
+from undrift.tuner.prompt import Prompt, PromptContext
 from undrift.tuner.ranks import summed
 from undrift.tuner.tokens import TokenContext
 
 register()
 
 __all__ = [
+    "GateContext",
+    "Gates",
     "LayerStatistics",
     "MoeLoraConfig",
     "MoeLoraLayer",
     "MoeLoraModel",
+    "Prompt",
+    "PromptContext",
     "TokenContext",
     "as_trained",
     "language_targets",

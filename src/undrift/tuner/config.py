@@ -13,9 +13,16 @@ GATES = ("token", "constant")
 WEIGHTS = {"token_weights": ("same", "gradient", "share"), "task_weights": ("tokens", "equal")}
 
 
-def _register_type() -> PeftType:
-    """Add MOE_LORA to PEFT's closed list of types; PEFT offers no public way (peft#2273)."""
-    key = NAME.upper()
+def add_type(name: str) -> PeftType:
+    """Add a type to PEFT's closed list of them; PEFT offers no public way (peft#2273).
+
+    Args:
+        name: Its name, in lower case.
+
+    Returns:
+        The type; a second call finds it.
+    """
+    key = name.upper()
     if key not in PeftType.__members__:
         member = str.__new__(PeftType, key)
         member._name_, member._value_ = key, key
@@ -26,7 +33,7 @@ def _register_type() -> PeftType:
     return PeftType[key]
 
 
-MOE_LORA = _register_type()
+MOE_LORA = add_type(NAME)
 
 
 @dataclass

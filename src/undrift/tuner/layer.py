@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from undrift.core.routing import Packed, add_mixture, pack
-from undrift.errors import ConfigError, UndriftError
 from undrift.tuner.config import MoeLoraConfig
+from undrift.tuner.linear import AdaptedLinear, compute_dtype
 from undrift.tuner.observe import LayerStatistics
 from undrift.tuner.tokens import TokenContext, Tokens
 
@@ -38,11 +36,8 @@ class _Made:
     packed: Packed
 
 
-class MoeLoraLayer(nn.Module, BaseTunerLayer):
+class MoeLoraLayer(AdaptedLinear):
     """Wraps a linear layer of any kind and adds the experts' part to its output.
-
-    The masters are float32 and no cast of the model touches them or the statistics. The base layer
-    is only ever called, so quantised and hooked linears work.
 
     Args:
         base_layer: What is wrapped; it must have `in_features` and `out_features`.
@@ -60,20 +55,17 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("moe_lora_A", "moe_lora_B", "moe_lora_G")
     other_param_names = ("moe_lora_statistics", "moe_lora_options")
+    not_mergeable = NOT_MERGEABLE
 
     def __init__(self, base_layer: nn.Module, name: str, context: TokenContext) -> None:
-        super().__init__()
-        self.base_layer = base_layer
-        self.name, self.context = name, context
-        self.in_features = int(base_layer.in_features)  # pyright: ignore[reportArgumentType]
-        self.out_features = int(base_layer.out_features)  # pyright: ignore[reportArgumentType]
+        super().__init__(base_layer, name)
+        self.context = context
         self.moe_lora_A = nn.ParameterDict()
         self.moe_lora_B = nn.ParameterDict()
         self.moe_lora_G = nn.ParameterDict()
         self.moe_lora_statistics = nn.ModuleDict()
         self.moe_lora_options: dict[str, _Options] = {}
         self.as_trained = False
-        self.merged_adapters = []
         self._packed: dict[str, _Made] = {}
 
     def update_layer(
@@ -132,7 +124,7 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
         names = [name for name in self.active_adapters if name in self.moe_lora_A]
         if self.disable_adapters or not names:
             return self.base_layer(x, *args, **kwargs)
-        plain = self._base_is_plain()
+        plain = self.base_is_plain()
         shape, address = x.shape[:-1], x.data_ptr()
         if plain:  # in two dimensions the output is a fresh matrix, which may be written into
             x = x.reshape(-1, x.shape[-1])
@@ -158,7 +150,7 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
             self.moe_lora_A[name],
             self.moe_lora_B[name],
             self.moe_lora_G[name],
-            self._pack(name, _compute_dtype(x), active),
+            self._pack(name, compute_dtype(x), active),
             options.scale,
             top_k=options.top_k,
             observe=observe,
@@ -184,14 +176,6 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
             self._packed[name] = made
         return made.packed
 
-    def _base_is_plain(self) -> bool:
-        base = self.base_layer
-        return (
-            type(base) is nn.Linear
-            and "forward" not in base.__dict__
-            and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks)
-        )
-
     def statistics(self, adapter_name: str) -> LayerStatistics | None:
         """The statistics of an adapter, or None where it does not collect."""
         if adapter_name not in self.moe_lora_statistics:
@@ -199,78 +183,9 @@ class MoeLoraLayer(nn.Module, BaseTunerLayer):
         found = self.moe_lora_statistics[adapter_name]
         return found if isinstance(found, LayerStatistics) else None
 
-    def train(self, mode: bool = True) -> MoeLoraLayer:
-        """Switch between training and evaluation, and forget the packed experts."""
+    def forget_packed(self) -> None:
+        """Forget what was made of the masters for the products."""
         self._packed.clear()
-        return super().train(mode)
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> NoReturn:
-        """Refuse.
-
-        Args:
-            safe_merge: Not used.
-            adapter_names: Not used.
-
-        Raises:
-            UndriftError: Always; a mixture that depends on the token has no merged weight.
-        """
-        raise UndriftError(NOT_MERGEABLE)
-
-    def unmerge(self) -> None:
-        """Do nothing: nothing is ever merged."""
-
-    def _move_adapter_to_device_of_base_layer(
-        self, adapter_name: str, device: torch.device | None = None
-    ) -> None:
-        """Move an adapter to the base layer's device and leave every dtype as it is."""
-        device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
-        if device is None or device.type == "meta":
-            return
-        for masters in (self.moe_lora_A, self.moe_lora_B, self.moe_lora_G):
-            if adapter_name in masters and masters[adapter_name].device.type != "meta":
-                masters[adapter_name].data = masters[adapter_name].data.to(device)
-        if adapter_name in self.moe_lora_statistics:
-            self.moe_lora_statistics[adapter_name].to(device)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MoeLoraLayer:
-        """Apply a move to everything, but a cast to the base layer only."""
-
-        def keep_dtype(t: Tensor) -> Tensor:
-            moved = fn(t)
-            return moved if moved.dtype == t.dtype else t.to(moved.device)
-
-        for name, child in self.named_children():
-            child._apply(fn if name == "base_layer" else keep_dtype, recurse)
-        self._packed.clear()
-        return self
 
     def __repr__(self) -> str:
         return f"moe_lora.{super().__repr__()}"
-
-
-def check_linear(name: str, module: nn.Module) -> None:
-    """Refuse what is not a linear.
-
-    Args:
-        name: Its name in the model.
-        module: What the targets matched.
-
-    Raises:
-        ConfigError: It has no in_features and out_features.
-    """
-    if not is_linear(module):
-        raise ConfigError(
-            f"target {name} is a {type(module).__name__}; experts can be added to linear layers "
-            "(with in_features and out_features) only"
-        )
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether the module is a linear of any kind: plain, quantised or wrapped."""
-    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-    return all(isinstance(size, int) for size in sizes)
-
-
-def _compute_dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

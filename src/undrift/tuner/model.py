@@ -16,7 +16,8 @@ from torch import nn
 
 from undrift.errors import ConfigError, UndriftError
 from undrift.tuner.config import MOE_LORA, NAME, MoeLoraConfig
-from undrift.tuner.layer import NOT_MERGEABLE, MoeLoraLayer, check_linear, is_linear
+from undrift.tuner.layer import NOT_MERGEABLE, MoeLoraLayer
+from undrift.tuner.linear import check_linear, is_linear
 from undrift.tuner.observe import LayerStatistics
 from undrift.tuner.tokens import TokenContext
 

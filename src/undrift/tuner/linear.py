@@ -1,0 +1,127 @@
+"""What every adapted linear does, whatever its experts: wrap, keep its masters, refuse to merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn, Self
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from undrift.errors import ConfigError, UndriftError
+
+
+class AdaptedLinear(nn.Module, BaseTunerLayer):
+    """Wraps a linear layer of any kind.
+
+    The masters are float32 and no cast of the model touches them or what lies beside them. The
+    base layer is only ever called, so quantised and hooked linears work.
+
+    Args:
+        base_layer: What is wrapped; it must have `in_features` and `out_features`.
+        name: The layer's name in the model.
+
+    Attributes:
+        not_mergeable: Why there is no merged weight.
+    """
+
+    not_mergeable: str
+
+    def __init__(self, base_layer: nn.Module, name: str) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.name = name
+        self.in_features = int(base_layer.in_features)  # pyright: ignore[reportArgumentType]
+        self.out_features = int(base_layer.out_features)  # pyright: ignore[reportArgumentType]
+        self.merged_adapters = []
+
+    def forget_packed(self) -> None:
+        """Forget what was made of the masters for the products."""
+        raise NotImplementedError
+
+    def base_is_plain(self) -> bool:
+        """Whether the base's output in two dimensions is a fresh matrix of nobody else's."""
+        base = self.base_layer
+        return (
+            type(base) is nn.Linear
+            and "forward" not in base.__dict__
+            and not (base._forward_hooks or base._forward_pre_hooks or base._backward_hooks)
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation, and forget the packed experts."""
+        self.forget_packed()
+        return super().train(mode)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> NoReturn:
+        """Refuse.
+
+        Args:
+            safe_merge: Not used.
+            adapter_names: Not used.
+
+        Raises:
+            UndriftError: Always; a mixture that depends on the input has no merged weight.
+        """
+        raise UndriftError(self.not_mergeable)
+
+    def unmerge(self) -> None:
+        """Do nothing: nothing is ever merged."""
+
+    def _move_adapter_to_device_of_base_layer(
+        self, adapter_name: str, device: torch.device | None = None
+    ) -> None:
+        """Move an adapter to the base layer's device and leave every dtype as it is."""
+        device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
+        if device is None or device.type == "meta":
+            return
+        for name in self.adapter_layer_names + self.other_param_names:
+            held = getattr(self, name)
+            if adapter_name not in held:
+                continue
+            if isinstance(held, nn.ParameterDict) and held[adapter_name].device.type != "meta":
+                held[adapter_name].data = held[adapter_name].data.to(device)
+            elif isinstance(held, nn.ModuleDict):
+                held[adapter_name].to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Apply a move to everything, but a cast to the base layer only."""
+
+        def keep_dtype(t: Tensor) -> Tensor:
+            moved = fn(t)
+            return moved if moved.dtype == t.dtype else t.to(moved.device)
+
+        for name, child in self.named_children():
+            child._apply(fn if name == "base_layer" else keep_dtype, recurse)
+        self.forget_packed()
+        return self
+
+
+def check_linear(name: str, module: nn.Module) -> None:
+    """Refuse what is not a linear.
+
+    Args:
+        name: Its name in the model.
+        module: What the targets matched.
+
+    Raises:
+        ConfigError: It has no in_features and out_features.
+    """
+    if not is_linear(module):
+        raise ConfigError(
+            f"target {name} is a {type(module).__name__}; experts can be added to linear layers "
+            "(with in_features and out_features) only"
+        )
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module is a linear of any kind: plain, quantised or wrapped."""
+    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    return all(isinstance(size, int) for size in sizes)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """What the products of an input are computed in: autocast's dtype, or the input's own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

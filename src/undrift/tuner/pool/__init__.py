@@ -1,0 +1,28 @@
+"""A pool of LoRA experts that grows with the tasks; importing this registers the type POOL_LORA."""
+
+from __future__ import annotations
+
+from undrift.tuner.pool.config import PoolLoraConfig
+from undrift.tuner.pool.layer import PoolLoraLayer
+from undrift.tuner.pool.model import (
+    PoolLoraModel,
+    gate_context,
+    grow,
+    make_room,
+    pool_layers,
+    pools_to_float32,
+    register,
+)
+
+register()
+
+__all__ = [
+    "PoolLoraConfig",
+    "PoolLoraLayer",
+    "PoolLoraModel",
+    "gate_context",
+    "grow",
+    "make_room",
+    "pool_layers",
+    "pools_to_float32",
+]
