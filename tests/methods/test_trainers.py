@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tests.methods.training import SMALL, attached, weights
 from tests.tuner.llava import tiny_batch
+from undrift.methods.clmoe import ClMoe
 from undrift.methods.finetune import Finetune
 from undrift.methods.moelora import MoeLora
 from undrift.methods.same import Same
@@ -26,6 +27,7 @@ MAKE = {
     "steadylora": lambda: SteadyLora(**SMALL, columns=8),
     "moelora": lambda: MoeLora(**SMALL),
     "finetune": lambda: Finetune(**SMALL),
+    "clmoe": lambda: ClMoe(**SMALL),
 }
 
 
@@ -70,7 +72,7 @@ def train(method, model, number, folder, callbacks=(), resume=None, **options):
 
 @pytest.mark.parametrize(
     "name",
-    ["same", "same-paper", "steadylora", *SLOW],
+    ["same", "same-paper", "steadylora", "clmoe", *SLOW],
 )
 def test_killed_inside_a_task_and_resumed_equals_uninterrupted(name, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}

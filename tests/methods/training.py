@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import torch
 
 from tests.tuner.llava import tiny_batch, tiny_llava
+from undrift.data.types import Example
 
 SMALL = {"experts": 4, "rank": 3}
 LR = 3e-3
@@ -27,14 +28,13 @@ def learn(method, model, task=1, steps=8, weight_decay=0.1, on_step=None):
     args = SimpleNamespace(output_dir="nowhere", resume_from_checkpoint=None)
     state = SimpleNamespace(global_step=0, max_steps=steps, is_world_process_zero=True)
     control = SimpleNamespace(should_save=False)
-    given = {"model": model, "optimizer": optimizer}
+    loader = [batch_of(task, step) for step in range(steps)]
+    given = {"model": model, "optimizer": optimizer, "train_dataloader": loader}
+    method.examples([Example(f"{task}-{i}", "what is it?", ("it",)) for i in range(8)], task)
     method.on_train_begin(args, state, control, **given)
     model.train()
     losses = []
-    for step in range(steps):
-        batch = tiny_batch((9, 12, 7, 10), seed=1000 * task + step)
-        if task % 2 == 0:  # another kind of input, so that tasks differ
-            batch["pixel_values"] = batch["pixel_values"] * 3
+    for batch in loader:
         loss = method.loss(model, batch)
         loss.backward()
         optimizer.step()
@@ -47,6 +47,13 @@ def learn(method, model, task=1, steps=8, weight_decay=0.1, on_step=None):
     method.on_epoch_end(args, state, control, **given)
     method.on_train_end(args, state, control, **given)
     return losses
+
+
+def batch_of(task, step):
+    batch = tiny_batch((9, 12, 7, 10), seed=1000 * task + step)
+    if task % 2 == 0:  # another kind of input, so that tasks differ
+        batch["pixel_values"] = batch["pixel_values"] * 3
+    return batch
 
 
 @torch.no_grad()

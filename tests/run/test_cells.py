@@ -41,6 +41,7 @@ from undrift.run.layers import overrides, resolve
         ({"method.router": "method.ruoter"}, "did you mean 'method.router'"),
         ({"method.router": "seed"}, "set.seed of 'no router': a row cannot change this"),
         ({"zeroshot": "zeroshto"}, "did you mean 'zeroshot'"),
+        ({"set:": "seeds: [7], set:"}, "seeds of 'no router': expected some of the study's own"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(tmp_path, change, message):
@@ -80,6 +81,13 @@ def test_cells(tmp_path):
     )
     assert cells[3].setting is None
     assert last.name.startswith("same-own-order-s1-")
+
+
+def test_a_row_may_take_some_of_the_seeds(tmp_path):
+    plan = tiny_plan(tmp_path, STUDY.replace("set:", "seeds: [1], set:"))
+    cells = plan.cells(plan.study.first_rates)
+    assert {cell.seed for cell in cells if cell.row.label == "no router"} == {1}
+    assert {cell.seed for cell in cells if cell.row.label == "moelora"} == {0, 1}
 
 
 def test_a_command_asks_for_what_the_cell_is(tmp_path):

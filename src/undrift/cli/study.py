@@ -26,7 +26,7 @@ What is finished is not run again: after a stop, the same command goes on. A stu
   seeds: [0, 1, 2]
   rows:
     - moelora                   # a method
-    - {label: no router, method: same, set: {method.router: false}}
+    - {label: no router, method: same, set: {method.router: false}, seeds: [0]}
   against: moelora              # differences are paired with this row
   run: {profile: lite}          # any keys of a run's file
   results: docs/results/mine    # writes mine.json and mine.md there

@@ -24,6 +24,9 @@ Observer = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """Takes x (T, d_in), the route w (T, n), h (T, n r), B's own input, and the loss's gradient with
 respect to the output (T, d_out), all without graph."""
 
+Blend = tuple[float, Tensor]
+"""beta and g, (N,): a token's weights are beta w(x) + (1 - beta) g."""
+
 
 def route(logits: Tensor, top_k: int | None = None, dim: int = -1) -> Tensor:
     """Turn router logits into weights that sum to 1 over the experts [Eq. 1].
@@ -50,6 +53,7 @@ def mixture(
     scale: float,
     active: Tensor | None = None,
     top_k: int | None = None,
+    blend: Blend | None = None,
 ) -> Tensor:
     """Compute what the experts add to W0 x, in plain torch [Eq. 2].
 
@@ -62,12 +66,16 @@ def mixture(
         active: The experts that take part, (n,) int64; the weights of the others are shared out
             by the softmax. All where not given.
         top_k: See `route`.
+        blend: Mix w(x) with weights that are the same for every token.
 
     Returns:
         scale * sum_i w_i(x) B_i A_i x, (..., d_out).
     """
     a, b, g = (p if active is None else p[active] for p in (A, Bt, W_G))
     w = route(x @ g.mT, top_k)  # (..., n)
+    if blend is not None:
+        beta, fixed = blend
+        w = beta * w + (1 - beta) * (fixed if active is None else fixed[active])
     h = torch.einsum("...d, nrd, ...n -> ...nr", x, a, w)
     return scale * torch.einsum("...nr, nrd -> ...d", h, b)
 

@@ -10,7 +10,7 @@ and a user's `Trainer` or `SFTTrainer`::
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -73,6 +73,8 @@ class Method(Cost, TrainerCallback):
         settings: Its named settings, each a mapping of options.
         config: The options it has.
         task_index: The number of the task to learn next, or now, from 1.
+        inputs: Makes the model's inputs of a batch of the trainer's loader; undrift's own trainer
+            puts in what it does itself.
 
     Raises:
         UnknownName: If there is no such setting or option; the nearest is named.
@@ -96,6 +98,7 @@ class Method(Cost, TrainerCallback):
                 raise unknown(f"key of {self.name}", key, known)
         self.config = self.Config(**{**self.settings.get(setting or "", {}), **options})
         self.task_index = 1
+        self.inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
         self._hooks: list[StepHook] = []
 
     @classmethod

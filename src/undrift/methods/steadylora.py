@@ -22,6 +22,7 @@ from undrift.methods import base
 from undrift.methods.finetune import Finetune
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.past import Basis, Past, a_turn, statistics_options, z_metric
+from undrift.methods.parts.state_file import checkpoint_folder
 from undrift.methods.parts.watch import (
     factors,
     load_statistics,
@@ -242,23 +243,14 @@ class SteadyLora(Finetune):
         """Begin the task; where a checkpoint is resumed, its second file is read first."""
         if state.global_step:
             self._observe(model)
-            load_statistics(self._past.statistics, _checkpoint(args, state) / STATE_FILE)
+            load_statistics(self._past.statistics, checkpoint_folder(args, state) / STATE_FILE)
         super().on_train_begin(args, state, control, model, optimizer)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the second file into a checkpoint."""
-        folder = _checkpoint(args, state)
+        folder = checkpoint_folder(args, state)
         if state.is_world_process_zero and folder.is_dir():
             save_statistics(self._past.statistics, folder / STATE_FILE)
-
-
-def _checkpoint(args: Any, state: Any) -> Path:
-    """The folder of the trainer's checkpoint after the current step."""
-    name = f"checkpoint-{state.global_step}"
-    given = args.resume_from_checkpoint
-    if isinstance(given, str) and Path(given).name == name:
-        return Path(given)
-    return Path(args.output_dir) / name
 
 
 def _turn_b_z(dB: Tensor, P: Tensor) -> Tensor:

@@ -139,7 +139,8 @@ class Plan:
         used = config.train.learning_rate or method.learning_rate
         settings = json.loads(json.dumps({**asdict(method.config), "learning_rate": used}))
         setting = _setting(row.method)
-        seeds = self.study.seeds if method.needs_training else self.study.seeds[:1]
+        seeds = row.seeds or self.study.seeds
+        seeds = seeds if method.needs_training else seeds[:1]
         for order, seed in product(self.study.orders, seeds):
             named = isinstance(order, str)
             words = ["run", self.study.benchmark, "--method", row.method, "--seed", str(seed)]

@@ -31,6 +31,7 @@ class Row(BaseModel):
         label: Its name in tables and for `rates`, `against` and --only; the method's by itself.
         method: Such as "same", or "same-paper".
         options: What is changed, by dotted keys as after --set; in YAML it is called `set`.
+        seeds: Those of the study's seeds that this row is run with; all where not given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +39,7 @@ class Row(BaseModel):
     label: str
     method: str
     options: dict[str, Any] = Field(default={}, alias="set")
+    seeds: tuple[NonNegativeInt, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +133,11 @@ def _check(study: StudyConfig) -> None:
         if key in ("out", "threads"):
             raise ConfigError(f"run.{key}: a study decides that itself; leave it out")
     for row in study.rows:
+        if not {*row.seeds} <= {*study.seeds} or len({*row.seeds}) < len(row.seeds):
+            raise ConfigError(
+                f"seeds of {row.label!r}: expected some of the study's own, {list(study.seeds)} "
+                f"(got {list(row.seeds)})"
+            )
         for key in row.options:
             if key in (*_OWN, "method", "method.name", "out", "threads"):
                 raise ConfigError(f"set.{key} of {row.label!r}: a row cannot change this")

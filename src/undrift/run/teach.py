@@ -71,6 +71,8 @@ def teach(
     examples = list(method.examples(task.train, index))
     if not examples:
         raise DataError(f"task {task.name!r} has zero examples to train on")
+    if examiner.backbone.store is not None:  # examples of earlier tasks may be among them
+        examiner.backbone.prepare([picture for e in examples for picture in e.images])
     own = seed * 1000 + index
     set_seed(own)
     method.task_index = index

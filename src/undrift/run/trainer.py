@@ -8,7 +8,7 @@ accumulation, clipping, schedule and data order are the Trainer's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,7 @@ class TaskTrainer(Trainer):
     """A Trainer whose loss is the method's.
 
     Args:
-        backbone: Turns batches into the model's inputs.
-        method: Gives the loss.
+        method: Turns batches into the model's inputs, and gives the loss.
         watch: Sees every loss.
         modules_rate: Peak rate of modules trained in full beside the adapter, the projector's.
         **options: What `Trainer` takes.
@@ -116,7 +115,6 @@ class TaskTrainer(Trainer):
     def __init__(
         self,
         *,
-        backbone: Backbone,
         method: Method,
         watch: LossWatch,
         modules_rate: float,
@@ -124,7 +122,6 @@ class TaskTrainer(Trainer):
     ) -> None:
         super().__init__(**options)
         self.modules_rate = modules_rate
-        self.backbone = backbone
         self.method = method
         self.watch = watch
         self.model_accepts_loss_kwargs = False  # the Trainer divides by the accumulation itself
@@ -137,9 +134,8 @@ class TaskTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return the method's loss on a collated batch."""
-        ids = inputs.pop("ids")
-        loss = self.method.loss(model, self.backbone.inputs(inputs) | {"use_cache": False})
-        self.watch.see(loss, ids)
+        loss = self.method.loss(model, self.method.inputs(inputs))
+        self.watch.see(loss, inputs["ids"])
         return loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -197,6 +193,11 @@ def train(
         made = fitting(collator.collate(batch), batch, backbone.model.config)
         return {"ids": [example.id for example in batch], **made}
 
+    def inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+        made = {key: value for key, value in batch.items() if key != "ids"}
+        return backbone.inputs(made) | {"use_cache": False}
+
+    method.inputs = inputs
     on_cpu = backbone.device.type == "cpu"
     watch = LossWatch(1 if on_cpu else math.gcd(_LOOK_EVERY, config.checkpoint_steps))
     writer = SnapshotWriter(folder, method, config.checkpoint_steps)
@@ -204,7 +205,6 @@ def train(
     if resumed is not None:
         method.load_state(model, resumed)
     trainer = TaskTrainer(
-        backbone=backbone,
         method=method,
         watch=watch,
         modules_rate=config.projector_learning_rate,

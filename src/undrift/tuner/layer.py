@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from undrift.core.routing import Packed, add_mixture, pack
+from undrift.core.routing import Blend, Observer, Packed, add_mixture, mixture, pack
 from undrift.tuner.config import MoeLoraConfig
 from undrift.tuner.linear import AdaptedLinear, compute_dtype
 from undrift.tuner.observe import LayerStatistics
@@ -51,6 +52,8 @@ class MoeLoraLayer(AdaptedLinear):
         moe_lora_statistics: Per adapter that collects, its `LayerStatistics`.
         as_trained: Leave the frozen experts out in evaluation too, as the current task's training
             does, instead of using all.
+        watcher: Makes an observer of one forward pass's tokens, for training; see `core.routing`.
+        blend: In evaluation, mix every token's route with weights that are the same for all.
     """
 
     adapter_layer_names = ("moe_lora_A", "moe_lora_B", "moe_lora_G")
@@ -66,6 +69,8 @@ class MoeLoraLayer(AdaptedLinear):
         self.moe_lora_statistics = nn.ModuleDict()
         self.moe_lora_options: dict[str, _Options] = {}
         self.as_trained = False
+        self.watcher: Callable[[Tokens], Observer] | None = None
+        self.blend: Blend | None = None
         self._packed: dict[str, _Made] = {}
 
     def update_layer(
@@ -143,13 +148,17 @@ class MoeLoraLayer(AdaptedLinear):
                 tokens = self.context.current
                 tokens.check_shared(statistics.owner.name, self.name, address)
                 observe = statistics.observer(tokens)
+        if self.training and self.watcher is not None:
+            observe = _both(observe, self.watcher(self.context.current))
         options = self.moe_lora_options[name]
+        masters = (self.moe_lora_A[name], self.moe_lora_B[name], self.moe_lora_G[name])
+        if self.blend is not None and not self.training:
+            mixed = mixture(x.float(), *masters, options.scale, active, options.top_k, self.blend)
+            return y + mixed.to(y.dtype)
         return add_mixture(
             y,
             x,
-            self.moe_lora_A[name],
-            self.moe_lora_B[name],
-            self.moe_lora_G[name],
+            *masters,
             self._pack(name, compute_dtype(x), active),
             options.scale,
             top_k=options.top_k,
@@ -189,3 +198,12 @@ class MoeLoraLayer(AdaptedLinear):
 
     def __repr__(self) -> str:
         return f"moe_lora.{super().__repr__()}"
+
+
+def _both(first: Observer | None, second: Observer) -> Observer:
+    def observe(*seen: Tensor) -> None:
+        for each in (first, second):
+            if each is not None:
+                each(*seen)
+
+    return observe

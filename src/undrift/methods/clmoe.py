@@ -1,0 +1,315 @@
+"""CL-MoE: routed experts, merged after each task with what they were, by the role each has had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from undrift.core.routing import Observer
+from undrift.errors import AdapterMismatch, ConfigError
+from undrift.methods import base, moelora
+from undrift.methods.moelora import MoeLora, expert_layers
+from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.parts.state_file import checkpoint_folder, load_tensors, save_tensors
+from undrift.tuner import MoeLoraLayer
+from undrift.tuner.ranks import rank
+from undrift.tuner.tokens import Tokens
+
+STATE_FILE = "clmoe_state.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(moelora.Config):
+    """The options of `moelora`, and those of roles and merging.
+
+    Attributes:
+        gamma: How much of an old expert that both tasks need stays in the merge, in [0, 1].
+        beta: The weight of the token's own route at test; the rest is the task level's. 1 leaves
+            the task level out.
+        important: K, how many experts a task counts as its own in each linear; half of them where
+            None.
+        roles: "paper", see `ClMoe`; or "code", the roles of the public merge script, and one set
+            of important experts for the whole network.
+    """
+
+    gamma: float = 0.7
+    beta: float = 0.5
+    important: int | None = None
+    roles: Literal["paper", "code"] = "paper"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("gamma", "beta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected one from 0 to 1")
+        if self.important is not None and not 1 <= self.important <= self.experts:
+            raise ConfigError(
+                f"important is {self.important}, expected one from 1 to experts={self.experts}"
+            )
+
+
+class ClMoe(MoeLora):
+    """MoE-LoRA with a momentum merge after each task, and task-level weights at test.
+
+    While a task is learned each linear counts how often an expert is among the two best of a
+    token. The K most counted are the task's own, E_t. At the task's end each expert becomes
+    lambda * before + (1 - lambda) * after, with lambda = gamma where both tasks count it, or
+    neither; 1 - gamma where only the new task does; 1 where only the task before did. That is the
+    stated purpose of the merge; the public script does it the other way round for the last case
+    (roles="code"), and its pattern of names matches no tensor, so that published numbers may be
+    those of plain MoE-LoRA. The router is the new one.
+
+    Training uses the token's route alone. At test it is mixed with the task level's weights, the
+    tasks' normalised counts; which task is asked about is not known, so their mean over the tasks
+    seen is taken. The counts are the only state that grows: N numbers a linear and task.
+    """
+
+    name: ClassVar[str] = "clmoe"
+    Config: ClassVar[type[base.Config]] = Config
+    config: Config
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self.counts: dict[str, Tensor] = {}  # by linear, (tasks, N)
+        self._running: dict[str, Tensor] = {}  # this task's, (N,)
+        self._before: dict[str, Tensor] = {}  # A and B as the task found them
+        self._layers: dict[str, MoeLoraLayer] = {}
+
+    # ------------------------------------------------------------ the moments of a task
+
+    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Begin to count, and note what the experts are.
+
+        Args:
+            model: What `attach` returned, or a user's model with a `MoeLoraConfig` on it.
+            task_index: The number of the task, from 1.
+            steps_total: How many optimiser steps the task will take.
+        """
+        super().task_start(model, task_index, steps_total)
+        self._bind(model)
+        self._before = {}
+        if any(len(counts) for counts in self.counts.values()):
+            self._before = {n: p.detach().clone() for n, p in self._experts(model).items()}
+        self._watch()
+
+    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Go on with the counts and the earlier experts that the checkpoint brought.
+
+        Args:
+            model: As for `task_start`.
+            task_index: As for `task_start`.
+            steps_total: As for `task_start`.
+        """
+        super().task_start(model, task_index, steps_total)
+        self._watch()
+
+    def before_save(self, model: nn.Module) -> None:
+        """Sum the counts of all ranks into the first one's.
+
+        Args:
+            model: What `attach` returned.
+        """
+        self._sum_ranks()
+        if rank() > 0:
+            for count in self._running.values():
+                count.zero_()
+
+    @torch.no_grad()
+    def task_end(self, model: nn.Module) -> None:
+        """Merge every expert with what it was, by its role.
+
+        Args:
+            model: What `attach` returned.
+        """
+        self._sum_ranks()
+        for name, layer in self._layers.items():
+            layer.watcher = None
+            self.counts[name] = torch.cat([self.counts[name], self._running[name][None].cpu()])
+            self._running[name].zero_()
+        experts = self._experts(model)
+        for name, before in self._before.items():
+            keep = self.kept(name.rpartition(".")[0]).to(before).view(-1, 1, 1)
+            experts[name].copy_(keep * before + (1 - keep) * experts[name])
+        self._before = {}
+
+    def kept(self, linear: str) -> Tensor:
+        """Return lambda of each expert after the last task.
+
+        Args:
+            linear: The linear's name.
+
+        Returns:
+            (N,) in [0, 1].
+        """
+        of_code = self.config.roles == "code"
+        names = self.counts if of_code else (linear,)
+        counts = torch.stack([self.counts[name] for name in names]).sum(0)
+        old, new = self._own(counts[-2]), self._own(counts[-1])
+        gamma = torch.full(old.shape, self.config.gamma)
+        if of_code:
+            return torch.where(old & ~new, 1 - gamma, gamma)
+        return torch.where(old & ~new, 1.0, torch.where(new & ~old, 1 - gamma, gamma))
+
+    def _own(self, counts: Tensor) -> Tensor:
+        """Which experts are a task's own, (N,) bool."""
+        size = self.config.important or max(1, len(counts) // 2)
+        own = torch.zeros(len(counts), dtype=torch.bool)
+        own[counts.argsort(descending=True, stable=True)[:size]] = True
+        return own
+
+    # ------------------------------------------------------------ at test
+
+    @contextmanager
+    def predicting(self, model: nn.Module) -> Iterator[None]:
+        """Within this context routes are mixed with the task level's weights.
+
+        Args:
+            model: What `attach` returned.
+
+        Yields:
+            Nothing.
+        """
+        found = expert_layers(model)
+        try:
+            for name, layer in found.items():
+                if self.config.beta < 1 and len(self.counts.get(name, ())):
+                    layer.blend = (self.config.beta, self.task_level(name).to(_master(layer)))
+            yield
+        finally:
+            for layer in found.values():
+                layer.blend = None
+
+    def task_level(self, linear: str) -> Tensor:
+        """Return G^T, the mean over the tasks seen of how much each used the experts.
+
+        Args:
+            linear: The linear's name.
+
+        Returns:
+            (N,), the sum is 1.
+        """
+        counts = self.counts[linear].double()
+        return (counts / counts.sum(1, keepdim=True).clamp_min(1)).mean(0)
+
+    # ------------------------------------------------------------ counting
+
+    def _watch(self) -> None:
+        for name, layer in self._layers.items():
+            layer.watcher = partial(_counter, self._running[name])
+
+    def _sum_ranks(self) -> None:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            for count in self._running.values():
+                dist.all_reduce(count)
+
+    def _bind(self, model: nn.Module) -> None:
+        """Find the experts of a model; what is counted of one that is known already stays."""
+        found = expert_layers(model)
+        if self._layers == found:
+            return
+        self._layers = found
+        made = {name: _master(layer) for name, layer in found.items()}
+        self.counts = {n: torch.zeros(0, len(A), dtype=torch.int64) for n, A in made.items()}
+        self._running = {
+            name: torch.zeros(len(A), dtype=torch.int64, device=A.device)
+            for name, A in made.items()
+        }
+
+    def _experts(self, model: nn.Module) -> Mapping[str, Parameter]:
+        adapter = active_adapter(peft_model(model))
+        return {
+            f"{name}.{key}": masters[adapter]
+            for name, layer in self._layers.items()
+            for key, masters in (("A", layer.moe_lora_A), ("B", layer.moe_lora_B))
+        }
+
+    # ------------------------------------------------------------ state
+
+    def save_state(self, model: nn.Module, directory: Path) -> None:
+        """Save the experts, and beside them the counts; inside a task what the merge needs too.
+
+        Args:
+            model: What `attach` returned.
+            directory: A folder; it is made.
+        """
+        super().save_state(model, directory)
+        self._bind(model)
+        self._save(directory / STATE_FILE)
+
+    def load_state(self, model: nn.Module, directory: Path) -> None:
+        """Load the experts and the file beside them.
+
+        Args:
+            model: What `attach` returned.
+            directory: The folder.
+        """
+        super().load_state(model, directory)
+        self._bind(model)
+        self._load(directory / STATE_FILE)
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Begin the task; where a checkpoint is resumed, its second file is read first."""
+        if state.global_step:
+            self._bind(model)
+            self._load(checkpoint_folder(args, state) / STATE_FILE)
+        super().on_train_begin(args, state, control, model, optimizer)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the second file into a checkpoint."""
+        folder = checkpoint_folder(args, state)
+        if state.is_world_process_zero and folder.is_dir():
+            self._save(folder / STATE_FILE)
+
+    def _save(self, path: Path) -> None:
+        kinds = {"counts": self.counts, "running": self._running, "before": self._before}
+        save_tensors({f"{n}:{k}": t for k, found in kinds.items() for n, t in found.items()}, path)
+
+    def _load(self, path: Path) -> None:
+        found = load_tensors(path)
+
+        def kind(wanted: str) -> dict[str, Tensor]:
+            return {n.rpartition(":")[0]: t for n, t in found.items() if n.endswith(f":{wanted}")}
+
+        if kind("running").keys() != self._running.keys():
+            raise AdapterMismatch(f"{path} is of another adapter: its linears are others")
+        self.counts = kind("counts")
+        for name, count in kind("running").items():
+            self._running[name].copy_(count if rank() == 0 else torch.zeros_like(count))
+        device = next(iter(self._running.values())).device
+        self._before = {name: each.to(device) for name, each in kind("before").items()}
+
+
+def _counter(total: Tensor, tokens: Tokens) -> Observer:
+    """Count which two experts are the best of each token that is not padding."""
+
+    def observe(x: Tensor, w: Tensor, h: Tensor, dy: Tensor) -> None:
+        w = tokens.choose(len(w), 1.0, 0, w.device).rows(w)
+        best = w.topk(min(2, w.shape[1]), dim=1).indices
+        counts = (w.sum(1, keepdim=True) > 0).to(total.dtype).expand_as(best)
+        total.index_add_(0, best.flatten(), counts.flatten())
+
+    return observe
+
+
+def _master(layer: MoeLoraLayer) -> Any:
+    return next(iter(layer.moe_lora_A.values()))
+
+
+METHOD = ClMoe
