@@ -1,4 +1,4 @@
-"""Two processes give the history, the freezing decision and the adapter of one."""
+"""Two processes give the history, the freezing decision, the adapter and the prototypes of one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
-def learned(directory: Path, processes: int) -> list[dict[str, torch.Tensor]]:
+def learned(
+    directory: Path, processes: int, module: str = "two_tasks"
+) -> list[dict[str, torch.Tensor]]:
     """What each rank has in the end."""
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
     command = [
         sys.executable,
         *(launcher if processes > 1 else []),
         "-m",
-        "tests.distributed.two_tasks",
+        f"tests.distributed.{module}",
         str(directory),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -57,3 +59,14 @@ def test_two_processes_equal_one(tmp_path):
         if want.numel():
             error, scale = float((want - got).abs().max()), float(want.abs().max())
             assert error <= 1e-5 * scale, f"{key}: {error:.2e} of {scale:.2e}"
+
+
+def test_two_processes_that_share_the_examples_give_the_prototypes_of_one(tmp_path):
+    (one,) = learned(tmp_path / "one", 1, "prototypes")
+    first, second = learned(tmp_path / "two", 2, "prototypes")
+    assert one.keys() == first.keys() == second.keys()
+    for key, value in one.items():
+        assert torch.equal(first[key], second[key]), f"ranks differ in {key}"
+        if key.endswith(".counts"):
+            assert torch.equal(first[key], value) and bool((value > 0).all())
+        torch.testing.assert_close(first[key], value, rtol=1e-14, atol=1e-15)

@@ -10,11 +10,14 @@ import torch
 from tests.methods.training import SMALL, attached, learn, logits, trainable, weights
 from tests.tuner.llava import tiny_llava
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, UnknownName
+from undrift.methods.parts import pool
 from undrift.registry import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 NAMES = METHODS.names()
 LEARNING = [name for name in NAMES if METHODS.load(name).schedule != "none"]
+# Whose size the options of adapters do not decide: another option that does.
+SIZED_BY = {"modalprompt": {"prompt_length": 5}}
 
 
 def test_the_methods_are_these():
@@ -24,7 +27,10 @@ def test_the_methods_are_these():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_answers_as_before_until_the_first_step(name):
     model = attached(METHODS.load(name)(**SMALL))
-    assert torch.equal(logits(model), logits(tiny_llava()))
+    if name == "osf":  # it adds the difference of two equal products
+        torch.testing.assert_close(logits(model), logits(tiny_llava()))
+    else:
+        assert torch.equal(logits(model), logits(tiny_llava()))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,10 +77,14 @@ def test_it_learns_and_only_adapters_move(name):
     assert all(torch.equal(p, base[n]) for n, p in model.named_parameters() if n in base)
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", [name for name in LEARNING if name not in SIZED_BY])
 def test_adapters_of_all_methods_have_the_same_size(name):
-    count = sum(p.numel() for n, p in trainable(attached(METHODS.load(name)(**SMALL))).items()
-                if "moe_lora_G" not in n)  # fmt: skip
+    kind = METHODS.load(name)
+    beside = ("moe_lora_G", pool.GATE, "S_low")  # what weighs the experts, or is trained on top
+    count = sum(p.numel() for n, p in trainable(attached(kind(**SMALL))).items()
+                if not any(each in n for each in beside))  # fmt: skip
+    if issubclass(kind.Config, pool.Config):  # an expert a task: as large after as many tasks
+        count *= SMALL["experts"]
     lora = attached(METHODS.load("finetune")(**SMALL))
     assert count == sum(p.numel() for p in trainable(lora).values())
 
@@ -113,7 +123,7 @@ def test_an_adapter_that_does_not_fit_is_refused(name, tmp_path):
     with pytest.raises(RunDirError, match="holds no adapter_model"):
         method.load_state(model, tmp_path)
     method.save_state(model, tmp_path)
-    larger = kind(experts=4, rank=5)
+    larger = kind(**{"experts": 4, "rank": 5} | SIZED_BY.get(name, {}))
     with pytest.raises(AdapterMismatch, match="does not fit"):
         larger.load_state(attached(larger), tmp_path)
     routed = any("moe_lora" in key for key in trainable(model))

@@ -13,6 +13,7 @@ from tests.tuner.llava import tiny_batch
 from undrift.methods.clmoe import ClMoe
 from undrift.methods.finetune import Finetune
 from undrift.methods.moelora import MoeLora
+from undrift.methods.proglora import ProgLora
 from undrift.methods.same import Same
 from undrift.methods.steadylora import SteadyLora
 from undrift.tuner import MoeLoraConfig, statistics
@@ -27,6 +28,7 @@ MAKE = {
     "steadylora": lambda: SteadyLora(**SMALL, columns=8),
     "moelora": lambda: MoeLora(**SMALL),
     "finetune": lambda: Finetune(**SMALL),
+    "proglora": lambda: ProgLora("static", **SMALL),
     "clmoe": lambda: ClMoe(**SMALL),
 }
 
@@ -72,7 +74,7 @@ def train(method, model, number, folder, callbacks=(), resume=None, **options):
 
 @pytest.mark.parametrize(
     "name",
-    ["same", "same-paper", "steadylora", "clmoe", *SLOW],
+    ["same", "same-paper", "steadylora", "clmoe", "proglora", *SLOW],
 )
 def test_killed_inside_a_task_and_resumed_equals_uninterrupted(name, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}

@@ -11,6 +11,7 @@ from undrift.data.types import Example
 
 SMALL = {"experts": 4, "rank": 3}
 LR = 3e-3
+RATES = {"osf": 1e-2}  # the small singular directions that it trains move slowly
 
 
 def attached(method, seed=0):
@@ -24,7 +25,9 @@ def trainable(model):
 
 def learn(method, model, task=1, steps=8, weight_decay=0.1, on_step=None):
     """One task of `steps` AdamW steps on batches that the task's number decides."""
-    optimizer = torch.optim.AdamW(trainable(model).values(), lr=LR, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(
+        trainable(model).values(), lr=RATES.get(method.name, LR), weight_decay=weight_decay
+    )
     args = SimpleNamespace(output_dir="nowhere", resume_from_checkpoint=None)
     state = SimpleNamespace(global_step=0, max_steps=steps, is_world_process_zero=True)
     control = SimpleNamespace(should_save=False)

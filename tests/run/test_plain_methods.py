@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.run.test_loop import assert_same_numbers
 from undrift.run.progress import Quiet
-from undrift.rundir import read_json
+from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 ONE_EPOCH = {"max_steps": None, "epochs": 1}
@@ -52,7 +53,25 @@ def test_ewc(make_run, tmp_path):
         assert float(torch.cat(weights).mean()) == pytest.approx(number, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ewc", "clmoe"])
+def test_sefe_rewrites_training_examples_only(make_run, tmp_path, two):
+    result = make_run("sefe", method={"asd_share": 0.5}, train=ONE_EPOCH).go()
+    assert result["matrix"][1][0] is not None
+    asked = read_lines(tmp_path / "run" / "eval" / "after-02" / "on-01.jsonl")
+    assert [line["question"] for line in asked] == [e.question for e in two.tasks[0].test]
+    sizes = [
+        json.loads((f / "adapter_config.json").read_text())["num_past"] for f in adapters(tmp_path)
+    ]
+    assert sizes == [0, 1]
+
+
+def test_osf_an_outside_tuner(make_run, tmp_path):
+    result = make_run("osf").go()
+    assert result["matrix"][1][1] is not None
+    for folder in adapters(tmp_path):
+        assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "OSF"
+
+
+@pytest.mark.parametrize("name", ["ewc", "clmoe", "sefe"])
 def test_killed_inside_the_second_task_and_resumed_equals_uninterrupted(name, make_run, tmp_path):
     train = {"max_steps": 5, "checkpoint_steps": 2}
     make_run(name, "straight", train=train, profile="lite").go()

@@ -23,6 +23,7 @@ from undrift.tuner.pool import (
     gate_context,
     grow,
     make_room,
+    note_past,
     pool_layers,
     pools_to_float32,
 )
@@ -203,13 +204,14 @@ def test_layers_may_differ_in_how_many_experts_they_keep(tmp_path):
     assert model.peft_config["default"].num_past == 1
 
 
-def test_room_can_be_made_for_another_pools_past(tmp_path):
-    model, other = tiny_pool(tasks=3), tiny_pool(tasks=1)
-    make_room(other, model.peft_config["default"])
-    weights = peft.get_peft_model_state_dict(model)
-    peft.set_peft_model_state_dict(other, weights)
-    assert torch.equal(logits(other), logits(model))
-    assert other.peft_config["default"].num_past == 2
+def test_a_pool_of_another_number_of_tasks_can_be_loaded_into_one_that_is_there():
+    for tasks, other_tasks in ((3, 1), (1, 3)):
+        model, other = tiny_pool(tasks), tiny_pool(other_tasks)
+        peft.set_peft_model_state_dict(other, peft.get_peft_model_state_dict(model))
+        assert note_past(other) == other.peft_config["default"].num_past == tasks - 1
+        assert torch.equal(logits(other), logits(model))
+        make_room(other, 4)
+        assert other.peft_config["default"].num_past == 4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -73,6 +73,8 @@ class Method(Cost, TrainerCallback):
         settings: Its named settings, each a mapping of options.
         config: The options it has.
         task_index: The number of the task to learn next, or now, from 1.
+        asked: The number of the task that is asked, where whoever asks knows it: for oracles, and
+            for the accuracy of those who guess it; never for an answer otherwise.
         inputs: Makes the model's inputs of a batch of the trainer's loader; undrift's own trainer
             puts in what it does itself.
 
@@ -98,6 +100,7 @@ class Method(Cost, TrainerCallback):
                 raise unknown(f"key of {self.name}", key, known)
         self.config = self.Config(**{**self.settings.get(setting or "", {}), **options})
         self.task_index = 1
+        self.asked: int | None = None
         self.inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
         self._hooks: list[StepHook] = []
 
@@ -223,6 +226,14 @@ class Method(Cost, TrainerCallback):
             Nothing.
         """
         yield
+
+    def facts(self) -> dict[str, Any]:
+        """Tell what there is to know about the answers given since the last call.
+
+        Returns:
+            Numbers by name, such as how often the task was identified; nothing by default.
+        """
+        return {}
 
     def save_state(self, model: nn.Module, directory: Path) -> None:
         """Save the adapter in PEFT's format, and all that learning one more task needs.

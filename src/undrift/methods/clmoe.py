@@ -74,6 +74,7 @@ class ClMoe(MoeLora):
     """
 
     name: ClassVar[str] = "clmoe"
+    paper: ClassVar[str] = "CL-MoE, Huai et al., CVPR 2025, arXiv:2503.00413"
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
@@ -233,6 +234,19 @@ class ClMoe(MoeLora):
         }
 
     # ------------------------------------------------------------ state
+
+    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
+        """Count the file beside the experts.
+
+        Args:
+            model: What `attach` returned.
+            tasks: How many are learned; each has N numbers a linear, and so has the current one.
+
+        Returns:
+            Bytes of tensors.
+        """
+        numbers = (tasks + 1) * self.config.experts * len(expert_layers(model))
+        return numbers * torch.int64.itemsize
 
     def save_state(self, model: nn.Module, directory: Path) -> None:
         """Save the experts, and beside them the counts; inside a task what the merge needs too.

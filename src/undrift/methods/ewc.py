@@ -73,6 +73,7 @@ class Ewc(Finetune):
     """
 
     name: ClassVar[str] = "ewc"
+    paper: ClassVar[str] = "EWC, Kirkpatrick et al., PNAS 2017, arXiv:1612.00796"
     Config: ClassVar[type[base.Config]] = Config
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {
@@ -184,6 +185,19 @@ class Ewc(Finetune):
         super().load_state(model, directory)
         self._bind(model)
         restore_tensors(self._penalty.tensors, directory / STATE_FILE)
+
+    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
+        """Count the file beside the LoRA.
+
+        Args:
+            model: What `attach` returned.
+            tasks: Not used; the file keeps its size.
+
+        Returns:
+            Bytes of tensors.
+        """
+        self._bind(model)
+        return sum(t.numel() * t.element_size() for t in self._penalty.tensors.values())
 
     def _bind(self, model: nn.Module) -> None:
         """Find A and B of a model's LoRA; a model that is known already stays as it is."""

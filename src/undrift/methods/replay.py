@@ -72,6 +72,7 @@ class Replay(Finetune):
     """
 
     name: ClassVar[str] = "replay"
+    paper: ClassVar[str] = "experience replay, Chaudhry et al., 2019, arXiv:1902.10486"
     Config: ClassVar[type[base.Config]] = Config
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"public": {"sampling": "first", "mix": "once", "memory": 180, "tasks": 8}}

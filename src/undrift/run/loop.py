@@ -213,7 +213,11 @@ class Run:
             for i, file in asked.items():
                 task = self.tasks[i - 1]
                 title = f"after task {after}: asking {task.name}"
+                self.method.asked = i
                 row[i - 1] = examiner.cell(task, file, title, len(task.test))
+                if facts := self.method.facts():
+                    write_json(file.with_suffix(".json"), facts)
+        self.method.asked = None
         if fresh:
             said = "  ".join(f"{self.tasks[i - 1].name} {row[i - 1]:.1f}" for i in asked)
             self.progress.event("measured", f"after task {after}: {said}", after=after, row=row)

@@ -261,10 +261,13 @@ def examine(
     if out is not None:
         _forget_others(out, learned)
     scores = {}
+    names = [note["name"] for note in learned.origin.get("learned", ())]
     with tempfile.TemporaryDirectory() as temporary, learned.method.predicting(learned.model):
         for task in tasks:
             file = (out or Path(temporary)) / f"{task.name}.jsonl"
             file.unlink(missing_ok=True)
+            known = task.name in names
+            learned.method.asked = names.index(task.name) + 1 if known else None
             examiner.cell(task, file, f"asking {task.name}", len(task.test))
             rows = read_lines(file)
             means = {key: mean_score(rows, key) for key in SCORES}

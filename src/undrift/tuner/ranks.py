@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from undrift.tuner.observe import LayerStatistics
+
+class Running(Protocol):
+    """What has sums that every process makes of its own examples."""
+
+    def running(self) -> Mapping[str, Tensor]:
+        """Name the sums; they are written into."""
+        ...
 
 
 def rank() -> int:
@@ -19,14 +25,14 @@ def rank() -> int:
 
 
 @contextmanager
-def summed(statistics: Iterable[LayerStatistics]) -> Iterator[None]:
+def summed(statistics: Iterable[Running]) -> Iterator[None]:
     """Within this context every rank holds the running sums of ALL ranks.
 
     One flattened all-reduce (SUM) for all linears on the way in; on the way out every rank but the
     first sets its own to zero, so that the next sum is right again. Nothing happens in one process.
 
     Args:
-        statistics: All of a model's, in the same order on every rank.
+        statistics: All of a model's, in the same order on every rank; on one device.
     """
     parts = [value for each in statistics for value in each.running().values()]
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from undrift.tuner.pool.config import PoolLoraConfig
-from undrift.tuner.pool.layer import PoolLoraLayer
+from undrift.tuner.pool.layer import PoolLoraLayer, generator_of
 from undrift.tuner.pool.model import (
     PoolLoraModel,
     gate_context,
     grow,
     make_room,
+    note_past,
     pool_layers,
     pools_to_float32,
     register,
@@ -21,8 +22,10 @@ __all__ = [
     "PoolLoraLayer",
     "PoolLoraModel",
     "gate_context",
+    "generator_of",
     "grow",
     "make_room",
+    "note_past",
     "pool_layers",
     "pools_to_float32",
 ]

@@ -91,6 +91,14 @@ class PoolLoraLayer(AdaptedLinear):
             old[adapter_name] = nn.Parameter(room, requires_grad=False)
         self.forget_packed()
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
+        """Make room for the past experts of a state, which may be of another number of tasks."""
+        for name, past in self.pool_lora_past_A.items():
+            saved = state_dict.get(f"{prefix}pool_lora_past_A.{name}")
+            if saved is not None and len(saved) != len(past):
+                self.make_room(name, len(saved))
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
+
     @torch.no_grad()
     def grow(self, adapter_name: str) -> None:
         """Put the newest experts at the end of the past ones, and begin anew in their place.
@@ -117,10 +125,8 @@ class PoolLoraLayer(AdaptedLinear):
             adapter_name: The adapter's name.
         """
         A, B = self.pool_lora_A[adapter_name], self.pool_lora_B[adapter_name]
-        text = f"{torch.initial_seed()} {self.name} {len(self.pool_lora_past_A[adapter_name])}"
-        digest = hashlib.sha256(text.encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        drawn = torch.empty(A.shape[0] * A.shape[1], A.shape[2])
+        drawn = torch.empty(A.shape[0] * A.shape[1], A.shape[2], device="cpu")
+        generator = generator_of(self.name, len(self.pool_lora_past_A[adapter_name]))
         nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
         A.copy_(drawn.view_as(A))
         B.zero_()
@@ -208,3 +214,16 @@ class PoolLoraLayer(AdaptedLinear):
 
     def __repr__(self) -> str:
         return f"pool_lora.{super().__repr__()}"
+
+
+def generator_of(*place: str | int) -> torch.Generator:
+    """Make random numbers that depend on torch's seed and a place, and on nothing drawn before.
+
+    Args:
+        *place: What they are for.
+
+    Returns:
+        A generator on the CPU.
+    """
+    digest = hashlib.sha256(repr((torch.initial_seed(), place)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

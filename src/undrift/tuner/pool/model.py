@@ -113,28 +113,37 @@ def grow(model: PeftModel, adapter: str = "default", only: Collection[str] | Non
             layer.grow(adapter)
         else:
             layer.begin_anew(adapter)
-    counts = {name: len(layer.pool_lora_past_A[adapter]) for name, layer in found.items()}
-    _note_past(model, adapter, counts)
+    note_past(model, adapter)
 
 
-def make_room(model: PeftModel, config: PoolLoraConfig, adapter: str = "default") -> None:
-    """Make room for as many past experts as another pool has, whose values are then loaded.
+def make_room(model: PeftModel, past: int, adapter: str = "default") -> None:
+    """Make room for so many past experts on every linear.
 
     Args:
         model: A PeftModel with a pool.
-        config: The other pool's configuration.
+        past: How many.
         adapter: The adapter's name.
     """
-    counts = {name: config.past_of(name) for name in pool_layers(model)}
-    for name, layer in pool_layers(model).items():
-        layer.make_room(adapter, counts[name])
-    _note_past(model, adapter, counts)
+    for layer in pool_layers(model).values():
+        layer.make_room(adapter, past)
+    note_past(model, adapter)
 
 
-def _note_past(model: PeftModel, adapter: str, counts: dict[str, int]) -> None:
-    config: Any = model.peft_config[adapter]
-    same = len(set(counts.values())) == 1
-    config.num_past = next(iter(counts.values())) if same else counts
+def note_past(model: PeftModel, adapter: str = "default") -> int:
+    """Enter in the configuration how many experts are past, as after loading others.
+
+    Args:
+        model: A PeftModel with a pool.
+        adapter: The adapter's name.
+
+    Returns:
+        Their number, on the linear that has the most.
+    """
+    counts = {n: len(layer.pool_lora_past_A[adapter]) for n, layer in pool_layers(model).items()}
+    most, config = max(counts.values()), model.peft_config[adapter]
+    if isinstance(config, PoolLoraConfig):
+        config.num_past = most if min(counts.values()) == most else counts
+    return most
 
 
 def pools_to_float32(model: nn.Module) -> None:

@@ -1,0 +1,222 @@
+"""ModalPrompt: a soft prompt a task, and what a sample looks like decides which prompts it gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from peft import PeftConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from undrift.errors import ConfigError
+from undrift.methods import base
+from undrift.methods.finetune import transformer
+from undrift.methods.parts.adapter import active_adapter, check_safetensors, peft_model
+from undrift.methods.parts.features import MODALITIES, Features, embedding_centre, features
+from undrift.methods.parts.matcher import Identified, cosines, told
+from undrift.tuner.prompt import Prompt, PromptContext
+from undrift.tuner.soft_prompt import SoftPromptConfig, SoftPrompts, soft_prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(base.Config):
+    """The options of ModalPrompt. Those of adapters (`experts`, `rank` ...) change nothing here.
+
+    Attributes:
+        prompt_length: m, the tokens of a task's prompt.
+        top_k: k, how many prompts a sample gets.
+        image_share: lambda, what the pictures count for in a score; the text counts for the rest.
+        bottleneck: The hidden width of the map F; the model's own where None, as published. 256
+            makes it thirteen times smaller [OURS].
+        match_weight: What the two cosine losses count for; 0 is one public version, in which F
+            gets no gradient and prompts are chosen at random.
+        oracle: At test, put the prompt of the task that is asked last, as if it scored best.
+    """
+
+    prompt_length: int = 10
+    top_k: int = 3
+    image_share: float = 0.5
+    bottleneck: int | None = None
+    match_weight: float = 1.0
+    oracle: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prompt_length", "top_k"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.image_share <= 1:
+            raise ConfigError(f"image_share is {self.image_share}, expected one from 0 to 1")
+
+
+class ModalPrompt(base.Method):
+    """Prompts P_t and maps F_t; p_t = mean of F_t(P_t) is trained towards its task's features.
+
+    In training a sample gets the prompts of the k - 1 past tasks with the best scores and then the
+    new one; at test the k best of all, the best last, behind the first token. The features are the
+    model's own [OURS; published: CLIP's], so F has a head for pictures and one for texts. Of a
+    finished task the prompt and its prototype are kept, not F, which nothing needs any more.
+
+    The cosine losses are added to the loss that the model itself returns, so they reach F in
+    anyone's Trainer; where that divides by the tokens of several accumulated batches instead of
+    averaging over them, they weigh so many times more.
+    """
+
+    name: ClassVar[str] = "modalprompt"
+    Config: ClassVar[type[base.Config]] = Config
+    config: Config
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self._prompts: SoftPrompts | None = None
+        self._adapter = "default"
+        self._centre = torch.zeros(0)
+        self._match_loss: Tensor | None = None
+        self._identified = Identified()
+
+    def peft_config(self) -> SoftPromptConfig:
+        """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
+        return SoftPromptConfig(length=self.config.prompt_length, width=self.config.bottleneck)
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put room for prompts on a model.
+
+        Args:
+            model: The backbone.
+
+        Returns:
+            A PeftModel; it has no prompts yet, so it answers as before.
+        """
+        wrapped = get_peft_model(transformer(model), self.peft_config())
+        self._observe(wrapped)
+        return wrapped
+
+    # ------------------------------------------------------------ the moments of a task
+
+    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Freeze the last task's prompt and begin a new one, as the embeddings of random tokens.
+
+        Args:
+            model: What `attach` returned, or a user's model with a `SoftPromptConfig` on it.
+            task_index: The number of the task, from 1.
+            steps_total: How many optimiser steps the task will take.
+        """
+        prompts = self._observe(model)
+        wrapped = peft_model(model)
+        config: Any = wrapped.peft_config[self._adapter]
+        table: Any = wrapped.get_base_model().get_input_embeddings()  # pyright: ignore
+        generator = torch.Generator().manual_seed(torch.initial_seed() + config.tasks)
+        drawn = torch.randint(table.weight.shape[0], (config.length,), generator=generator)
+        with torch.no_grad():
+            rows = table(drawn.to(table.weight.device))
+        prompts.begin_task(self._adapter, rows)
+        config.tasks = prompts.soft_prompt_tasks[self._adapter]
+
+    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Go on with the prompt that the checkpoint brought.
+
+        Args:
+            model: As for `task_start`.
+            task_index: As for `task_start`.
+            steps_total: As for `task_start`.
+        """
+        self._observe(model)
+
+    def load_state(self, model: nn.Module, directory: Path) -> None:
+        """Load prompts and prototypes of however many tasks.
+
+        Args:
+            model: What `attach` returned.
+            directory: The folder.
+        """
+        prompts = self._observe(model)
+        check_safetensors(directory)
+        saved = PeftConfig.from_pretrained(str(directory))
+        if isinstance(saved, SoftPromptConfig):
+            prompts.make_room(self._adapter, saved.tasks)
+            own: Any = peft_model(model).peft_config[self._adapter]
+            own.tasks = saved.tasks
+        super().load_state(model, directory)
+
+    def facts(self) -> dict[str, Any]:
+        """Tell how often the best prompt was that of the task asked, since the last call."""
+        return self._identified.facts()
+
+    # ------------------------------------------------------------ the choice for each sample
+
+    def _observe(self, model: nn.Module) -> SoftPrompts:
+        """Watch a model's prompts; a model that is watched already stays as it is."""
+        wrapped = peft_model(model)
+        found = soft_prompts(wrapped)
+        if self._prompts is not found:
+            self._prompts, self._adapter = found, active_adapter(wrapped)
+            self._centre = embedding_centre(wrapped)
+            wrapped.get_base_model().register_forward_hook(self._add_match_loss)
+        PromptContext.attach(wrapped).on_prompt = self._choose
+        return found
+
+    def _choose(self, prompt: Prompt) -> None:
+        """Choose the prompts of every sample, and compare them with the newest prototype."""
+        prompts = self._prompts
+        self._match_loss = None
+        if prompts is None or not prompts.soft_prompt_tasks[self._adapter]:
+            return
+        found = features(prompt, self._centre)
+        P, past = prompts.soft_prompt_P[self._adapter], prompts.soft_prompt_past_P[self._adapter]
+        old, newest = prompts.soft_prompt_past[self._adapter], prompts.prototype(self._adapter)
+        if prompts.training:
+            best = _top(self._scores(found, old[:, 0], old[:, 1]), self.config.top_k - 1)
+            fresh = P.expand(len(best), 1, *P.shape)
+            prompts.insertion.chosen = torch.cat([past[best], fresh], 1).flatten(1, 2)
+            self._match_loss = self.config.match_weight * match_loss(found, newest)
+            return
+        image, text = (
+            torch.cat([old[:, i], newest[name].detach()[None]]) for i, name in enumerate(MODALITIES)
+        )
+        scores = self._scores(found, image, text)
+        best = self._identified.note(scores, self.asked)
+        if self.config.oracle:
+            best = told(best, self.asked, len(text))
+            scores = scores.scatter(1, best[:, None], torch.inf)
+        rows = torch.cat([past, P.detach()[None]])[_top(scores, self.config.top_k)]
+        prompts.insertion.chosen = rows.flatten(1, 2)
+
+    def _scores(self, found: Features, image: Tensor, text: Tensor) -> Tensor:
+        """Compare samples with prototypes (T, d) of two kinds, (B, T)."""
+        share = self.config.image_share
+        return cosines(found, {"image": image, "text": text}, {"image": share, "text": 1 - share})
+
+    def _add_match_loss(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Add the cosine losses to the model's own; a forward hook of the whole model."""
+        extra, self._match_loss = self._match_loss, None
+        if extra is not None and output.loss is not None:
+            output.loss = output.loss + extra
+        return output
+
+
+def _top(scores: Tensor, count: int) -> Tensor:
+    """The best of (B, T), the very best last, (B, count or T)."""
+    return scores.topk(min(count, scores.shape[1]), dim=1).indices.flip(1)
+
+
+def match_loss(found: Features, prototype: dict[str, Tensor]) -> Tensor:
+    """Sum, over the modalities, 1 - the mean cosine between samples and a prototype.
+
+    Args:
+        found: Of B samples; those that lack a modality do not count in its mean.
+        prototype: By modality, (d,).
+
+    Returns:
+        ().
+    """
+    total = torch.zeros((), device=prototype["text"].device)
+    for name, there in found.present.items():
+        near = functional.cosine_similarity(found.of[name], prototype[name][None], dim=1)
+        total = total + ((1 - near) * there).sum() / there.sum().clamp_min(1)
+    return total
+
+
+METHOD = ModalPrompt

@@ -1,0 +1,150 @@
+"""A LoRA for every task, whose A is pushed to be orthogonal to those of all earlier tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from undrift.core.stepping import StepTransform
+from undrift.errors import ConfigError
+from undrift.methods import base
+from undrift.methods.parts import pool
+from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.parts.pool import PoolMethod
+from undrift.tuner.pool import pool_layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(pool.Config):
+    """The options of `pool.Config`, and those of the push.
+
+    Attributes:
+        strength: lambda_1, the weight of the entries of |A_t A_i^T|. What it means depends on
+            `reduction`.
+        reduction: Whether lambda_1 weighs the "mean" of these entries over all linears and pairs
+            of rows, so that one value serves any model, rank and number of tasks; or their "sum".
+        row_normalise: Take the rows of A at length 1, so that the push turns them and cannot be
+            met by making them short.
+        shrink: lambda_2, the weight of the Euclidean norms of A_t and B_t, one a matrix.
+        train_with: Which experts the task's own is trained with: "all" of them, as they answer; or
+            the "newest" alone, as later public code does, so that training and test differ.
+    """
+
+    strength: float = 20.0
+    reduction: Literal["mean", "sum"] = "mean"
+    row_normalise: bool = False
+    shrink: float = 0.0
+    train_with: Literal["all", "newest"] = "all"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("strength", "shrink"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+
+
+class OLora(PoolMethod):
+    """A LoRA for every task, kept orthogonal to the earlier ones, which stay in the sum.
+
+        y = W0 x + s sum_{i<t} B_i A_i x + s B_t A_t x                    in training and at test
+        L = L_LM + lambda_1 sum_{i<t} |A_t A_i^T|_1 + lambda_2 (||A_t|| + ||B_t||)
+
+    Both penalties are functions of the parameters alone, so their gradient is added once per
+    optimiser step, after clipping, and they are not part of the reported loss. The setting
+    "paper" has the paper's lambda_1 = 0.5 on the sum, which was tuned for the query and value
+    linears of T5 and grows with the model, the square of the rank and the number of tasks.
+    """
+
+    name: ClassVar[str] = "olora"
+    paper: ClassVar[str] = "O-LoRA, Wang et al., EMNLP 2023 Findings, arXiv:2310.14152"
+    Config: ClassVar[type[base.Config]] = Config
+    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {"paper": {"strength": 0.5, "reduction": "sum"}}
+    )
+    reads_prompts: ClassVar[bool] = False
+    config: Config
+
+    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Make ready, and leave the past experts out where the option says so.
+
+        Args:
+            model: What `attach` returned, or a user's model with the `peft_config` on it.
+            task_index: The number of the task, from 1.
+            steps_total: How many optimiser steps the task will take.
+        """
+        super().task_resume(model, task_index, steps_total)
+        self._context.set(self.config.train_with)
+
+    def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
+        """Add the gradients of both penalties.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            The transforms of every A_t, from the second task on, and of both factors where they
+            are to be short.
+        """
+        config, wrapped = self.config, peft_model(model)
+        adapter, layers = active_adapter(wrapped), pool_layers(wrapped).values()
+        turns: dict[Parameter, StepTransform] = {}
+        for layer in layers:
+            A, B = layer.pool_lora_A[adapter], layer.pool_lora_B[adapter]
+            past = layer.pool_lora_past_A[adapter].detach().flatten(0, 1)
+            weight = config.strength
+            if config.reduction == "mean":
+                weight /= max(1, len(layers) * A.shape[0] * A.shape[1] * len(past))
+            turns[A] = partial(
+                _pushed,
+                p=A,
+                past=past,
+                weight=weight,
+                unit=config.row_normalise,
+                shrink=config.shrink,
+            )
+            if config.shrink:
+                turns[B] = partial(_shrunk, p=B, weight=config.shrink)
+        return turns
+
+
+def overlap_gradient(A: Tensor, past: Tensor, *, unit: bool = False) -> Tensor:
+    """The gradient of the sum of all entries of |A A_past^T| with respect to A.
+
+    Args:
+        A: Rows, (r, d).
+        past: The rows that they are to be orthogonal to, (R, d).
+        unit: Take all rows at length 1.
+
+    Returns:
+        (r, d).
+    """
+    if not unit:
+        return (A @ past.mT).sign() @ past
+    length = A.norm(dim=1, keepdim=True).clamp_min(torch.finfo(A.dtype).tiny)
+    rows, past = A / length, torch.nn.functional.normalize(past, dim=1)
+    pull = (rows @ past.mT).sign() @ past
+    return (pull - rows * (rows * pull).sum(1, keepdim=True)) / length
+
+
+def _pushed(
+    gradient: Tensor, p: Parameter, past: Tensor, weight: float, unit: bool, shrink: float
+) -> Tensor:
+    A = p.detach().flatten(0, 1)
+    added = weight * overlap_gradient(A, past, unit=unit)
+    return _shrunk(gradient + added.view_as(gradient), p, shrink)
+
+
+def _shrunk(gradient: Tensor, p: Parameter, weight: float) -> Tensor:
+    """Add the gradient of weight * ||p||, which at 0 is 0."""
+    length = p.detach().norm().clamp_min(torch.finfo(p.dtype).tiny)
+    return gradient + weight * p.detach() / length if weight else gradient
+
+
+METHOD = OLora

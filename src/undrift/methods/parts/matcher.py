@@ -1,0 +1,286 @@
+"""Which learned task a prompt belongs to: mean features as prototypes, cosines as scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional
+
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.methods.parts.features import Features
+from undrift.tuner.ranks import rank, summed
+
+MATCHER_FILE = "task_matcher.safetensors"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How prompts are matched with tasks.
+
+    Attributes:
+        weights: What each modality counts for in a score; one that a prompt lacks, or that no
+            example of a task had, drops out and the others are weighed anew.
+        tau: The temperature of the softmax over scores.
+        choice: "softmax", or "argmax", which gives the best task everything.
+        oracle: Be told the task instead.
+    """
+
+    weights: Mapping[str, float]
+    tau: float
+    choice: Literal["softmax", "argmax"] = "softmax"
+    oracle: bool = False
+
+
+class Identified:
+    """Counts how often the best task was the one that was asked."""
+
+    def __init__(self) -> None:
+        self._right = self._told = 0
+
+    def note(self, scores: Tensor, asked: int | None) -> Tensor:
+        """Find the best task of every prompt, and count those that are right.
+
+        Args:
+            scores: Of B prompts, (B, T).
+            asked: The task's number, from 1; nothing is counted where it is not known or not yet
+                learned.
+
+        Returns:
+            The index of the best, (B,).
+        """
+        best = scores.argmax(1)
+        if asked is not None and 1 <= asked <= scores.shape[1]:
+            self._right += int((best == asked - 1).sum())
+            self._told += len(best)
+        return best
+
+    def facts(self) -> dict[str, Any]:
+        """Tell the accuracy since the last call.
+
+        Returns:
+            `identified` in percent and `prompts`, how many that is of; nothing where none counted.
+        """
+        right, total, self._right, self._told = self._right, self._told, 0, 0
+        return {"identified": 100 * right / total, "prompts": total} if total else {}
+
+
+def told(best: Tensor, asked: int | None, tasks: int) -> Tensor:
+    """Put the task that was asked in the place of the best one.
+
+    Args:
+        best: Indices of tasks, (B,).
+        asked: The task's number, from 1.
+        tasks: How many are learned; one that is not learned yet cannot be told.
+
+    Returns:
+        (B,).
+
+    Raises:
+        ConfigError: If it is not known which task is asked.
+    """
+    if asked is None:
+        raise ConfigError(
+            "oracle matching needs to be told which task is asked: set the method's `asked` (a "
+            "run does), or turn the option oracle off"
+        )
+    return torch.full_like(best, asked - 1) if 1 <= asked <= tasks else best
+
+
+def cosines(
+    features: Features,
+    prototypes: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    known: Mapping[str, Tensor] | None = None,
+) -> Tensor:
+    """Compare prompts with prototypes: the weighted mean of the cosines of each modality.
+
+    Args:
+        features: Of B prompts.
+        prototypes: By modality, (T, d).
+        weights: What each modality counts for; one that a prompt or a task lacks drops out.
+        known: By modality, which tasks have it, (T,) bool; all where not given.
+
+    Returns:
+        (B, T) float32; -inf where prompt and task share no modality.
+    """
+    total = weight = torch.zeros((), device=features.of["text"].device)
+    for name, share in weights.items():
+        unit = functional.normalize(prototypes[name].double(), dim=1)
+        both = features.present[name][:, None].expand(-1, len(unit))
+        both = both if known is None else both & known[name]
+        total = total + share * both * (features.of[name].double() @ unit.mT)
+        weight = weight + share * both
+    return torch.where(weight > 0, total / weight, -torch.inf).float()
+
+
+class TaskMatcher:
+    """Prototypes of the tasks learned so far, and of the one that is being learned.
+
+    A prototype is the mean feature of a task's examples, per modality: a float64 sum and an integer
+    count, from zero. Sums of several processes are summed when a task ends.
+
+    Args:
+        matching: How prompts are matched with tasks.
+        size: d, the length of a feature.
+        device: Where the sums are kept.
+
+    Attributes:
+        sums: By modality, over the examples of each finished task, (T, d) float64.
+        counts: By modality, how many they were, (T,) int64.
+        identified: How often the best task was the one asked.
+    """
+
+    def __init__(self, matching: Matching, size: int, device: torch.device | str = "cpu") -> None:
+        self.matching = matching
+        self.sums = {name: _zeros(0, size, device=device) for name in matching.weights}
+        self.counts = {name: _counts(0, device=device) for name in matching.weights}
+        self.identified = Identified()
+        self._sum = {name: _zeros(size, device=device) for name in matching.weights}
+        self._count = {name: _counts(1, device=device) for name in matching.weights}
+
+    @property
+    def tasks(self) -> int:
+        """T, how many tasks are finished."""
+        return max(len(counts) for counts in self.counts.values())
+
+    # ------------------------------------------------------------ a task's prototype
+
+    def start_task(self) -> None:
+        """Begin a task with empty sums."""
+        for part in self.running().values():
+            part.zero_()
+
+    def see(self, features: Features) -> None:
+        """Add the features of training examples to the sums of the task being learned.
+
+        Args:
+            features: Of a batch.
+        """
+        for name in self._sum:
+            self._sum[name] += features.of[name].double().sum(0)  # absent ones are zero
+            self._count[name] += features.present[name].sum()
+
+    def end_task(self) -> None:
+        """Give the task being learned its prototype."""
+        with summed([self]):
+            for name in self._sum:
+                self.sums[name] = torch.cat([self.sums[name], self._sum[name][None]])
+                self.counts[name] = torch.cat([self.counts[name], self._count[name]])
+        self.start_task()
+
+    def flush(self) -> None:
+        """Bring the sums of all processes to the first, which writes a checkpoint."""
+        with summed([self]):
+            pass
+
+    def running(self) -> dict[str, Tensor]:
+        """Return the sums that `tuner.summed` sums over processes."""
+        sums = {f"{name}.running_sum": value for name, value in self._sum.items()}
+        return sums | {f"{name}.running_count": value for name, value in self._count.items()}
+
+    def prototypes(self, modality: str) -> Tensor:
+        """Return the mean features of the finished tasks.
+
+        Args:
+            modality: "image" or "text".
+
+        Returns:
+            (T, d) float64; zero for a task that had none of the modality.
+        """
+        return self.sums[modality] / self.counts[modality].clamp_min(1)[:, None]
+
+    # ------------------------------------------------------------ matching
+
+    def scores(self, features: Features) -> Tensor:
+        """Compare prompts with prototypes.
+
+        Args:
+            features: Of B prompts.
+
+        Returns:
+            See `cosines`, (B, T).
+        """
+        weights = self.matching.weights
+        prototypes = {name: self.prototypes(name) for name in weights}
+        known = {name: self.counts[name] > 0 for name in weights}
+        return cosines(features, prototypes, weights, known)
+
+    def match(self, features: Features, asked: int | None = None) -> Tensor:
+        """Weigh the finished tasks for each prompt, and note whether the best was the task asked.
+
+        Args:
+            features: Of B prompts.
+            asked: The number of the task, from 1, that they belong to, where whoever asks knows it.
+
+        Returns:
+            (B, T) float32, rows summing to 1; the same for all tasks where nothing can be compared.
+        """
+        scores = self.scores(features)
+        scores = scores.masked_fill(torch.isinf(scores).all(1, keepdim=True), 0.0)
+        best = self.identified.note(scores, asked)
+        if self.matching.oracle:
+            best = told(best, asked, self.tasks)
+        if self.matching.oracle or self.matching.choice == "argmax":
+            return functional.one_hot(best, self.tasks).float()
+        return (scores / self.matching.tau).softmax(1)
+
+    # ------------------------------------------------------------ on disk
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all sums and counts, as they are saved."""
+        sums = {f"{name}.sums": value for name, value in self.sums.items()}
+        counts = {f"{name}.counts": value for name, value in self.counts.items()}
+        return sums | counts | self.running()
+
+    def save(self, directory: Path) -> None:
+        """Save all sums in one safetensors file.
+
+        Args:
+            directory: The adapter's folder.
+        """
+        save_file(self.tensors(), directory / MATCHER_FILE)
+
+    def load(self, directory: Path) -> None:
+        """Load what `save` saved.
+
+        Args:
+            directory: The adapter's folder.
+
+        Raises:
+            RunDirError: If there is no such file.
+            AdapterMismatch: If it is of another method or model.
+        """
+        file = directory / MATCHER_FILE
+        if not file.is_file():
+            raise RunDirError(
+                f"{file} is missing; it says what the learned tasks look like, and is written by "
+                "save_state: give the folder as it was saved"
+            )
+        own, saved = self.tensors(), load_file(file)
+        if own.keys() != saved.keys() or any(own[k].shape[1:] != saved[k].shape[1:] for k in own):
+            raise AdapterMismatch(
+                f"{file} is of another method or backbone: expected {', '.join(sorted(own))} with "
+                "features of this model's size; load it with the method that made it"
+            )
+        placed = {key: value.to(own[key].device) for key, value in saved.items()}
+        for name in self.sums:
+            self.sums[name] = placed[f"{name}.sums"]
+            self.counts[name] = placed[f"{name}.counts"]
+            self._sum[name] = placed[f"{name}.running_sum"]
+            self._count[name] = placed[f"{name}.running_count"]
+        if rank() > 0:  # the sums of all are in one file
+            self.start_task()
+
+
+def _zeros(*shape: int, device: torch.device | str) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.float64, device=device)
+
+
+def _counts(length: int, device: torch.device | str) -> Tensor:
+    return torch.zeros(length, dtype=torch.int64, device=device)

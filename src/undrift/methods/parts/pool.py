@@ -1,0 +1,284 @@
+"""Methods that give every task an expert of its own: the pool grows, past experts stay as they are.
+
+A method says what an expert counts for, from the prompt alone (`gates`), and may train something
+that decides it (`make_gate`), which lives on the model under `undrift_gate`, so that any trainer's
+optimiser finds it, and is saved in a file beside the adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from peft import get_peft_model
+from torch import nn
+
+from undrift.methods import base
+from undrift.methods.finetune import transformer
+from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.parts.state_file import checkpoint_folder, restore_tensors, save_tensors
+from undrift.tuner import GateContext, Gates, Prompt, PromptContext
+from undrift.tuner.pool import (
+    PoolLoraConfig,
+    gate_context,
+    grow,
+    make_room,
+    note_past,
+    pools_to_float32,
+)
+
+GATE = "undrift_gate"
+GATE_FILE = "gate.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(base.Config):
+    """The options of `base.Config`; one means something else.
+
+    Attributes:
+        experts: Not used: every task brings one expert of rank `rank`, so after as many tasks the
+            pool is as large as a LoRA of rank `experts * rank`.
+    """
+
+
+class Gate(nn.Module):
+    """What a method trains to decide the gates; what is past in it never requires gradients."""
+
+    def grow(self, past: int) -> None:
+        """Let what belonged to the last task become past, and begin anew.
+
+        Args:
+            past: How many tasks are past.
+        """
+        raise NotImplementedError
+
+    def make_room(self, past: int) -> None:
+        """Bring what is past to its size after so many tasks; its values are then loaded.
+
+        Args:
+            past: How many.
+        """
+        raise NotImplementedError
+
+
+class PoolMethod(base.Method):
+    """One expert a task, on every linear.
+
+    Args:
+        setting: As for `Method`.
+        **options: As for `Method`.
+
+    Attributes:
+        reads_prompts: Whether `gates` is asked about every prompt; else every expert counts 1.
+    """
+
+    reads_prompts: ClassVar[bool] = True
+    Config: ClassVar[type[base.Config]] = Config
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self._context = GateContext()
+        self._gate: Gate | None = None
+
+    # ------------------------------------------------------------ what a method may override
+
+    def gates(self, prompt: Prompt) -> Gates | Mapping[str, Gates]:
+        """Say what every expert counts for; asked once for every batch of prompts.
+
+        Args:
+            prompt: The prompts.
+
+        Returns:
+            See `undrift.tuner.gates`, oldest expert first; in a graph where they are trained.
+        """
+        raise NotImplementedError
+
+    def make_gate(self, width: int) -> Gate | None:
+        """Make what is trained to decide the gates; by default there is nothing.
+
+        Args:
+            width: d, of the embeddings.
+
+        Returns:
+            It, for a pool of one expert.
+        """
+        return None
+
+    def grow(self, model: nn.Module) -> None:
+        """Give the pool the expert of a task that begins.
+
+        Args:
+            model: What `attach` returned.
+        """
+        wrapped = peft_model(model)
+        adapter = active_adapter(wrapped)
+        grow(wrapped, adapter)
+        if self._gate is not None:
+            self._gate.grow(self.past(wrapped))
+
+    # ------------------------------------------------------------ the model
+
+    def peft_config(self) -> PoolLoraConfig:
+        """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
+        return PoolLoraConfig(
+            r=self.config.rank,
+            lora_alpha=self.config.alpha_over_rank * self.config.rank,
+            target_modules=self.config.targets,
+            gates="given" if self.reads_prompts else "all",
+        )
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put a pool of one expert on a model.
+
+        Args:
+            model: The backbone.
+
+        Returns:
+            A PeftModel; B is zero, so it answers as before.
+        """
+        wrapped = get_peft_model(transformer(model), self.peft_config())
+        self.bind(wrapped)
+        return wrapped
+
+    def bind(self, model: nn.Module) -> None:
+        """Decide a model's gates from now on.
+
+        Args:
+            model: What `attach` returned, or a user's model with the `peft_config` on it.
+        """
+        wrapped = peft_model(model)
+        self._context = gate_context(wrapped)
+        body: Any = wrapped.get_base_model()
+        if not hasattr(body, GATE):
+            table = body.get_input_embeddings().weight
+            made = self.make_gate(table.shape[1])
+            if made is not None:
+                body.add_module(GATE, made.to(table.device))
+        self._gate = getattr(body, GATE, None)
+        if self.reads_prompts:
+            PromptContext.attach(body).on_prompt = self._decide
+
+    def past(self, model: nn.Module) -> int:
+        """Return how many experts are past, on the linear that has the most."""
+        wrapped = peft_model(model)
+        return note_past(wrapped, active_adapter(wrapped))
+
+    def _decide(self, prompt: Prompt) -> None:
+        self._context.set(self.gates(prompt))
+
+    # ------------------------------------------------------------ the moments of a task
+
+    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Begin a task: from the second on with a new expert, unless it is there already.
+
+        Args:
+            model: What `attach` returned, or a user's model with the `peft_config` on it.
+            task_index: The number of the task, from 1.
+            steps_total: How many optimiser steps the task will take.
+        """
+        self.task_resume(model, task_index, steps_total)
+        if self.past(model) < task_index - 1:
+            self.grow(model)
+
+    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Go on with the experts that the checkpoint brought.
+
+        Args:
+            model: As for `task_start`.
+            task_index: As for `task_start`.
+            steps_total: As for `task_start`.
+        """
+        self.bind(model)
+        pools_to_float32(model)
+        for p in self._gate.parameters() if self._gate is not None else ():
+            if p.dtype.itemsize < 4:  # a trainer cast it
+                p.data = p.data.float()
+
+    def task_end(self, model: nn.Module) -> None:
+        """End a task: the gates of its last batch are forgotten.
+
+        Args:
+            model: What `attach` returned.
+        """
+        self._context.clear()
+
+    # ------------------------------------------------------------ state and its size
+
+    def save_state(self, model: nn.Module, directory: Path) -> None:
+        """Save all experts, and beside them what decides the gates.
+
+        Args:
+            model: What `attach` returned.
+            directory: A folder; it is made.
+        """
+        super().save_state(model, directory)
+        self.bind(model)
+        if self._gate is not None:
+            save_tensors(self._gate.state_dict(), directory / GATE_FILE)
+
+    def load_state(self, model: nn.Module, directory: Path) -> None:
+        """Load what `save_state` saved, whatever the number of tasks it has learned.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a pool.
+            directory: The folder.
+        """
+        super().load_state(model, directory)
+        self.bind(model)
+        self._load_gate(model, directory / GATE_FILE)
+
+    def _load_gate(self, model: nn.Module, path: Path) -> None:
+        past = self.past(model)
+        if self._gate is not None:
+            self._gate.make_room(past)
+            restore_tensors(self._gate.state_dict(), path)
+
+    def make_room(self, model: nn.Module, tasks: int) -> None:
+        """Bring a fresh pool to its size after so many tasks.
+
+        Args:
+            model: What `attach` returned; its tensors may have shapes only.
+            tasks: How many tasks.
+        """
+        wrapped = peft_model(model)
+        make_room(wrapped, tasks - 1, active_adapter(wrapped))
+        if self._gate is not None:
+            self._gate.make_room(tasks - 1)
+
+    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
+        """Count the file of what decides the gates.
+
+        Args:
+            model: What `attach` returned, with room made.
+            tasks: Not used; the room says it.
+
+        Returns:
+            Bytes of tensors.
+        """
+        kept = self._gate.state_dict().values() if self._gate is not None else ()
+        return sum(t.numel() * t.element_size() for t in kept)
+
+    # ------------------------------------------------------------ checkpoints of a trainer
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Begin the task; where a checkpoint is resumed, the file of the gates is read first."""
+        if state.global_step:
+            self.bind(model)
+            self._load_gate(model, checkpoint_folder(args, state) / GATE_FILE)
+        super().on_train_begin(args, state, control, model, optimizer)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the file of the gates into a checkpoint."""
+        folder = checkpoint_folder(args, state)
+        if self._gate is not None and state.is_world_process_zero and folder.is_dir():
+            save_tensors(self._gate.state_dict(), folder / GATE_FILE)

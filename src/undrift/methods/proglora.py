@@ -1,0 +1,355 @@
+"""A LoRA for every task, weighed once per sample by keys that a small network asks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from undrift.errors import ConfigError
+from undrift.methods import base
+from undrift.methods.parts import pool
+from undrift.methods.parts.pool import Gate, PoolMethod
+from undrift.tuner import Prompt
+from undrift.tuner.pool import generator_of
+from undrift.tuner.ranks import rank, summed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(pool.Config):
+    """The options of `pool.Config`, and those of the gate.
+
+    Attributes:
+        gate: "dynamic", every sample's own gate; or "static", at test the mean gate of the task
+            that the sample comes from, which has to be told.
+        hidden: The width of the query network in the middle.
+        recall: The weight of the task recall, which keeps the gate from moving among old experts.
+    """
+
+    gate: Literal["dynamic", "static"] = "dynamic"
+    hidden: int = 100
+    recall: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hidden <= 0 or self.recall < 0:
+            raise ConfigError(
+                f"hidden is {self.hidden} and recall {self.recall}, expected a positive number and "
+                "one that is not negative"
+            )
+
+
+class Query(nn.Module):
+    """f: from the largest embeddings of a prompt to what the keys are asked.
+
+    Args:
+        width: d.
+        hidden: The width in the middle.
+    """
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(hidden, width, bias=False)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute q, (B, d)."""
+        return self.norm(self.up(F.silu(self.down(x))))
+
+
+class KeyGate(Gate):
+    """g = softmax(k_1 q / sqrt(d), .., k_t q / sqrt(d)),  q = f(max over the prompt).
+
+    Args:
+        width: d.
+        hidden: The width of f in the middle.
+
+    Attributes:
+        key: k_t, (d,).
+        past_keys: k_1 to k_{t-1}, never trained again, (t-1, d).
+        query: f_t.
+        past_query: f_{t-1}, as the last task left it. Earlier ones are asked no more, and not kept.
+        means: g*_i in row i; zero for a task that is not finished, (t, t).
+        noted: The running sum of the gates of this task, and their number, where a checkpoint
+            finds them, (t + 1,) in float64.
+    """
+
+    means: Tensor
+    noted: Tensor
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.key = nn.Parameter(torch.empty(width))
+        self.query = Query(width, hidden)
+        self.past_query = copy.deepcopy(self.query).requires_grad_(False)
+        self.make_room(0)
+        self._draw_key()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the gates.
+
+        Args:
+            x: The largest value in every dimension of the prompt's embeddings, (B, d).
+
+        Returns:
+            g, (B, t).
+        """
+        keys = torch.cat([self.past_keys, self.key[None]])
+        return _asked(self.query, keys, x).softmax(-1)
+
+    def recall(self, x: Tensor) -> Tensor | None:
+        """Compare what f_{t-1} and f_t say of the old experts [KL(old || new)].
+
+        Args:
+            x: As for `forward`.
+
+        Returns:
+            The mean over the batch, (); None where there are not two old experts to choose among.
+        """
+        if len(self.past_keys) < 2:
+            return None
+        with torch.no_grad():
+            old = _asked(self.past_query, self.past_keys, x).log_softmax(-1)
+        new = _asked(self.query, self.past_keys, x).log_softmax(-1)
+        return F.kl_div(new, old, log_target=True, reduction="batchmean")
+
+    # ------------------------------------------------------------ the mean gate of a task
+
+    def begin_sum(self, *, resumed: bool) -> None:
+        """Begin to sum the task's gates, or go on with the sum that a checkpoint brought."""
+        self._sum = self.noted.clone() if resumed and rank() == 0 else torch.zeros_like(self.noted)
+
+    def add(self, gates: Tensor) -> None:
+        """Add the gates of a batch, (B, t)."""
+        self._sum[:-1] += gates.detach().sum(0)
+        self._sum[-1] += len(gates)
+
+    def running(self) -> dict[str, Tensor]:
+        """The sums to be added up over ranks."""
+        return {"gates": self._sum}
+
+    def note(self) -> None:
+        """Bring the running sum to where a checkpoint finds it."""
+        with summed([self]):
+            self.noted.copy_(self._sum)
+
+    def end_sum(self) -> None:
+        """Keep the mean gate of the task."""
+        with summed([self]):
+            self.means[-1] = self._sum[:-1] / self._sum[-1].clamp_min(1)
+        self.noted.zero_()
+
+    def mean_of(self, task: int) -> Tensor | None:
+        """Return g* of a task.
+
+        Args:
+            task: Its number, from 1.
+
+        Returns:
+            (t,); None for a task that is not learned.
+        """
+        if task > len(self.means) or not bool(self.means[task - 1].any()):
+            return None
+        return self.means[task - 1]
+
+    # ------------------------------------------------------------ from task to task
+
+    @torch.no_grad()
+    def grow(self, past: int) -> None:
+        """Let the key become a past one, keep a copy of f, and draw the next key.
+
+        Args:
+            past: How many tasks are past.
+        """
+        keys, means = torch.cat([self.past_keys, self.key[None]]), self.means
+        self.make_room(past)
+        self.past_keys.copy_(keys)
+        self.means[: len(means), : len(means)] = means
+        self.past_query.load_state_dict(self.query.state_dict())
+        self._draw_key()
+
+    def make_room(self, past: int) -> None:
+        """Bring keys and mean gates to their size after so many tasks.
+
+        Args:
+            past: How many.
+        """
+        room = self.key.detach().new_zeros
+        self.past_keys = nn.Parameter(room(past, len(self.key)), requires_grad=False)
+        self.register_buffer("means", room(past + 1, past + 1))
+        self.register_buffer("noted", room(past + 2, dtype=torch.float64))
+        self.begin_sum(resumed=False)
+
+    @torch.no_grad()
+    def _draw_key(self) -> None:
+        drawn, bound = torch.empty(len(self.key), device="cpu"), len(self.key) ** -0.5
+        self.key.copy_(drawn.uniform_(-bound, bound, generator=generator_of(len(self.past_keys))))
+
+
+def _asked(query: nn.Module, keys: Tensor, x: Tensor) -> Tensor:
+    """Ask keys (n, d) about x (B, d): k q / sqrt(d), (B, n)."""
+    with torch.autocast(x.device.type, enabled=False):
+        return query(x) @ keys.mT / keys.shape[1] ** 0.5
+
+
+class ProgLora(PoolMethod):
+    """A LoRA for every task; a gate, decided once per sample, weighs them all in all layers.
+
+        q = f(max over the prompt's embeddings),  g = softmax(k_i q / sqrt(d)),
+        y = W0 x + s sum_{i<=t} g_i B_i A_i x                             in training and at test
+
+    Trained in task t are A_t, B_t, its key k_t and the query network f. The gate sees the prompt
+    alone, image features included. What the sources leave open is decided thus:
+
+    - task recall, which shall keep the gate of old tasks where it was, needs no old data: on the
+      current prompts, KL(softmax_{i<t} k_i f_{t-1} || softmax_{i<t} k_i f_t) is added to the loss
+      with the weight `recall`. It can say something from the third task on. In a trainer of your
+      own it takes part if `compute_loss` returns the method's `loss`;
+    - the setting "static" is told at test which task a sample comes from (`asked`, an oracle)
+      and uses the mean gate of that task over the samples of the second half of its training; a
+      task that is not learned yet gets the gate of "dynamic", the default.
+    """
+
+    name: ClassVar[str] = "proglora"
+    paper: ClassVar[str] = "ProgLoRA, Yu et al., ACL 2025 Findings"
+    Config: ClassVar[type[base.Config]] = Config
+    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {"dynamic": {"gate": "dynamic"}, "static": {"gate": "static"}}
+    )
+    config: Config
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self._recall: Tensor | None = None
+        self._late = False  # in the second half of the task
+
+    def make_gate(self, width: int) -> KeyGate:
+        """Make the first key and the query network.
+
+        Args:
+            width: d, of the embeddings.
+
+        Returns:
+            The gate of one expert.
+        """
+        return KeyGate(width, self.config.hidden)
+
+    @property
+    def key_gate(self) -> KeyGate:
+        """The gate of the model that is bound.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        if not isinstance(self._gate, KeyGate):
+            raise ConfigError("no model is bound; use the model that Method.attach returns")
+        return self._gate
+
+    def gates(self, prompt: Prompt) -> Tensor:
+        """Decide the gates of a batch of prompts.
+
+        Args:
+            prompt: The prompts.
+
+        Returns:
+            (B, t), with a graph; or (t,), the mean gate of the task that is asked about.
+
+        Raises:
+            ConfigError: If the task is needed and not told.
+        """
+        gate = self.key_gate
+        if self.config.gate == "static" and not gate.training:
+            if self.asked is None:
+                raise ConfigError(
+                    "proglora-static has to be told which task its questions come from: set "
+                    "method.asked to the task's number, or use proglora-dynamic"
+                )
+            mean = gate.mean_of(self.asked)
+            if mean is not None:
+                return mean
+        there = prompt.mask.unsqueeze(-1)
+        x = prompt.embeds.float().masked_fill(~there, -torch.inf).amax(1)
+        found = gate(x)
+        if gate.training and torch.is_grad_enabled():
+            self._recall = gate.recall(x)
+            if self._late:
+                gate.add(found)
+        return found
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Compute the model's loss, and the task recall where there is something to recall.
+
+        Args:
+            model: What `attach` returned.
+            batch: The model's inputs, with labels.
+
+        Returns:
+            The loss, ().
+        """
+        self._recall = None
+        loss = super().loss(model, batch)
+        return loss if self._recall is None else loss + self.config.recall * self._recall
+
+    # ------------------------------------------------------------ the mean gate, led through a task
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Begin the task, or go on in its first or second half."""
+        super().on_train_begin(args, state, control, model, optimizer)
+        self.key_gate.begin_sum(resumed=bool(state.global_step))
+        self._late = 2 * state.global_step + 1 >= state.max_steps
+
+    def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
+        """Sum the gates from the middle of the task on.
+
+        Args:
+            model: What `attach` returned.
+            step: How many steps of the task are done, from 1.
+            steps_total: How many it will be.
+        """
+        self._late = 2 * step + 1 >= steps_total
+
+    def before_save(self, model: nn.Module) -> None:
+        """Bring the sum of the gates to where a checkpoint finds it.
+
+        Args:
+            model: What `attach` returned.
+        """
+        self.key_gate.note()
+
+    def task_end(self, model: nn.Module) -> None:
+        """Keep the mean gate of the task.
+
+        Args:
+            model: What `attach` returned.
+        """
+        self.key_gate.end_sum()
+        super().task_end(model)
+
+    def idle_parameters(self, model: nn.Module) -> int:
+        """Count the copy of f that only the recall asks.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            Its parameters.
+        """
+        return sum(p.numel() for p in self.key_gate.past_query.parameters())
+
+
+METHOD = ProgLora
