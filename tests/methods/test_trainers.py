@@ -12,6 +12,7 @@ from tests.methods.training import SMALL, attached, weights
 from tests.tuner.llava import tiny_batch
 from undrift.methods.clmoe import ClMoe
 from undrift.methods.finetune import Finetune
+from undrift.methods.modalprompt import ModalPrompt
 from undrift.methods.moelora import MoeLora
 from undrift.methods.proglora import ProgLora
 from undrift.methods.same import Same
@@ -29,6 +30,7 @@ MAKE = {
     "moelora": lambda: MoeLora(**SMALL),
     "finetune": lambda: Finetune(**SMALL),
     "proglora": lambda: ProgLora("static", **SMALL),
+    "modalprompt": lambda: ModalPrompt(**SMALL, prompt_length=4),
     "clmoe": lambda: ClMoe(**SMALL),
 }
 
@@ -74,7 +76,7 @@ def train(method, model, number, folder, callbacks=(), resume=None, **options):
 
 @pytest.mark.parametrize(
     "name",
-    ["same", "same-paper", "steadylora", "clmoe", "proglora", *SLOW],
+    ["same", "same-paper", "steadylora", "clmoe", "modalprompt", "proglora", *SLOW],
 )
 def test_killed_inside_a_task_and_resumed_equals_uninterrupted(name, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}

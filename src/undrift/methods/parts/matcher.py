@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.parts.features import Features
+from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.tuner.ranks import rank, summed
 
 MATCHER_FILE = "task_matcher.safetensors"
@@ -238,13 +238,18 @@ class TaskMatcher:
         counts = {f"{name}.counts": value for name, value in self.counts.items()}
         return sums | counts | self.running()
 
+    def size_after(self, tasks: int) -> int:
+        """Return how many bytes of tensors are saved after so many tasks."""
+        rows = [value.shape[0] for value in self._sum.values()]
+        return sum(8 * (tasks + 1) * (size + 1) for size in rows)
+
     def save(self, directory: Path) -> None:
         """Save all sums in one safetensors file.
 
         Args:
             directory: The adapter's folder.
         """
-        save_file(self.tensors(), directory / MATCHER_FILE)
+        save_tensors(self.tensors(), directory / MATCHER_FILE)
 
     def load(self, directory: Path) -> None:
         """Load what `save` saved.
@@ -253,16 +258,10 @@ class TaskMatcher:
             directory: The adapter's folder.
 
         Raises:
-            RunDirError: If there is no such file.
             AdapterMismatch: If it is of another method or model.
         """
         file = directory / MATCHER_FILE
-        if not file.is_file():
-            raise RunDirError(
-                f"{file} is missing; it says what the learned tasks look like, and is written by "
-                "save_state: give the folder as it was saved"
-            )
-        own, saved = self.tensors(), load_file(file)
+        own, saved = self.tensors(), load_tensors(file)
         if own.keys() != saved.keys() or any(own[k].shape[1:] != saved[k].shape[1:] for k in own):
             raise AdapterMismatch(
                 f"{file} is of another method or backbone: expected {', '.join(sorted(own))} with "
