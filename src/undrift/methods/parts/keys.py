@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.nn import functional as F
 
 from undrift.methods.parts.pool import Gate
 
