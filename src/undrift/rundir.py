@@ -7,7 +7,7 @@ ROOT/
 ├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
 ├── skipped.jsonl     what --skip-bad has left out, if anything
-└── eval/after-01/    on-01.jsonl: one prediction a line; after-00 is the untouched model
+└── eval/after-01/    on-01.jsonl: a prediction a line (after-00: untouched); on-01.json: tasks told
 ```
 
 A line of `eval` is `{"id", "question", "answers", "prediction", "strict", "caseless"}`; one of a

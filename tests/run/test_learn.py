@@ -57,7 +57,7 @@ def assert_equal(one: Path, two: Path) -> None:
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
-@pytest.mark.parametrize("method", ["same", "steadylora", "finetune"])
+@pytest.mark.parametrize("method", ["same", "steadylora", "finetune", "proglora-static"])
 def test_task_by_task_is_the_run_over_the_sequence(method, lesson, data, tmp_path, monkeypatch):
     monkeypatch.setitem(LAYER, "method", {"name": method, "experts": 2, "rank": 2})
     start = lesson("colours")

@@ -8,7 +8,10 @@ from safetensors.torch import load_file
 
 from tests.run.test_loop import assert_same_numbers
 from tests.run.test_plain_methods import StopInTaskTwo, adapters
-from undrift.rundir import read_json
+from undrift.errors import ConfigError
+from undrift.run.progress import Quiet
+from undrift.run.saved import ask, examine, open_adapter
+from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -30,6 +33,18 @@ def test_two_tasks(name, make_run, tmp_path):
         gate = load_file(second / "gate.safetensors")
         torch.testing.assert_close(gate["means"].sum(1), torch.ones(2))
         assert gate["past_keys"].shape[0] == 1
+
+
+def test_an_oracle_is_told_the_task_when_its_adapter_is_examined(make_run, two, tmp_path):
+    result = make_run("proglora-static").go()
+    learned = open_adapter(tmp_path / "run")
+    scores = examine(learned, two.tasks, tmp_path / "asked", 4, Quiet())
+    assert [scores[task.name]["strict"] for task in two.tasks] == result["matrix"][1]
+    for number, task in enumerate(two.tasks, 1):
+        said = read_lines(tmp_path / "asked" / f"{task.name}.jsonl")
+        assert said == read_lines(tmp_path / "run/eval/after-02" / f"on-{number:02}.jsonl")
+    with pytest.raises(ConfigError, match="has to be told which task"):
+        ask(learned, "which colour is it?", two.tasks[0].test[0].images)
 
 
 def test_killed_inside_the_second_task_and_resumed_equals_uninterrupted(make_run, tmp_path):

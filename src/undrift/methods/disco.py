@@ -22,12 +22,15 @@ class Config(pool.Config):
         tau: The temperature of the softmax over cosines.
         modality: What is compared: "text", as published, "image", or "both".
         choice: "softmax", or "argmax", which gives the best task's expert everything.
+        centred: Compare features from the mean of the prototypes, see `Matching` [OURS]; False
+            compares them from zero, as published for CLIP's.
         oracle: At test, use the expert of the task that is asked.
     """
 
     tau: float = 0.05
     modality: Literal["text", "image", "both"] = "text"
     choice: Literal["softmax", "argmax"] = "softmax"
+    centred: bool = True
     oracle: bool = False
 
     def __post_init__(self) -> None:
@@ -52,8 +55,8 @@ class Disco(MatchedPool):
 
     def matching(self) -> Matching:
         """Say how prompts are matched with tasks."""
-        config = self.config
-        return Matching(MODALITIES[config.modality], config.tau, config.choice, config.oracle)
+        c = self.config
+        return Matching(MODALITIES[c.modality], c.tau, c.choice, c.centred, c.oracle)
 
 
 METHOD = Disco

@@ -34,6 +34,8 @@ class Config(pool.Config):
             does, with cross terms that no training ever saw.
         expand: Where experts are mixed and not added up: in the "last" layer, or in "all".
         choice: "softmax"; or "argmax", as in another public version.
+        centred: Compare features from the mean of the prototypes, see `Matching` [OURS]; False
+            compares them from zero, as published for CLIP's.
         oracle: At test, where experts are mixed, use that of the task that is asked.
     """
 
@@ -42,6 +44,7 @@ class Config(pool.Config):
     fuse: Literal["product", "factors"] = "product"
     expand: Literal["last", "all"] = "last"
     choice: Literal["softmax", "argmax"] = "softmax"
+    centred: bool = True
     oracle: bool = False
 
     def __post_init__(self) -> None:
@@ -75,9 +78,9 @@ class Hide(MatchedPool):
 
     def matching(self) -> Matching:
         """Say how prompts are matched with tasks."""
-        config = self.config
-        weights = {"image": config.image_share, "text": 1 - config.image_share}
-        return Matching(weights, config.tau, config.choice, config.oracle)
+        c = self.config
+        weights = {"image": c.image_share, "text": 1 - c.image_share}
+        return Matching(weights, c.tau, c.choice, c.centred, c.oracle)
 
     def bind(self, model: nn.Module) -> None:
         """Decide a model's gates from now on, and find its last layer.

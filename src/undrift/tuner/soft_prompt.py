@@ -166,7 +166,9 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         image, text = self.soft_prompt_up[adapter_name](hidden).mean(0).chunk(2)
         return {"image": image, "text": text}
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Any, prefix: str, *rest: Any
+    ) -> None:
         """Make room for as many frozen prompts as are about to be loaded, in anyone's trainer."""
         for name in self.soft_prompt_past_P:
             saved = state_dict.get(f"{prefix}soft_prompt_past_P.{name}")

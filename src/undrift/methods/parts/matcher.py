@@ -28,12 +28,15 @@ class Matching:
             example of a task had, drops out and the others are weighed anew.
         tau: The temperature of the softmax over scores.
         choice: "softmax", or "argmax", which gives the best task everything.
+        centred: Take the cosines from the mean of the prototypes, not from zero [OURS]: the words
+            of the chat template, which all prompts share, make all texts and so all weights alike.
         oracle: Be told the task instead.
     """
 
     weights: Mapping[str, float]
     tau: float
     choice: Literal["softmax", "argmax"] = "softmax"
+    centred: bool = True
     oracle: bool = False
 
 
@@ -97,6 +100,8 @@ def cosines(
     prototypes: Mapping[str, Tensor],
     weights: Mapping[str, float],
     known: Mapping[str, Tensor] | None = None,
+    *,
+    centred: bool = False,
 ) -> Tensor:
     """Compare prompts with prototypes: the weighted mean of the cosines of each modality.
 
@@ -105,16 +110,22 @@ def cosines(
         prototypes: By modality, (T, d).
         weights: What each modality counts for; one that a prompt or a task lacks drops out.
         known: By modality, which tasks have it, (T,) bool; all where not given.
+        centred: Take the cosines from the mean of the prototypes; of a single one they are 0.
 
     Returns:
         (B, T) float32; -inf where prompt and task share no modality.
     """
     total = weight = torch.zeros((), device=features.of["text"].device)
     for name, share in weights.items():
-        unit = functional.normalize(prototypes[name].double(), dim=1)
-        both = features.present[name][:, None].expand(-1, len(unit))
-        both = both if known is None else both & known[name]
-        total = total + share * both * (features.of[name].double() @ unit.mT)
+        mean, there = prototypes[name].double(), features.present[name]
+        have = torch.ones_like(mean[:, 0], dtype=torch.bool) if known is None else known[name]
+        own = features.of[name].double()
+        if centred:
+            centre = mean[have].sum(0) / have.sum().clamp_min(1)
+            mean, own = mean - centre, own - centre
+        near = functional.normalize(own, dim=1) @ functional.normalize(mean, dim=1).mT
+        both = there[:, None] & have
+        total = total + share * both * near
         weight = weight + share * both
     return torch.where(weight > 0, total / weight, -torch.inf).float()
 
@@ -209,7 +220,7 @@ class TaskMatcher:
         weights = self.matching.weights
         prototypes = {name: self.prototypes(name) for name in weights}
         known = {name: self.counts[name] > 0 for name in weights}
-        return cosines(features, prototypes, weights, known)
+        return cosines(features, prototypes, weights, known, centred=self.matching.centred)
 
     def match(self, features: Features, asked: int | None = None) -> Tensor:
         """Weigh the finished tasks for each prompt, and note whether the best was the task asked.
