@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from undrift.core.stepping import innermost
 from undrift.errors import ConfigError
 from undrift.methods.parts import pool
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.features import hidden_features
 from undrift.methods.parts.matcher import Identified, told
 from undrift.methods.parts.pool import PoolMethod
+from undrift.methods.parts.probe import copy_expert, forget_momentum, needed
 from undrift.methods.parts.task_routers import TaskRouters
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.pool import PoolLoraLayer, grow, pool_layers
@@ -69,11 +69,10 @@ class LlavaCMoE(PoolMethod):
     the locator names, over the experts there were in its time. There is no public code, and the
     reviews leave numbers open; [OURS] are all defaults, and:
 
-    - the probe is the first part of the task's own training. Its expert and router are then thrown
-      away: what was learned, their optimiser state, and in linears that need none the expert
-      itself. Learning rates go on as the schedule has them. A task of one step has no probe;
-    - a new expert is a copy of the one that the linear used most during the probe, a little aside.
-      The first task has no probe, one expert on every linear and LoRA's own start;
+    - the probe is the first part of the task's own training. Its experts and routers are then
+      thrown away, their optimiser state too; the schedule goes on. A task of one step has no probe;
+    - a new expert begins near the one that its linear used most during the probe. The first task
+      has no probe, one expert on every linear and LoRA's own start;
     - usage and balance are taken over the prompt's tokens, without answers and padding, and a token
       counts for its first choice: of two experts, k = 2 would take both;
     - locators see the last hidden state of the first `features` prompts of a task, which costs one
@@ -93,7 +92,7 @@ class LlavaCMoE(PoolMethod):
         self.identified = Identified()
         self._layers: dict[str, PoolLoraLayer] = {}
         self._adapter = "default"
-        self._model: nn.Module | None = None
+        self._model: Any = None
         self._optimizer: Any = None
         self._step = self._probe_until = 0
 
@@ -148,7 +147,6 @@ class LlavaCMoE(PoolMethod):
         return dict(zip(names, made, strict=True))
 
     def _locate(self, prompt: Prompt) -> Tensor:
-        assert self._model is not None  # `bind` comes first
         scores = self._routers.locator.scores(hidden_features(self._model, prompt))
         best = self.identified.note(scores, self.asked)
         return told(best, self.asked, scores.shape[1]) if self.config.oracle else best
@@ -157,16 +155,11 @@ class LlavaCMoE(PoolMethod):
     def _remember(self, prompt: Prompt) -> None:
         kept = self._routers.features
         if len(kept) < self.config.features:
-            assert self._model is not None  # `bind` comes first
             found = hidden_features(self._model, prompt).to(kept)
             self._routers.features = torch.cat([kept, found])[: self.config.features]
 
     def facts(self) -> dict[str, Any]:
-        """Tell how often the locator was right since the last call.
-
-        Returns:
-            See `Identified.facts`.
-        """
+        """Tell how often the locator was right since the last call, see `Identified.facts`."""
         return self.identified.facts()
 
     # ------------------------------------------------------------ the probe
@@ -187,9 +180,8 @@ class LlavaCMoE(PoolMethod):
             The sum, ().
         """
         spoken = super().loss(model, batch)
-        if not self.probing:
-            return spoken
-        return spoken + self.config.balance * self._routers.imbalance()
+        unequal = self._routers.imbalance() if self.probing else 0.0
+        return spoken + self.config.balance * unequal
 
     @torch.no_grad()
     def _end_probe(self) -> None:
@@ -200,39 +192,17 @@ class LlavaCMoE(PoolMethod):
         layers = list(self._layers.values())
         counts = [layer.experts(self._adapter) for layer in layers]
         share = torch.stack([used[i, n - 1] for i, n in enumerate(counts)]) / tokens
-        least = share.mean() - self.config.slack * share.std(correction=0)
-        routers.open.copy_(share > least)
-        if not bool(routers.open.any()):  # all alike: the probe tells no linear from another
-            routers.open.fill_(True)
+        routers.open.copy_(needed(share, self.config.slack))
         for i, layer in enumerate(layers):
             layer.begin_anew(self._adapter)
             if routers.open[i]:
-                self._copy(layer, int(used[i, : counts[i] - 1].argmax()))
+                old = int(used[i, : counts[i] - 1].argmax())
+                aside = routers.generator(layer.name)
+                copy_expert(layer, self._adapter, old, self.config.perturb, aside)
         routers.draw()
-        self._forget_optimizer()
-
-    def _copy(self, layer: PoolLoraLayer, old: int) -> None:
-        """Let the newest expert begin beside an old one; A's own start says where aside is."""
-        name = self._adapter
-        for new, past in (
-            (layer.pool_lora_A[name], layer.pool_lora_past_A[name][old]),
-            (layer.pool_lora_B[name], layer.pool_lora_past_B[name][old]),
-        ):
-            size = past.square().mean().sqrt()
-            aside = torch.randn(past.shape, generator=self._routers.generator(layer.name))
-            new.copy_(past + self.config.perturb * size * aside.to(past))
-        layer.forget_packed()
-
-    def _forget_optimizer(self) -> None:
-        """Drop the momentum of what the probe has trained."""
-        if self._optimizer is None:
-            return
-        state = innermost(self._optimizer).state
-        masters = (
-            m for each in self._layers.values() for m in (each.pool_lora_A, each.pool_lora_B)
-        )
-        for p in (*(m[self._adapter] for m in masters), *self._routers.routers):
-            state.pop(p, None)
+        experts = (m for each in layers for m in (each.pool_lora_A, each.pool_lora_B))
+        replaced = (p for master in experts for p in master.values())
+        forget_momentum(self._optimizer, [*replaced, *routers.routers])
 
     # ------------------------------------------------------------ the moments of a task
 
@@ -303,9 +273,8 @@ class LlavaCMoE(PoolMethod):
             model: What `attach` returned.
         """
         routers, wrapped = self._routers, peft_model(model)
-        fitted = routers.locator.fit(
-            routers.features, self.config.epochs, torch.initial_seed() % 2**63
-        )
+        seed = torch.initial_seed() % 2**63
+        fitted = routers.locator.fit(routers.features, self.config.epochs, seed)
         if dist.is_available() and dist.is_initialized():
             for value in fitted.values():
                 dist.broadcast(value, 0)
@@ -340,11 +309,10 @@ class LlavaCMoE(PoolMethod):
         """
         idle = self._routers.size() - self._routers.one_router()
         for layer in self._layers.values():
-            expert = layer.pool_lora_A[self._adapter].numel()
-            expert += layer.pool_lora_B[self._adapter].numel()
+            A, B = layer.pool_lora_A[self._adapter], layer.pool_lora_B[self._adapter]
             experts = layer.experts(self._adapter)
             met = min(self.config.top_k, max(1, experts - 1))
-            idle += (experts - met) * expert
+            idle += (experts - met) * (A.numel() + B.numel())
         return idle
 
 
