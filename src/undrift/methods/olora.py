@@ -37,7 +37,7 @@ class Config(pool.Config):
             the "newest" alone, as later public code does, so that training and test differ.
     """
 
-    strength: float = 20.0
+    strength: float = 1.0
     reduction: Literal["mean", "sum"] = "mean"
     row_normalise: bool = False
     shrink: float = 0.0
@@ -59,7 +59,8 @@ class OLora(PoolMethod):
     Both penalties are functions of the parameters alone, so their gradient is added once per
     optimiser step, after clipping, and they are not part of the reported loss. The setting
     "paper" has the paper's lambda_1 = 0.5 on the sum, which was tuned for the query and value
-    linears of T5 and grows with the model, the square of the rank and the number of tasks.
+    linears of T5 and grows with the model, the square of the rank and the number of tasks. On the
+    mean, 1 is where the push is as long as the gradient of L_LM on the pocket backbone.
     """
 
     name: ClassVar[str] = "olora"
@@ -89,8 +90,8 @@ class OLora(PoolMethod):
             model: What `attach` returned.
 
         Returns:
-            The transforms of every A_t, from the second task on, and of both factors where they
-            are to be short.
+            The transforms of every A_t, which add nothing in the first task; of B_t as well where
+            both are to be short.
         """
         config, wrapped = self.config, peft_model(model)
         adapter, layers = active_adapter(wrapped), pool_layers(wrapped).values()
