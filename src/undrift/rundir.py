@@ -7,7 +7,8 @@ ROOT/
 ├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
 ├── skipped.jsonl     what --skip-bad has left out, if anything
-└── eval/after-01/    on-01.jsonl: one prediction a line; after-00 is the untouched model
+└── eval/after-01/    on-01.jsonl: one prediction a line; after-00 is the untouched model;
+                      on-01.json: what the method tells about them, such as tasks identified
 ```
 
 A line of `eval` is `{"id", "question", "answers", "prediction", "strict", "caseless"}`; one of a

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 
 def learned(
-    directory: Path, processes: int, module: str = "two_tasks"
+    directory: Path, processes: int, module: str = "two_tasks", *options: str
 ) -> list[dict[str, torch.Tensor]]:
     """What each rank has in the end."""
     launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
@@ -26,6 +26,7 @@ def learned(
         "-m",
         f"tests.distributed.{module}",
         str(directory),
+        *options,
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

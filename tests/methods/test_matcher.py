@@ -14,7 +14,8 @@ SIZE = 8
 
 
 def learned(*tasks: Features, **options) -> TaskMatcher:
-    matcher = TaskMatcher(Matching(**{"weights": WEIGHTS, "tau": 0.1, **options}), SIZE)
+    plain = {"weights": WEIGHTS, "tau": 0.1, "centred": False}
+    matcher = TaskMatcher(Matching(**{**plain, **options}), SIZE)
     for features in tasks:
         matcher.start_task()
         matcher.see(features)
@@ -65,6 +66,27 @@ def test_weights_are_the_softmax_of_the_mean_cosines():
     torch.testing.assert_close(matcher.match(axes(0, 0)), want.softmax(1))
     sharp = learned(axes(0, 0), axes(1, 0), choice="argmax")
     assert sharp.match(axes(0, 0)).tolist() == [[1.0, 0.0]]
+
+
+def test_what_all_prompts_share_makes_weights_alike_unless_cosines_are_centred():
+    """A large common part, as the words of a chat template are, and a small one of each task."""
+
+    def prompt(task: int) -> Features:
+        text = 10 * torch.eye(SIZE)[:1] + torch.eye(SIZE)[task : task + 1]
+        unit = torch.nn.functional.normalize(text, dim=1)
+        none = torch.zeros(1, dtype=torch.bool)
+        return Features({"image": 0 * unit, "text": unit}, {"image": none, "text": ~none})
+
+    tasks = [prompt(task) for task in (1, 2, 3)]
+    plain, centred = (learned(*tasks, centred=option) for option in (False, True))
+    for task, asked in enumerate(tasks):
+        assert plain.match(asked).argmax() == centred.match(asked).argmax() == task
+        assert plain.match(asked)[0, task] < 0.4 and centred.match(asked)[0, task] > 0.99
+    mean = centred.prototypes("text").mean(0)
+    shifted = [f.of["text"][0].double() - mean for f in tasks]
+    want = torch.stack([torch.cosine_similarity(shifted[0], each, dim=0) for each in shifted])
+    torch.testing.assert_close(centred.scores(tasks[0])[0], want.float())
+    assert learned(tasks[0], centred=True).match(tasks[1]).tolist() == [[1.0]]
 
 
 def test_a_missing_modality_is_weighed_anew_and_another_sample_never_decides():

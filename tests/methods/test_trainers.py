@@ -11,7 +11,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from tests.methods.training import SMALL, attached, weights
 from tests.tuner.llava import tiny_batch
 from undrift.methods.clmoe import ClMoe
+from undrift.methods.disco import Disco
 from undrift.methods.finetune import Finetune
+from undrift.methods.modalprompt import ModalPrompt
 from undrift.methods.moelora import MoeLora
 from undrift.methods.proglora import ProgLora
 from undrift.methods.same import Same
@@ -28,6 +30,8 @@ MAKE = {
     "steadylora": lambda: SteadyLora(**SMALL, columns=8),
     "moelora": lambda: MoeLora(**SMALL),
     "finetune": lambda: Finetune(**SMALL),
+    "disco": lambda: Disco(**SMALL, modality="both"),
+    "modalprompt": lambda: ModalPrompt(**SMALL, prompt_length=4),
     "proglora": lambda: ProgLora("static", **SMALL),
     "clmoe": lambda: ClMoe(**SMALL),
 }
@@ -74,7 +78,7 @@ def train(method, model, number, folder, callbacks=(), resume=None, **options):
 
 @pytest.mark.parametrize(
     "name",
-    ["same", "same-paper", "steadylora", "clmoe", "proglora", *SLOW],
+    ["same", "same-paper", "steadylora", "clmoe", "proglora", "disco", "modalprompt", *SLOW],
 )
 def test_killed_inside_a_task_and_resumed_equals_uninterrupted(name, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}

@@ -100,6 +100,15 @@ def test_every_method_runs(make_run, method):
         assert result["matrix"] == [result["zero_shot"]]
 
 
+def test_a_run_keeps_how_often_the_task_of_a_prompt_was_identified(make_run, tmp_path):
+    make_run("disco", train={"max_steps": 2}, method={"modality": "both"}).go()
+    found = {f"{file.parent.name}/{file.stem}": read_json(file)
+             for file in (tmp_path / "run" / "eval").rglob("*.json")}  # fmt: skip
+    assert found.keys() == {"after-01/on-01", "after-02/on-01", "after-02/on-02"}  # none untaught
+    assert {facts["prompts"] for facts in found.values()} == {6}
+    assert all(0 <= facts["identified"] <= 100 for facts in found.values())
+
+
 @pytest.mark.parametrize("method", ["moelora", "same", "steadylora", "finetune"])
 def test_stopped_anywhere_it_goes_on_exactly(make_run, tmp_path, method):
     train = {"max_steps": 7, "checkpoint_steps": 3}

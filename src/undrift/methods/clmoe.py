@@ -14,15 +14,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from undrift.core.routing import Observer
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods import base, moelora
 from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.parts.best_experts import count_best
 from undrift.methods.parts.state_file import checkpoint_folder, load_tensors, save_tensors
 from undrift.tuner import MoeLoraLayer
 from undrift.tuner.ranks import rank
-from undrift.tuner.tokens import Tokens
 
 STATE_FILE = "clmoe_state.safetensors"
 
@@ -205,7 +204,7 @@ class ClMoe(MoeLora):
 
     def _watch(self) -> None:
         for name, layer in self._layers.items():
-            layer.watcher = partial(_counter, self._running[name])
+            layer.watcher = partial(count_best, self._running[name])
 
     def _sum_ranks(self) -> None:
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
@@ -308,18 +307,6 @@ class ClMoe(MoeLora):
             self._running[name].copy_(count if rank() == 0 else torch.zeros_like(count))
         device = next(iter(self._running.values())).device
         self._before = {name: each.to(device) for name, each in kind("before").items()}
-
-
-def _counter(total: Tensor, tokens: Tokens) -> Observer:
-    """Count which two experts are the best of each token that is not padding."""
-
-    def observe(x: Tensor, w: Tensor, h: Tensor, dy: Tensor) -> None:
-        w = tokens.choose(len(w), 1.0, 0, w.device).rows(w)
-        best = w.topk(min(2, w.shape[1]), dim=1).indices
-        counts = (w.sum(1, keepdim=True) > 0).to(total.dtype).expand_as(best)
-        total.index_add_(0, best.flatten(), counts.flatten())
-
-    return observe
 
 
 def _master(layer: MoeLoraLayer) -> Any:

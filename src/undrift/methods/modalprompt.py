@@ -14,7 +14,7 @@ from torch.nn import functional
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
-from undrift.methods.parts.adapter import active_adapter, check_safetensors, peft_model
+from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.features import MODALITIES, Features, embedding_centre, features
 from undrift.methods.parts.matcher import Identified, cosines, told
 from undrift.tuner.prompt import Prompt, PromptContext
@@ -66,6 +66,7 @@ class ModalPrompt(base.Method):
     """
 
     name: ClassVar[str] = "modalprompt"
+    paper: ClassVar[str] = "ModalPrompt, Zeng et al., EMNLP 2025, arXiv:2410.05849"
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
@@ -113,7 +114,7 @@ class ModalPrompt(base.Method):
         with torch.no_grad():
             rows = table(drawn.to(table.weight.device))
         prompts.begin_task(self._adapter, rows)
-        config.tasks = prompts.soft_prompt_tasks[self._adapter]
+        self._note_tasks(model, config.tasks + 1)
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Go on with the prompt that the checkpoint brought.
@@ -124,6 +125,7 @@ class ModalPrompt(base.Method):
             steps_total: As for `task_start`.
         """
         self._observe(model)
+        self._note_tasks(model, task_index)
 
     def load_state(self, model: nn.Module, directory: Path) -> None:
         """Load prompts and prototypes of however many tasks.
@@ -132,14 +134,41 @@ class ModalPrompt(base.Method):
             model: What `attach` returned.
             directory: The folder.
         """
-        prompts = self._observe(model)
-        check_safetensors(directory)
-        saved = PeftConfig.from_pretrained(str(directory))
-        if isinstance(saved, SoftPromptConfig):
-            prompts.make_room(self._adapter, saved.tasks)
-            own: Any = peft_model(model).peft_config[self._adapter]
-            own.tasks = saved.tasks
+        self._observe(model)
         super().load_state(model, directory)
+        saved: Any = PeftConfig.from_pretrained(str(directory))
+        self._note_tasks(model, saved.tasks)
+
+    def _note_tasks(self, model: nn.Module, tasks: int) -> None:
+        """Say how many tasks were begun where the layer and PEFT's file look for it."""
+        soft_prompts(model).soft_prompt_tasks[self._adapter] = tasks
+        config: Any = peft_model(model).peft_config[self._adapter]
+        config.tasks = tasks
+
+    # ------------------------------------------------------------ what it costs
+
+    def make_room(self, model: nn.Module, tasks: int) -> None:
+        """Bring fresh prompts to their size after so many tasks.
+
+        Args:
+            model: What `attach` returned; its tensors may have shapes only.
+            tasks: How many tasks.
+        """
+        soft_prompts(model).make_room(self._adapter, tasks)
+
+    def idle_parameters(self, model: nn.Module) -> int:
+        """Count F, the prototypes, and the prompts that a sample does not get.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            All parameters but those of k prompts.
+        """
+        prompts = soft_prompts(model)
+        inserted = min(self.config.top_k, len(prompts.soft_prompt_past[self._adapter]) + 1)
+        read = inserted * prompts.soft_prompt_P[self._adapter].numel()
+        return sum(p.numel() for p in prompts.parameters()) - read
 
     def facts(self) -> dict[str, Any]:
         """Tell how often the best prompt was that of the task asked, since the last call."""

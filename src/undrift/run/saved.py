@@ -156,7 +156,8 @@ def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) ->
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(backbone, device=device)
     check_safetensors(folder)  # PEFT would read adapter_model.bin as well
-    importlib.import_module("undrift.tuner")  # tells PEFT about MoE-LoRA
+    for tuner in ("", ".pool", ".soft_prompt"):  # each tells PEFT about its type
+        importlib.import_module(f"undrift.tuner{tuner}")
     try:
         report = backbone.model.load_adapter(str(folder))
     except (RuntimeError, ValueError) as error:

@@ -166,6 +166,16 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         image, text = self.soft_prompt_up[adapter_name](hidden).mean(0).chunk(2)
         return {"image": image, "text": text}
 
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: Any, prefix: str, *rest: Any
+    ) -> None:
+        """Make room for as many frozen prompts as are about to be loaded, in anyone's trainer."""
+        for name in self.soft_prompt_past_P:
+            saved = state_dict.get(f"{prefix}soft_prompt_past_P.{name}")
+            if saved is not None and len(saved) != len(self.soft_prompt_past_P[name]):
+                self.make_room(name, len(saved) + 1)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     def _is_due(self) -> bool:
         tasks = self.soft_prompt_tasks
         return not self.disable_adapters and any(tasks.get(name) for name in self.active_adapters)

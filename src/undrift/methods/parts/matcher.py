@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.parts.features import Features
+from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.tuner.ranks import rank, summed
 
 MATCHER_FILE = "task_matcher.safetensors"
@@ -28,12 +28,15 @@ class Matching:
             example of a task had, drops out and the others are weighed anew.
         tau: The temperature of the softmax over scores.
         choice: "softmax", or "argmax", which gives the best task everything.
+        centred: Take the cosines from the mean of the prototypes, not from zero [OURS]: the words
+            of the chat template, which all prompts share, make all texts and so all weights alike.
         oracle: Be told the task instead.
     """
 
     weights: Mapping[str, float]
     tau: float
     choice: Literal["softmax", "argmax"] = "softmax"
+    centred: bool = True
     oracle: bool = False
 
 
@@ -97,6 +100,8 @@ def cosines(
     prototypes: Mapping[str, Tensor],
     weights: Mapping[str, float],
     known: Mapping[str, Tensor] | None = None,
+    *,
+    centred: bool = False,
 ) -> Tensor:
     """Compare prompts with prototypes: the weighted mean of the cosines of each modality.
 
@@ -105,16 +110,22 @@ def cosines(
         prototypes: By modality, (T, d).
         weights: What each modality counts for; one that a prompt or a task lacks drops out.
         known: By modality, which tasks have it, (T,) bool; all where not given.
+        centred: Take the cosines from the mean of the prototypes; of a single one they are 0.
 
     Returns:
         (B, T) float32; -inf where prompt and task share no modality.
     """
     total = weight = torch.zeros((), device=features.of["text"].device)
     for name, share in weights.items():
-        unit = functional.normalize(prototypes[name].double(), dim=1)
-        both = features.present[name][:, None].expand(-1, len(unit))
-        both = both if known is None else both & known[name]
-        total = total + share * both * (features.of[name].double() @ unit.mT)
+        mean, there = prototypes[name].double(), features.present[name]
+        have = torch.ones_like(mean[:, 0], dtype=torch.bool) if known is None else known[name]
+        own = features.of[name].double()
+        if centred:
+            centre = mean[have].sum(0) / have.sum().clamp_min(1)
+            mean, own = mean - centre, own - centre
+        near = functional.normalize(own, dim=1) @ functional.normalize(mean, dim=1).mT
+        both = there[:, None] & have
+        total = total + share * both * near
         weight = weight + share * both
     return torch.where(weight > 0, total / weight, -torch.inf).float()
 
@@ -209,7 +220,7 @@ class TaskMatcher:
         weights = self.matching.weights
         prototypes = {name: self.prototypes(name) for name in weights}
         known = {name: self.counts[name] > 0 for name in weights}
-        return cosines(features, prototypes, weights, known)
+        return cosines(features, prototypes, weights, known, centred=self.matching.centred)
 
     def match(self, features: Features, asked: int | None = None) -> Tensor:
         """Weigh the finished tasks for each prompt, and note whether the best was the task asked.
@@ -238,13 +249,18 @@ class TaskMatcher:
         counts = {f"{name}.counts": value for name, value in self.counts.items()}
         return sums | counts | self.running()
 
+    def size_after(self, tasks: int) -> int:
+        """Return how many bytes of tensors are saved after so many tasks."""
+        rows = [value.shape[0] for value in self._sum.values()]
+        return sum(8 * (tasks + 1) * (size + 1) for size in rows)
+
     def save(self, directory: Path) -> None:
         """Save all sums in one safetensors file.
 
         Args:
             directory: The adapter's folder.
         """
-        save_file(self.tensors(), directory / MATCHER_FILE)
+        save_tensors(self.tensors(), directory / MATCHER_FILE)
 
     def load(self, directory: Path) -> None:
         """Load what `save` saved.
@@ -253,16 +269,10 @@ class TaskMatcher:
             directory: The adapter's folder.
 
         Raises:
-            RunDirError: If there is no such file.
             AdapterMismatch: If it is of another method or model.
         """
         file = directory / MATCHER_FILE
-        if not file.is_file():
-            raise RunDirError(
-                f"{file} is missing; it says what the learned tasks look like, and is written by "
-                "save_state: give the folder as it was saved"
-            )
-        own, saved = self.tensors(), load_file(file)
+        own, saved = self.tensors(), load_tensors(file)
         if own.keys() != saved.keys() or any(own[k].shape[1:] != saved[k].shape[1:] for k in own):
             raise AdapterMismatch(
                 f"{file} is of another method or backbone: expected {', '.join(sorted(own))} with "

@@ -1,0 +1,195 @@
+"""What a training step of each method costs, against one of `finetune` at the same total rank.
+
+The pocket backbone as its own runs train it: batches of 32, image features kept, experts of rank 2.
+Each method first learns seven tasks of two steps, so that what it remembers is there and what
+grows has grown; the eighth is measured. A method that grows has the rank at which its eight tasks
+together weigh what the LoRA does. A step is everything: loss, backward pass, clipping, what the
+method does to gradients and steps, the optimiser, what it observes.
+
+    python -m benchmarks.methods --json FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from benchmarks.generation import questions
+from benchmarks.meter import Bar, Round, measure, median
+from undrift.errors import UnknownName
+from undrift.methods.base import Method
+from undrift.methods.parts.budget import expected, rank_to_meet
+from undrift.registry import METHODS
+from undrift.run.backbone import Backbone
+from undrift.run.features import FeatureStore
+
+EXPERTS, RANK, TASKS, STEPS, ROUNDS = 8, 2, 8, 2, 15
+REFERENCE = "finetune"
+CONSTANT, GROWING = 1.15, 1.25  # of finetune's time: methods that keep their size, that grow
+
+Batches = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A method inside its last task.
+
+    Attributes:
+        step: Takes one optimiser step.
+        rank: The rank of each expert.
+        grows: Whether it is larger after eight tasks than after one.
+    """
+
+    step: Callable[[], None]
+    rank: int
+    grows: bool
+
+
+def batches(backbone: Backbone) -> Batches:
+    """Make the batch that every step sees: questions about pictures of noise, with answers."""
+    with tempfile.TemporaryDirectory() as folder:
+        examples = [replace(e, answers=("blue circle",)) for e in questions(Path(folder))]
+        backbone.store = FeatureStore(Path(folder) / "features", backbone.encode)
+        backbone.store.prepare([picture for e in examples for picture in e.images])
+        collator = backbone.collator()
+        return [collator.collate(collator.encode(examples, answered=True))]
+
+
+def learner(name: str, backbone: Backbone, made: Batches) -> Learner:
+    """Bring a method to its eighth task.
+
+    Args:
+        name: The method's.
+        backbone: The pocket backbone; its model is copied.
+        made: From `batches`.
+
+    Returns:
+        What is measured.
+    """
+    kind: type[Method] = METHODS.load(name)
+    method = kind(experts=EXPERTS, rank=RANK)
+    grows = _stored(method, backbone, TASKS) > 1.05 * _stored(method, backbone, 1)
+    if grows:
+        method = kind(experts=EXPERTS, rank=rank_to_meet(method, "total", backbone.model, TASKS))
+    own = copy.copy(backbone)
+    own.model = copy.deepcopy(backbone.model)
+    set_seed(0)
+    model = method.attach(own.model).train()
+    optimizer, state = _begin(method, model)
+    for _ in range(TASKS - 1 if method.schedule == "sequential" else 0):
+        for _ in range(STEPS):
+            _step(method, model, optimizer, state, own.inputs(made[0]))
+        method.on_train_end(None, state, _control(), model=model, optimizer=optimizer)
+        optimizer, state = _begin(method, model)
+    state.max_steps = 1000
+    return Learner(
+        lambda: _step(method, model, optimizer, state, own.inputs(made[0])),
+        method.config.rank,
+        grows,
+    )
+
+
+def _stored(method: Method, backbone: Backbone, tasks: int) -> int:
+    return expected(method, backbone.model, tasks).stored
+
+
+def _control() -> SimpleNamespace:
+    return SimpleNamespace(should_save=False)
+
+
+def _begin(method: Method, model: nn.Module) -> tuple[torch.optim.Optimizer, SimpleNamespace]:
+    """Begin a task as a trainer does: an optimiser of its own."""
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+    state = SimpleNamespace(global_step=0, max_steps=STEPS, is_world_process_zero=True)
+    args = SimpleNamespace(output_dir="nowhere", resume_from_checkpoint=None)
+    method.on_train_begin(args, state, _control(), model=model, optimizer=optimizer)
+    return optimizer, state
+
+
+def _step(
+    method: Method,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: SimpleNamespace,
+    inputs: Mapping[str, Any],
+) -> None:
+    method.loss(model, {**inputs, "use_cache": False}).backward()
+    trained = [p for p in model.parameters() if p.grad is not None]
+    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    state.global_step += 1
+    method.on_step_end(None, state, _control(), model=model, optimizer=optimizer)
+
+
+def method_bars(names: list[str], rounds: int = ROUNDS) -> list[dict[str, Any]]:
+    """Measure methods.
+
+    Args:
+        names: Which ones; the reference is added.
+        rounds: How many rounds.
+
+    Returns:
+        A row a method: the bar's fields, its rank, the share of finetune's time.
+    """
+    backbone = Backbone.load("pocket", device="cpu")
+    made = batches(backbone)
+    learners = {name: learner(name, backbone, made) for name in (REFERENCE, *names)}
+    for each in learners.values():  # the method's first step of a task may do more than others
+        each.step()
+    taken = measure({name: each.step for name, each in learners.items()}, rounds)
+
+    def share(name: str) -> Callable[[Round], float]:
+        return lambda seconds: seconds[name] / seconds[REFERENCE]
+
+    rows = []
+    for name in names:
+        each = learners[name]
+        bar = Bar(
+            f"step: {name} / {REFERENCE}",
+            median(taken, share(name)),
+            GROWING if each.grows else CONSTANT,
+        )
+        print(bar, flush=True)
+        about = {"method": name, "rank": each.rank, "grows": each.grows}
+        rows.append(about | asdict(bar) | {"holds": bar.holds})
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
+    parser.add_argument("names", nargs="*", help="methods; all that learn by themselves")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)
+    known = [n for n in METHODS.names() if METHODS.load(n).schedule == "sequential"]
+    known.remove(REFERENCE)
+    for name in args.names:
+        if name not in known:
+            raise UnknownName(f"{name!r} is none of {', '.join(known)}")
+    rows = method_bars(args.names or known, args.rounds)
+    if args.json is not None:
+        content = {"threads": 1, "tasks": TASKS, "rounds": args.rounds, "methods": rows}
+        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    short = [row["method"] for row in rows if not row["holds"]]
+    print(f"{len(rows) - len(short)} of {len(rows)} bars hold" + "".join(f"; {n}" for n in short))
+    return 1 if short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

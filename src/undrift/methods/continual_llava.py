@@ -1,0 +1,312 @@
+"""Continual LLaVA: a shared pool of low-rank increments, chosen by the text of the instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.nn import functional as F
+
+from undrift.core.stepping import StepTransform
+from undrift.errors import ConfigError
+from undrift.methods import base
+from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.parts.features import embedding_centre, features
+from undrift.methods.parts.keys import Keys
+from undrift.methods.parts.pool import PoolMethod
+from undrift.tuner import Prompt
+from undrift.tuner.pool import PoolLoraConfig, grow, make_room, pool_layers
+from undrift.tuner.ranks import rank, summed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(base.Config):
+    """The options of `base.Config`, and three more; `experts` is N, the size of the pool.
+
+    Attributes:
+        chosen: M, how many increments an instruction picks.
+        align_share: The share of a task's steps in which only the keys are trained, before only
+            the increments are.
+        freeze_used: Hold the increments that a finished task has picked.
+    """
+
+    chosen: int = 4
+    align_share: float = 0.1
+    freeze_used: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.chosen >= 1:
+            raise ConfigError(f"chosen is {self.chosen}, expected at least 1")
+        if not 0 <= self.align_share < 1:
+            raise ConfigError(f"align_share is {self.align_share}, expected 0 up to below 1")
+
+
+class ContinualLlava(PoolMethod):
+    """An instruction adds up its nearest increments of a shared pool, and what past tasks used.
+
+    y = W0 x + s sum_{m in I} c_m B_m A_m x + s sum_{l < t} w_l sum_n v_ln B_ln A_ln x: I are the M
+    keys nearest to the instruction's text e, c their cosines, divided by their sum. A task has two
+    stages: first only the keys move, towards the instructions that pick them; then only the
+    increments and w. There is no public code, and the reviews leave sizes open. [OURS] are N, M and
+    R; a negative cosine counts 0; keys begin as instructions of the first task; a finished task is
+    kept as its mean shares v and a copy of the whole pool's factors, which `w` weighs; w is zero at
+    first, and one number a task for all linears. The setting "paper" has N 64 and R 8 on the
+    attention's output projections. The first stage needs a trainer that takes `loss`.
+    """
+
+    name: ClassVar[str] = "continual_llava"
+    paper: ClassVar[str] = "Continual LLaVA, Cao et al., 2024, arXiv:2411.02564"
+    Config: ClassVar[type[base.Config]] = Config
+    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+        {"paper": {"experts": 64, "rank": 8, "targets": r".*\.o_proj"}}
+    )
+    config: Config
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self._queries: Tensor | None = None
+        self._centre = torch.zeros(0)
+        self._align_until = self._step = 0
+
+    # ------------------------------------------------------------ which increments
+
+    @property
+    def _picker(self) -> Keys:
+        assert isinstance(self._gate, Keys)  # `bind` has made it
+        return self._gate
+
+    def make_gate(self, width: int) -> Keys:
+        """Make the keys.
+
+        Args:
+            width: d, of the embeddings.
+
+        Returns:
+            Zeros, until the first instructions are seen.
+        """
+        return Keys(self.config.experts, width)
+
+    def bind(self, model: nn.Module) -> None:
+        """Decide a model's gates from now on.
+
+        Args:
+            model: What `attach` returned, or a user's model with the `peft_config` on it.
+        """
+        super().bind(model)
+        self._centre = embedding_centre(peft_model(model))
+
+    def gates(self, prompt: Prompt) -> Tensor:
+        """Choose the increments of every instruction.
+
+        Args:
+            prompt: The prompts.
+
+        Returns:
+            Past copies first, (B, T N + N).
+        """
+        e = features(prompt, self._centre).of["text"]
+        training = self._picker.training
+        if training and not bool(self._picker.keys.any()):
+            self._first_keys(e)
+        self._queries = e
+        with torch.no_grad():
+            shares = self._shares(e)
+            if training:
+                self._picker.sums[:-1] += shares.double().sum(0)
+                self._picker.sums[-1] += len(shares)
+        context = self._picker.context().expand(len(shares), -1)
+        return torch.cat([context, shares], 1)
+
+    def _cosines(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        """The M largest cosines of e (B, d) with the keys, and whose they are, (B, M)."""
+        cosines = e @ F.normalize(self._picker.keys, dim=1).mT
+        found = cosines.topk(min(self.config.chosen, cosines.shape[1]), dim=1)
+        return found.values, found.indices
+
+    def _shares(self, e: Tensor) -> Tensor:
+        """c, (B, N)."""
+        cosines, places = self._cosines(e)
+        weights = cosines.clamp_min(0)
+        weights = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
+        return weights.new_zeros(len(e), self.config.experts).scatter(1, places, weights)
+
+    @torch.no_grad()
+    def _first_keys(self, e: Tensor) -> None:
+        """Let the keys be instructions, each a little aside so that no two are equal."""
+        keys = self._picker.keys
+        generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+        aside = torch.randn(keys.shape, generator=generator).to(keys) * 0.1 / keys.shape[1] ** 0.5
+        keys.copy_(F.normalize(e[torch.arange(len(keys)) % len(e)] + aside, dim=1))
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(keys, 0)
+
+    # ------------------------------------------------------------ training
+
+    def peft_config(self) -> PoolLoraConfig:
+        """Make the configuration of the adapter: N new increments."""
+        config = super().peft_config()
+        config.num_new = self.config.experts
+        return config
+
+    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Compute the stage's loss: 1 - the mean cosine of the chosen keys, or the model's own.
+
+        Args:
+            model: What `attach` returned.
+            batch: The model's inputs, with labels.
+
+        Returns:
+            Always the model's loss in value, (), so that logs compare; the graph is the stage's.
+        """
+        aligning = self._step < self._align_until
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not aligning):
+            spoken = super().loss(model, batch)
+        if not aligning:
+            return spoken
+        assert self._queries is not None  # the forward pass has shown a prompt
+        align = 1 - self._cosines(self._queries)[0].mean()
+        return spoken + align - align.detach()
+
+    def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
+        """Hold what finished tasks have picked, with `freeze_used`.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            For A and B of every linear.
+        """
+        if not self.config.freeze_used or not len(self._picker.picked):
+            return {}
+        free = (~(self._picker.picked > 0).any(0)).float()[:, None, None]
+        layers, name = pool_layers(model).values(), active_adapter(peft_model(model))
+        held = (factor[name] for each in layers for factor in (each.pool_lora_A, each.pool_lora_B))
+        return {p: partial(torch.mul, free) for p in held if isinstance(p, Parameter)}
+
+    # ------------------------------------------------------------ the moments of a task
+
+    def past(self, model: nn.Module) -> int:
+        """Return how many tasks the past increments are of."""
+        return super().past(model) // self.config.experts
+
+    def grow(self, model: nn.Module) -> None:
+        """Keep a copy of the pool as the last task left it, and go on with the pool.
+
+        Args:
+            model: What `attach` returned.
+        """
+        wrapped = peft_model(model)
+        name = active_adapter(wrapped)
+        grow(wrapped, name)
+        with torch.no_grad():
+            for layer in pool_layers(wrapped).values():
+                for new, past in (
+                    (layer.pool_lora_A, layer.pool_lora_past_A),
+                    (layer.pool_lora_B, layer.pool_lora_past_B),
+                ):
+                    new[name].copy_(past[name][-self.config.experts :])
+                layer.forget_packed()
+        self._picker.grow(self.past(wrapped))
+
+    def make_room(self, model: nn.Module, tasks: int) -> None:
+        """Bring a fresh pool to its size after so many tasks.
+
+        Args:
+            model: What `attach` returned; its tensors may have shapes only.
+            tasks: How many tasks.
+        """
+        wrapped = peft_model(model)
+        make_room(wrapped, self.config.experts * (tasks - 1), active_adapter(wrapped))
+        self._picker.make_room(tasks - 1)
+
+    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Begin a task with empty sums.
+
+        Args:
+            model: What `attach` returned.
+            task_index: The number of the task, from 1.
+            steps_total: How many optimiser steps the task will take.
+        """
+        super().task_start(model, task_index, steps_total)
+        self._picker.sums.zero_()
+
+    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Work out the stages.
+
+        Args:
+            model: As for `task_start`.
+            task_index: As for `task_start`.
+            steps_total: As for `task_start`.
+        """
+        super().task_resume(model, task_index, steps_total)
+        self._align_until = round(self.config.align_share * steps_total)
+        if rank() > 0:  # a checkpoint holds the sums of all processes, and the first goes on
+            self._picker.sums.zero_()
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Begin the task, at the step where the trainer is."""
+        self._step = state.global_step
+        super().on_train_begin(args, state, control, model, optimizer)
+
+    def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
+        """Count.
+
+        Args:
+            model: What `attach` returned.
+            step: How many steps of the task are done, from 1.
+            steps_total: How many it will be.
+        """
+        self._step = step
+
+    def before_save(self, model: nn.Module) -> None:
+        """Bring the sums of all processes to the first.
+
+        Args:
+            model: What `attach` returned.
+        """
+        with summed([self._picker]):
+            pass
+
+    def task_end(self, model: nn.Module) -> None:
+        """Keep the task's mean shares.
+
+        Args:
+            model: What `attach` returned.
+        """
+        with summed([self._picker]):
+            sums = self._picker.sums
+            self._picker.mean.copy_(sums[:-1] / sums[-1].clamp_min(1))
+        super().task_end(model)
+
+    def idle_parameters(self, model: nn.Module) -> int:
+        """Count the increments that an instruction does not pick, and the keys.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            N - M of N newest increments, and all that decides; the copies all count.
+        """
+        N, M = self.config.experts, min(self.config.chosen, self.config.experts)
+        pool = sum(p.numel() for name, p in model.named_parameters() if "pool_lora_A." in name)
+        pool += sum(p.numel() for name, p in model.named_parameters() if "pool_lora_B." in name)
+        return pool * (N - M) // N + sum(p.numel() for p in self._picker.parameters())
+
+
+METHOD = ContinualLlava

@@ -1,0 +1,188 @@
+"""HiDe-LLaVA: an expert a task, all added up, and in the last layer mixed by likeness."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from undrift.errors import ConfigError
+from undrift.methods import base
+from undrift.methods.parts import pool
+from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.parts.matched import MatchedPool
+from undrift.methods.parts.matcher import Matching
+from undrift.tuner import Gates, Prompt
+from undrift.tuner.pool import PoolLoraLayer, pool_layers
+
+FUSED = "fused"  # the adapter of summed factors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(pool.Config):
+    """The options of a pool, and how its experts are put together.
+
+    Attributes:
+        tau: The temperature of the softmax over scores.
+        image_share: What the pictures count for in a score; the text counts for the rest.
+        fuse: Below the last layer, "product" adds what the experts answer, sum of B_i A_i, as the
+            paper writes; "factors" adds their factors, (sum of B_i)(sum of A_i), as the public code
+            does, with cross terms that no training ever saw.
+        expand: Where experts are mixed and not added up: in the "last" layer, or in "all".
+        choice: "softmax"; or "argmax", as in another public version.
+        centred: Compare features from the mean of the prototypes, see `Matching` [OURS]; False
+            compares them from zero, as published for CLIP's.
+        oracle: At test, where experts are mixed, use that of the task that is asked.
+    """
+
+    tau: float = 0.1
+    image_share: float = 0.5
+    fuse: Literal["product", "factors"] = "product"
+    expand: Literal["last", "all"] = "last"
+    choice: Literal["softmax", "argmax"] = "softmax"
+    centred: bool = True
+    oracle: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tau <= 0:
+            raise ConfigError(f"tau is {self.tau}, expected a positive number")
+        if not 0 <= self.image_share <= 1:
+            raise ConfigError(f"image_share is {self.image_share}, expected one from 0 to 1")
+
+
+class Hide(MatchedPool):
+    """An expert a task, trained alone; at test all are added, in the last layer weighed.
+
+    Last layer: y = W0 x + s sum_i d_i B_i A_i x with d = softmax(score / tau) over the learned
+    tasks, score_i the weighted mean of the prompt's cosines with task i's mean picture and mean
+    text; other layers: all d_i = 1. Sums of products stay concatenated factors, which is exact;
+    sums of factors are made once, when a task ends. Features are the model's own [OURS; published:
+    CLIP's].
+    """
+
+    name: ClassVar[str] = "hide"
+    paper: ClassVar[str] = "HiDe-LLaVA, Guo et al., ACL 2025, arXiv:2503.12941"
+    Config: ClassVar[type[base.Config]] = Config
+    config: Config
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self._last: dict[str, PoolLoraLayer] = {}
+        self._below: dict[str, PoolLoraLayer] = {}
+        self._adapter = "default"
+
+    def matching(self) -> Matching:
+        """Say how prompts are matched with tasks."""
+        c = self.config
+        weights = {"image": c.image_share, "text": 1 - c.image_share}
+        return Matching(weights, c.tau, c.choice, c.centred, c.oracle)
+
+    def bind(self, model: nn.Module) -> None:
+        """Decide a model's gates from now on, and find its last layer.
+
+        Args:
+            model: What `attach` returned, or a user's model with the `peft_config` on it.
+        """
+        super().bind(model)
+        wrapped = peft_model(model)
+        self._adapter = active_adapter(wrapped)
+        found = pool_layers(wrapped)
+        self._last = found if self.config.expand == "all" else last_layer(wrapped, found)
+        self._below = {name: each for name, each in found.items() if name not in self._last}
+
+    # ------------------------------------------------------------ gates
+
+    def gates(self, prompt: Prompt) -> Gates | Mapping[str, Gates]:
+        """Match the prompts, and use the summed factors where they are asked for.
+
+        Args:
+            prompt: The prompts.
+
+        Returns:
+            The newest expert alone while a task is learned, and before the first.
+        """
+        made = super().gates(prompt)
+        fused = self.config.fuse == "factors" and made != "newest"
+        for layer in self._below.values():
+            layer._active_adapter = [FUSED if fused else self._adapter]
+        return made
+
+    def mixed(self, weights: Tensor) -> Mapping[str, Gates]:
+        """Weigh the experts in the last layer, and add them up below.
+
+        Args:
+            weights: Of every expert for every prompt, (B, E).
+
+        Returns:
+            By the linear's name.
+        """
+        return {"": "all", **dict.fromkeys(self._last, weights)}
+
+    # ------------------------------------------------------------ fusion
+
+    def task_end(self, model: nn.Module) -> None:
+        """End a task: its prototype is made, and factors are summed where they are to be.
+
+        Args:
+            model: What `attach` returned.
+        """
+        super().task_end(model)
+        self._fuse(model)
+
+    def load_state(self, model: nn.Module, directory: Path) -> None:
+        """Load what `save_state` saved, whatever the number of tasks it has learned.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a pool.
+            directory: The folder.
+        """
+        super().load_state(model, directory)
+        self._fuse(model)
+
+    @torch.no_grad()
+    def _fuse(self, model: nn.Module) -> None:
+        """Sum the factors of all experts into the one expert of a second adapter."""
+        if self.config.fuse != "factors":
+            return
+        wrapped = peft_model(model)
+        if FUSED not in wrapped.peft_config:
+            wrapped.add_adapter(FUSED, self.peft_config())
+        for layer in self._below.values():
+            for new, past in (
+                (layer.pool_lora_A, layer.pool_lora_past_A),
+                (layer.pool_lora_B, layer.pool_lora_past_B),
+            ):
+                everyone = torch.cat([past[self._adapter], new[self._adapter]])
+                new[FUSED].copy_(everyone.sum(0, keepdim=True))
+            layer.forget_packed()
+
+
+def last_layer(model: Any, found: Mapping[str, PoolLoraLayer]) -> dict[str, PoolLoraLayer]:
+    """Find the linears with a pool in the last layer of the language model.
+
+    Args:
+        model: A PeftModel.
+        found: Its linears with a pool, by name.
+
+    Returns:
+        Those in the last layer, at least one.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    inside = set(model.get_base_model().get_decoder().layers[-1].modules())
+    chosen = {name: layer for name, layer in found.items() if layer in inside}
+    if not chosen:
+        raise ConfigError(
+            "hide mixes the experts of the last layer, and none of its linears is adapted; choose "
+            "other targets, or expand all"
+        )
+    return chosen
+
+
+METHOD = Hide

@@ -1,0 +1,182 @@
+"""Pools whose experts are weighed by how much a prompt looks like the tasks they learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from undrift.methods.parts.adapter import peft_model
+from undrift.methods.parts.features import embedding_centre, features
+from undrift.methods.parts.matcher import Matching, TaskMatcher
+from undrift.methods.parts.pool import PoolMethod
+from undrift.methods.parts.state_file import checkpoint_folder
+from undrift.tuner import Gates, Prompt
+
+
+class MatchedPool(PoolMethod):
+    """While a task is learned its expert works alone; otherwise all are weighed by a matching."""
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self._bound: nn.Module | None = None
+        self._centre = torch.zeros(0)
+        self._matcher = TaskMatcher(self.matching(), 0)
+        self._learning = False
+
+    # ------------------------------------------------------------ what a method overrides
+
+    def matching(self) -> Matching:
+        """Say how prompts are matched with tasks."""
+        raise NotImplementedError
+
+    def mixed(self, weights: Tensor) -> Gates | Mapping[str, Gates]:
+        """Make gates of what a matching gave; by default it is the gates of every linear.
+
+        Args:
+            weights: Of every expert for every prompt, (B, E).
+
+        Returns:
+            See `undrift.tuner.gates`.
+        """
+        return weights
+
+    # ------------------------------------------------------------ gates
+
+    def bind(self, model: nn.Module) -> None:
+        """Decide a model's gates from now on; what is known of its tasks stays.
+
+        Args:
+            model: What `attach` returned, or a user's model with the `peft_config` on it.
+        """
+        super().bind(model)
+        wrapped = peft_model(model)
+        if self._bound is not wrapped:
+            self._bound, self._centre = wrapped, embedding_centre(wrapped)
+            size = self._centre.shape[0]
+            self._matcher = TaskMatcher(self.matching(), size, self._centre.device)
+
+    def gates(self, prompt: Prompt) -> Gates | Mapping[str, Gates]:
+        """Match the prompts; those that are trained on are added to the task's prototype instead.
+
+        Args:
+            prompt: The prompts.
+
+        Returns:
+            The newest expert alone while a task is learned, and before the first.
+        """
+        found = features(prompt, self._centre)
+        if self._learning and self._bound is not None and self._bound.training:
+            self._matcher.see(found)
+        if self._learning or not self._matcher.tasks or self._bound is None:
+            return "newest"
+        weights = self._matcher.match(found, self.asked)
+        missing = self.past(self._bound) + 1 - self._matcher.tasks  # an expert not yet taught
+        return self.mixed(functional.pad(weights, (0, missing)))
+
+    def facts(self) -> dict[str, Any]:
+        """Tell how often the best task was the one that was asked, since the last call."""
+        return self._matcher.identified.facts()
+
+    # ------------------------------------------------------------ the moments of a task
+
+    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Begin a task: from the second on with a new expert, and with an empty prototype.
+
+        Args:
+            model: What `attach` returned, or a user's model with the `peft_config` on it.
+            task_index: The number of the task, from 1.
+            steps_total: How many optimiser steps the task will take.
+        """
+        super().task_start(model, task_index, steps_total)
+        self._matcher.start_task()
+
+    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Go on with the experts and the sums that the checkpoint brought.
+
+        Args:
+            model: As for `task_start`.
+            task_index: As for `task_start`.
+            steps_total: As for `task_start`.
+        """
+        super().task_resume(model, task_index, steps_total)
+        self._learning = True
+
+    def before_save(self, model: nn.Module) -> None:
+        """Bring the sums of all processes to the one that writes.
+
+        Args:
+            model: What `attach` returned.
+        """
+        self._matcher.flush()
+
+    def task_end(self, model: nn.Module) -> None:
+        """End a task: its prototype is made.
+
+        Args:
+            model: What `attach` returned.
+        """
+        super().task_end(model)
+        self._matcher.end_task()
+        self._learning = False
+
+    # ------------------------------------------------------------ state and its size
+
+    def save_state(self, model: nn.Module, directory: Path) -> None:
+        """Save all experts, and beside them the prototypes.
+
+        Args:
+            model: What `attach` returned.
+            directory: A folder; it is made.
+        """
+        super().save_state(model, directory)
+        self._matcher.save(directory)
+
+    def load_state(self, model: nn.Module, directory: Path) -> None:
+        """Load what `save_state` saved, whatever the number of tasks it has learned.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a pool.
+            directory: The folder.
+        """
+        super().load_state(model, directory)
+        self._matcher.load(directory)
+        self._learning = False
+
+    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
+        """Count the file of prototypes.
+
+        Args:
+            model: What `attach` returned.
+            tasks: How many tasks.
+
+        Returns:
+            Bytes of tensors.
+        """
+        return super().extra_bytes(model, tasks) + self._matcher.size_after(tasks)
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **given: Any,
+    ) -> None:
+        """Begin the task; where a checkpoint is resumed, the prototypes are read first."""
+        if state.global_step:
+            self.bind(model)
+            self._matcher.load(checkpoint_folder(args, state))
+        super().on_train_begin(args, state, control, model, optimizer, **given)
+
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Write the prototypes into a checkpoint."""
+        super().on_save(args, state, control, **given)
+        folder = checkpoint_folder(args, state)
+        if state.is_world_process_zero and folder.is_dir():
+            self._matcher.save(folder)
