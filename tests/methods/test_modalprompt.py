@@ -194,6 +194,22 @@ def test_the_losses_are_one_minus_the_mean_cosines_added_to_the_models_own():
     torch.testing.assert_close(losses[1.0] - losses[0.0], want, rtol=1e-3, atol=1e-5)
 
 
+def test_the_losses_weigh_the_same_where_a_step_adds_up_parts_of_its_batch():
+    given = batch([LONG, SHORT])
+    labels = given["input_ids"].clone()
+    labels[:, :-2] = -100
+    extra = {}
+    for parts in (1, 2):
+        found = []
+        for weight in (0.0, 1.0):
+            method, model, _ = made(tasks=2, match_weight=weight)
+            method._parts = parts
+            given_items = {"num_items_in_batch": torch.tensor(4)}
+            found.append(method.loss(model.train(), given | {"labels": labels} | given_items))
+        extra[parts] = found[1] - found[0]
+    torch.testing.assert_close(extra[1], 2 * extra[2], rtol=1e-3, atol=1e-5)
+
+
 def test_first_middle_and_last_prompts_learn_and_past_ones_stay_bit_for_bit():
     method = ModalPrompt(**OPTIONS)
     model = attached(method)

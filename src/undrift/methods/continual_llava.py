@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F
@@ -23,7 +22,7 @@ from undrift.methods.parts.keys import Keys
 from undrift.methods.parts.pool import PoolMethod
 from undrift.tuner import Prompt
 from undrift.tuner.pool import PoolLoraConfig, grow, make_room, pool_layers
-from undrift.tuner.ranks import rank, summed
+from undrift.tuner.ranks import gathered, rank, summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,12 +140,10 @@ class ContinualLlava(PoolMethod):
     @torch.no_grad()
     def _first_keys(self, e: Tensor) -> None:
         """Let the keys be instructions, each a little aside so that no two are equal."""
-        keys = self._picker.keys
+        keys, e = self._picker.keys, gathered(e)
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         aside = torch.randn(keys.shape, generator=generator).to(keys) * 0.1 / keys.shape[1] ** 0.5
         keys.copy_(F.normalize(e[torch.arange(len(keys)) % len(e)] + aside, dim=1))
-        if dist.is_available() and dist.is_initialized():
-            dist.broadcast(keys, 0)
 
     # ------------------------------------------------------------ training
 

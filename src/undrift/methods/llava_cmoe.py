@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError
+from undrift.methods import base
 from undrift.methods.parts import pool
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.features import hidden_features
@@ -22,7 +22,7 @@ from undrift.methods.parts.probe import copy_expert, forget_momentum, needed
 from undrift.methods.parts.task_routers import TaskRouters
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.pool import PoolLoraLayer, grow, pool_layers
-from undrift.tuner.ranks import rank, summed
+from undrift.tuner.ranks import gathered, rank, summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class LlavaCMoE(PoolMethod):
 
     name: ClassVar[str] = "llava_cmoe"
     paper: ClassVar[str] = "LLaVA-CMoE, Zhao et al., 2025, arXiv:2503.21227 (later CoPE)"
-    Config: ClassVar[type[pool.Config]] = Config
+    Config: ClassVar[type[base.Config]] = Config
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -155,7 +155,7 @@ class LlavaCMoE(PoolMethod):
     def _remember(self, prompt: Prompt) -> None:
         kept = self._routers.features
         if len(kept) < self.config.features:
-            found = hidden_features(self._model, prompt).to(kept)
+            found = gathered(hidden_features(self._model, prompt).to(kept))
             self._routers.features = torch.cat([kept, found])[: self.config.features]
 
     def facts(self) -> dict[str, Any]:
@@ -275,9 +275,6 @@ class LlavaCMoE(PoolMethod):
         routers, wrapped = self._routers, peft_model(model)
         seed = torch.initial_seed() % 2**63
         fitted = routers.locator.fit(routers.features, self.config.epochs, seed)
-        if dist.is_available() and dist.is_initialized():
-            for value in fitted.values():
-                dist.broadcast(value, 0)
         routers.locator.add(fitted)
         kept = [name for i, name in enumerate(self._layers) if routers.open[i]]
         routers.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,8 +62,7 @@ class ModalPrompt(base.Method):
     finished task the prompt and its prototype are kept, not F, which nothing needs any more.
 
     The cosine losses are added to the loss that the model itself returns, so they reach F in
-    anyone's Trainer; where that divides by the tokens of several accumulated batches instead of
-    averaging over them, they weigh so many times more.
+    anyone's Trainer.
     """
 
     name: ClassVar[str] = "modalprompt"
@@ -76,6 +76,7 @@ class ModalPrompt(base.Method):
         self._adapter = "default"
         self._centre = torch.zeros(0)
         self._match_loss: Tensor | None = None
+        self._parts = 1  # of one step's batch, where the trainer adds their losses up
         self._identified = Identified()
 
     def peft_config(self) -> SoftPromptConfig:
@@ -96,6 +97,20 @@ class ModalPrompt(base.Method):
         return wrapped
 
     # ------------------------------------------------------------ the moments of a task
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Begin the task, and note into how many parts a step's batch is cut."""
+        processes = args.world_size if getattr(args, "average_tokens_across_devices", False) else 1
+        self._parts = getattr(args, "gradient_accumulation_steps", 1) * processes
+        super().on_train_begin(args, state, control, model, optimizer)
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Freeze the last task's prompt and begin a new one, as the embeddings of random tokens.
@@ -183,7 +198,7 @@ class ModalPrompt(base.Method):
         if self._prompts is not found:
             self._prompts, self._adapter = found, active_adapter(wrapped)
             self._centre = embedding_centre(wrapped)
-            wrapped.get_base_model().register_forward_hook(self._add_match_loss)
+            wrapped.get_base_model().register_forward_hook(self._add_match_loss, with_kwargs=True)
         PromptContext.attach(wrapped).on_prompt = self._choose
         return found
 
@@ -218,11 +233,14 @@ class ModalPrompt(base.Method):
         share = self.config.image_share
         return cosines(found, {"image": image, "text": text}, {"image": share, "text": 1 - share})
 
-    def _add_match_loss(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def _add_match_loss(
+        self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
+    ) -> Any:
         """Add the cosine losses to the model's own; a forward hook of the whole model."""
         extra, self._match_loss = self._match_loss, None
         if extra is not None and output.loss is not None:
-            output.loss = output.loss + extra
+            added_up = kwargs.get("num_items_in_batch") is not None
+            output.loss = output.loss + (extra / self._parts if added_up else extra)
         return output
 
 

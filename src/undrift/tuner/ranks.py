@@ -24,6 +24,31 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def gathered(rows: Tensor) -> Tensor:
+    """Put the rows of all processes below each other, in the order of the processes.
+
+    A trainer deals a batch's examples out in that order, so this is the batch of one process. All
+    processes have to call it.
+
+    Args:
+        rows: Of this process, (n, ...); n may differ.
+
+    Returns:
+        Of all, without a graph; `rows` itself in one process.
+    """
+    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+        return rows
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    sizes = [int(each) for each in counts]
+    mine = rows.new_zeros(max(sizes), *rows.shape[1:])
+    mine[: len(rows)] = rows.detach()
+    parts = [torch.empty_like(mine) for _ in sizes]
+    dist.all_gather(parts, mine)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
 @contextmanager
 def summed(statistics: Iterable[Running]) -> Iterator[None]:
     """Within this context every rank holds the running sums of ALL ranks.

@@ -45,12 +45,10 @@ class KeyGate(Gate):
         query: f_t.
         past_query: f_{t-1}, as the last task left it. Earlier ones are asked no more, and not kept.
         means: g*_i in row i; zero for a task that is not finished, (t, t).
-        noted: The running sum of the gates of this task, and their number, where a checkpoint
-            finds them, (t + 1,) in float64.
+        sums: Of the gates in the task at hand, and in the last place how many, (t + 1,) float64.
     """
 
     means: Tensor
-    noted: Tensor
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -91,28 +89,29 @@ class KeyGate(Gate):
     # ------------------------------------------------------------ the mean gate of a task
 
     def begin_sum(self, *, resumed: bool) -> None:
-        """Begin to sum the task's gates, or go on with the sum that a checkpoint brought."""
-        self._sum = self.noted.clone() if resumed and rank() == 0 else torch.zeros_like(self.noted)
+        """Begin to sum the task's gates, or go on with the sums that a checkpoint brought."""
+        if not resumed or rank() > 0:  # a checkpoint holds those of all processes
+            self.sums.zero_()
 
     def add(self, gates: Tensor) -> None:
         """Add the gates of a batch, (B, t)."""
-        self._sum[:-1] += gates.detach().sum(0)
-        self._sum[-1] += len(gates)
+        self.sums[:-1] += gates.detach().sum(0)
+        self.sums[-1] += len(gates)
 
     def running(self) -> dict[str, Tensor]:
-        """The sums to be added up over ranks."""
-        return {"gates": self._sum}
+        """Name the sums that are summed over processes."""
+        return {"sums": self.sums}
 
     def note(self) -> None:
-        """Bring the running sum to where a checkpoint finds it."""
+        """Bring the sums of all processes to the first, which writes a checkpoint."""
         with summed([self]):
-            self.noted.copy_(self._sum)
+            pass
 
     def end_sum(self) -> None:
         """Keep the mean gate of the task."""
         with summed([self]):
-            self.means[-1] = self._sum[:-1] / self._sum[-1].clamp_min(1)
-        self.noted.zero_()
+            self.means[-1] = self.sums[:-1] / self.sums[-1].clamp_min(1)
+        self.sums.zero_()
 
     def mean_of(self, task: int) -> Tensor | None:
         """Return g* of a task.
@@ -152,8 +151,7 @@ class KeyGate(Gate):
         room = self.key.detach().new_zeros
         self.past_keys = nn.Parameter(room(past, len(self.key)), requires_grad=False)
         self.register_buffer("means", room(past + 1, past + 1))
-        self.register_buffer("noted", room(past + 2, dtype=torch.float64))
-        self.begin_sum(resumed=False)
+        self.sums = room(past + 2, dtype=torch.float64)
 
     @torch.no_grad()
     def _draw_key(self) -> None:

@@ -30,7 +30,6 @@ class Keys(Gate):
     keys: Parameter
     picked: Tensor
     mean: Tensor
-    sums: Tensor
 
     def __init__(self, experts: int, width: int) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class Keys(Gate):
         self.weights = Parameter(torch.zeros(_TASKS))
         self.register_buffer("picked", torch.zeros(0, experts))
         self.register_buffer("mean", torch.zeros(experts))
-        self.register_buffer("sums", torch.zeros(experts + 1, dtype=torch.float64))
+        self.sums = torch.zeros(experts + 1, dtype=torch.float64)
 
     def grow(self, past: int) -> None:
         """Let the shares of the last task be those of a finished one."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from peft import get_peft_model
-from torch import nn
+from torch import Tensor, nn
 
 from undrift.methods import base
 from undrift.methods.finetune import transformer
@@ -44,7 +44,25 @@ class Config(base.Config):
 
 
 class Gate(nn.Module):
-    """What a method trains to decide the gates; what is past in it never requires gradients."""
+    """What a method trains to decide the gates; what is past in it never requires gradients.
+
+    Its running sums are saved with it, but are no buffers: DDP would give the first process's to
+    all.
+    """
+
+    def running(self) -> dict[str, Tensor]:
+        """Name the attributes that every process sums up by itself, see `undrift.tuner.ranks`."""
+        return {}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + name: value for name, value in self.running().items()})
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name, value in self.running().items():
+            setattr(self, name, value.to(fn(value).device))
+        return self
 
     def grow(self, past: int) -> None:
         """Let what belonged to the last task become past, and begin anew.

@@ -39,8 +39,6 @@ class TaskRouters(Gate):
     """
 
     counts: Tensor
-    used: Tensor
-    tokens: Tensor
     open: Tensor
     features: Tensor
 
@@ -51,8 +49,8 @@ class TaskRouters(Gate):
         self.rows = nn.ParameterList([_frozen(torch.zeros(0, d)) for d in inputs])
         self.locator = Locator(width, hidden, code)
         self.register_buffer("counts", torch.zeros(0, len(inputs), dtype=torch.int64))
-        self.register_buffer("used", torch.zeros(len(inputs), 1, dtype=torch.float64))
-        self.register_buffer("tokens", torch.zeros((), dtype=torch.float64))
+        self.used = torch.zeros(len(inputs), 1, dtype=torch.float64)
+        self.tokens = torch.zeros((), dtype=torch.float64)
         self.register_buffer("open", torch.ones(len(inputs), dtype=torch.bool))
         self.register_buffer("features", torch.zeros(0, width))
         self._imbalance: dict[int, Tensor] = {}
