@@ -5,7 +5,8 @@ from random import Random
 
 import pytest
 
-from undrift.report.study import bootstrap, by_seed, compact, pairs, study_markdown
+from undrift.report.study import bootstrap, by_seed, compact, pairs
+from undrift.report.study_table import study_markdown
 
 
 def entry(label, seed, last, order="default", rate=0.01, **more):
@@ -102,6 +103,23 @@ def test_the_table():
         ["a", "61.0 [60.0, 62.0]", "66.0", "-5.0", "0.01", "2", "+11.0 [+10.0, +12.0]", "2 of 2"],
     ]
     assert "seeds 0, 1; order default" in text and "`undrift study s.yaml`" in text
+
+
+def test_the_table_says_what_rows_cost():
+    cost = {"trainable": 100, "active": 92_160, "stored": 184_320, "state_bytes": 380_120}
+    runs = [entry("zeroshot", 0, 40.0, rate=None, cost=None)]
+    runs += [entry("a", i, 50.0, cost={**cost, "step_cpu_ms": 100.0 + i * 20}) for i in (0, 1)]
+    runs += [entry("b", 0, 50.0, cost={**cost, "step_cpu_ms": None})]
+    text = study_markdown(results(runs))
+    assert [row[6:] for row in rows_of(text)] == [
+        ["stored", "active", "state", "ms/step"],
+        ["---:"] * 4,
+        [""] * 4,
+        ["184k", "92k", "380k", "110"],
+        ["184k", "92k", "380k", ""],
+    ]
+    assert "bytes of all that answering and learning on need" in text
+    assert "ms/step" not in study_markdown(results(runs, chosen={"a": 0.01}))
 
 
 def test_a_table_of_rates():

@@ -49,6 +49,19 @@ def write_run(folder: Path, cell: Cell, last: float, **manifest: Any) -> None:
         "versions": {"torch": "2", "transformers": "5", "peft": "0", "undrift": "0.1.0"},
         "hardware": {"device": "cpu", "cpu": "A CPU", "system": "Linux x86_64", "threads": 1},
         "seconds": {"train": 1.23456},
+        "budget": [
+            {
+                "task": task,
+                "trainable": 5,
+                "active": 4 * n,
+                "stored": 15 * n,
+                "state_bytes": 200 * n,
+                "steps": 10,
+                "seconds": seconds,
+                "cpu_seconds": seconds,
+            }
+            for n, (task, seconds) in enumerate((("lower", None), ("upper", 1.5)), start=1)
+        ],
         **manifest,
     }
     write_json(run.manifest_file, content)

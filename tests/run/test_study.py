@@ -101,6 +101,13 @@ def test_results_come_as_the_cells_do(make):
         "matrix": [[61.0, None], [51.0, 51.0]],
         "zero_shot": [None, 0.3333],
         "seconds": {"train": 1.2},
+        "cost": {
+            "trainable": 5,
+            "active": 8,
+            "stored": 30,
+            "state_bytes": 400,
+            "step_cpu_ms": 150.0,
+        },
         "command": "undrift run tiny --method same --seed 1 --set method.router=false",
         "commit": "abc1234",
     }

@@ -111,7 +111,7 @@ def _told(quiet: bool, as_json: bool) -> Quiet:
 
 
 def _sum_up(study: Study) -> None:
-    from undrift.report.study import study_markdown
+    from undrift.report.study_table import study_markdown
 
     results = study.results()
     if results["runs"]:

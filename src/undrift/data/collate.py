@@ -35,6 +35,7 @@ class Encoded:
         answer: Token ids of the answer with the end-of-turn token; empty for generation.
         images: The pictures, in order.
         rows: The pictures' rows in the feature store, if there is one.
+        question: The question alone, without the template around it.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Encoded:
     answer: list[int]
     images: tuple[Path, ...]
     rows: list[int]
+    question: str
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
@@ -114,7 +116,9 @@ class FeatureCollator:
                     f"for a picture; take it out: {example.question[:80]!r}"
                 )
             rows = self._features.rows(example.images)
-            encoded.append(Encoded(example.id, text, prompt, answer, example.images, rows))
+            encoded.append(
+                Encoded(example.id, text, prompt, answer, example.images, rows, example.question)
+            )
         return encoded
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
@@ -261,7 +265,7 @@ def _encoded(renderer: Renderer, examples: Sequence[Example], *, answered: bool)
     empty: list[list[int]] = [[] for _ in examples]
     answers = renderer.answers(examples, texts) if answered else empty
     return [
-        Encoded(example.id, text, prompt, answer, example.images, [])
+        Encoded(example.id, text, prompt, answer, example.images, [], example.question)
         for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True)
     ]
 

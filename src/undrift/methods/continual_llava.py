@@ -17,7 +17,7 @@ from undrift.core.stepping import StepTransform
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.features import embedding_centre, features
+from undrift.methods.parts.features import FeatureConfig, embedding_centre, features
 from undrift.methods.parts.keys import Keys
 from undrift.methods.parts.pool import PoolMethod
 from undrift.tuner import Prompt
@@ -26,8 +26,8 @@ from undrift.tuner.ranks import gathered, rank, summed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(base.Config):
-    """The options of `base.Config`, and three more; `experts` is N, the size of the pool.
+class Config(FeatureConfig):
+    """The options of `FeatureConfig`, and three more; `experts` is N, the size of the pool.
 
     Attributes:
         chosen: M, how many increments an instruction picks.
@@ -111,7 +111,7 @@ class ContinualLlava(PoolMethod):
         Returns:
             Past copies first, (B, T N + N).
         """
-        e = features(prompt, self._centre).of["text"]
+        e = features(prompt, self._centre, self.config.encoder).of["text"]
         training = self._picker.training
         if training and not bool(self._picker.keys.any()):
             self._first_keys(e)

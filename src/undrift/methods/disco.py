@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.parts import pool
+from undrift.methods.parts import matched
 from undrift.methods.parts.matched import MatchedPool
 from undrift.methods.parts.matcher import Matching
 
@@ -15,8 +15,8 @@ MODALITIES = {"text": {"text": 1.0}, "image": {"image": 1.0}, "both": {"image": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(pool.Config):
-    """The options of a pool, and how prompts are matched.
+class Config(matched.Config):
+    """The options of a matched pool, and how prompts are matched.
 
     Attributes:
         tau: The temperature of the softmax over cosines.

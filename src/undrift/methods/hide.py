@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.parts import pool
+from undrift.methods.parts import matched
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.matched import MatchedPool
 from undrift.methods.parts.matcher import Matching
@@ -23,8 +23,8 @@ FUSED = "fused"  # the adapter of summed factors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(pool.Config):
-    """The options of a pool, and how its experts are put together.
+class Config(matched.Config):
+    """The options of a matched pool, and how its experts are put together.
 
     Attributes:
         tau: The temperature of the softmax over scores.

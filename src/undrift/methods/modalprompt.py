@@ -16,14 +16,20 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
 from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.features import MODALITIES, Features, embedding_centre, features
+from undrift.methods.parts.features import (
+    MODALITIES,
+    FeatureConfig,
+    Features,
+    embedding_centre,
+    features,
+)
 from undrift.methods.parts.matcher import Identified, cosines, told
 from undrift.tuner.prompt import Prompt, PromptContext
 from undrift.tuner.soft_prompt import SoftPromptConfig, SoftPrompts, soft_prompts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(base.Config):
+class Config(FeatureConfig):
     """The options of ModalPrompt. Those of adapters (`experts`, `rank` ...) change nothing here.
 
     Attributes:
@@ -208,7 +214,7 @@ class ModalPrompt(base.Method):
         self._match_loss = None
         if prompts is None or not prompts.soft_prompt_tasks[self._adapter]:
             return
-        found = features(prompt, self._centre)
+        found = features(prompt, self._centre, self.config.encoder)
         P, past = prompts.soft_prompt_P[self._adapter], prompts.soft_prompt_past_P[self._adapter]
         old, newest = prompts.soft_prompt_past[self._adapter], prompts.prototype(self._adapter)
         if prompts.training:

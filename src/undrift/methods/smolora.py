@@ -14,15 +14,15 @@ from torch.nn import functional as F
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.features import embedding_centre, features
+from undrift.methods.parts.features import FeatureConfig, embedding_centre, features
 from undrift.methods.parts.pool import Gate, PoolMethod
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.pool import PoolLoraConfig, PoolLoraLayer, pool_layers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(base.Config):
-    """The options of `base.Config`, and two more; half of the `experts` are for each group.
+class Config(FeatureConfig):
+    """The options of `FeatureConfig`, and two more; half of the `experts` are for each group.
 
     Attributes:
         gate_grad: "none", routers stay as they were drawn, as in the public code and, since the
@@ -213,7 +213,7 @@ class SMoLora(PoolMethod):
         """
         last = prompt.text_mask.flip(1).cumsum(1).flip(1) <= self.config.instruction_tokens
         instruction = replace(prompt, text_mask=prompt.text_mask & last)
-        asked = features(instruction, self._centre).of["text"]
+        asked = features(instruction, self._centre, self.config.encoder).of["text"]
         soft = self.config.gate_grad == "straight_through"
         return {
             name: Route(routing, layer, self._adapter, prompt.mask, asked, soft)

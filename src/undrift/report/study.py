@@ -1,4 +1,4 @@
-"""A study's runs as one value for JSON and one table: means, intervals, paired differences."""
+"""A study's runs as one value for JSON; means, bootstrap intervals and paired differences."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ def run_entry(folder: Path, **known: Any) -> dict[str, Any]:
         "matrix": [_rounded(row) for row in saved["matrix"]],
         "zero_shot": _rounded(saved["zero_shot"]),
         "seconds": {phase: round(value, 1) for phase, value in manifest["seconds"].items()},
+        "cost": _cost(manifest.get("budget", ())),
         "command": known["command"],
         "commit": manifest.get("commit"),
     }
@@ -154,38 +155,6 @@ def groups(runs: Iterable[Run]) -> dict[tuple[str, float | None], list[Run]]:
     return out
 
 
-def study_markdown(results: Mapping[str, Any]) -> str:
-    """Write the table of a study.
-
-    Args:
-        results: The content of its JSON file.
-
-    Returns:
-        Markdown, ending in a newline.
-    """
-    rows, against = groups(results["runs"]), results.get("against")
-    chosen: Mapping[str, float] = results.get("chosen", {})
-    base = [run for run in results["runs"] if run["label"] == against]
-    header = ["row", "last", "just learned", "BWT", "rate", "runs"]
-    header += [f"last − {against}", "wins"] if against else []
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
-    for (label, rate), runs in rows.items():
-        best = rate is not None and chosen.get(label) == rate
-        mark = " (chosen)" if best else ""
-        if best and rate is not None and _at_edge(results, label, rate):
-            mark = " (chosen, at the edge)"
-        line = [f"**{label}**" if best else label]
-        line += [_mean(runs, "last", interval=True), _mean(runs, "mft"), _mean(runs, "bwt")]
-        line += ["" if rate is None else f"{rate:g}{mark}", str(len(runs))]
-        if against:
-            line += _compared(pairs(runs, base) if label != against else None)
-        lines.append(line)
-    text = "\n".join(
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
-    )
-    return "\n\n".join([text, _notes(results), f"Made by `{results['command']}`."]) + "\n"
-
-
 def compact(results: Mapping[str, Any]) -> str:
     """Write the results as JSON that reads and diffs well: a list of numbers is one line.
 
@@ -207,50 +176,6 @@ def _bootstrap(values: tuple[float, ...], resamples: int, seed: int) -> Interval
     return _percentile(means, 0.025), _percentile(means, 0.975)
 
 
-def _notes(results: Mapping[str, Any]) -> str:
-    orders = list(dict.fromkeys(_words(run["order"]) for run in results["runs"]))
-    seeds = sorted({run["seed"] for run in results["runs"]})
-    where = f"seeds {', '.join(map(str, seeds))}; order {' and '.join(orders)}"
-    said = f"Percent, means over seeds ({where}); in brackets the 95 % interval, bootstrap over "
-    said += "seeds."
-    if results.get("against"):
-        said += " Differences and wins are between runs of the same seed and order."
-    failed = [_failed(failure) for failure in results.get("failed", ())]
-    return said + (f" Failed: {'; '.join(failed)}." if failed else "")
-
-
-def _at_edge(results: Mapping[str, Any], label: str, rate: float) -> bool:
-    """Tell whether a rate is the smallest or the largest of several that a row has tried."""
-    every = [*results["runs"], *results.get("failed", ())]
-    tried = {run["learning_rate"] for run in every if run["label"] == label}
-    return len(tried) > 1 and rate in (min(tried), max(tried))
-
-
-def _failed(failure: Mapping[str, Any]) -> str:
-    rate = failure["learning_rate"]
-    at = "" if rate is None else f", rate {rate:g}"
-    return f"{failure['label']} (seed {failure['seed']}, order {_words(failure['order'])}{at})"
-
-
-def _mean(runs: Sequence[Run], metric: str, *, interval: bool = False) -> str:
-    values = list(by_seed(runs, metric).values())
-    if not values:
-        return ""
-    spread = f" {_brackets(bootstrap(values))}" if interval and len(values) > 1 else ""
-    return f"{fmean(values):z.1f}{spread}"
-
-
-def _compared(found: Pairs | None) -> list[str]:
-    if found is None:
-        return ["", ""]
-    spread = f" {_brackets(found.interval, '+')}" if found.interval else ""
-    return [f"{found.mean:+z.1f}{spread}", f"{found.wins} of {found.count}"]
-
-
-def _brackets(interval: Interval, sign: str = "") -> str:
-    return "[" + ", ".join(f"{bound:{sign}z.1f}" for bound in interval) + "]"
-
-
 def _percentile(ordered: Sequence[float], share: float) -> float:
     place = share * (len(ordered) - 1)
     below = int(place)
@@ -259,10 +184,11 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def _pair(run: Run) -> tuple[int, str]:
-    return run["seed"], _words(run["order"])
+    return run["seed"], words(run["order"])
 
 
-def _words(order: str | Sequence[str]) -> str:
+def words(order: str | Sequence[str]) -> str:
+    """Write an order as one text."""
     return order if isinstance(order, str) else ", ".join(order)
 
 
@@ -275,6 +201,16 @@ def _machine(hardware: Mapping[str, Any]) -> str:
 def _every(values: Iterable[str | None]) -> str | None:
     found = list(dict.fromkeys(value for value in values if value is not None))
     return ", ".join(found) if found else None
+
+
+def _cost(tasks: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
+    """Say what a run's method costs after its last task, and what a step took on all the way."""
+    if not tasks:
+        return None
+    timed = [task for task in tasks if task.get("cpu_seconds") and task.get("steps")]
+    steps, seconds = (sum(task[key] for task in timed) for key in ("steps", "cpu_seconds"))
+    sizes = {key: tasks[-1][key] for key in ("trainable", "active", "stored", "state_bytes")}
+    return {**sizes, "step_cpu_ms": round(1000 * seconds / steps, 1) if steps else None}
 
 
 def _rounded(value: Any) -> Any:

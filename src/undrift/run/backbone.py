@@ -6,11 +6,9 @@ by `run.pretrained`. The weights are frozen: methods add adapters.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
 import inspect
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +25,9 @@ from undrift.data.pictures import open_picture
 from undrift.data.prompts import Renderer, text_only, tokenizer_of
 from undrift.errors import ConfigError, DataError, UndriftError, unknown
 from undrift.methods.parts.projector import has_own_modules
+from undrift.run.encoder import Encoder, EncodingCollator
 from undrift.run.features import FeatureStore, Progress
+from undrift.run.fingerprint import digest
 from undrift.run.pretrained import Quantize, read_model, read_processor
 from undrift.tuner import PromptContext
 
@@ -35,13 +35,9 @@ BUILT_IN = {"pocket": "undrift.run.pocket"}  # package with a `tower` module and
 CACHEABLE = {"llava"}  # families in which a picture's features are one (n_tokens, d) block
 CACHE_LIMIT = 4 * 2**30  # bytes of image features that may be kept in memory
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_DECISIVE = ("model_type", "hidden_act", "num_attention_heads", "num_key_value_heads")
-_PICTURES = ("size", "crop_size", "resample", "do_resize", "do_center_crop", "do_normalize",
-             "image_mean", "image_std", "rescale_factor")  # fmt: skip
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_SAMPLE = 4096  # values of each tensor that enter the fingerprint
 
-Collator = FeatureCollator | PixelCollator | TextCollator
+Collator = FeatureCollator | PixelCollator | TextCollator | EncodingCollator
 
 
 @dataclass
@@ -55,6 +51,7 @@ class Backbone:
         fingerprint: A digest of configuration, weights, tokenizer and image processor.
         stop_ids: Tokens that end an answer.
         store: Kept image features, once `prepare` has decided for them.
+        encoder: Another model whose features batches are to hold, see `encode_with`.
     """
 
     name: str
@@ -63,6 +60,7 @@ class Backbone:
     fingerprint: str
     stop_ids: tuple[int, ...]
     store: FeatureStore | None = field(default=None, repr=False)
+    encoder: Encoder | None = field(default=None, repr=False)
 
     @classmethod
     def load(
@@ -127,7 +125,7 @@ class Backbone:
         model.generation_config = GenerationConfig(
             **{key: getattr(model.generation_config, key) for key in _ENDS}
         )
-        return cls(name, model, processor, _fingerprint(model, processor), tuple(set(stops)))
+        return cls(name, model, processor, digest(model, processor), tuple(set(stops)))
 
     @property
     def tokenizer(self) -> Any:
@@ -186,8 +184,24 @@ class Backbone:
         blocks = made if isinstance(made, Tensor | list | tuple) else made.pooler_output
         return torch.stack(list(blocks))
 
+    def encode_with(self, name: str | None) -> None:
+        """Let batches hold the features of another model as well, or of none.
+
+        Args:
+            name: A method's option `encoder`.
+
+        Raises:
+            ConfigError: If there is no such model or it cannot be used.
+        """
+        if name != (self.encoder.name if self.encoder else None):
+            self.encoder = Encoder.load(name, self.device) if name is not None else None
+
     def collator(self) -> Collator:
         """Return the collator that fits: text, kept features after `prepare`, else pixels."""
+        fitting = self._collator()
+        return EncodingCollator(fitting, self.encoder) if self.encoder is not None else fitting
+
+    def _collator(self) -> FeatureCollator | PixelCollator | TextCollator:
         renderer = Renderer(self.processor, self.stop_ids)
         if text_only(self.processor):
             takes = inspect.signature(self.model.forward).parameters
@@ -213,7 +227,11 @@ class Backbone:
         }
         if "pixel_values" in moved:
             moved["pixel_values"] = moved["pixel_values"].to(self.model.dtype)
-        features = moved.pop("image_features", None)
+        features: Any = moved.pop("image_features", None)
+        encoded: Any = moved.pop("encoded", None)
+        prompts = PromptContext.of(self.model)
+        if prompts is not None:
+            prompts.encoded = encoded
         if features is None:
             return moved
         ids = moved.pop("input_ids")
@@ -222,7 +240,6 @@ class Backbone:
             places = ids == self.model.config.image_token_id
             embedded[places] = features.flatten(0, 1).to(embedded.dtype)
         moved["inputs_embeds"] = embedded
-        prompts = PromptContext.of(self.model)
         if prompts is not None:
             prompts.ids = ids
         return moved
@@ -284,36 +301,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype | str:
     if not isinstance(dtype, torch.dtype):
         raise ConfigError(f"no dtype is called {name!r}; try auto, float32, bfloat16 or float16")
     return dtype
-
-
-def _fingerprint(model: Any, processor: Any) -> str:
-    """Digest what decides the model's answers, sampling the values of large tensors.
-
-    Only fields that are part of every saved model enter, so that another version of transformers,
-    which may know more fields, finds the same.
-    """
-    config = model.config.to_dict()
-    pictures = None if text_only(processor) else processor.image_processor
-    facts = {
-        "config": {
-            part: {key: fields.get(key) for key in _DECISIVE}
-            for part, fields in [("", config), *config.items()]
-            if isinstance(fields, dict)
-        },
-        "pictures": {key: getattr(pictures, key, None) for key in _PICTURES},
-        "template": processor.chat_template,
-        "vocabulary": sorted(tokenizer_of(processor).get_vocab().items()),
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_plain).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        step = max(1, tensor.numel() // _SAMPLE)
-        values = tensor.detach().flatten()[::step].to("cpu", torch.float32)
-        digest.update(f"{name} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    """Write what JSON does not know: a size as the sides that are given, an enum as its value."""
-    if hasattr(value, "items"):
-        return {key: side for key, side in value.items() if side is not None}
-    return str(getattr(value, "value", value))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError, RunDirError
-from undrift.methods.parts.budget import Budget, measured, rank_to_meet, size
+from undrift.methods.parts.budget import measured, rank_to_meet, size
 from undrift.report import load as load_results
 from undrift.report import page
 from undrift.run import plan
@@ -181,21 +181,29 @@ class Run:
         place = f"task {index} of {len(self.stages)}"
         work = plan.training_work(stage, settings)
         bar = StepBar(self.progress, f"{place}: learning {stage.name}", work)
+        whole = not any(snapshots.glob("*"))  # what was done before a stop is not timed here
+        wall, cpu = time.perf_counter(), time.process_time()
         with self._timed("train"), explained(f"{place} ({stage.name})", self.files.root):
             log = teach(
                 examiner, self.method, stage, index, self.config.seed, settings, snapshots, bar
             )
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        last = log[-1] if log else {}
+        effort = {
+            "steps": last.get("step"),
+            "seconds": round(wall, 3) if whole else None,
+            "cpu_seconds": round(cpu, 3) if whole else None,
+        }
         write_lines(self.files.train_log(index, stage.name), log)
         with atomic_folder(self.files.adapter(index, stage.name)) as folder:
             self.method.save_state(examiner.model, folder)
             budget = measured(self.method, examiner.model, self._backbone_size, folder)
-            self._note_budget(index, stage, budget)
+            self._note_budget(index, {"task": stage.name, **asdict(budget), **effort})
             learned = self.tasks[:index] if len(self.stages) > 1 else self.tasks
             sources = from_benchmark(self.config, learned)
             note_origin(folder, self.config, examiner.backbone, index, sources)
         shutil.rmtree(snapshots, ignore_errors=True)
         self._at = index
-        last = log[-1] if log else {}
         text = f"{place}: learned {stage.name} ({last.get('step')} steps, loss {last.get('loss')})"
         self.progress.event("trained", text, index=index, task=stage.name, **last)
         told = {"index": index, "task": stage.name, **asdict(budget)}
@@ -282,11 +290,10 @@ class Run:
         note_skipped(self.skipped, self.files.root, self.progress)
         write_json(self.files.manifest_file, content)
 
-    def _note_budget(self, index: int, stage: Task, budget: Budget) -> None:
+    def _note_budget(self, index: int, entry: Mapping[str, Any]) -> None:
         """Enter what a task costs; that of a task trained once more takes the old one's place."""
         content = read_json(self.files.manifest_file)
-        earlier = content["budget"][: index - 1]
-        content["budget"] = [*earlier, {"task": stage.name, **asdict(budget)}]
+        content["budget"] = [*content["budget"][: index - 1], entry]
         write_json(self.files.manifest_file, content)
 
     def _write_seconds(self) -> None:

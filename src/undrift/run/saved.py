@@ -138,6 +138,7 @@ def open_adapter(
             f"({backbone.fingerprint[:12]}); give its own with --backbone"
         )
     method = make_method(origin["method"], origin["options"])
+    backbone.encode_with(getattr(method.config, "encoder", None))
     model: Any = method.attach(backbone.model)
     if method.needs_training:
         restore_modules(model, folder)

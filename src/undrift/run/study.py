@@ -17,7 +17,8 @@ from statistics import fmean
 from typing import Any
 
 from undrift.errors import unknown
-from undrift.report.study import compact, run_entry, study_markdown, surroundings
+from undrift.report.study import compact, run_entry, surroundings
+from undrift.report.study_table import study_markdown
 from undrift.run.cells import Cell, Plan, best_rate, next_rate
 from undrift.run.processes import Process, begin, stopped_with_us
 from undrift.run.progress import Quiet, clock

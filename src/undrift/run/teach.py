@@ -30,6 +30,7 @@ def attach(method: Method, config: RunConfig, backbone: Backbone) -> Any:
     Returns:
         The model to train.
     """
+    backbone.encode_with(getattr(method.config, "encoder", None))
     set_seed(config.seed)
     model: Any = method.attach(backbone.model)
     if config.train.train_projector and method.needs_training:

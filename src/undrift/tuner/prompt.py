@@ -7,7 +7,7 @@ stays. Answers that are being taught are left out, so training and test see the 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +32,15 @@ class Prompt:
             on, (B, L) bool.
         image_mask: The positions of image features, (B, L) bool.
         ids: The token ids, (B, L); None where they are not known.
+        encoded: What another model makes of the prompts, by modality, (B, width); None where
+            there is none.
     """
 
     embeds: Tensor
     text_mask: Tensor
     image_mask: Tensor
     ids: Tensor | None = None
+    encoded: Mapping[str, Tensor] | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -56,11 +59,14 @@ class PromptContext:
             the call.
         ids: Set it before a forward pass that is given `inputs_embeds` to say which tokens they
             stand for, (B, L); used once.
+        encoded: Set it before a forward pass to what another model makes of the prompts, by
+            modality, (B, width); used once.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.on_prompt: Callable[[Prompt], None] | None = None
         self.ids: Tensor | None = None
+        self.encoded: Mapping[str, Tensor] | None = None
         self._model = model
         self._given: dict[str, Any] | None = None
         self._paused = False
@@ -159,7 +165,8 @@ class PromptContext:
             attended = mask.to(embeds.device) != 0
         image = self._images(ids, embeds) & attended
         answer = _answer(given["labels"], attended)
-        prompt = Prompt(embeds, attended & ~image & ~answer, image, ids)
+        encoded, self.encoded = self.encoded, None
+        prompt = Prompt(embeds, attended & ~image & ~answer, image, ids, encoded)
         if not bool(prompt.mask.any(1).all()):
             raise ConfigError(
                 "a sample has no prompt: every token of it carries a label, so all of it counts as "

@@ -1,8 +1,9 @@
 """What a prompt looks like to a task matcher: one vector for its pictures, one for its text.
 
-Both come from the model itself, without another encoder: the picture's from what the frozen vision
-tower and projector put in the place of the image tokens, the text's from the input embeddings. They
-are computed in float64, so that neither padding nor the rest of the batch can be seen in them.
+By default both come from the model itself: the picture's from what the frozen vision tower and
+projector put in the place of the image tokens, the text's from the input embeddings. They are
+computed in float64, so that neither padding nor the rest of the batch can be seen in them. With
+the option `encoder` another model makes both: CLIP, as published, or a sentence encoder.
 """
 
 from __future__ import annotations
@@ -17,11 +18,25 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from undrift.errors import ConfigError
+from undrift.methods import base
 from undrift.methods.parts.adapter import peft_model
 from undrift.tuner.prompt import Prompt
 
 MODALITIES = ("image", "text")
 _ROWS = 4096  # of the embedding table at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureConfig(base.Config):
+    """The options of `base.Config`, and who looks at the prompts.
+
+    Attributes:
+        encoder: A folder or Hub name of a CLIP-like model or of a sentence encoder, whose features
+            of the picture and the question are compared; the model's own where None.
+    """
+
+    encoder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,8 +52,8 @@ class Features:
     present: Mapping[str, Tensor]
 
 
-def features(prompt: Prompt, centre: Tensor) -> Features:
-    """Average the embeddings of a prompt's pictures and of its text.
+def features(prompt: Prompt, centre: Tensor, encoder: str | None = None) -> Features:
+    """Average the embeddings of a prompt's pictures and of its text, or take an encoder's features.
 
     The image feature is taken after the projector, where image features that are kept on disk
     begin [OURS; the specification's default is the tower's output before it]. A text without a
@@ -47,10 +62,16 @@ def features(prompt: Prompt, centre: Tensor) -> Features:
     Args:
         prompt: What the language model is given.
         centre: The mean row of the embedding table, which every text shares, (d,).
+        encoder: The method's option.
 
     Returns:
-        The features, without a graph.
+        The features, without a graph; those of an encoder end in zeros, which no cosine sees.
+
+    Raises:
+        ConfigError: If the encoder's features are missing, or longer than d.
     """
+    if encoder is not None:
+        return _encoded(prompt, centre, encoder)
     shifts = {"image": torch.zeros_like(centre), "text": centre}
     masks = {"image": prompt.image_mask, "text": prompt.text_mask}
     embeds = prompt.embeds.detach().double()
@@ -62,6 +83,24 @@ def features(prompt: Prompt, centre: Tensor) -> Features:
         unit = functional.normalize(mean - shifts[name].double(), dim=1)
         of[name] = (unit * present[name][:, None]).float()
     return Features(of, present)
+
+
+def _encoded(prompt: Prompt, centre: Tensor, encoder: str) -> Features:
+    """What the encoder has made of a prompt, brought to the length of the model's embeddings."""
+    if prompt.encoded is None:
+        raise ConfigError(
+            f"the features of the encoder {encoder!r} are missing: `undrift run` hands them over; "
+            "in a trainer of your own set PromptContext.of(model).encoded before every call"
+        )
+    spare = len(centre) - prompt.encoded["text"].shape[1]
+    if spare < 0:
+        raise ConfigError(
+            f"the features of the encoder {encoder!r} have {len(centre) - spare} numbers, and the "
+            f"model's embeddings {len(centre)}; choose a smaller encoder"
+        )
+    found = {name: prompt.encoded[name].to(centre.device).float() for name in MODALITIES}
+    of = {name: functional.pad(vectors, (0, spare)) for name, vectors in found.items()}
+    return Features(of, {name: vectors.any(1) for name, vectors in of.items()})
 
 
 @torch.no_grad()

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from undrift.methods import base
+from undrift.methods.parts import pool
 from undrift.methods.parts.adapter import peft_model
-from undrift.methods.parts.features import embedding_centre, features
+from undrift.methods.parts.features import FeatureConfig, embedding_centre, features
 from undrift.methods.parts.matcher import Matching, TaskMatcher
 from undrift.methods.parts.pool import PoolMethod
 from undrift.methods.parts.state_file import checkpoint_folder
 from undrift.tuner import Gates, Prompt
 
 
+@dataclass(frozen=True, kw_only=True)
+class Config(pool.Config, FeatureConfig):
+    """The options of a pool, and who looks at the prompts."""
+
+
 class MatchedPool(PoolMethod):
     """While a task is learned its expert works alone; otherwise all are weighed by a matching."""
+
+    Config: ClassVar[type[base.Config]] = Config
+    config: Any  # each method has more options
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
@@ -69,7 +80,7 @@ class MatchedPool(PoolMethod):
         Returns:
             The newest expert alone while a task is learned, and before the first.
         """
-        found = features(prompt, self._centre)
+        found = features(prompt, self._centre, self.config.encoder)
         if self._learning and self._bound is not None and self._bound.training:
             self._matcher.see(found)
         if self._learning or not self._matcher.tasks or self._bound is None:
