@@ -3,7 +3,8 @@
 The pocket backbone as its own runs train it: batches of 32, image features kept, experts of rank 2.
 Each method first learns seven tasks of two steps, so that what it remembers is there and what
 grows has grown; the eighth is measured. A method that grows has the rank at which its eight tasks
-together weigh what the LoRA does. A step is everything: loss, backward pass, clipping, what the
+together weigh what the LoRA does; soft prompts have no rank, and may take as much longer as they
+make the input. A step is everything: loss, backward pass, clipping, what the
 method does to gradients and steps, the optimiser, what it observes.
 
     python -m benchmarks.methods --json FILE
@@ -29,8 +30,10 @@ from transformers import set_seed
 
 from benchmarks.generation import questions
 from benchmarks.meter import Bar, Round, measure, median
+from undrift.data.types import Example
 from undrift.errors import UnknownName
 from undrift.methods.base import Method
+from undrift.methods.modalprompt import ModalPrompt
 from undrift.methods.parts.budget import expected, rank_to_meet
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
@@ -39,6 +42,11 @@ from undrift.run.features import FeatureStore
 EXPERTS, RANK, TASKS, STEPS, ROUNDS = 8, 2, 8, 2, 15
 REFERENCE = "finetune"
 CONSTANT, GROWING = 1.15, 1.25  # of finetune's time: methods that keep their size, that grow
+OPTIONS = {  # where no rank meets the budget: experts of as large a rank together
+    "continual_llava": {"experts": 2, "chosen": 2, "rank": 1},  # it copies all, each task
+    "llava_cmoe": {"rank": 2},  # and its locators
+}
+REMEMBERED = [Example(str(i), "what is it?", ("it",)) for i in range(8)]  # by replay
 
 Batches = list[dict[str, Any]]
 
@@ -49,13 +57,15 @@ class Learner:
 
     Attributes:
         step: Takes one optimiser step.
-        rank: The rank of each expert.
+        rank: The rank of each expert; None where there is none.
         grows: Whether it is larger after eight tasks than after one.
+        limit: Of its time, as a share of finetune's.
     """
 
     step: Callable[[], None]
-    rank: int
+    rank: int | None
     grows: bool
+    limit: float
 
 
 def batches(backbone: Backbone) -> Batches:
@@ -80,25 +90,34 @@ def learner(name: str, backbone: Backbone, made: Batches) -> Learner:
         What is measured.
     """
     kind: type[Method] = METHODS.load(name)
-    method = kind(experts=EXPERTS, rank=RANK)
+    options: dict[str, Any] = {"experts": EXPERTS, "rank": RANK, **OPTIONS.get(name, {})}
+    method = kind(**options)
     grows = _stored(method, backbone, TASKS) > 1.05 * _stored(method, backbone, 1)
-    if grows:
+    limit, ranked = GROWING if grows else CONSTANT, True
+    if isinstance(method, ModalPrompt):
+        ranked, length = False, made[0]["input_ids"].shape[1]
+        limit = CONSTANT * (1 + method.config.top_k * method.config.prompt_length / length)
+    elif grows and name not in OPTIONS:
         method = kind(experts=EXPERTS, rank=rank_to_meet(method, "total", backbone.model, TASKS))
     own = copy.copy(backbone)
     own.model = copy.deepcopy(backbone.model)
     set_seed(0)
+    method.inputs = own.inputs  # EWC reads the loader's batches
     model = method.attach(own.model).train()
     optimizer, state = _begin(method, model)
     for _ in range(TASKS - 1 if method.schedule == "sequential" else 0):
         for _ in range(STEPS):
             _step(method, model, optimizer, state, own.inputs(made[0]))
-        method.on_train_end(None, state, _control(), model=model, optimizer=optimizer)
+        method.on_train_end(
+            None, state, _control(), model=model, optimizer=optimizer, train_dataloader=made
+        )
         optimizer, state = _begin(method, model)
     state.max_steps = 1000
     return Learner(
         lambda: _step(method, model, optimizer, state, own.inputs(made[0])),
-        method.config.rank,
+        method.config.rank if ranked else None,
         grows,
+        limit,
     )
 
 
@@ -115,6 +134,7 @@ def _begin(method: Method, model: nn.Module) -> tuple[torch.optim.Optimizer, Sim
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
     state = SimpleNamespace(global_step=0, max_steps=STEPS, is_world_process_zero=True)
     args = SimpleNamespace(output_dir="nowhere", resume_from_checkpoint=None)
+    method.examples(REMEMBERED, method.task_index)
     method.on_train_begin(args, state, _control(), model=model, optimizer=optimizer)
     return optimizer, state
 
@@ -161,7 +181,7 @@ def method_bars(names: list[str], rounds: int = ROUNDS) -> list[dict[str, Any]]:
         bar = Bar(
             f"step: {name} / {REFERENCE}",
             median(taken, share(name)),
-            GROWING if each.grows else CONSTANT,
+            each.limit,
         )
         print(bar, flush=True)
         about = {"method": name, "rank": each.rank, "grows": each.grows}

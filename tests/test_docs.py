@@ -1,0 +1,40 @@
+"""What docs/methods.md points to is there: every method, option and test."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from undrift.registry import METHODS
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)))
+OPTIONS = re.findall(r"^\| `(\w+)` \| ((?:`\w+=\w+`(?:, )?)+) \|", TEXT, re.MULTILINE)
+
+
+def test_every_method_has_a_line():
+    named = {name.split("-")[0] for name in re.findall(r"^\| `([\w-]+)` \|", TEXT, re.MULTILINE)}
+    assert named == set(METHODS.names()) - {"zeroshot"}
+
+
+@pytest.mark.parametrize(("file", "name"), TESTS)
+def test_the_tests_it_names_exist(file, name):
+    assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("method", "said"), OPTIONS)
+def test_the_options_it_names_exist(method, said):
+    kind = METHODS.load(method)
+    for name, value in re.findall(r"`(\w+)=(\w+)`", said):
+        assert name in {field.name for field in fields(kind.Config)}
+        number = re.fullmatch(r"\d+", value)
+        given = {"true": True, "false": False}.get(value, float(value) if number else value)
+        assert getattr(kind(**{name: given}).config, name) == given
+
+
+def test_it_names_tests_and_options():
+    assert len(TESTS) > 10 and len(OPTIONS) > 3
