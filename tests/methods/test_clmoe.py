@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests.methods.training import SMALL, attached, batch_of, learn, logits, weights
-from tests.tuner.llava import tiny_batch
 from undrift.core.routing import route
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.clmoe import STATE_FILE, ClMoe
@@ -120,17 +119,6 @@ def test_at_test_the_route_is_mixed_with_the_mean_use_and_no_cross_terms(top_k):
     method.config = ClMoe(**SMALL, beta=1.0).config
     with method.predicting(model):
         assert torch.equal(logits(model), plain)
-
-
-def test_an_answer_does_not_depend_on_the_batch_or_its_padding():
-    method = ClMoe(**SMALL)
-    model = attached(method)
-    learn(method, model, steps=3)
-    model.eval()
-    with method.predicting(model), torch.no_grad():
-        left = model(**tiny_batch((12, 9), seed=4, side="left")).logits[0, -1]
-        alone = {k: v[:1] for k, v in tiny_batch((12, 9), seed=4).items()}
-        torch.testing.assert_close(left, model(**alone).logits[0, -1], rtol=1e-4, atol=1e-4)
 
 
 def test_counts_and_the_experts_before_survive_a_checkpoint_inside_a_task(tmp_path):

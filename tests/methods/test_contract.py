@@ -67,9 +67,8 @@ def test_a_typo_is_answered_with_the_nearest_key(name):
         kind(setting)
 
 
-@pytest.mark.parametrize("name", LEARNING)
-def test_it_learns_and_only_adapters_move(name):
-    model, method = attached(METHODS.load(name)(**SMALL)), METHODS.load(name)(**SMALL)
+def test_joint_learns_and_only_adapters_move():  # the others: test_contract_tasks.py
+    model, method = attached(METHODS.load("joint")(**SMALL)), METHODS.load("joint")(**SMALL)
     base = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad and p.numel()}
     losses = learn(method, model, steps=20)
     model.eval()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.methods.pooled import answered, learned, mixture, prompt, seen_and_said, with_answers
-from tests.methods.training import SMALL, attached, batch_of, learn
-from tests.tuner.llava import IMAGE_TOKEN, tiny_batch
+from tests.methods.training import SMALL, attached, batch_of
+from tests.tuner.llava import tiny_batch
 from undrift.errors import ConfigError
 from undrift.methods.disco import Disco
 from undrift.methods.parts.features import features
@@ -89,38 +89,6 @@ def test_while_a_task_is_learned_its_expert_works_alone():
     assert int(method._matcher.running()["text.running_count"]) == 3
 
 
-def test_a_sample_has_the_same_gates_and_answer_alone_and_in_any_batch():
-    method, model = made()
-    together = weights_of(method, model, prompt())
-    torch.testing.assert_close(weights_of(method, model, prompt(side="left")), together)
-    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-    options["suppress_tokens"] = [IMAGE_TOKEN]
-    texts = model.generate(**prompt(side="left"), **options)[:, -4:]
-    for row in range(3):
-        one = prompt(slice(row, row + 1), "left")
-        torch.testing.assert_close(weights_of(method, model, one)[0], together[row])
-        assert torch.equal(model.generate(**one, **options)[0, -4:], texts[row])
-
-
-def test_the_answer_that_is_taught_has_no_part_in_the_choice():
-    method, model = made()
-    one = with_answers(tiny_batch((9,)))
-    first = weights_of(method, model, one)
-    one["input_ids"][0, -1] = 5
-    assert torch.equal(weights_of(method, model, one), first)
-
-
-def test_decoding_steps_keep_the_gates_of_the_prompt():
-    method, model = made()
-    gates = []
-    plain = method._context.set
-    method._context.set = lambda given: gates.append(given) or plain(given)
-    model.generate(
-        **prompt(side="left"), max_new_tokens=4, min_new_tokens=4, suppress_tokens=[IMAGE_TOKEN]
-    )
-    assert len(gates) == 1
-
-
 @pytest.mark.parametrize("modality", ["text", "image", "both"])
 def test_each_modality_decides_where_it_is_chosen(modality):
     method, model = made(modality=modality)
@@ -155,18 +123,6 @@ def test_argmax_and_the_oracle_give_one_expert_everything():
     told.asked = None
     with pytest.raises(ConfigError, match="needs to be told"):
         model(**prompt())
-
-
-def test_past_experts_stay_bit_for_bit_and_the_number_of_tasks_is_not_needed():
-    method = Disco(**SMALL)
-    model, kept = attached(method), []
-    for task in range(1, 12):
-        learn(method, model, task=task, steps=1)
-        layer = next(iter(pool_layers(model).values()))
-        past = layer.pool_lora_past_A["default"]
-        assert torch.equal(past, torch.cat(kept) if kept else past[:0])
-        kept.append(layer.pool_lora_A["default"].detach().clone())
-    assert weights_of(method, model.eval(), prompt()).shape == (3, 11)
 
 
 def test_a_temperature_of_zero_is_refused():

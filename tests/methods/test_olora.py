@@ -87,7 +87,7 @@ def test_the_first_task_has_nothing_to_be_orthogonal_to_and_needs_no_branch_of_i
 
 def test_the_push_makes_the_newest_experts_orthogonal_to_the_others():
     def overlap(**options):
-        _, model = taught(steps=20, **options)
+        _, model = taught(steps=10, **options)
         options = {"strength": 1.0, "row_normalise": True}
         return float(penalty(model, options).detach())
 

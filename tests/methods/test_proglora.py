@@ -73,36 +73,6 @@ def test_all_blocks_are_weighed_alike_in_all_layers_in_training_and_at_test():
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_routing_is_independent_of_batch_mates_padding_side_and_length():
-    method, model = taught()
-    right, left = questions(side="right"), questions(side="left")
-    expected = gates_of(method, model, right)
-    torch.testing.assert_close(gates_of(method, model, left), expected)
-    wide = {k: torch.cat([v.new_zeros(3, 5), v], 1) if v.dim() == 2 else v for k, v in left.items()}
-    torch.testing.assert_close(gates_of(method, model, wide), expected)
-    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    together = model.generate(**left, **options)[:, -4:]
-    torch.testing.assert_close(method._context.for_layer(""), expected)  # as at the prompt
-    for row, length in enumerate(left["attention_mask"].sum(1).tolist()):
-        alone = {k: v[row : row + 1, -length:] if v.dim() == 2 else v[row : row + 1]
-                 for k, v in left.items()}  # fmt: skip
-        assert torch.equal(model.generate(**alone, **options)[:, -4:], together[row : row + 1])
-        torch.testing.assert_close(method._context.for_layer(""), expected[row : row + 1])
-
-
-def test_answer_tokens_do_not_influence_training_gates():
-    method, model = taught()
-    batch = questions(side="left")
-    expected, tail = gates_of(method, model, batch), torch.full((3, 3), 50)
-    for answer in (tail, tail + 5):
-        whole = batch | {
-            "input_ids": torch.cat([batch["input_ids"], answer], 1),
-            "attention_mask": torch.cat([batch["attention_mask"], torch.ones_like(tail)], 1),
-            "labels": torch.cat([torch.full_like(batch["input_ids"], -100), answer], 1),
-        }
-        torch.testing.assert_close(gates_of(method, model, whole), expected)
-
-
 def test_key_and_query_are_trained_and_what_is_past_stays_bit_for_bit():
     method, model = taught(tasks=2)
     keys = torch.stack([*method.key_gate.past_keys, method.key_gate.key]).detach().clone()
@@ -194,16 +164,3 @@ def test_saved_and_loaded_it_has_the_keys_and_mean_gates_of_all_tasks(tmp_path):
     wide = ProgLora("static", **SMALL, hidden=7)
     with pytest.raises(AdapterMismatch, match="of another adapter"):
         wide.load_state(attached(wide), tmp_path)
-
-
-def test_first_middle_and_last_task_behave_alike():
-    method, model = taught(tasks=0)
-    grown = []
-    for task in (1, 2, 3):
-        before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-        learn(method, model, task=task)
-        now = dict(model.named_parameters())
-        assert all(not torch.equal(p, now[n]) for n, p in before.items() if "undrift" not in n)
-        grown.append(method.key_gate.means.shape[0])
-        assert torch.allclose(method.key_gate.means.sum(1), torch.ones(task))
-    assert grown == [1, 2, 3]
