@@ -37,8 +37,8 @@ MAKE = {
 }
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in
-        ("finetune", "moelora", "same-paper", "steadylora", "clmoe", "proglora", "disco")]  # fmt: skip
+OTHERS = ("finetune", "moelora", "same-paper", "steadylora", "clmoe", "proglora", "disco")
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
 
 
 class Task(Dataset):
