@@ -20,7 +20,7 @@ from undrift.report import (
     summary,
     table,
 )
-from undrift.report.tables import protocol
+from undrift.report.tables import grid, protocol
 from undrift.rundir import RunDir
 
 from .conftest import FORGETS, HOLDS, TASKS, ZERO
@@ -237,3 +237,18 @@ def test_scores_are_readable_on_their_cells(theme, score):
     bright = sorted(luminance([c / 255 for c in rgb]) for rgb in (channels(inks[tone]), cell))
     contrast = (bright[1] + 0.05) / (bright[0] + 0.05)
     assert contrast >= 4.5, f"{theme} {score}: {contrast:.2f}"
+
+
+def test_what_the_methods_cost_and_which_budget_they_meet(write_run):
+    spent = [{"task": "words", "trainable": 1, "active": 46_000, "stored": 92_160,
+              "state_bytes": 375_000, "steps": 2, "seconds": 1.0, "cpu_seconds": 1.0}]  # fmt: skip
+    runs = [load(write_run("a", "same", HOLDS, budget=spent, match_budget="active")),
+            load(write_run("b", "moelora", FORGETS))]  # fmt: skip
+    assert grid(runs).totals[-4:] == [
+        ["parameters stored", "", "92k", ""],
+        ["parameters active", "", "46k", ""],
+        ["bytes of state", "", "375k", ""],
+        ["budget matched", "", "active", "none"],
+    ]
+    assert not any("budget" in row[0] or "parameters" in row[0] for row in grid(runs[1:]).totals)
+    assert runs[0].cost["step_cpu_ms"] == 500.0

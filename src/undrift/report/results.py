@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from undrift.errors import RunDirError
+from undrift.report.cost import cost
 from undrift.report.protocol import facts, made_with
 from undrift.rundir import RunDir, read_json, read_lines
 from undrift.scoring import MIF, TASKS, Score, mean_score, share_case_only
@@ -60,6 +61,8 @@ class Results:
         ends: By the names in RULES: the score of each task at the end.
         facts: All that decides the numbers, see `protocol.facts`.
         made_with: Code, versions and machine.
+        cost: What the method costs, see `report.cost`; empty where that is not known.
+        budget: Which cost `--match-budget` has made equal to that of finetune, or "none".
         trained: Whether anything was trained; what was not has no noise of seeds.
     """
 
@@ -74,6 +77,8 @@ class Results:
     ends: Mapping[str, Row] = field(default_factory=dict[str, Row])
     facts: Mapping[str, str] = field(default_factory=dict[str, str])
     made_with: Mapping[str, str] = field(default_factory=dict[str, str])
+    cost: Mapping[str, float | None] = field(default_factory=dict[str, float | None])
+    budget: str = "none"
     trained: bool = True
 
     @property
@@ -136,6 +141,8 @@ def load(folder: Path) -> Results:
             ends=_ends(lines, manifest),
             facts=facts(manifest),
             made_with=made_with(manifest),
+            cost=cost(manifest) or {},
+            budget=manifest.get("match_budget", "none"),
             trained=after > 0,
         )
     except KeyError as error:

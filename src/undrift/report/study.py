@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from undrift.report.cost import cost
 from undrift.rundir import RunDir, read_json
 
 RESAMPLES = 10_000
@@ -66,7 +67,7 @@ def run_entry(folder: Path, **known: Any) -> dict[str, Any]:
         "matrix": [_rounded(row) for row in saved["matrix"]],
         "zero_shot": _rounded(saved["zero_shot"]),
         "seconds": {phase: round(value, 1) for phase, value in manifest["seconds"].items()},
-        "cost": _cost(manifest.get("budget", ())),
+        "cost": cost(manifest),
         "command": known["command"],
         "commit": manifest.get("commit"),
     }
@@ -201,16 +202,6 @@ def _machine(hardware: Mapping[str, Any]) -> str:
 def _every(values: Iterable[str | None]) -> str | None:
     found = list(dict.fromkeys(value for value in values if value is not None))
     return ", ".join(found) if found else None
-
-
-def _cost(tasks: Sequence[Mapping[str, Any]]) -> dict[str, float | None] | None:
-    """Say what a run's method costs after its last task, and what a step took on all the way."""
-    if not tasks:
-        return None
-    timed = [task for task in tasks if task.get("cpu_seconds") and task.get("steps")]
-    steps, seconds = (sum(task[key] for task in timed) for key in ("steps", "cpu_seconds"))
-    sizes = {key: tasks[-1][key] for key in ("trainable", "active", "stored", "state_bytes")}
-    return {**sizes, "step_cpu_ms": round(1000 * seconds / steps, 1) if steps else None}
 
 
 def _rounded(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from undrift.report.cost import thousands
 from undrift.report.study import Interval, Pairs, Run, bootstrap, by_seed, groups, pairs, words
 
 COSTS = ("stored", "active", "state", "ms/step")
@@ -102,8 +103,7 @@ def _costs(runs: Sequence[Run]) -> list[str]:
         return ["", "", "", ""]
     sizes = [fmean(cost[key] for cost in costs) for key in ("stored", "active", "state_bytes")]
     times = [cost["step_cpu_ms"] for cost in costs if cost["step_cpu_ms"] is not None]
-    written = [f"{size / 1000:.0f}k" for size in sizes]
-    return [*written, f"{fmean(times):.0f}" if times else ""]
+    return [*map(thousands, sizes), f"{fmean(times):.0f}" if times else ""]
 
 
 def _brackets(interval: Interval, sign: str = "") -> str:

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from rich.table import Table
 
+from undrift.report.cost import thousands
 from undrift.report.noise import Group, grouped, half_width
 from undrift.report.protocol import SEED
 from undrift.report.results import PROTOCOL, Results, Row
@@ -18,6 +19,12 @@ METRICS = {
     "bwt": "backward transfer",
     "forgetting": "forgetting",
 }
+COSTS = {
+    "stored": "parameters stored",
+    "active": "parameters active",
+    "state_bytes": "bytes of state",
+}
+BUDGET = "budget matched"
 CASE_ONLY = "errors of letter case only"
 TITLE = "accuracy in percent: just learned → at the end"
 
@@ -29,8 +36,8 @@ class Grid:
     Args:
         header: "task", "zero-shot", then one name per group of runs.
         tasks: One row per task: the score when just learned and at the end.
-        totals: One row per metric, and one for the share of errors of letter case only; their
-            second cell is empty.
+        totals: One row per metric, one for the share of errors of letter case only, and what the
+            methods cost after the last task; their second cell is empty.
     """
 
     header: Sequence[str]
@@ -58,6 +65,7 @@ def grid(runs: Sequence[Results]) -> Grid:
         for metric, words in METRICS.items()
     ]
     totals.append([CASE_ONLY, "", *(number(_case_only(group), " %") for group in groups)])
+    totals += _costs(groups)
     return Grid(["task", "zero-shot", *(group.label for group in groups)], tasks, totals)
 
 
@@ -158,6 +166,19 @@ def _learned_and_last(group: Group, task: str) -> str:
     if not last:
         return ""
     return f"{number(fmean(learned))} → {number(fmean(last))}" if learned else number(fmean(last))
+
+
+def _costs(groups: Sequence[Group]) -> list[list[str]]:
+    rows = [[words, "", *(_cost(group, key) for group in groups)] for key, words in COSTS.items()]
+    budgets = [", ".join(dict.fromkeys(run.budget for run in group.runs)) for group in groups]
+    if any(budget != "none" for budget in budgets):
+        rows.append([BUDGET, "", *budgets])
+    return [row for row in rows if any(row[1:])]
+
+
+def _cost(group: Group, key: str) -> str:
+    known = [size for run in group.runs if (size := run.cost.get(key)) is not None]
+    return thousands(fmean(known)) if known else ""
 
 
 def _case_only(group: Group) -> float | None:

@@ -50,10 +50,11 @@ def summary(runs: Sequence[Results], articles: Published | None = None) -> dict[
         articles: Published rows.
 
     Returns:
-        `{"methods": {"same": {"tasks", "seed", "last", "mft", "bwt", ..., "case_only", "ends",
-        "zero_shot", "matrix", "protocol"}}, "margins": [{"method", "against", "last": {"mean",
-        "noise", "seeds", "paired", "verdict"}, ...}], "differences": {"seed": [...], ...}}`, and
-        `"published"` if there is any; numbers in percent, differences in the order of the columns.
+        `{"methods": {"same": {"tasks", "seed", "last", "mft", "bwt", ..., "case_only", "cost",
+        "budget", "ends", "zero_shot", "matrix", "protocol"}}, "margins": [{"method", "against",
+        "last": {"mean", "noise", "seeds", "paired", "verdict"}, ...}], "differences": {"seed":
+        [...], ...}}`, and `"published"` if there is any; numbers in percent, differences in the
+        order of the columns.
     """
     groups = grouped(runs)
     listed = difference_section(groups, everything=True)
@@ -64,6 +65,8 @@ def summary(runs: Sequence[Results], articles: Published | None = None) -> dict[
                 "seed": run.seed,
                 **{name: run.metrics[name] for name in FORMULAS},
                 "case_only": run.case_only,
+                "cost": dict(run.cost),
+                "budget": run.budget,
                 "ends": {rule: list(row) for rule, row in run.ends.items()},
                 "zero_shot": list(run.zero_shot),
                 "matrix": [list(row) for row in run.matrix],

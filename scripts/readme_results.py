@@ -1,0 +1,68 @@
+"""Print the README's table of all methods, from the committed results.
+
+    python scripts/readme_results.py
+
+Accuracies come from docs/results/pocket-all.json, the time of a step from
+docs/results/methods-speed.json (`python -m benchmarks.methods --json FILE`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from undrift.report.study import bootstrap, by_seed, groups, pairs
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+HEADER = (
+    "method",
+    "last",
+    "just learned",
+    "BWT",
+    "last − same",
+    "runs",
+    "parameters",
+    "state",
+    "step",
+)
+
+
+def table() -> str:
+    """Make the table, best last average first."""
+    study = json.loads((RESULTS / "pocket-all.json").read_text(encoding="utf-8"))
+    speed = json.loads((RESULTS / "methods-speed.json").read_text(encoding="utf-8"))
+    steps = {row["method"]: row["value"] for row in speed["methods"]} | {"finetune": 1.0}
+    rows = {label: runs for (label, _), runs in groups(study["runs"]).items()}
+    order = sorted(rows, key=lambda label: -fmean(by_seed(rows[label], "last").values()))
+    lines = [HEADER, ["---", *["---:"] * (len(HEADER) - 1)]]
+    for label in order:
+        runs = rows[label]
+        method, costs = runs[0]["method"], [run["cost"] for run in runs if run.get("cost")]
+        against = "" if label == "same" else _difference(runs, rows["same"])
+        sizes = [f"{fmean(c[key] for c in costs) / 1000:.0f}k" if costs else ""
+                 for key in ("stored", "state_bytes")]  # fmt: skip
+        step = f"{steps[method]:.2f}" if method in steps else ""
+        lines.append([f"`{label}`", _mean(runs, "last", spread=True), _mean(runs, "mft"),
+                      _mean(runs, "bwt"), against, str(len(runs)), *sizes, step])  # fmt: skip
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _mean(runs: list[Any], metric: str, *, spread: bool = False) -> str:
+    values = list(by_seed(runs, metric).values())
+    if not values:
+        return ""
+    low, high = bootstrap(values)
+    return f"{fmean(values):z.1f}" + (
+        f" [{low:.1f}, {high:.1f}]" if spread and len(values) > 1 else ""
+    )
+
+
+def _difference(runs: list[Any], same: list[Any]) -> str:
+    found = pairs(runs, same)
+    return "" if found is None else f"{found.mean:+z.1f}"
+
+
+if __name__ == "__main__":
+    print(table())
