@@ -10,6 +10,7 @@ import ast
 import importlib
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -183,3 +184,8 @@ def test_the_path_for_your_own_data(tmp_path, monkeypatch, capsys):
         fell = "--max-drop" in line and ended.value.code == 3  # a random model may well forget
         assert fell or not ended.value.code, f"{line}: {err}"
         assert out.strip()
+
+
+def test_the_table_of_all_methods_is_that_of_the_results():
+    made = runpy.run_path(str(ROOT / "scripts" / "readme_results.py"))["table"]()
+    assert made in README

@@ -45,7 +45,7 @@ class Encoder:
         """Load an encoder, from safetensors only.
 
         Args:
-            name: A folder, or a Hub name such as "openai/clip-vit-large-patch14-336".
+            name: A folder, or a Hub name such as "openai/clip-vit-large-patch14".
             device: Where to put it.
 
         Returns:
