@@ -34,6 +34,7 @@ def table() -> str:
     study = json.loads((RESULTS / "pocket-all.json").read_text(encoding="utf-8"))
     speed = json.loads((RESULTS / "methods-speed.json").read_text(encoding="utf-8"))
     steps = {row["method"]: row["value"] for row in speed["methods"]} | {"finetune": 1.0}
+    steps["proglora-dynamic"] = steps["proglora"]
     rows = {label: runs for (label, _), runs in groups(study["runs"]).items()}
     order = sorted(rows, key=lambda label: -fmean(by_seed(rows[label], "last").values()))
     lines = [HEADER, ["---", *["---:"] * (len(HEADER) - 1)]]
