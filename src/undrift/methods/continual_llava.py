@@ -289,6 +289,7 @@ class ContinualLlava(PoolMethod):
         with summed([self._picker]):
             sums = self._picker.sums
             self._picker.mean.copy_(sums[:-1] / sums[-1].clamp_min(1))
+        self._picker.sums.zero_()
         super().task_end(model)
 
     def idle_parameters(self, model: nn.Module) -> int:
