@@ -96,17 +96,17 @@ def test_save_load_continue_equals_uninterrupted(name, tmp_path):
     kind = METHODS.load(name)
     straight = kind(**SMALL)
     model = attached(straight)
-    learn(straight, model, task=1)
+    learn(straight, model, task=1, steps=4)
     straight.save_state(model, tmp_path)
-    learn(straight, model, task=2)
+    learn(straight, model, task=2, steps=4)
 
     resumed = kind(**SMALL)
     other = attached(resumed, seed=0)
-    learn(kind(**SMALL), other, task=5)  # so that loading has something to overwrite
+    learn(kind(**SMALL), other, task=5, steps=2)  # so that loading has something to overwrite
     other = attached(resumed, seed=0)
     resumed.load_state(other, tmp_path)
     resumed.task_index = 2
-    learn(resumed, other, task=2)
+    learn(resumed, other, task=2, steps=4)
     ours, theirs = weights(model), weights(other)
     assert ours.keys() == theirs.keys()
     for key in ours:

@@ -67,8 +67,7 @@ def test_task_one_is_unconstrained_under_past(options):
     assert all(torch.equal(weights(model)[key], p) for key, p in weights(other).items())
 
 
-@pytest.mark.parametrize("space", ["step", "both"])
-@pytest.mark.parametrize("lambda_par", [0.0, 0.1])
+@pytest.mark.parametrize(("lambda_par", "space"), [(0.0, "step"), (0.1, "both")])
 def test_after_fifty_adamw_steps_the_router_moved_in_v_par_by_the_transformed_steps(
     lambda_par, space
 ):

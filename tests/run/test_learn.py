@@ -57,7 +57,7 @@ def assert_equal(one: Path, two: Path) -> None:
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
-@pytest.mark.parametrize("method", ["same", "steadylora", "finetune", "proglora-static"])
+@pytest.mark.parametrize("method", ["same", "steadylora", "proglora-static"])
 def test_task_by_task_is_the_run_over_the_sequence(method, lesson, data, tmp_path, monkeypatch):
     monkeypatch.setitem(LAYER, "method", {"name": method, "experts": 2, "rank": 2})
     start = lesson("colours")
@@ -104,7 +104,9 @@ def test_tasks_of_a_benchmark_are_asked_again(lesson, data, backbone_folder, tmp
     assert not changes[0].changed
 
 
-@pytest.mark.parametrize("after", [2, 6, 9])
+@pytest.mark.parametrize(
+    "after", [2, pytest.param(6, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)]
+)
 def test_a_lesson_that_was_stopped_goes_on(lesson, tmp_path, after):
     lesson("colours").go()
     whole = lesson("capitals", "colours", out="whole").go()
