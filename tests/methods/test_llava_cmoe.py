@@ -107,6 +107,19 @@ def test_the_balancing_loss_moves_the_probes_router():
     assert all(each.abs().sum() > 0 for each in found)
 
 
+def test_the_balancing_loss_is_added_during_the_probe_and_only_then():
+    method, model = made(balance=0.5)
+    learn(method, model, task=1, steps=4)
+    model.train()
+    for probe_until in (1, 0):
+        method._step, method._probe_until = 0, probe_until
+        batch = batch_of(2, 0)
+        extra = (method.loss(model, batch) - model(**batch).loss).detach()
+        wanted = 0.5 * probe_until * method._routers.imbalance().detach()
+        torch.testing.assert_close(extra, wanted, rtol=1e-4, atol=1e-5)
+    assert method._routers.imbalance() > 0.5
+
+
 def test_the_output_is_the_top_k_sum_of_the_named_tasks_router():
     method, model = made(slack=100.0, oracle=True)
     for task in (1, 2, 3):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import peft
 import pytest
 import torch
@@ -208,6 +210,18 @@ def test_the_losses_weigh_the_same_where_a_step_adds_up_parts_of_its_batch():
             found.append(method.loss(model.train(), given | {"labels": labels} | given_items))
         extra[parts] = found[1] - found[0]
     torch.testing.assert_close(extra[1], 2 * extra[2], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("averaged", "parts"), [(True, 6), (False, 2)])
+def test_a_step_has_as_many_parts_as_batches_on_all_processes(averaged, parts):
+    method, model, prompts = made(tasks=1)
+    args = SimpleNamespace(
+        gradient_accumulation_steps=2, average_tokens_across_devices=averaged, world_size=3
+    )
+    state = SimpleNamespace(global_step=0, max_steps=4)
+    optimizer = torch.optim.AdamW(prompts.parameters())
+    method.on_train_begin(args, state, None, model=model, optimizer=optimizer)
+    assert method._parts == parts
 
 
 def test_first_middle_and_last_prompts_learn_and_past_ones_stay_bit_for_bit():

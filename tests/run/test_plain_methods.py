@@ -80,3 +80,8 @@ def test_killed_inside_the_second_task_and_resumed_equals_uninterrupted(name, ma
     assert list((tmp_path / "stopped").rglob("checkpoint-*"))
     make_run(name, "stopped", train=train, profile="lite").go()
     assert_same_numbers(tmp_path / "straight", tmp_path / "stopped")
+    timed = [
+        read_json(tmp_path / run / "manifest.json")["budget"] for run in ("straight", "stopped")
+    ]
+    assert all(task["seconds"] > 0 for task in timed[0])
+    assert timed[1][1]["seconds"] is None  # the steps before the stop were not timed here
