@@ -15,10 +15,12 @@ from typing import Any
 
 from undrift.errors import RunDirError
 from undrift.report import sentences
-from undrift.report.forms import Answers, FormCell
+from undrift.report.forms import Answers, FormCell, Slip
 from undrift.report.noise import grouped
 from undrift.report.results import Results
 from undrift.rundir import read_json
+
+PARTS = ("router", "expert", "form", "content")
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,13 @@ def verdict(losses: Sequence[RunLoss]) -> str:
     Returns:
         The most forgetful run's sentence, then what the others have lost.
     """
-    return sentences.verdict([(loss.label, loss.lost, loss.sentence) for loss in losses])
+    known = [(loss.lost, loss) for loss in losses if loss.lost is not None]
+    if not known:
+        return " ".join(loss.sentence for loss in losses)
+    (lost, first), *rest = sorted(known, key=lambda pair: -pair[0])
+    hint = f" ({first.why}.)" if first.why and lost >= sentences.CLEAR else ""
+    others = [(loss.label, _learned(loss.tasks), lost) for lost, loss in rest]
+    return sentences.verdict(first.sentence + hint, others)
 
 
 @dataclass(frozen=True)
@@ -138,17 +146,16 @@ def _explained(label: str, runs: Sequence[Results]) -> RunLoss:
     tasks = [_mean_task(seeds) for seeds in zip(*(found for found, _ in measured), strict=True)]
     why = next((why for _, why in measured if why), "")
     lost = _mean([task.lost for task in tasks])
-    router, expert, form = (
-        _mean([getattr(task, part) for task in tasks]) for part in ("router", "expert", "form")
-    )
-    if lost is not None:
-        learned = fmean(task.learned for task in tasks)
-        changed = {seed.changed for found, _ in measured for seed in found}
-        sentence = sentences.of_run(
-            label, learned, lost, {"router": router, "expert": expert, "form": form}, changed, why
-        )
-    else:
+    parts = {part: _mean([getattr(task, part) for task in tasks]) for part in PARTS}
+    if lost is None:
         sentence = sentences.nothing_to_explain(label, trained=runs[0].trained)
+    else:
+        changed = {seed.changed for found, _ in measured for seed in found}
+        sentence = sentences.of_run(label, _learned(tasks), lost, parts, changed)
+        bwt = _mean([run.metrics["bwt"] for run in runs])
+        if bwt is not None and abs(lost + bwt) >= sentences.SMALL:
+            sentence += sentences.of_all_examples(-bwt)
+    router, expert, form = parts["router"], parts["expert"], parts["form"]
     return RunLoss(label, tasks, lost, router, expert, form, why, sentence)
 
 
@@ -165,11 +172,15 @@ def _mean_task(seeds: Sequence[_Measured]) -> TaskLoss:
         lost,
         parts,
         first.changed,
-        alone=sum((Counter(cell.alone) for cell in cells), Counter[str]()),
+        alone=sum((Counter(cell.alone) for cell in cells), Counter[Slip]()),
         worn=sum((Counter(cell.worn) for cell in cells), Counter[str]()),
         wrong=sum(cell.wrong for cell in cells),
     )
     return TaskLoss(first.task, first.name, learned, end, lost, **parts, sentence=sentence)
+
+
+def _learned(tasks: Sequence[TaskLoss]) -> float:
+    return fmean(task.learned for task in tasks)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -204,7 +215,7 @@ def _form_and_content(
     lost: float, learned: FormCell | None, end: FormCell | None
 ) -> dict[str, float | None]:
     """Split a loss without a diagnosis: what content lost, and the rest, which is form."""
-    parts: dict[str, float | None] = dict.fromkeys(("router", "expert", "form", "content"))
+    parts: dict[str, float | None] = dict.fromkeys(PARTS)
     if learned and end and learned.lenient is not None and end.lenient is not None:
         parts["content"] = learned.lenient - end.lenient
         parts["form"] = lost - parts["content"]

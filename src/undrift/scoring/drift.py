@@ -69,7 +69,8 @@ def rules_of(scorer: str, line: Mapping[str, Any]) -> Rules:
     Returns:
         The scores and the error of form; what only letter case makes wrong is an error of case.
     """
-    said, answers, strict = line["prediction"], line["answers"], line["strict"]
+    said, answers = line["prediction"], line["answers"]
+    strict: float | None = line["strict"]
     kind = kind_of_answer(scorer, answers)
     error = error_kind(kind, said, answers)
     if error is None and strict is not None and strict < 1.0 <= line["caseless"]:
@@ -77,7 +78,8 @@ def rules_of(scorer: str, line: Mapping[str, Any]) -> Rules:
     if "lenient" in line:
         return Rules(strict, line["lenient"], line["form"], error)
     rule = LENIENT[kind]
-    lenient = None if rule is None else max(float(strict), rule(said, answers, {}))
+    judged = rule is not None and strict is not None
+    lenient = max(strict, rule(said, answers, {})) if judged else None
     return Rules(strict, lenient, form(kind, said, answers), error)
 
 
