@@ -263,6 +263,7 @@ def test_the_verdict_begins_with_the_most_forgetful(forgetful, write_run):
         (lambda saved: saved["cells"][0].pop("router"), "damaged"),
         (lambda saved: saved["cells"][0]["corners"].pop("old_old"), "damaged"),
         (lambda saved: saved.update(cells=None), "damaged"),
+        (lambda saved: saved.update(cells=[1]), "damaged"),
         (lambda saved: saved["cells"][0].update(name="icons"), "of another run"),
         (lambda saved: saved["cells"][0].update(task=4), "of another run"),
         (lambda saved: saved["cells"][0].update(after=4), "of another run"),
@@ -283,5 +284,5 @@ def test_a_file_that_does_not_fit_is_refused(forgetful, change, message):
 def test_a_file_that_is_no_json_is_refused(forgetful):
     folder = forgetful()
     diagnosed(folder, []).write_text("{")
-    with pytest.raises(RunDirError, match=r"causes\.json is damaged.*undrift diagnose"):
+    with pytest.raises(RunDirError, match=r"causes\.json cannot be read.*undrift diagnose"):
         explain(load(folder))

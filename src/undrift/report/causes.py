@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -239,8 +240,8 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
     if not file.is_file():
         return {}, f"{command} tells the router's part from the experts'"
     mend = f"delete it and run {command} again"
+    saved = _read(file, mend)
     try:
-        saved = read_json(file)
         if not saved["applies"]:
             return {}, saved["why"]
         cells = saved["cells"]
@@ -249,10 +250,12 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
             for cell in cells
             if cell.get("before", cell["task"]) == cell["task"] and cell["after"] == len(run.tasks)
         }
-        fits = all(1 <= c["after"] <= len(run.tasks) for c in cells) and all(
-            1 <= c["task"] < c["after"] and run.tasks[c["task"] - 1] == c["name"] for c in cells
+        fits = all(
+            1 <= cell["task"] < cell["after"] <= len(run.tasks)
+            and cell["name"] == run.tasks[cell["task"] - 1]
+            for cell in cells
         )
-    except (KeyError, TypeError, RunDirError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise RunDirError(f"{file} is damaged ({error}); {mend}") from error
     if not fits:
         raise RunDirError(
@@ -264,6 +267,13 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
         tasks = ", ".join(missing) if found else "any task"
         return found, f"the loss of {tasks} until the end is not diagnosed; run {command}"
     return found, ""
+
+
+def _read(file: Path, mend: str) -> Any:
+    try:
+        return read_json(file)
+    except RunDirError as error:
+        raise RunDirError(f"{file} cannot be read as JSON; {mend}") from error
 
 
 def _from_cell(cell: Mapping[str, Any]) -> _Measured:

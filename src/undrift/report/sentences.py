@@ -181,8 +181,10 @@ def _because(lost: float, parts: Parts, words: Mapping[str, str]) -> str:
     if len(ordered) == 1 and abs(points[ordered[0]] - lost) < SMALL:
         return f", all {words[ordered[0]]}"
     cost = [f"{points[key]:.1f} {words[key]}" for key in ordered if points[key] > 0]
-    won = [f"less {-points[key]:.1f} {_WON[key]}" for key in ordered if points[key] < 0]
-    return f": {', '.join([*cost, *won])}" if cost else ""
+    won = [f"{-points[key]:.1f} {_WON[key]}" for key in ordered if points[key] < 0]
+    if not cost:
+        return ""
+    return f": {', '.join(cost)}" + (f", less {' and '.join(won)}" if won else "")
 
 
 def _kinds(alone: Mapping[Slip, int]) -> str:
