@@ -92,6 +92,8 @@ def test_identical_adapters_have_not_drifted_at_all(run, opened):
     assert len({tuple(corner.items()) for corner in cell["corners"].values()}) == 1
     assert cell["lost"] == {"strict": 0, "lenient": 0}
     assert cell["router"] == cell["expert"] == cell["form"] == 0
+    for mixed in run.glob("diagnose/answers/*/on-01.jsonl"):  # asked here as the run has asked
+        assert read_lines(mixed) == read_lines(run / "eval/after-01/on-01.jsonl")
 
 
 def test_a_router_permuted_by_hand(run, opened):

@@ -122,6 +122,7 @@ class Snapshots:
                 f"({self.backbone.fingerprint[:12]}); give its own with --backbone"
             )
         self.model = attach(self.method, self.config, self.backbone)
+        self.prepare("test")  # before there is a collator, which then takes the kept features
         self.collator = self.backbone.collator()
         self.examiner = Examiner(
             self.backbone,
@@ -133,8 +134,12 @@ class Snapshots:
         )
         self._prompts: dict[str, list[Encoded]] = {}
 
-    def prepare(self, split: str = "test") -> None:
-        """Keep the image features of a split of every task, where the backbone keeps them."""
+    def prepare(self, split: str) -> None:
+        """Keep the image features of a split of every task, where the backbone keeps them.
+
+        Args:
+            split: "train" or "test".
+        """
         if not self.config.train.train_projector:  # its features change
             pictures = [p for task in self.tasks for e in getattr(task, split) for p in e.images]
             self.backbone.prepare(pictures)

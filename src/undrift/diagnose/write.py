@@ -64,8 +64,6 @@ def diagnose(
     asked = {"probe": probe, "limit": run.limit, "task": task}
     missing = {n: q for n, q in questions.items() if not _answered(kept / f"{n}.json", n, asked)}
     run.progress.plan(sum(work for _, work in missing.values()) or 1)
-    if missing:
-        run.prepare()
     for name, (question, _) in missing.items():
         write_json(kept / f"{name}.json", question() | {"asked": asked})
     return {name: read_json(kept / f"{name}.json") for name in questions}
