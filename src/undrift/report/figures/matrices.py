@@ -162,7 +162,7 @@ def _grid(
     )
     (panel,) = page.axes
     _ruled(panel, len(tasks), rows)
-    panel.xaxis.tick_top()
+    panel.tick_params(labeltop=True, labelbottom=False)
     panel.set_xticks([i + 0.5 for i in range(len(tasks))], names, rotation=90)
     return page
 
