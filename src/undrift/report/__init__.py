@@ -10,7 +10,6 @@ from __future__ import annotations
 from undrift.report.against import published_sections
 from undrift.report.articles import published, published_benchmarks
 from undrift.report.comparison import difference_section, margin_section, sections
-from undrift.report.figures import heat_map
 from undrift.report.markup import as_latex, as_markdown, print_sections
 from undrift.report.noise import grouped
 from undrift.report.page import page
@@ -26,7 +25,6 @@ __all__ = [
     "as_markdown",
     "difference_section",
     "grouped",
-    "heat_map",
     "labels",
     "load",
     "margin_section",

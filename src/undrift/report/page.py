@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from undrift.report.figures import TEMPLATES, heat_map
 from undrift.report.results import DRIFTS, Results, labels
 from undrift.report.tables import METRICS, grid, protocol
 from undrift.scoring import FORMULAS
+
+TEMPLATES = Environment(
+    loader=PackageLoader("undrift.report", "templates"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=StrictUndefined,
+)
 
 
 def page(runs: Sequence[Results]) -> str:
@@ -21,10 +29,12 @@ def page(runs: Sequence[Results]) -> str:
     Returns:
         A whole HTML document.
     """
-    maps = [
-        (label, Markup(heat_map(f"accuracy of {label}", run.tasks, run.matrix, run.zero_shot)))
-        for label, run in zip(labels(runs), runs, strict=True)
-    ]
+    from undrift.report.figures import draw, heat_map  # late: they load matplotlib
+
+    maps = []
+    for label, run in zip(labels(runs), runs, strict=True):
+        figure = heat_map(f"accuracy of {label}", run.tasks, run.matrix, run.zero_shot)
+        maps.append((label, Markup(draw(figure).svg)))
     return TEMPLATES.get_template("page.html.j2").render(
         title=" and ".join(labels(runs)),
         maps=maps,
