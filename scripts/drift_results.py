@@ -1,0 +1,99 @@
+"""Write docs/results/pocket-drift.json and .svg from diagnosed runs.
+
+    python scripts/drift_results.py RUN...
+
+where each RUN was made by `undrift run pocket --method NAME --seed S --out RUN` and diagnosed by
+`undrift diagnose RUN`, one of each method with `--reroute charts` as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from undrift.report import Results, grouped, load
+from undrift.report.causes import explain_all, verdict
+from undrift.report.figures import export, shares
+from undrift.rundir import read_json
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+def main(folders: Sequence[Path]) -> None:
+    """Write the two files."""
+    runs = [load(folder) for folder in folders]
+    losses = explain_all(runs)
+    found = {
+        "commands": ["undrift run pocket --method NAME --seed S --out RUN", "undrift diagnose RUN"],
+        "verdict": verdict(losses),
+        "methods": {
+            loss.label: {
+                "seeds": [run.seed for run in group.runs],
+                **{part: round_(getattr(loss, part)) for part in PARTS},
+                "tasks": {
+                    task.name: {part: round_(getattr(task, part)) for part in ("learned", *PARTS)}
+                    for task in loss.tasks
+                },
+                **drifts(group.runs),
+            }
+            for loss, group in zip(losses, grouped(runs), strict=True)
+        },
+    }
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    (RESULTS / "pocket-drift.json").write_text(text + "\n", encoding="utf-8")
+    export(shares("What was forgotten, and why", losses), RESULTS, "pocket-drift")
+    (RESULTS / "pocket-drift.pdf").unlink()
+
+
+PARTS = ("lost", "router", "expert", "form")
+
+
+def drifts(runs: Sequence[Results]) -> dict[str, Any]:
+    """Average over seeds how far routers and experts have moved, stage by stage and at the end."""
+    routes, experts = (
+        [read_json(run.folder / "diagnose" / f"{name}.json")["cells"] for run in runs]
+        for name in ("routes", "experts")
+    )
+    last = len(runs[0].tasks)
+    found: dict[str, Any] = {}
+    for name, key, seeds in (
+        ("overlap", "overlap", routes),
+        ("top1", "top1", routes),
+        ("moved", "moved", experts),
+    ):
+        found[name] = {
+            "task 1, by stage": [
+                mean(cell[key] for cells in seeds for cell in cells
+                     if cell["task"] == 1 and cell["after"] == stage)
+                for stage in range(1, last + 1)
+            ],
+            "all tasks, at the end": mean(
+                cell[key] for cells in seeds for cell in cells if cell["after"] == last
+            ),
+        }  # fmt: skip
+    alone = [cell["alone"]["overlap"] for cells in routes for cell in cells]
+    ends = [cell["after"] == last for cells in routes for cell in cells]
+    found["overlap"]["router alone, all tasks, at the end"] = mean(
+        value for value, end in zip(alone, ends, strict=True) if end
+    )
+    files = [run.folder / "diagnose" / "reroute.json" for run in runs]
+    found["reroute"] = [read_json(file) for file in files if file.is_file()]
+    return found
+
+
+def mean(values: Any) -> float:
+    """Average, to two places."""
+    return round(fmean(values), 2)
+
+
+def round_(value: float | None) -> float | None:
+    """Round to two places."""
+    return None if value is None else round(value, 2)
+
+
+if __name__ == "__main__":
+    main([Path(name) for name in sys.argv[1:]])
