@@ -1,4 +1,4 @@
-"""Write docs/results/pocket-drift.json and .svg from diagnosed runs.
+"""Write docs/results/pocket-drift.json and its three pictures from diagnosed runs.
 
     python scripts/drift_results.py RUN...
 
@@ -17,14 +17,14 @@ from typing import Any
 
 from undrift.report import Results, grouped, load
 from undrift.report.causes import explain_all, verdict
-from undrift.report.figures import export, shares
+from undrift.report.figures import export, reroute, route_drift, shares
 from undrift.rundir import read_json
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 
 def main(folders: Sequence[Path]) -> None:
-    """Write the two files."""
+    """Write the files."""
     runs = [load(folder) for folder in folders]
     losses = explain_all(runs)
     found = {
@@ -45,8 +45,18 @@ def main(folders: Sequence[Path]) -> None:
     }
     text = json.dumps(found, indent=1, ensure_ascii=False)
     (RESULTS / "pocket-drift.json").write_text(text + "\n", encoding="utf-8")
-    export(shares("What was forgotten, and why", losses), RESULTS, "pocket-drift")
-    (RESULTS / "pocket-drift.pdf").unlink()
+    first = {group.runs[0].method: group.runs[0].folder / "diagnose" for group in grouped(runs)}
+    routes = {name: read_json(folder / "routes.json")["cells"] for name, folder in first.items()}
+    rerouted = {name: read_json(folder / "reroute.json") for name, folder in first.items()}
+    draw(shares("What was forgotten, and why", losses), "pocket-drift")
+    draw(route_drift("Where each task's inputs go", routes), "pocket-drift-routes")
+    draw(reroute("What a new router gets out of the experts", rerouted), "pocket-drift-reroute")
+
+
+def draw(figure: Any, stem: str) -> None:
+    """Keep the SVG of a figure."""
+    export(figure, RESULTS, stem)
+    (RESULTS / f"{stem}.pdf").unlink()
 
 
 PARTS = ("lost", "router", "expert", "form")
