@@ -21,7 +21,7 @@ from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError, RunDirError
 from undrift.methods.parts.budget import measured, rank_to_meet, size
 from undrift.report import load as load_results
-from undrift.report import page
+from undrift.report import page, tell
 from undrift.run import plan
 from undrift.run.backbone import Backbone, source
 from undrift.run.config import MethodConfig, RunConfig
@@ -267,7 +267,8 @@ class Run:
     def _finish(self, zero_shot: Row, matrix: Sequence[Row]) -> dict[str, Any]:
         content = self._write_matrix(zero_shot, matrix)
         self._write_seconds()
-        atomic_write(self.files.root / "report.html", page([load_results(self.files.root)]))
+        report = self.files.root / "report.html"
+        atomic_write(report, page(tell([load_results(self.files.root)]), report))
         self.progress.event("finished", f"all in {self.files.root}", **content["metrics"])
         return content
 
