@@ -7,7 +7,10 @@ ROOT/
 ├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
 ├── skipped.jsonl     what --skip-bad has left out, if anything
-└── eval/after-01/    on-01.jsonl: a prediction a line (after-00: untouched); on-01.json: tasks told
+├── eval/after-01/    on-01.jsonl: a prediction a line (after-00: untouched); on-01.json: tasks told
+├── pictures/01-digits/  0001.webp: a small copy of the picture of line 1 of every on-01.jsonl, at
+│                     most 160 pixels long; 0001-2.webp if it has a second; of the first 2000 lines
+└── live/01-digits/   TensorBoard's files about the learning of the task, if --report-to asks so
 ```
 
 A line of `eval` is `{"id", "question", "answers", "prediction", "strict", "caseless"}`; one of a
@@ -146,7 +149,9 @@ class RunDir:
     """
 
     config_name = "run.yaml"
-    contents = "manifest.json matrix.json report.html skipped.jsonl tasks eval diagnose".split()
+    contents = (
+        "manifest.json matrix.json report.html skipped.jsonl tasks eval pictures live diagnose"
+    ).split()
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -266,6 +271,33 @@ class RunDir:
         if after < 0 or on < 1:
             raise RunDirError(f"no cell of the matrix is after task {after} on task {on}")
         return self.root / "eval" / f"after-{after:02d}" / f"on-{on:02d}.jsonl"
+
+    def pictures(self, on: int, name: str) -> Path:
+        """Return the folder with the thumbnails of what a task asks (see `task`)."""
+        return self.root / "pictures" / self.task(on, name).name
+
+    def picture(self, on: int, name: str, line: int, k: int = 1) -> Path:
+        """Return the thumbnail of a picture that a test example shows.
+
+        Args:
+            on: The task that is asked, from 1.
+            name: The task's name.
+            line: The line of its predictions, from 1.
+            k: Which of the example's pictures, from 1.
+
+        Returns:
+            Such as ROOT/pictures/01-digits/0001.webp, or 0001-2.webp for the second picture.
+
+        Raises:
+            RunDirError: If there can be no such picture (see also `task`).
+        """
+        if line < 1 or k < 1:
+            raise RunDirError(f"no picture is number {k} of line {line}: both count from 1")
+        return self.pictures(on, name) / f"{line:04d}{'' if k == 1 else f'-{k}'}.webp"
+
+    def live(self, index: int, name: str) -> Path:
+        """Return the folder with what reporters keep of a task's learning (see `task`)."""
+        return self.root / "live" / self.task(index, name).name
 
     def mark_done(self, index: int, name: str) -> None:
         """Write the DONE mark of a task; to be called after everything else is on disk."""

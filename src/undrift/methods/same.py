@@ -147,6 +147,20 @@ class Same(MoeLora):
         self._past.end()
         self._linears = []
 
+    def resting(self, model: nn.Module) -> dict[str, int] | None:
+        """Count the frozen experts of every linear.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            By linear; None if `activation` is off.
+        """
+        if not self.config.activation:
+            return None
+        found = {each.layer.name: each.statistics.active for each in self._linears}
+        return {name: int((~active).sum()) for name, active in found.items()}
+
     # ------------------------------------------------------------ what becomes of a step
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from undrift.core.routing import Blend, Observer, Packed, add_mixture, mixture, pack
+from undrift.core.routing import Blend, Observer, Packed, add_mixture, mixture, pack, route
 from undrift.tuner.config import MoeLoraConfig
 from undrift.tuner.linear import AdaptedLinear, compute_dtype
 from undrift.tuner.observe import LayerStatistics
@@ -184,6 +184,27 @@ class MoeLoraLayer(AdaptedLinear):
             made = _Made(forward_pass, versions, pack(*masters, dtype, active))
             self._packed[name] = made
         return made.packed
+
+    def routes(self, x: Tensor) -> Tensor:
+        """Return w(x) [Eq. 1] of the active adapter; of experts that are left out it is 0.
+
+        Args:
+            x: Tokens, (..., d_in).
+
+        Returns:
+            (tokens, N) float32.
+        """
+        name = next(name for name in self.active_adapters if name in self.moe_lora_G)
+        G, top_k = self.moe_lora_G[name], self.moe_lora_options[name].top_k
+        statistics = self.statistics(name)
+        logits = x.reshape(-1, x.shape[-1]).float() @ G.mT
+        if statistics is not None and (self.training or self.as_trained):
+            logits = logits.masked_fill(~statistics.active, -torch.inf)
+        w = route(logits, top_k)
+        if self.blend is not None and not self.training:
+            beta, fixed = self.blend
+            w = beta * w + (1 - beta) * fixed
+        return w
 
     def statistics(self, adapter_name: str) -> LayerStatistics | None:
         """The statistics of an adapter, or None where it does not collect."""

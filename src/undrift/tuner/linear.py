@@ -40,6 +40,17 @@ class AdaptedLinear(nn.Module, BaseTunerLayer):
         """Forget what was made of the masters for the products."""
         raise NotImplementedError
 
+    def routes(self, x: Tensor) -> Tensor:
+        """Say how much of each token goes to which expert, as in the next forward pass.
+
+        Args:
+            x: The linear's input, (B, L, d_in) or (T, d_in).
+
+        Returns:
+            (tokens, N) float32; a row's sum is 1.
+        """
+        raise NotImplementedError
+
     def base_is_plain(self) -> bool:
         """Whether the base's output in two dimensions is a fresh matrix of nobody else's."""
         base = self.base_layer

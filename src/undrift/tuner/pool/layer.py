@@ -155,6 +155,29 @@ class PoolLoraLayer(AdaptedLinear):
             y = self._add(name, y, x, given, in_place=plain)
         return y.view(*shape, y.shape[-1]) if plain else y
 
+    def routes(self, x: Tensor) -> Tensor:
+        """Return what each expert of the active adapter counts for, as shares; oldest first.
+
+        Gates need not have the sum 1: an expert's share is its gate's size among all.
+
+        Args:
+            x: The linear's input, (B, L, d_in).
+
+        Returns:
+            (tokens, E) float32.
+        """
+        name = next(name for name in self.active_adapters if name in self.pool_lora_A)
+        gates, tokens = self._gates(name, x), x.shape[:-1].numel()
+        experts = self.experts(name)
+        if isinstance(gates, str):
+            newest = len(self.pool_lora_A[name]) if gates == "newest" else experts
+            gates = (torch.arange(experts, device=x.device) >= experts - newest).float()
+        assert isinstance(gates, Tensor)  # `_gates` has called what is a function
+        rows = in_groups(gates.detach().to(x.device), tokens, experts, self.name)
+        sizes = rows.float().abs()
+        shares = sizes / sizes.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        return shares.repeat_interleave(tokens // len(rows), 0)
+
     def _gates(self, name: str, x: Tensor) -> Gates:
         gates = self.context.for_layer(self.name)
         if gates is None:
