@@ -150,7 +150,8 @@ class RunDir:
 
     config_name = "run.yaml"
     contents = (
-        "manifest.json matrix.json report.html skipped.jsonl tasks eval pictures live diagnose"
+        "manifest.json matrix.json report.html report-figures skipped.jsonl tasks eval pictures "
+        "live diagnose"
     ).split()
 
     def __init__(self, root: Path) -> None:

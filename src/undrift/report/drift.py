@@ -53,6 +53,7 @@ class Card:
         title: Its name.
         meaning: What it is, for a reader who never heard of it.
         plates: Figures; none where nothing was measured.
+        more: Figures that not every reader needs.
         tables: The numbers behind them.
         notes: Why a run has no part in it.
     """
@@ -60,6 +61,7 @@ class Card:
     title: str
     meaning: str
     plates: Sequence[Plate] = ()
+    more: Sequence[Plate] = ()
     tables: Sequence[Section] = ()
     notes: Sequence[str] = field(default_factory=tuple[str, ...])
 
@@ -124,16 +126,18 @@ def _router(groups: Sequence[Group]) -> Card:
             figures.route_drift("router drift", _cells(there)),
         )
     ]
-    for place, (label, whole) in enumerate(there.items(), 1):
-        plates.append(
-            Plate(
-                f"expert-use-{place}",
-                f"{label}: which experts work",
-                "Share of each expert in the work on each task at the end.",
-                figures.use(f"{label}: use of the experts", whole),
-            )
+    used = [
+        Plate(
+            f"expert-use-{place}",
+            f"{label}: which experts work",
+            "Share of each expert in the work on each task at the end, in the first, a middle and "
+            "the last of the linears.",
+            figures.use(f"{label}: use of the experts", whole),
         )
-    return Card("Router drift", ROUTER, plates, [_means(_END, _cells(there), ROUTES)], notes)
+        for place, (label, whole) in enumerate(there.items(), 1)
+    ]
+    tables = [_means(_END, _cells(there), ROUTES)]
+    return Card("Router drift", ROUTER, plates, used, tables, notes)
 
 
 def _expert(groups: Sequence[Group]) -> Card:
@@ -163,30 +167,31 @@ def _expert(groups: Sequence[Group]) -> Card:
             )
         )
     notes += [note for note in missing if note not in notes]
-    return Card("Expert drift", EXPERT, plates, tables, notes)
+    return Card("Expert drift", EXPERT, plates, tables=tables, notes=notes)
 
 
 def _format(groups: Sequence[Group]) -> Card:
-    plates, tables, notes = [], [], []
-    for place, group in enumerate(groups, 1):
-        cells = form_cells(group.runs[0].folder)
-        if not cells:
-            notes.append(f"{group.label}: its manifest does not name the tasks' kinds of answers.")
-            continue
-        plates += _form_plates(group.label, place, cells)
-        tables.append(_form_table(group.label, cells))
-    if not plates and not notes:
-        notes.append("Every answer keeps the form of its task: nothing is lost by form.")
-    return Card("Format drift", FORMAT, plates, tables, notes)
+    found = {group.label: form_cells(group.runs[0].folder) for group in groups}
+    known = {label: cells for label, cells in found.items() if cells}
+    notes = [
+        f"{label}: its manifest does not name the tasks' kinds of answers."
+        for label in found
+        if label not in known
+    ]
+    worst = {label: _most_lost_by_form(cells) for label, cells in known.items()}
+    order = sorted((label for label in known if worst[label][1]), key=lambda k: -worst[k][1])
+    drawn = [_form_plates(k, place, known[k], worst[k][0]) for place, k in enumerate(order, 1)]
+    if not drawn and not notes:
+        notes.append("Every answer keeps the form of its task: nothing is lost by form alone.")
+    tables = [_form_table(label, cells) for label, cells in known.items()]
+    rest = [plate for each in drawn[1:] for plate in each]
+    return Card("Format drift", FORMAT, drawn[0] if drawn else (), rest, tables, notes)
 
 
-def _form_plates(label: str, place: int, cells: Sequence[FormCell]) -> list[Plate]:
-    """Draw the task that has lost most by form; the others are in the table."""
+def _form_plates(label: str, place: int, cells: Sequence[FormCell], task: int) -> list[Plate]:
+    """Draw one task of a run; the others are in the table."""
     from undrift.report import figures
 
-    task = _most_lost_by_form(cells)
-    if task is None:
-        return []
     name = next(cell.name for cell in cells if cell.task == task)
     return [
         Plate(
@@ -205,12 +210,12 @@ def _form_plates(label: str, place: int, cells: Sequence[FormCell]) -> list[Plat
     ]
 
 
-def _most_lost_by_form(cells: Sequence[FormCell]) -> int | None:
-    """Find the task with the most answers at the end that are wrong by their form alone."""
+def _most_lost_by_form(cells: Sequence[FormCell]) -> tuple[int, int]:
+    """Find the task with the most answers at the end that only their form makes wrong."""
     end = max(cell.after for cell in cells)
     alone = {c.task: sum(c.alone.values()) for c in cells if c.after == end and c.task < end}
-    most = max(alone, key=alone.__getitem__, default=None)
-    return most if most is not None and alone[most] else None
+    most = max(alone, key=alone.__getitem__)
+    return most, alone[most]
 
 
 def _form_table(label: str, cells: Sequence[FormCell]) -> Section:

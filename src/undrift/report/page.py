@@ -6,13 +6,16 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from undrift.report.answers import answers
+from undrift.report.answers import RIGHT, answers
 from undrift.report.plates import Plate
 from undrift.report.story import Story
 
@@ -61,6 +64,8 @@ def page(story: Story, at: Path | None = None) -> str:
         script_hash=_hash(script),
         pictures_from="data:" if _all_embedded(found) else "data: 'self' file:",
         browser=_as_script(found) if count else None,
+        worse=_worse(found),
+        view=_view,
         examples=count,
         tasks=[task["name"] for task in found["tasks"] if task["examples"]],
         runs=found["runs"],
@@ -88,12 +93,28 @@ def _svg(plate: Plate) -> Markup:
     return Markup(box).format(plate.title, Markup(drawn.svg))
 
 
+def _worse(found: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """Count the answers that were right when just learned and are not at the end, by task and run."""
+    counts = Counter[tuple[str, str]]()
+    for task in found["tasks"]:
+        for example in task["examples"]:
+            for run, said in zip(found["runs"], example["said"], strict=True):
+                learned, end = said or (None, None)
+                counts[task["name"], run] += bool(learned) and learned[1] == RIGHT != end[1]
+    return counts
+
+
+def _view(**filters: str) -> str:
+    """Write the address of a view of the answer browser."""
+    return f"#answers?{urlencode(filters, quote_via=quote)}"
+
+
 def _hash(script: str) -> str:
     """Name a script by its content, so that the page runs this one and no other."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
-def _all_embedded(found: dict[str, Any]) -> bool:
+def _all_embedded(found: Mapping[str, Any]) -> bool:
     addresses = [
         address
         for task in found["tasks"]

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from undrift.rundir import RunDir
+
 ROOM = 12_000_000  # characters of a page, by which ten runs of the pocket stay far below 20 MB
 
 Key = tuple[str, str]
@@ -42,7 +44,7 @@ class Pictures:
         """
         if key in self._files:
             return
-        files = self._listed(run / "pictures" / f"{task:02d}-{name}").get(line)
+        files = self._listed(RunDir(run).pictures(task, name)).get(line)
         if files:
             self._files[key] = line, files
 

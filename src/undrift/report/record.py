@@ -1,4 +1,4 @@
-"""Tables of a report: what was run and how, what it cost, who was told apart from whom."""
+"""What a report tells in facts and tables: what was run, what it cost, whether tasks were told apart."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from undrift.rundir import RunDir, read_json
 
 _RECORD = {
     "benchmark": "benchmark",
-    "data": "data.version",
-    "order of the tasks": "order",
+    "version of the data": "data.version",
+    "order": "order",
+    "seeds": SEED,
     "profile": "profile",
     "backbone": "backbone",
     "learning rate": RATE,
@@ -25,28 +26,28 @@ _RECORD = {
     "epochs": "training.epochs",
     "decoding": "decoding",
 }
-_MADE = {"undrift": "versions.undrift", "commit": "commit", "torch": "versions.torch"}
-_HARDWARE = ("hardware.cpu", "hardware.gpu", "hardware.device")
+_MADE = {
+    "undrift": "versions.undrift",
+    "commit": "commit",
+    "torch": "versions.torch",
+    "device": "hardware.device",
+}
 
 
-def record(groups: Sequence[Group]) -> Section:
-    """Say what was run, as far as it was recorded.
+def shared(groups: Sequence[Group]) -> dict[str, str]:
+    """Say what was run, as far as it was recorded and is the same for all runs.
 
     Args:
         groups: The runs.
 
     Returns:
-        A row a fact, a column a group.
+        Values by what they are.
     """
-    rows = [
-        ["method", *(group.runs[0].method for group in groups)],
-        ["seeds", *(_values(group, SEED) for group in groups)],
-        ["tasks", *(", ".join(group.runs[0].tasks) for group in groups)],
-        *([words, *(_values(g, key) for g in groups)] for words, key in _RECORD.items()),
-        *([words, *(_made(g, key) for g in groups)] for words, key in _MADE.items()),
-    ]
-    kept = [row for row in rows if any(row[1:])]
-    return Section("Protocol", ["", *(group.label for group in groups)], kept)
+    tasks = {", ".join(group.runs[0].tasks) for group in groups}
+    found = {"tasks, in the order of learning": tasks}
+    found |= {words: {_values(group, key) for group in groups} for words, key in _RECORD.items()}
+    found |= {words: {_made(group, key) for group in groups} for words, key in _MADE.items()}
+    return {words: min(values) for words, values in found.items() if len(values) == 1 and any(values)}
 
 
 def everything(groups: Sequence[Group]) -> Section:

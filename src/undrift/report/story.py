@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, urlencode
 
 from undrift.errors import ConfigError
 from undrift.report import plates, record
 from undrift.report.causes import RunLoss, explain_all, verdict
-from undrift.report.comparison import difference_section, sections
+from undrift.report.comparison import DIFFERENCES, difference_section, sections
 from undrift.report.drift import Card, cards
 from undrift.report.markup import Section
 from undrift.report.noise import Group, grouped, mean_run
@@ -40,12 +39,12 @@ class Explained:
     Args:
         loss: What is known of it.
         plates: Its figure, if the parts are known.
-        views: For each of its tasks the part of an address that shows the answers it lost.
+        run: The name of the run whose answers are an example, the first of several seeds.
     """
 
     loss: RunLoss
     plates: Sequence[Plate]
-    views: Sequence[str]
+    run: str
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,9 @@ class Story:
         title: Which they are.
         verdict: What came of it, in a sentence.
         conditions: Under which conditions, in a line.
-        record: The protocol, a column a group of runs.
-        protocol: In what the runs differ, and all that was recorded.
+        record: What was run, as far as it is the same for all runs.
+        differs: In what the runs differ, a column a group.
+        recorded: All that was recorded of them.
         maps: A heat map for each group.
         curves: Scores over the sequence, if any run has learned in turn.
         tables: The compact table first, then all others.
@@ -76,8 +76,9 @@ class Story:
     title: str
     verdict: str
     conditions: str
-    record: Section
-    protocol: Sequence[Section]
+    record: Mapping[str, str]
+    differs: Section
+    recorded: Section
     maps: Sequence[Plate]
     curves: Sequence[Plate]
     tables: Sequence[Section]
@@ -88,7 +89,7 @@ class Story:
     identified: Sequence[Section]
     cost_plates: Sequence[Plate]
     costs: Sequence[Section]
-    definitions: dict[str, str]
+    definitions: Mapping[str, str]
 
     @property
     def plates(self) -> list[Plate]:
@@ -96,7 +97,7 @@ class Story:
         return [
             *self.maps,
             *self.curves,
-            *(plate for card in self.cards for plate in card.plates),
+            *(plate for card in self.cards for plate in (*card.plates, *card.more)),
             *self.shares,
             *(plate for explained in self.losses for plate in explained.plates),
             *self.taught,
@@ -135,17 +136,17 @@ def tell(runs: Sequence[Results]) -> Story:
     groups = grouped(runs)
     means = {group.label: mean_run(group) for group in groups}
     losses = explain_all(runs)
-    whole = difference_section(groups, everything=True)
     return Story(
         runs=runs,
         title=f"{_listed(list(means))} on {runs[0].protocol['benchmark']}",
         verdict=verdict(losses),
         conditions=protocol(runs),
-        record=record.record(groups),
-        protocol=[*([whole] if whole.rows else []), record.everything(groups)],
+        record=record.shared(groups),
+        differs=difference_section(groups),
+        recorded=record.everything(groups),
         maps=plates.maps(means),
         curves=plates.curves(means),
-        tables=[section for section in sections(runs) if section.title != whole.title],
+        tables=[section for section in sections(runs) if section.title != DIFFERENCES],
         cards=cards(groups),
         shares=plates.shares(losses),
         losses=_explained(losses, groups, runs),
@@ -195,16 +196,11 @@ def _explained(
 ) -> list[Explained]:
     """Set each loss beside its figure and the answers that it is made of."""
     names = {run.folder: name for run, name in zip(runs, labels(runs), strict=True)}
-    found = []
-    for place, (loss, group) in enumerate(zip(losses, groups, strict=True), 1):
-        run = {"run": names[group.runs[0].folder]} if len(runs) > 1 else {}
-        views = [
-            urlencode({"task": task.name, **run, "show": "worse"}, quote_via=quote)
-            for task in loss.tasks
-        ]
-        if loss.tasks:
-            found.append(Explained(loss, plates.task_shares(loss, place), views))
-    return found
+    return [
+        Explained(loss, plates.task_shares(loss, place), names[group.runs[0].folder])
+        for place, (loss, group) in enumerate(zip(losses, groups, strict=True), 1)
+        if loss.tasks
+    ]
 
 
 def _listed(words: Sequence[str]) -> str:
