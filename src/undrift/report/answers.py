@@ -1,4 +1,4 @@
-"""What the answer browser shows: each test example, and every run's answers just learned and at the end.
+"""What the answer browser shows: each test example, and what every run answered, then and at the end.
 
 One value for JSON, made for the eye of a reader, not for a program: texts, a mark for each answer,
 pictures as data URLs. The page's script filters and draws it.
@@ -24,7 +24,7 @@ _NUMERAL = r"\s*(\d+\.?\d*|\.\d+)\s*"
 _BOX = re.compile(rf"\s*\[{_NUMERAL},{_NUMERAL},{_NUMERAL},{_NUMERAL}\]\s*")
 
 Said = tuple[str, str | None, str | None]
-"""An answer, its mark (None for captions, which are not right or wrong), its error of form or None."""
+"""An answer, its mark (None for captions, which are not right or wrong), its error of form."""
 
 
 def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]:

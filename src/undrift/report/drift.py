@@ -42,7 +42,7 @@ ROUTES = {
 }
 MOVED = {"moved, relative to what they answered": "moved"}
 _PERCENT = ("overlap", "top1", "entropy")
-_END = "At the end, mean over the tasks learned before"
+_END = "In numbers: at the end, mean over the tasks learned before"
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def _form_table(label: str, cells: Sequence[FormCell]) -> Section:
         if cell.after == end
     ]
     header = ["task", "strict", "lenient", "form", "errors of form", "looks like an answer to"]
-    return Section(f"{label}, at the end", header, rows)
+    return Section(f"{label}: form at the end, task by task", header, rows)
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -254,5 +254,3 @@ def _mean(cells: Cells, key: str) -> str:
         return ""
     mean = fmean(known)
     return number(mean) if key in _PERCENT else f"{mean:.2f}"
-
-

@@ -74,8 +74,9 @@ def page(story: Story, at: Path | None = None) -> str:
 
 
 def told(text: str) -> Markup:
-    """Escape a text for HTML, and set what stands in backquotes as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    """Escape a sentence for HTML, set what stands in backquotes as code, keep "9 %" on one line."""
+    coded = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", coded))
 
 
 def _template(environment: Environment, name: str) -> str:
@@ -94,14 +95,14 @@ def _svg(plate: Plate) -> Markup:
 
 
 def _worse(found: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """Count the answers that were right when just learned and are not at the end, by task and run."""
-    counts = Counter[tuple[str, str]]()
-    for task in found["tasks"]:
-        for example in task["examples"]:
-            for run, said in zip(found["runs"], example["said"], strict=True):
-                learned, end = said or (None, None)
-                counts[task["name"], run] += bool(learned) and learned[1] == RIGHT != end[1]
-    return counts
+    """Count what was right when just learned and is not at the end, by task and run."""
+    return Counter(
+        (task["name"], run)
+        for task in found["tasks"]
+        for example in task["examples"]
+        for run, said in zip(found["runs"], example["said"], strict=True)
+        if said and said[0] and said[0][1] == RIGHT != said[1][1]
+    )
 
 
 def _view(**filters: str) -> str:
@@ -125,6 +126,6 @@ def _all_embedded(found: Mapping[str, Any]) -> bool:
 
 
 def _as_script(value: object) -> Markup:
-    """Write JSON that may stand in a <script>: no < of it can end the element or begin a comment."""
+    """Write JSON that may stand in a <script>: no < can end it or begin a comment."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))

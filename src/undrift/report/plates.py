@@ -74,7 +74,9 @@ def curves(runs: Mapping[str, Results]) -> list[Plate]:
     if first is None:
         return []
     shown = {label: run.matrix for label, run in runs.items() if run.tasks == first.tasks}
-    caption = "Its accuracy from when it was learned to the end. Level lines: trained once or never."
+    caption = (
+        "Its accuracy from when it was learned to the end. Level lines: trained once or never."
+    )
     if len(shown) < len(runs):
         left = ", ".join(label for label in runs if label not in shown)
         caption += f" Not drawn, because of other tasks or another order: {left}."

@@ -1,4 +1,4 @@
-"""What a report tells in facts and tables: what was run, what it cost, whether tasks were told apart."""
+"""Facts and tables of a report: what was run, what it cost, whether tasks were told apart."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from undrift.report.comparison import difference_section
 from undrift.report.markup import Section
 from undrift.report.noise import Group
 from undrift.report.protocol import NOT_RECORDED, RATE, SEED
@@ -26,6 +27,11 @@ _RECORD = {
     "epochs": "training.epochs",
     "decoding": "decoding",
 }
+_SIZES = {
+    "trainable": "parameters trained",
+    "active": "parameters active",
+    "stored": "parameters stored",
+}
 _MADE = {
     "undrift": "versions.undrift",
     "commit": "commit",
@@ -43,11 +49,24 @@ def shared(groups: Sequence[Group]) -> dict[str, str]:
     Returns:
         Values by what they are.
     """
-    tasks = {", ".join(group.runs[0].tasks) for group in groups}
-    found = {"tasks, in the order of learning": tasks}
-    found |= {words: {_values(group, key) for group in groups} for words, key in _RECORD.items()}
-    found |= {words: {_made(group, key) for group in groups} for words, key in _MADE.items()}
-    return {words: min(values) for words, values in found.items() if len(values) == 1 and any(values)}
+    found = _recorded(groups)
+    return {words: values[0] for words, values in found.items() if len(set(values)) == 1}
+
+
+def differing(groups: Sequence[Group]) -> Section:
+    """List what runs differ in, the learning rate and the seeds included.
+
+    Args:
+        groups: The runs.
+
+    Returns:
+        A row for each fact; none where they are alike.
+    """
+    found = _recorded(groups)
+    rows = [[words, *values] for words, values in found.items() if len(set(values)) > 1]
+    told = {*_RECORD.values(), *_MADE.values()}
+    rows += [[*row] for row in difference_section(groups).rows if row[0] not in told]
+    return Section("What the runs differ in", ["", *(group.label for group in groups)], rows)
 
 
 def everything(groups: Sequence[Group]) -> Section:
@@ -60,7 +79,9 @@ def everything(groups: Sequence[Group]) -> Section:
         A row a key, a column a group.
     """
     keys = dict.fromkeys(k for g in groups for r in g.runs for k in (*r.facts, *r.made_with))
-    rows = [[key, *(_values(g, key) or _made(g, key) or NOT_RECORDED for g in groups)] for key in keys]
+    rows = [
+        [key, *(_values(g, key) or _made(g, key) or NOT_RECORDED for g in groups)] for key in keys
+    ]
     return Section("Everything that was recorded", ["", *(g.label for g in groups)], rows)
 
 
@@ -92,9 +113,9 @@ def costs(groups: Sequence[Group]) -> list[Section]:
     ):
         cells = [_average([each[key] for each in sums[g.label]], unit, digits) for g in known]
         rows.append([words, *cells])
-    for key, words in (("trainable", "parameters trained"), ("active", "parameters active"), ("stored", "parameters stored")):
-        means = [[each[key] for each in sums[g.label] if each[key] is not None] for g in known]
-        rows.append([words, *(thousands(fmean(mean)) if mean else "" for mean in means)])
+    for key, words in _SIZES.items():
+        known_sizes = [[n for each in sums[g.label] if (n := each[key]) is not None] for g in known]
+        rows.append([words, *(thousands(fmean(n)) if n else "" for n in known_sizes)])
     kept = [row for row in rows if any(row[1:])]
     return [Section("Cost of a run", ["", *(group.label for group in known)], kept)]
 
@@ -115,7 +136,9 @@ def identified(runs: Mapping[str, Results]) -> list[Section]:
     names = list(dict.fromkeys(name for label in last for name in runs[label].tasks))
     rows = []
     for name in names:
-        cells = [dict(zip(runs[label].tasks, row, strict=True)).get(name) for label, row in last.items()]
+        cells = [
+            dict(zip(runs[label].tasks, row, strict=True)).get(name) for label, row in last.items()
+        ]
         rows.append([name, *map(number, cells)])
     title = "Inputs whose task the method has found by itself, at the end, in percent"
     return [Section(title, ["task", *last], [row for row in rows if any(row[1:])])]
@@ -154,3 +177,10 @@ def _values(group: Group, key: str) -> str:
 def _made(group: Group, key: str) -> str:
     found = [run.made_with[key] for run in group.runs if key in run.made_with]
     return ", ".join(dict.fromkeys(found))
+
+
+def _recorded(groups: Sequence[Group]) -> dict[str, list[str]]:
+    found = {"tasks, in the order of learning": [", ".join(g.runs[0].tasks) for g in groups]}
+    found |= {words: [_values(group, key) for group in groups] for words, key in _RECORD.items()}
+    found |= {words: [_made(group, key) for group in groups] for words, key in _MADE.items()}
+    return {words: values for words, values in found.items() if any(values)}

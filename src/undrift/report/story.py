@@ -12,7 +12,7 @@ from pathlib import Path
 from undrift.errors import ConfigError
 from undrift.report import plates, record
 from undrift.report.causes import RunLoss, explain_all, verdict
-from undrift.report.comparison import DIFFERENCES, difference_section, sections
+from undrift.report.comparison import DIFFERENCES, sections
 from undrift.report.drift import Card, cards
 from undrift.report.markup import Section
 from undrift.report.noise import Group, grouped, mean_run
@@ -142,7 +142,7 @@ def tell(runs: Sequence[Results]) -> Story:
         verdict=verdict(losses),
         conditions=protocol(runs),
         record=record.shared(groups),
-        differs=difference_section(groups),
+        differs=record.differing(groups),
         recorded=record.everything(groups),
         maps=plates.maps(means),
         curves=plates.curves(means),
