@@ -19,6 +19,7 @@ from undrift.report.forms import Answers, FormCell, Slip
 from undrift.report.noise import grouped
 from undrift.report.results import Results
 from undrift.rundir import read_json
+from undrift.scoring import form_share
 
 PARTS = ("router", "expert", "form", "content")
 
@@ -52,6 +53,11 @@ class TaskLoss:
     form: float | None
     content: float | None
     sentence: str
+
+    @property
+    def form_share(self) -> float | None:
+        """The percentage of the loss that is form alone; None if unknown or nothing was lost."""
+        return None if self.content is None else form_share(self.lost, self.content)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def verdict(losses: Sequence[RunLoss]) -> str:
     if not known:
         return " ".join(loss.sentence for loss in losses)
     (lost, first), *rest = sorted(known, key=lambda pair: -pair[0])
-    hint = f" ({first.why}.)" if first.why and lost >= sentences.CLEAR else ""
+    hint = f" {first.why}" if first.why and lost >= sentences.CLEAR else ""
     others = [(loss.label, _learned(loss.tasks), lost) for lost, loss in rest]
     return sentences.verdict(first.sentence + hint, others)
 
@@ -227,7 +233,7 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
     file = run.folder / "diagnose" / "causes.json"
     command = f"`undrift diagnose {run.folder}`"
     if not file.is_file():
-        return {}, f"{command} tells the router's part of it from the experts'"
+        return {}, f"{command} tells the router's part from the experts'."
     mend = f"delete it and run {command} again"
     try:
         saved = read_json(file)
@@ -249,7 +255,7 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
     missing = [name for i, name in enumerate(run.tasks[:-1], 1) if i not in found]
     if missing:
         return found, (
-            f"the loss until the end was not diagnosed for {', '.join(missing)}: {command} does it"
+            f"What was lost until the end is not diagnosed for {', '.join(missing)}: run {command}."
         )
     return found, ""
 

@@ -97,7 +97,9 @@ class Answers:
 
     def has(self, task: int, after: int) -> bool:
         """Tell whether a learned task was asked at a stage, and its scorer is known."""
-        return bool(self._scorers) and self._file(task, after).is_file()
+        if not self._scorers or (self._once and after < len(self.tasks)):
+            return False
+        return self._file(task, after).is_file()
 
     def cell(self, task: int, after: int) -> FormCell:
         """Judge the answers to one task at one stage.

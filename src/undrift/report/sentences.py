@@ -94,13 +94,13 @@ def of_run(label: str, learned: float, lost: float, parts: Parts, changed: Colle
         changed: As for `of_task`, of all tasks.
 
     Returns:
-        A sentence; shares in percent where the loss is clear.
+        A sentence; shares in percent where the loss is clear and nothing was won back.
     """
     had = f"the {learned:.1f} points that it had just learned"
     if lost < SMALL:
         return f"{label} {_little(lost, had)}."
     words = _words(changed, its="its", old="old")
-    if lost >= CLEAR:
+    if lost >= CLEAR and all((points or 0.0) > -SMALL for points in parts.values()):
         for part, points in parts.items():
             words[part] += f" ({100 * (points or 0.0) / lost:.0f} %)"
     return f"{label} forgets {lost:.1f} of {had}{_because(lost, parts, words)}."
