@@ -28,6 +28,8 @@ from undrift.errors import ConfigError, unknown
 from undrift.methods.parts.adapter import load_adapter, save_adapter
 from undrift.methods.parts.cost import Cost
 
+Parts = Literal["experts", "router", "router and experts", "entangled"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -69,6 +71,10 @@ class Method(Cost, TrainerCallback):
         paper: The paper it follows, in one line.
         Config: The frozen dataclass of its options.
         schedule: "sequential", one training per task; "joint", one on the union of all; "none".
+        parts: What later tasks change, and so what can drift: "experts", one adapter without a
+            router; "router", who answers, while what a task has taught stays bit for bit; "router
+            and experts", each of which can be put back for itself; or "entangled", both, which
+            cannot be told apart.
         learning_rate: The rate it is trained with where nothing else is said.
         settings: Its named settings, each a mapping of options.
         config: The options it has.
@@ -87,6 +93,7 @@ class Method(Cost, TrainerCallback):
     paper: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = Config
     schedule: ClassVar[Literal["sequential", "joint", "none"]] = "sequential"
+    parts: ClassVar[Parts] = "experts"
     learning_rate: ClassVar[float] = 2e-4
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     config: Any

@@ -63,6 +63,7 @@ class ContinualLlava(PoolMethod):
 
     name: ClassVar[str] = "continual_llava"
     paper: ClassVar[str] = "Continual LLaVA, Cao et al., 2024, arXiv:2411.02564"
+    parts: ClassVar[base.Parts] = "entangled"
     Config: ClassVar[type[base.Config]] = Config
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"paper": {"experts": 64, "rank": 8, "targets": r".*\.o_proj"}}

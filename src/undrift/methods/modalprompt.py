@@ -73,6 +73,7 @@ class ModalPrompt(base.Method):
 
     name: ClassVar[str] = "modalprompt"
     paper: ClassVar[str] = "ModalPrompt, Zeng et al., EMNLP 2025, arXiv:2410.05849"
+    parts: ClassVar[base.Parts] = "router"
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 

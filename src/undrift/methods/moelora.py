@@ -30,6 +30,7 @@ class MoeLora(base.Method):
 
     name: ClassVar[str] = "moelora"
     paper: ClassVar[str] = "CoIN, Chen et al., NeurIPS 2024, arXiv:2403.08350"
+    parts: ClassVar[base.Parts] = "router and experts"
     Config: ClassVar[type[base.Config]] = Config
 
     def peft_config(self) -> MoeLoraConfig:

@@ -65,6 +65,7 @@ class OLora(PoolMethod):
 
     name: ClassVar[str] = "olora"
     paper: ClassVar[str] = "O-LoRA, Wang et al., EMNLP 2023 Findings, arXiv:2310.14152"
+    parts: ClassVar[base.Parts] = "experts"
     Config: ClassVar[type[base.Config]] = Config
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"paper": {"strength": 0.5, "reduction": "sum"}}

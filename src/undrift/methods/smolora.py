@@ -159,6 +159,7 @@ class SMoLora(PoolMethod):
 
     name: ClassVar[str] = "smolora"
     paper: ClassVar[str] = "SMoLoRA, Wang et al., ICCV 2025, arXiv:2411.13949"
+    parts: ClassVar[base.Parts] = "router and experts"
     Config: ClassVar[type[base.Config]] = Config
     learning_rate: ClassVar[float] = 1e-4
     config: Config

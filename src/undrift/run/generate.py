@@ -40,15 +40,51 @@ def answers(
     Yields:
         (id, answer text), most pictures first, then longest prompts.
     """
-    order = sorted(examples, key=lambda e: (-len(e.images), -len(e.prompt), e.text, e.id))
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        made = fitting(collator.collate(part), part, backbone.model.config)
+    for part, made in _batches(backbone, collator, examples, batch_size):
         tokens = greedy(backbone, model, made, max_new_tokens)
         for example, text in zip(part, decode(backbone, tokens), strict=True):
             yield example.id, text
         if progress is not None:
             progress(len(part))
+
+
+@torch.inference_mode()
+def read(
+    backbone: Backbone,
+    model: Any,
+    collator: Collator,
+    examples: Sequence[Encoded],
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Let the model read prompts without answering them, always in the same batches.
+
+    What it makes of them is for whoever watches, such as `undrift.tuner.routes.recorded`.
+
+    Args:
+        backbone: Whose inputs are used.
+        model: The model with its adapters, in evaluation mode.
+        collator: The collator that encoded the examples.
+        examples: Encoded prompts, without answers.
+        batch_size: Examples at a time.
+        progress: Called with the number of examples just read.
+    """
+    for part, made in _batches(backbone, collator, examples, batch_size):
+        inputs = backbone.inputs(made)
+        last = {"logits_to_keep": 1} if "inputs_embeds" in inputs else {}
+        model(**inputs, **last, use_cache=False)
+        if progress is not None:
+            progress(len(part))
+
+
+def _batches(
+    backbone: Backbone, collator: Collator, examples: Sequence[Encoded], batch_size: int
+) -> Iterator[tuple[list[Encoded], dict[str, Any]]]:
+    """Collate prompts, most pictures first, then the longest."""
+    order = sorted(examples, key=lambda e: (-len(e.images), -len(e.prompt), e.text, e.id))
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        yield part, fitting(collator.collate(part), part, backbone.model.config)
 
 
 @torch.inference_mode()

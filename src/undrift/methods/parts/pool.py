@@ -92,6 +92,7 @@ class PoolMethod(base.Method):
         reads_prompts: Whether `gates` is asked about every prompt; else every expert counts 1.
     """
 
+    parts: ClassVar[base.Parts] = "router"
     reads_prompts: ClassVar[bool] = True
     Config: ClassVar[type[base.Config]] = Config
 
