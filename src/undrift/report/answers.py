@@ -1,4 +1,4 @@
-"""What the answer browser shows: each test example, and what every run answered, then and at the end.
+"""Data of the answer browser: each test example, and what every run answered, then and at the end.
 
 One value for JSON, made for the eye of a reader, not for a program: texts, a mark for each answer,
 pictures as data URLs. The page's script filters and draws it.

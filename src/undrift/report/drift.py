@@ -179,30 +179,32 @@ def _format(groups: Sequence[Group]) -> Card:
         if label not in known
     ]
     worst = {label: _most_lost_by_form(cells) for label, cells in known.items()}
-    order = sorted((label for label in known if worst[label][1]), key=lambda k: -worst[k][1])
-    drawn = [_form_plates(k, place, known[k], worst[k][0]) for place, k in enumerate(order, 1)]
-    if not drawn and not notes:
+    lost = [label for label in known if worst[label][1]]
+    plates: list[Plate] = []
+    if lost:
+        most = max(lost, key=lambda label: worst[label][1])
+        plates = _form_plates(most, known[most], worst[most][0])
+    elif not notes:
         notes.append("Every answer keeps the form of its task: nothing is lost by form alone.")
     tables = [_form_table(label, cells) for label, cells in known.items()]
-    rest = [plate for each in drawn[1:] for plate in each]
-    return Card("Format drift", FORMAT, drawn[0] if drawn else (), rest, tables, notes)
+    return Card("Format drift", FORMAT, plates, tables=tables, notes=notes)
 
 
-def _form_plates(label: str, place: int, cells: Sequence[FormCell], task: int) -> list[Plate]:
-    """Draw one task of a run; the others are in the table."""
+def _form_plates(label: str, cells: Sequence[FormCell], task: int) -> list[Plate]:
+    """Draw one task of a run; all others are in the tables."""
     from undrift.report import figures
 
     name = next(cell.name for cell in cells if cell.task == task)
     return [
         Plate(
-            f"form-{place}",
+            "form",
             f"{label}, {name}",
             "The task that lost most by form. Where strict falls and lenient does not, the form "
             "alone is lost.",
             figures.forms(f"{label}: form of the answers to {name}", cells, task),
         ),
         Plate(
-            f"form-errors-{place}",
+            "form-errors",
             f"{label}, {name}",
             "What is wrong with the wrong answers.",
             figures.errors(f"{label}: errors of form in {name}", cells, task),
