@@ -20,12 +20,8 @@ def _speed(entry: Entry) -> float | None:
     return tokens / seconds if tokens is not None and seconds else None
 
 
-def _scaled(name: str, unit: float) -> Callable[[Entry], float | None]:
-    def read(entry: Entry) -> float | None:
-        value = entry.get(name)
-        return None if value is None else value / unit
-
-    return read
+def _entry(name: str) -> Callable[[Entry], float | None]:
+    return lambda entry: entry.get(name)
 
 
 def _resting(entry: Entry) -> float | None:
@@ -33,10 +29,10 @@ def _resting(entry: Entry) -> float | None:
 
 
 _KINDS: Mapping[str, Callable[[Entry], float | None]] = {
-    "training, seconds": _scaled("seconds", 1),
-    "peak memory, MiB": _scaled("peak_bytes", 2**20),
+    "training, seconds": _entry("seconds"),
+    "peak memory, bytes": _entry("peak_bytes"),
     "speed, tokens a second": _speed,
-    "state, KiB": _scaled("state_bytes", 2**10),
+    "state, bytes": _entry("state_bytes"),
     "experts at rest, mean": _resting,
 }
 
@@ -76,12 +72,22 @@ def costs(title: str, runs: Mapping[str, Sequence[Entry]]) -> Figure:
     for panel, (kind, own) in zip(page.axes, found.items(), strict=True):
         for (label, values), look in zip(own.items(), looks, strict=True):
             line(panel, dict(enumerate(values, 1)), look, f"{label}, {kind}")
-        panel.set_ylim(bottom=0)
+        known = [value for values in own.values() for value in values if value is not None]
+        panel.yaxis.set_major_formatter(_thousands)
+        panel.set_ylim(0, 1.08 * max(known) or 1)
     return page.figure
 
 
 def _read(runs: Mapping[str, Sequence[Entry]], kind: str) -> dict[str, list[float | None]]:
     return {label: [_KINDS[kind](entry) for entry in run] for label, run in runs.items()}
+
+
+def _thousands(value: float, _: object) -> str:
+    """Write 1500000 as "1.5M"."""
+    for sign, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= unit:
+            return f"{value / unit:g}{sign}"
+    return f"{value:g}"
 
 
 def _known(values: Sequence[float | None]) -> bool:

@@ -121,7 +121,7 @@ def _plain(tag: re.Match[str]) -> str:
     if text.startswith("<g id="):
         told = unescape(text.split('"')[1])
         said = f"<title>{escape(told.removeprefix(TOLD))}</title>" if TOLD in told else ""
-        return f"<g>{said}"
+        return "" if text.endswith("/>") else f"<g>{said}"
     text = re.sub(r" font-family: [^;\"]*;?", "", text).replace("xlink:href", "href")
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
     return re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text)

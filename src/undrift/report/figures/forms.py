@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from undrift.report.forms import FormCell
 
 _HATCHES = ("", "////", "\\\\\\\\", "xxxx", "----", "||||", "++++")
-_CONTENT = "wrong content, right form"
+_CONTENT = "wrong content"
 _SCORES = {
     "strict": "strict: as the benchmark counts",
     "lenient": "lenient: the content alone",

@@ -130,7 +130,7 @@ def _stacked(title: str, bars: Sequence[_Bar], x: str) -> Figure:
     low, high = min([0.0, *ends]), max([1.0, *ends])
     panel.set_xlim(low - (0.02 * (high - low) if low < 0 else 0), high * 1.02)
     for row, bar in enumerate(bars):
-        text = "" if bar.lost is None else f"{bar.lost:.1f}"
+        text = "" if bar.lost is None else f"{bar.lost:.1f}".replace("-", "−")
         panel.annotate(
             text, (1, row), (3, 0), xycoords=panel.get_yaxis_transform(),
             textcoords="offset points", va="center", annotation_clip=False,

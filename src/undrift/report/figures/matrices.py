@@ -30,6 +30,7 @@ from undrift.report.figures.sheet import (
 
 STRONGEST = 0.8
 _CELL = 0.19  # inches high
+_BROADEST = 0.45  # inches
 Rows = Sequence[Sequence[float | None]]
 
 
@@ -120,12 +121,13 @@ def use(title: str, routes: Mapping[str, Any]) -> Figure:
     page = sheet(
         title,
         [_short(linears[index]) for index in picked],
-        x="expert  (cells: share of the route, %)",
+        x="expert  (cells: share of the route, %, where it is above an even one)",
         y="",
         left=0.06 + broad([_named(cell) for cell in cells]),
         height=_CELL * len(cells),
         across=3,
     )
+    even = 1 / max(experts, 1)
     most = max((s for cell in cells for i in picked for s in cell["use"][i]), default=1.0)
     for panel, index in zip(page.axes, picked, strict=True):
         _ruled(panel, experts, [_named(cell) for cell in cells])
@@ -133,7 +135,7 @@ def use(title: str, routes: Mapping[str, Any]) -> Figure:
         for down, cell in enumerate(cells):
             for expert, share in enumerate(cell["use"][index]):
                 text = f"{cell['name']}, expert {expert + 1}: {100 * share:.1f} %"
-                number = f"{100 * share:.0f}" if experts <= 10 else ""
+                number = f"{100 * share:.0f}" if share >= even and experts <= 12 else ""
                 _cell(panel, expert, down, share / max(most, 1e-9), number, text)
     return page.figure
 
@@ -145,15 +147,17 @@ def _grid(
     if not rows or not tasks:
         raise ConfigError(f"nothing to draw for {title!r}: no row has been measured")
     names = [f"{number} {task}" for number, task in enumerate(tasks, 1)]
+    left = 0.08 + broad(rows)
     page = sheet(
         title,
         [""],
         x=x,
         y=y if len(rows) > 3 else "",
-        left=0.08 + broad(rows),
+        left=left,
         height=_CELL * len(rows),
         above=broad(names),
         below=0.0,
+        right=max(0.1, COLUMN - left - 0.17 - _BROADEST * len(tasks)),
         width=COLUMN if len(tasks) <= 12 else PAGE,
     )
     (panel,) = page.axes

@@ -78,8 +78,9 @@ def route_drift(title: str, runs: Mapping[str, Cells]) -> Figure:
     Raises:
         ConfigError: If there is nothing to draw.
     """
-    page = _by_task(title, runs, "overlap", "overlap with then, %")
-    page.percent()
+    page = _by_task(title, runs, "overlap", "overlap of routes, %")
+    known = [c["overlap"] for cells in runs.values() for c in cells if c["overlap"] is not None]
+    page.percent(min(known, default=0))
     return page.figure
 
 
@@ -100,7 +101,7 @@ def experts(title: str, runs: Mapping[str, Cells]) -> Figure:
     page = _by_task(title, runs, "moved", "relative movement")
     moved = [c["moved"] for cells in runs.values() for c in cells if c["moved"] is not None]
     for panel in page.axes:
-        panel.set_ylim(0, 1.05 * max([*moved, 0.01]))
+        panel.set_ylim(0, 1.08 * max([*moved, 0.01]))
     return page.figure
 
 

@@ -37,6 +37,7 @@ RULES = matplotlib.rc_context(
         "font.family": [LIGHT, FULL],  # comes with matplotlib: the same bytes on every machine
         "font.size": _SMALL,
         "text.color": INK,
+        "text.parse_math": False,  # a dollar in a name is a dollar
         "axes.titlesize": 7,
         "axes.titlepad": 3,
         "axes.edgecolor": SOFT,
@@ -136,18 +137,23 @@ class Sheet:
         Args:
             count: The number of tasks.
         """
-        every = next(
-            n for n in (1, 2, 3, 5, 10, count) if 0.14 * count / n <= self.wide or n == count
-        )
+        least = max(1, math.ceil(0.14 * count / self.wide))
+        even = (n for n in range(least, 2 * least + 1) if (count - 1) % n == 0)
+        every = next(even, least)  # both ends are labelled where that can be
         for panel in self.axes:
             panel.set_xticks(range(1, count + 1, every))
             panel.set_xlim(1 - 0.04 * count, count + 0.04 * count)
 
-    def percent(self) -> None:
-        """Let the vertical axes reach from 0 to 100, with room for the markers at both ends."""
+    def percent(self, lowest: float = 0) -> None:
+        """Let the vertical axes reach up to 100, with room for the markers at both ends.
+
+        Args:
+            lowest: The smallest value; if above 50, the axes start there.
+        """
+        start, step = (50, 10) if lowest > 50 else (0, 25)
         for panel in self.axes:
-            panel.set_ylim(-4, 104)
-            panel.set_yticks((0, 25, 50, 75, 100))
+            panel.set_ylim(start - step * 0.16, 100 + step * 0.16)
+            panel.set_yticks(range(start, 101, step))
 
 
 def sheet(
@@ -159,7 +165,7 @@ def sheet(
     height: float = 1.1,
     left: float = 0.26,
     above: float = 0.0,
-    below: float = 0.14,
+    below: float = 0.17,
     right: float = 0.1,
     legend: Sequence[Artist] = (),
     across: int | None = None,
@@ -200,7 +206,7 @@ def sheet(
     room, gap = left + (0.17 if y else 0.02), 0.14 if share else left + 0.12
     above += 0.18 if any(panels) else 0.06
     rows = _legend_rows([str(handle.get_label()) for handle in legend], width)
-    top, bottom = (0.14 * rows + 0.06 if rows else 0.0), 0.17
+    top, bottom = (0.122 * rows + 0.06 if rows else 0.0), 0.17
     tall = top + down * (above + height + below) + bottom
     wide = (width - room - right - (across - 1) * gap) / across
     figure = _blank(title, width, tall)
@@ -214,7 +220,8 @@ def sheet(
         if share and column:
             panel.tick_params(labelleft=False)
         axes.append(panel)
-    figure.text((room + width - right) / 2 / width, 0.05 / tall, x, ha="center")
+    centre = max((room + width - right) / 2, broad([x]) / 2)
+    figure.text(centre / width, 0.05 / tall, x, ha="center")
     middle = (bottom + below + tall - top - above) / 2
     figure.text(0.03 / width, middle / tall, y, rotation=90, va="center")
     if legend:
