@@ -45,7 +45,7 @@ def test_form_and_content_without_a_diagnosis(forgetful):
     assert charts.router is charts.expert is found.router is found.expert is None
     assert (found.lost, found.form) == (50, 25)
     assert found.lost == -load(folder).metrics["bwt"]
-    assert found.why == f"`undrift diagnose {folder}` tells the router's part from the experts'."
+    assert found.why == f"`undrift diagnose {folder}` tells the router's part from the experts'"
     assert charts.sentence == (
         "charts lost 75.0 points: 50.0 in form alone (letter case, such as “a” for “A”), "
         "25.0 in content"
@@ -55,7 +55,7 @@ def test_form_and_content_without_a_diagnosis(forgetful):
         "moelora forgets 50.0 of the 100.0 points that it had just learned: "
         "25.0 in content (50 %), 25.0 in form alone (50 %)."
     )
-    assert verdict([found]) == f"{found.sentence} {found.why}"
+    assert verdict([found]) == f"{found.sentence} ({found.why}.)"
 
 
 def test_router_and_experts_from_the_diagnosis(forgetful):
@@ -121,21 +121,25 @@ def test_methods_with_a_router_or_experts_only(forgetful, parts, causes, task, r
 
 def test_a_diagnosis_that_does_not_apply_says_why(forgetful):
     folder = forgetful()
-    diagnosed(folder, [], applies=False, why="Its prompts have neither router nor experts.")
+    diagnosed(folder, [], applies=False, why="it has neither router nor experts")
     found = explain(load(folder))
-    assert found.why == "Its prompts have neither router nor experts."
+    assert found.why == "it has neither router nor experts"
     assert found.router is None and found.form == 25
 
 
-def test_a_diagnosis_of_an_earlier_stage_does_not_explain_the_end(forgetful):
+@pytest.mark.parametrize(("after", "facts"), [(2, {}), (3, {"before": 2})])
+def test_a_diagnosis_of_other_stages_does_not_explain_the_end(forgetful, after, facts):
     folder = forgetful()
-    diagnosed(folder, [cause(1, "charts", 2, 100, 90, router=10, expert=0, form=0)])
+    cell = {**cause(1, "charts", after, 100, 90, router=10, expert=0, form=0), **facts}
+    diagnosed(folder, [cell])
     found = explain(load(folder))
     assert found.tasks[0].router is None and found.tasks[0].lost == 75
-    assert found.why == (
-        f"What was lost until the end is not diagnosed for charts, words: "
-        f"run `undrift diagnose {folder}`."
-    )
+    rest = f"until the end is not diagnosed; run `undrift diagnose {folder}`"
+    assert found.why == f"the loss of any task {rest}"
+    diagnosed(folder, [cell, both(10, 15, 50)[1]])
+    found = explain(load(folder))
+    assert found.why == f"the loss of charts {rest}"
+    assert found.tasks[1].router == 25 and found.router is None and found.form == 25
 
 
 def test_of_a_probe_set_both_losses_are_said(forgetful):
@@ -190,16 +194,18 @@ def test_content_that_was_never_in_form_is_no_loss_of_form(write_run):
     )
 
 
-def test_captions_have_no_form_and_content(write_run):
+def test_of_captions_content_and_form_are_not_told_apart(write_run):
     truth = {"captions": ["A dog runs over grass.", "Two men sit on a bench."], "words": ["a", "b"]}
     said = right(tasks=truth)
     said[1, 2] = ["A dog.", "A dog."]
     folder = plant(write_run, "run", said, truth=truth, scorers=["ucit/Flickr30k", "exact"])
     found = explain(load(folder))
     (captions,) = found.tasks
-    assert captions.lost > 0 and captions.form is captions.content is found.form is None
-    assert captions.form_share is None
-    assert captions.sentence == f"captions lost {captions.lost:.1f} points"
+    assert captions.lost == captions.content > 0 and captions.form == found.form == 0
+    assert captions.sentence == (
+        f"captions lost {captions.lost:.1f} points, "
+        "all in content or form, which are not told apart in captions"
+    )
 
 
 def test_runs_without_a_diagonal_have_nothing_to_explain(write_run):
@@ -257,6 +263,7 @@ def test_the_verdict_begins_with_the_most_forgetful(forgetful, write_run):
         (lambda saved: saved["cells"][0].pop("router"), "damaged"),
         (lambda saved: saved["cells"][0]["corners"].pop("old_old"), "damaged"),
         (lambda saved: saved.update(cells=None), "damaged"),
+        (lambda saved: saved.update(cells=[1]), "damaged"),
         (lambda saved: saved["cells"][0].update(name="icons"), "of another run"),
         (lambda saved: saved["cells"][0].update(task=4), "of another run"),
         (lambda saved: saved["cells"][0].update(after=4), "of another run"),
@@ -277,5 +284,5 @@ def test_a_file_that_does_not_fit_is_refused(forgetful, change, message):
 def test_a_file_that_is_no_json_is_refused(forgetful):
     folder = forgetful()
     diagnosed(folder, []).write_text("{")
-    with pytest.raises(RunDirError, match=r"causes\.json is damaged.*undrift diagnose"):
+    with pytest.raises(RunDirError, match=r"causes\.json cannot be read.*undrift diagnose"):
         explain(load(folder))

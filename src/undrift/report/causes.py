@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -38,8 +39,8 @@ class TaskLoss:
         lost: learned - end; negative if it gained.
         router: How much of that the change of the router has cost; None where not diagnosed.
         expert: The same of the experts.
-        form: How much was form alone; None for captions, and where no scorers were recorded.
-        content: The rest: what the lenient score lost.
+        form: How much was form alone; None where the run does not name its tasks' scorers.
+        content: The rest: what the lenient score lost. Of captions, which have none, all.
         sentence: All this in words.
     """
 
@@ -72,7 +73,8 @@ class RunLoss:
         router: The mean over the tasks; None where a task lacks it.
         expert: The same.
         form: The same.
-        why: Why router and experts are not told apart; empty where they are.
+        why: Why router and experts are not told apart, a clause without capital and full stop;
+            empty where they are.
         sentence: All this in words.
     """
 
@@ -129,7 +131,7 @@ def verdict(losses: Sequence[RunLoss]) -> str:
     if not known:
         return " ".join(loss.sentence for loss in losses)
     (lost, first), *rest = sorted(known, key=lambda pair: -pair[0])
-    hint = f" {first.why}" if first.why and lost >= sentences.CLEAR else ""
+    hint = f" ({first.why}.)" if first.why and lost >= sentences.CLEAR else ""
     others = [(loss.label, _learned(loss.tasks), lost) for lost, loss in rest]
     return sentences.verdict(first.sentence + hint, others)
 
@@ -178,6 +180,7 @@ def _mean_task(seeds: Sequence[_Measured]) -> TaskLoss:
         lost,
         parts,
         first.changed,
+        judged=all(cell.lenient is not None for cell in cells),
         alone=sum((Counter(cell.alone) for cell in cells), Counter[Slip]()),
         worn=sum((Counter(cell.worn) for cell in cells), Counter[str]()),
         wrong=sum(cell.wrong for cell in cells),
@@ -222,9 +225,11 @@ def _form_and_content(
 ) -> dict[str, float | None]:
     """Split a loss without a diagnosis: what content lost, and the rest, which is form."""
     parts: dict[str, float | None] = dict.fromkeys(PARTS)
-    if learned and end and learned.lenient is not None and end.lenient is not None:
-        parts["content"] = learned.lenient - end.lenient
-        parts["form"] = lost - parts["content"]
+    if learned and end:
+        content = lost
+        if learned.lenient is not None and end.lenient is not None:
+            content = learned.lenient - end.lenient
+        parts |= {"content": content, "form": lost - content}
     return parts
 
 
@@ -233,19 +238,24 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
     file = run.folder / "diagnose" / "causes.json"
     command = f"`undrift diagnose {run.folder}`"
     if not file.is_file():
-        return {}, f"{command} tells the router's part from the experts'."
+        return {}, f"{command} tells the router's part from the experts'"
     mend = f"delete it and run {command} again"
+    saved = _read(file, mend)
     try:
-        saved = read_json(file)
         if not saved["applies"]:
             return {}, saved["why"]
         cells = saved["cells"]
-        ends = [cell for cell in cells if cell["after"] == len(run.tasks)]
-        found = {cell["task"]: _from_cell(cell) for cell in ends}
-        fits = all(1 <= c["after"] <= len(run.tasks) for c in cells) and all(
-            1 <= c["task"] < c["after"] and run.tasks[c["task"] - 1] == c["name"] for c in cells
+        found = {
+            cell["task"]: _from_cell(cell)
+            for cell in cells
+            if cell.get("before", cell["task"]) == cell["task"] and cell["after"] == len(run.tasks)
+        }
+        fits = all(
+            1 <= cell["task"] < cell["after"] <= len(run.tasks)
+            and cell["name"] == run.tasks[cell["task"] - 1]
+            for cell in cells
         )
-    except (KeyError, TypeError, RunDirError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise RunDirError(f"{file} is damaged ({error}); {mend}") from error
     if not fits:
         raise RunDirError(
@@ -254,10 +264,16 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
         )
     missing = [name for i, name in enumerate(run.tasks[:-1], 1) if i not in found]
     if missing:
-        return found, (
-            f"What was lost until the end is not diagnosed for {', '.join(missing)}: run {command}."
-        )
+        tasks = ", ".join(missing) if found else "any task"
+        return found, f"the loss of {tasks} until the end is not diagnosed; run {command}"
     return found, ""
+
+
+def _read(file: Path, mend: str) -> Any:
+    try:
+        return read_json(file)
+    except RunDirError as error:
+        raise RunDirError(f"{file} cannot be read as JSON; {mend}") from error
 
 
 def _from_cell(cell: Mapping[str, Any]) -> _Measured:

@@ -49,6 +49,7 @@ def of_task(
     parts: Parts,
     changed: str,
     *,
+    judged: bool,
     alone: Mapping[Slip, int],
     worn: Mapping[str, int],
     wrong: int,
@@ -62,6 +63,7 @@ def of_task(
         parts: What the loss is made of.
         changed: What there was to change: "router and experts", "router", "experts", or "" where
             it was not diagnosed.
+        judged: Whether content and form can be told apart, which they cannot in captions.
         alone: The answers at the end whose content is right and whose form is wrong.
         worn: Which later tasks' answers the wrong ones at the end look like.
         wrong: How many are wrong at the end.
@@ -74,6 +76,8 @@ def of_task(
     if lost < 0:
         return f"{name} gained {-lost:.1f} points"
     words = _words({changed}, its="the", old="its")
+    if not judged:
+        words["content"] = "in content or form, which are not told apart in captions"
     if alone:
         words["form"] += f" ({_kinds(alone)})"
     sentence = f"{name} lost {lost:.1f} points{_because(lost, parts, words)}"
@@ -177,8 +181,10 @@ def _because(lost: float, parts: Parts, words: Mapping[str, str]) -> str:
     if len(ordered) == 1 and abs(points[ordered[0]] - lost) < SMALL:
         return f", all {words[ordered[0]]}"
     cost = [f"{points[key]:.1f} {words[key]}" for key in ordered if points[key] > 0]
-    won = [f"less {-points[key]:.1f} {_WON[key]}" for key in ordered if points[key] < 0]
-    return f": {', '.join([*cost, *won])}" if cost else ""
+    won = [f"{-points[key]:.1f} {_WON[key]}" for key in ordered if points[key] < 0]
+    if not cost:
+        return ""
+    return f": {', '.join(cost)}" + (f", less {' and '.join(won)}" if won else "")
 
 
 def _kinds(alone: Mapping[Slip, int]) -> str:
