@@ -70,8 +70,9 @@ def test_a_published_line_keeps_its_scores():
 
 
 def test_case_that_only_the_strict_rule_sees_is_an_error_of_case():
-    kept = line("Left", ["left", "Right"])  # mixed case shows no rule to `error_kind`
-    assert rules_of("exact", kept).error == "case"
+    kept = line("left", ["Left"], "coin/GQA")  # whose rule folds the prediction alone
+    assert (kept["strict"], kept["caseless"], kept["form"]) == (0, 1, 1)
+    assert rules_of("coin/GQA", kept) == Rules(0, 1, 1, "case")
 
 
 @pytest.mark.parametrize("scorer", [*SCORERS, *TASKS])

@@ -13,11 +13,13 @@ from undrift.diagnose.experts import expert_drift
 from undrift.diagnose.reroute import reroute
 from undrift.diagnose.routes import route_drift
 from undrift.diagnose.snapshots import Snapshots, Watched, nothing_later
+from undrift.diagnose.write import diagnose
 
 __all__ = [
     "Snapshots",
     "Watched",
     "causes",
+    "diagnose",
     "expert_drift",
     "nothing_later",
     "reroute",

@@ -64,12 +64,17 @@ def split(corners: Mapping[str, Scores]) -> dict[str, Any]:
     oo, on, no, nn = (
         _known(corners[name], "lenient") for name in ("old_old", "old_new", "new_old", "new_new")
     )
-    return {
-        "lost": {"strict": strict, "lenient": oo - nn},
+    parts = {
         "router": ((oo - no) + (on - nn)) / 2,
         "expert": ((oo - on) + (no - nn)) / 2,
         "form": strict - (oo - nn),
     }
+    lost = {"strict": strict, "lenient": oo - nn}
+    return {"lost": _rounded(lost), **_rounded(parts)}
+
+
+def _rounded(points: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) + 0.0 for name, value in points.items()}  # and never -0.0
 
 
 def _known(scores: Scores, rule: str) -> float:
@@ -134,6 +139,6 @@ def scores(scorer: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, float |
     lenient = [each.lenient for each in rules if each.lenient is not None]
     return {
         "strict": task_score(lines),
-        "lenient": 100 * fmean(lenient) if lenient else None,
-        "form": 100 * fmean(each.form for each in rules),
+        "lenient": round(100 * fmean(lenient), 6) if lenient else None,
+        "form": round(100 * fmean(each.form for each in rules), 6),
     }

@@ -14,7 +14,6 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from undrift.core.routing import route
 from undrift.diagnose.snapshots import WEIGHTS, Snapshots, Watched
 from undrift.tuner import MoeLoraLayer
 from undrift.tuner.linear import AdaptedLinear
@@ -91,13 +90,11 @@ class Later(Recorder):
     def __init__(self, snapshots: Snapshots, after: int) -> None:
         super().__init__()
         self._file = safe_open(snapshots.adapter(after) / WEIGHTS, "pt")
-        self._top_k = snapshots.method.config.top_k
 
-    def see(self, name: str, layer: AdaptedLinear, x: Tensor, kept: Tensor) -> None:
-        """Note how the other router sends a linear's input, see `undrift.tuner.routes.See`."""
-        G = self._file.get_tensor(f"{PREFIX}{name}.moe_lora_G").to(x.device)
-        rows = x.reshape(-1, x.shape[-1])[kept].float()
-        self._found.setdefault(name, []).append(route(rows @ G.mT, self._top_k).cpu())
+    def routed(self, layer: AdaptedLinear, x: Tensor) -> Tensor:
+        """Ask the other router."""
+        assert isinstance(layer, MoeLoraLayer)
+        return layer.routes(x, self._file.get_tensor(f"{PREFIX}{layer.name}.moe_lora_G"))
 
 
 def _cell(before: Routes, now: Routes, alone: Routes | None) -> dict[str, Any]:

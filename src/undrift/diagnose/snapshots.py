@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from undrift.data.collate import Encoded
 from undrift.data.subset import subset
-from undrift.data.types import Task
+from undrift.data.types import Benchmark, Task
 from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
 from undrift.report import Results, load
 from undrift.run import layers, plan
@@ -76,6 +76,7 @@ class Snapshots:
         folder: The run's folder.
         data: The benchmark's folder.
         backbone: Another place of the same backbone.
+        benchmark: A benchmark that is loaded already, instead of the run's.
         device: Where to put the model.
         progress: What is told meanwhile.
         limit: Ask and show at most so many test examples a task, chosen by their ids.
@@ -93,6 +94,7 @@ class Snapshots:
         *,
         data: Path | None = None,
         backbone: str | None = None,
+        benchmark: Benchmark | None = None,
         device: str | None = None,
         progress: Quiet | None = None,
         limit: int | None = None,
@@ -111,7 +113,7 @@ class Snapshots:
             update={"method": config.method.model_copy(update={"options": origin["options"]})}
         )
         self.method = make_method(origin["method"], origin["options"])
-        self.tasks = self._tasks(limit)
+        self.tasks = self._tasks(benchmark or read_benchmark(self.config, self.progress)[0])
         self.backbone = Backbone.load(config.backbone, config.dtype, config.device, config.quantize)
         if self.backbone.fingerprint != origin["fingerprint"]:
             raise AdapterMismatch(
@@ -120,6 +122,7 @@ class Snapshots:
                 f"({self.backbone.fingerprint[:12]}); give its own with --backbone"
             )
         self.model = attach(self.method, self.config, self.backbone)
+        self.prepare("test")  # before there is a collator, which then takes the kept features
         self.collator = self.backbone.collator()
         self.examiner = Examiner(
             self.backbone,
@@ -131,10 +134,15 @@ class Snapshots:
         )
         self._prompts: dict[str, list[Encoded]] = {}
 
-    def prepare(self, split: str = "test") -> None:
-        """Keep the image features of a split of every task, where the backbone keeps them."""
-        pictures = [p for task in self.tasks for e in getattr(task, split) for p in e.images]
-        self.backbone.prepare(pictures)
+    def prepare(self, split: str) -> None:
+        """Keep the image features of a split of every task, where the backbone keeps them.
+
+        Args:
+            split: "train" or "test".
+        """
+        if not self.config.train.train_projector:  # its features change
+            pictures = [p for task in self.tasks for e in getattr(task, split) for p in e.images]
+            self.backbone.prepare(pictures)
 
     @property
     def answers(self) -> Path:
@@ -248,8 +256,7 @@ class Snapshots:
 
     # ------------------------------------------------------------ what the run was
 
-    def _tasks(self, limit: int | None) -> list[Task]:
-        made, _ = read_benchmark(self.config, self.progress)
+    def _tasks(self, made: Benchmark) -> list[Task]:
         order = made.in_order(self.config.order)
         tasks = [plan.cut(task, self.config.profile, self.config.eval.split) for task in order]
         if [task.name for task in tasks] != list(self.results.tasks):
@@ -257,7 +264,7 @@ class Snapshots:
                 f"the data has the tasks {[task.name for task in tasks]}, and the run has learned "
                 f"{list(self.results.tasks)}; give its own with --data"
             )
-        return [replace(task, test=tuple(subset(task.test, limit=limit))) for task in tasks]
+        return [replace(task, test=tuple(subset(task.test, limit=self.limit))) for task in tasks]
 
 
 def nothing_later(results: Results) -> str:

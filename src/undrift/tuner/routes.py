@@ -65,7 +65,11 @@ class Recorder:
 
     def see(self, name: str, layer: AdaptedLinear, x: Tensor, kept: Tensor) -> None:
         """Note how a linear routes its input, see `See`."""
-        self._found.setdefault(name, []).append(layer.routes(x)[kept].cpu())
+        self._found.setdefault(name, []).append(self.routed(layer, x)[kept].cpu())
+
+    def routed(self, layer: AdaptedLinear, x: Tensor) -> Tensor:
+        """Ask a linear how it routes its input."""
+        return layer.routes(x)
 
     def routes(self) -> dict[str, Tensor]:
         """Return all that was seen so far, batch after batch; empty where nothing is routed."""
