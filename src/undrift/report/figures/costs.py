@@ -66,6 +66,7 @@ def costs(title: str, runs: Mapping[str, Sequence[Entry]]) -> Figure:
         left=0.4,
         below=0.2,
         legend=key(list(runs), looks),
+        across=min(3, len(found)),
         share=False,
     )
     page.stages(max(len(values) for own in found.values() for values in own.values()))

@@ -35,17 +35,17 @@ def light_font() -> str:
     """
     options = subset.Options(layout_features=[], name_IDs=["*"], glyph_names=True)
     options.drop_tables += ["GSUB", "GPOS", "GDEF", "MATH", "FFTM", "kern"]
-    font = subset.load_font(str(findfont(FULL)), options)
     cutter = subset.Subsetter(options)
     cutter.populate(unicodes=_LETTERS)
-    cutter.subset(font)
-    names = font["name"]
-    for record in list(names.names):
-        if record.nameID in _NAMES:
-            where = (record.nameID, record.platformID, record.platEncID, record.langID)
-            names.setName(LIGHT.replace(" ", "" if record.nameID == 6 else " "), *where)
     folder = Path(tempfile.mkdtemp(prefix="undrift-font-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    font.save(folder / "light.ttf")
+    with subset.load_font(str(findfont(FULL)), options) as font:
+        cutter.subset(font)
+        names = font["name"]
+        for record in list(names.names):
+            if record.nameID in _NAMES:
+                where = (record.nameID, record.platformID, record.platEncID, record.langID)
+                names.setName(LIGHT.replace(" ", "" if record.nameID == 6 else " "), *where)
+        font.save(folder / "light.ttf")
     fontManager.addfont(folder / "light.ttf")
     return LIGHT

@@ -21,7 +21,6 @@ from undrift.report.figures.sheet import (
     INK,
     PAGE,
     RULES,
-    SERIES,
     Sheet,
     broad,
     sheet,
@@ -29,6 +28,7 @@ from undrift.report.figures.sheet import (
 )
 
 STRONGEST = 0.8
+LOSS = "#c4561a"
 _CELL = 0.19  # inches high
 _BROADEST = 0.45  # inches
 Rows = Sequence[Sequence[float | None]]
@@ -94,7 +94,7 @@ def effects(title: str, tasks: Sequence[str], rows: Rows) -> Figure:
             if points is not None:
                 sign = "+" if points > 0.5 else "−" if points < -0.5 else ""
                 text = f"{tasks[column]}, by learning {tasks[down]}: {points:+.1f} points"
-                color = SERIES[1] if points < 0 else ACCENT
+                color = LOSS if points < 0 else ACCENT
                 share = min(1.0, abs(points) / 50)
                 _cell(panel, column, down, share, f"{sign}{abs(points):.0f}", text, color)
     return page.figure
@@ -170,7 +170,7 @@ def _grid(
 def _ruled(panel: Axes, columns: int, rows: Sequence[str]) -> None:
     """Prepare a panel for cells: the first row on top, no ticks, no frame."""
     panel.grid(visible=False)
-    panel.tick_params(length=0)
+    panel.tick_params(left=False, top=False, bottom=False)
     panel.set_xlim(0, columns)
     panel.set_ylim(len(rows), 0)
     panel.set_yticks([i + 0.5 for i in range(len(rows))], rows)
@@ -187,14 +187,16 @@ def _cell(
     told: str,
     color: str = ACCENT,
 ) -> None:
-    cell = Rectangle((column, row), 1, 1, facecolor=color, alpha=STRONGEST * share, linewidth=0)
+    cell = Rectangle((column, row), 1, 1, facecolor=color, alpha=STRONGEST * share, clip_on=False)
+    cell.set_linewidth(0)
     tell(cell, told)
     panel.add_artist(cell)
     panel.text(column + 0.5, row + 0.5, number, ha="center", va="center_baseline")
 
 
 def _frame(column: int, row: int) -> Rectangle:
-    return Rectangle((column + 0.04, row + 0.04), 0.92, 0.92, fill=False, edgecolor=INK)
+    inside = (column + 0.04, row + 0.04)
+    return Rectangle(inside, 0.92, 0.92, fill=False, edgecolor=INK, clip_on=False)
 
 
 def _named(cell: Mapping[str, Any]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from undrift.report.figures.sheet import (
     INK,
@@ -93,15 +95,20 @@ def experts(title: str, runs: Mapping[str, Cells]) -> Figure:
         runs: The cells of each run's `diagnose/experts.json`.
 
     Returns:
-        The figure: a panel a run, a line a task, one scale for all.
+        The figure: a panel a run, a line a task; logarithmic above 0.1.
 
     Raises:
         ConfigError: If there is nothing to draw.
     """
     page = _by_task(title, runs, "moved", "relative movement")
     moved = [c["moved"] for cells in runs.values() for c in cells if c["moved"] is not None]
+    most = max([1.0, *moved])
+    ticks = [0, *(10.0**power for power in range(-1, math.ceil(math.log10(most)) + 1))]
     for panel in page.axes:
-        panel.set_ylim(0, 1.08 * max([*moved, 0.01]))
+        panel.set_yscale("symlog", linthresh=0.1)  # as a logarithm, but zero has a place
+        panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.set_ylim(-0.01, 1.3 * most)
     return page.figure
 
 
