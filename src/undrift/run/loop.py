@@ -158,7 +158,7 @@ class Run:
         self._backbone_size = size(backbone.model)
         model = attach(self.method, config, backbone)
         self._write_manifest(backbone)
-        mention_unwatchable(config.watch_routes, model, self.progress)
+        mention_unwatchable(config.watch_routes, self.method, model, self.progress)
         collator = backbone.collator()
         return Examiner(
             backbone, model, collator, config.eval.batch_size, self.progress, config.eval.scoring
