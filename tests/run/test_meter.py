@@ -97,5 +97,4 @@ def test_the_experts_that_rested_are_told(make_run, tmp_path):
 
 def test_a_method_whose_experts_never_rest_says_so(backbone):
     for name in ("same", "finetune"):  # by default `same` keeps all its experts awake
-        method = make_method(name, {})
-        assert method.resting(method.attach(backbone.model)) is None
+        assert make_method(name, {}).resting(backbone.model) is None

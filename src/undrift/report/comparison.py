@@ -173,10 +173,9 @@ def _learning(groups: Sequence[Group]) -> Section:
     """Say how fast tasks were learned, and in how much memory."""
     rows = []
     for words, key, unit in LEARNING:
-        known = [
-            [size for run in g.runs if (size := run.cost.get(key)) is not None] for g in groups
-        ]
-        rows.append([words, *(spread(size / unit for size in sizes) for sizes in known)])
+        found = [[run.cost.get(key) for run in group.runs] for group in groups]
+        cells = [spread(size / unit for size in sizes if size is not None) for sizes in found]
+        rows.append([words, *cells])
     rows = [row for row in rows if any(row[1:])]
     header = ["cost", *(group.label for group in groups)]
     return Section("Learning: time and memory", header, rows, [_MACHINE] if rows else [])
