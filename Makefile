@@ -1,4 +1,4 @@
-# make demo      watch a plain MoE-LoRA forget and SAME hold, on real data (about six minutes)
+# make demo      watch a plain MoE-LoRA forget and SAME hold, on real data (about seven minutes)
 # make test      the default test suite, offline
 # make help      everything else
 #
@@ -17,10 +17,10 @@ UNDRIFT := OMP_NUM_THREADS=1 $(BIN)/undrift
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-slow bench lint ci-smoke clean
+.PHONY: help install dev demo test test-slow test-browser bench lint ci-smoke clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -52,13 +52,25 @@ demo: install  ## learn the pocket's tasks with moelora and same side by side, a
 			--out $(DEMO)/moelora --quiet & first=$$!; \
 		$(UNDRIFT) run pocket --method same --profile demo --out $(DEMO)/same; second=$$?; \
 		wait $$first && exit $$second
-	$(UNDRIFT) compare $(DEMO)/moelora $(DEMO)/same --out $(DEMO)
+	@echo "what drifted: the parts of each run put back, one at a time"
+	@$(UNDRIFT) diagnose $(DEMO)/moelora --quiet & first=$$!; \
+		$(UNDRIFT) diagnose $(DEMO)/same; second=$$?; \
+		wait $$first && exit $$second
+	$(UNDRIFT) compare $(DEMO)/moelora $(DEMO)/same
+	$(UNDRIFT) report $(DEMO)/moelora $(DEMO)/same --out $(DEMO)/report.html
 
 test: dev  ## the default test suite: offline, under three minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 test-slow: dev  ## what the default suite leaves out: slow and distributed tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(slow or distributed) and not gpu"
+
+# Without a chromium, root gets Debian's; others are told.
+test-browser: dev  ## the report in headless chromium, or in the one that $CHROMIUM names
+	@command -v "$${CHROMIUM:-chromium}" >/dev/null || \
+		{ apt-get update -qq && apt-get install --yes -qq --no-install-recommends chromium; } || \
+		{ echo "install chromium, or let CHROMIUM be the path of one"; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser
 
 bench: dev  ## the layer's speed bars; fails if one falls short
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

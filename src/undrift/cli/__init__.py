@@ -10,6 +10,8 @@ from rich.markup import escape
 
 from undrift.cli.ask import evaluate, predict
 from undrift.cli.compare import compare, write_report
+from undrift.cli.diagnose import HELP as DIAGNOSE_HELP
+from undrift.cli.diagnose import diagnose
 from undrift.cli.doctor import HELP as DOCTOR_HELP
 from undrift.cli.doctor import doctor
 from undrift.cli.learn import HELP as LEARN_HELP
@@ -35,6 +37,7 @@ app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(score)
 app.command()(compare)
+app.command(help=DIAGNOSE_HELP)(diagnose)
 app.command("report")(write_report)
 app.command(help=DOCTOR_HELP)(doctor)
 app.command("list")(show)

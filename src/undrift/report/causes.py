@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from undrift.errors import RunDirError
 from undrift.report import sentences
-from undrift.report.forms import Answers, FormCell
+from undrift.report.forms import Answers, FormCell, Slip
 from undrift.report.noise import grouped
 from undrift.report.results import Results
 from undrift.rundir import read_json
+from undrift.scoring import form_share
+
+PARTS = ("router", "expert", "form", "content")
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class TaskLoss:
         lost: learned - end; negative if it gained.
         router: How much of that the change of the router has cost; None where not diagnosed.
         expert: The same of the experts.
-        form: How much was form alone; None for captions, and where no scorers were recorded.
-        content: The rest: what the lenient score lost.
+        form: How much was form alone; None where the run does not name its tasks' scorers.
+        content: The rest: what the lenient score lost. Of captions, which have none, all.
         sentence: All this in words.
     """
 
@@ -51,6 +55,11 @@ class TaskLoss:
     content: float | None
     sentence: str
 
+    @property
+    def form_share(self) -> float | None:
+        """The percentage of the loss that is form alone; None if unknown or nothing was lost."""
+        return None if self.content is None else form_share(self.lost, self.content)
+
 
 @dataclass(frozen=True)
 class RunLoss:
@@ -64,7 +73,8 @@ class RunLoss:
         router: The mean over the tasks; None where a task lacks it.
         expert: The same.
         form: The same.
-        why: Why router and experts are not told apart; empty where they are.
+        why: Why router and experts are not told apart, a clause without capital and full stop;
+            empty where they are.
         sentence: All this in words.
     """
 
@@ -117,7 +127,13 @@ def verdict(losses: Sequence[RunLoss]) -> str:
     Returns:
         The most forgetful run's sentence, then what the others have lost.
     """
-    return sentences.verdict([(loss.label, loss.lost, loss.sentence) for loss in losses])
+    known = [(loss.lost, loss) for loss in losses if loss.lost is not None]
+    if not known:
+        return " ".join(loss.sentence for loss in losses)
+    (lost, first), *rest = sorted(known, key=lambda pair: -pair[0])
+    hint = f" ({first.why}.)" if first.why and lost >= sentences.CLEAR else ""
+    others = [(loss.label, _learned(loss.tasks), lost) for lost, loss in rest]
+    return sentences.verdict(first.sentence + hint, others)
 
 
 @dataclass(frozen=True)
@@ -138,17 +154,16 @@ def _explained(label: str, runs: Sequence[Results]) -> RunLoss:
     tasks = [_mean_task(seeds) for seeds in zip(*(found for found, _ in measured), strict=True)]
     why = next((why for _, why in measured if why), "")
     lost = _mean([task.lost for task in tasks])
-    router, expert, form = (
-        _mean([getattr(task, part) for task in tasks]) for part in ("router", "expert", "form")
-    )
-    if lost is not None:
-        learned = fmean(task.learned for task in tasks)
-        changed = {seed.changed for found, _ in measured for seed in found}
-        sentence = sentences.of_run(
-            label, learned, lost, {"router": router, "expert": expert, "form": form}, changed, why
-        )
-    else:
+    parts = {part: _mean([getattr(task, part) for task in tasks]) for part in PARTS}
+    if lost is None:
         sentence = sentences.nothing_to_explain(label, trained=runs[0].trained)
+    else:
+        changed = {seed.changed for found, _ in measured for seed in found}
+        sentence = sentences.of_run(label, _learned(tasks), lost, parts, changed)
+        bwt = _mean([run.metrics["bwt"] for run in runs])
+        if bwt is not None and abs(lost + bwt) >= sentences.SMALL:
+            sentence += sentences.of_all_examples(-bwt)
+    router, expert, form = parts["router"], parts["expert"], parts["form"]
     return RunLoss(label, tasks, lost, router, expert, form, why, sentence)
 
 
@@ -165,11 +180,16 @@ def _mean_task(seeds: Sequence[_Measured]) -> TaskLoss:
         lost,
         parts,
         first.changed,
-        alone=sum((Counter(cell.alone) for cell in cells), Counter[str]()),
+        judged=all(cell.lenient is not None for cell in cells),
+        alone=sum((Counter(cell.alone) for cell in cells), Counter[Slip]()),
         worn=sum((Counter(cell.worn) for cell in cells), Counter[str]()),
         wrong=sum(cell.wrong for cell in cells),
     )
     return TaskLoss(first.task, first.name, learned, end, lost, **parts, sentence=sentence)
+
+
+def _learned(tasks: Sequence[TaskLoss]) -> float:
+    return fmean(task.learned for task in tasks)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -204,10 +224,12 @@ def _form_and_content(
     lost: float, learned: FormCell | None, end: FormCell | None
 ) -> dict[str, float | None]:
     """Split a loss without a diagnosis: what content lost, and the rest, which is form."""
-    parts: dict[str, float | None] = dict.fromkeys(("router", "expert", "form", "content"))
-    if learned and end and learned.lenient is not None and end.lenient is not None:
-        parts["content"] = learned.lenient - end.lenient
-        parts["form"] = lost - parts["content"]
+    parts: dict[str, float | None] = dict.fromkeys(PARTS)
+    if learned and end:
+        content = lost
+        if learned.lenient is not None and end.lenient is not None:
+            content = learned.lenient - end.lenient
+        parts |= {"content": content, "form": lost - content}
     return parts
 
 
@@ -216,19 +238,24 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
     file = run.folder / "diagnose" / "causes.json"
     command = f"`undrift diagnose {run.folder}`"
     if not file.is_file():
-        return {}, f"{command} tells the router's part of it from the experts'"
+        return {}, f"{command} tells the router's part from the experts'"
     mend = f"delete it and run {command} again"
+    saved = _read(file, mend)
     try:
-        saved = read_json(file)
         if not saved["applies"]:
             return {}, saved["why"]
         cells = saved["cells"]
-        ends = [cell for cell in cells if cell["after"] == len(run.tasks)]
-        found = {cell["task"]: _from_cell(cell) for cell in ends}
-        fits = all(1 <= c["after"] <= len(run.tasks) for c in cells) and all(
-            1 <= c["task"] < c["after"] and run.tasks[c["task"] - 1] == c["name"] for c in cells
+        found = {
+            cell["task"]: _from_cell(cell)
+            for cell in cells
+            if cell.get("before", cell["task"]) == cell["task"] and cell["after"] == len(run.tasks)
+        }
+        fits = all(
+            1 <= cell["task"] < cell["after"] <= len(run.tasks)
+            and cell["name"] == run.tasks[cell["task"] - 1]
+            for cell in cells
         )
-    except (KeyError, TypeError, RunDirError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise RunDirError(f"{file} is damaged ({error}); {mend}") from error
     if not fits:
         raise RunDirError(
@@ -237,10 +264,16 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
         )
     missing = [name for i, name in enumerate(run.tasks[:-1], 1) if i not in found]
     if missing:
-        return found, (
-            f"the loss until the end was not diagnosed for {', '.join(missing)}: {command} does it"
-        )
+        tasks = ", ".join(missing) if found else "any task"
+        return found, f"the loss of {tasks} until the end is not diagnosed; run {command}"
     return found, ""
+
+
+def _read(file: Path, mend: str) -> Any:
+    try:
+        return read_json(file)
+    except RunDirError as error:
+        raise RunDirError(f"{file} cannot be read as JSON; {mend}") from error
 
 
 def _from_cell(cell: Mapping[str, Any]) -> _Measured:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from undrift.errors import RunDirError
 from undrift.rundir import RunDir, read_json, read_lines
@@ -16,6 +16,14 @@ from undrift.scoring.drift import Looks, Rules, rules_of
 
 OTHER_NOTATION = "other notation"
 """Right by content and wrong by the strict rule, for a reason without a name: `7` for `seven`."""
+
+
+class Slip(NamedTuple):
+    """An answer with the right content in the wrong form: the error, what was said and wanted."""
+
+    error: str
+    said: str
+    wanted: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class FormCell:
         case_only: The percentage of the wrong ones that are letter case only; None where none is
             wrong and for captions.
         worn: How many of the wrong ones look like the answers of which task learned since.
-        alone: As `errors`, of those alone whose content is right.
+        alone: Those of the wrong ones whose content is right, and how often each occurs.
     """
 
     task: int
@@ -49,7 +57,7 @@ class FormCell:
     errors: Mapping[str, int]
     case_only: float | None
     worn: Mapping[str, int]
-    alone: Mapping[str, int] = field(default_factory=dict[str, int])
+    alone: Mapping[Slip, int] = field(default_factory=dict[Slip, int])
 
 
 def form_cells(folder: Path) -> list[FormCell]:
@@ -89,7 +97,9 @@ class Answers:
 
     def has(self, task: int, after: int) -> bool:
         """Tell whether a learned task was asked at a stage, and its scorer is known."""
-        return bool(self._scorers) and self._file(task, after).is_file()
+        if not self._scorers or (self._once and after < len(self.tasks)):
+            return False
+        return self._file(task, after).is_file()
 
     def cell(self, task: int, after: int) -> FormCell:
         """Judge the answers to one task at one stage.
@@ -111,18 +121,8 @@ class Answers:
         except KeyError as error:
             raise RunDirError(f"a prediction in {file} lacks {error}") from error
         wrong = [(line, rules) for line, rules in judged if (rules.strict or 0.0) < 1.0]
-        scored = [
-            Score(line["strict"], line["caseless"])
-            for line, rules in judged
-            if rules.strict is not None
-        ]
-        later = {
-            self.tasks[k - 1]: self._looks[k]
-            for k in range(task + 1, after + 1)
-            if k in self._looks
-        }
-        own = self._looks[task]
-        borrowed = [own.borrowed(line["prediction"], later) for line, _ in wrong]
+        errors = [_error(rules) for _, rules in wrong]
+        own, later = self._looks[task], self._learned_since(task, after)
         return FormCell(
             task=task,
             name=self.tasks[task - 1],
@@ -131,11 +131,23 @@ class Answers:
             lenient=_percent([rules.lenient for _, rules in judged]),
             form=_percent([rules.form for _, rules in judged]),
             wrong=len(wrong),
-            errors=_errors([rules for _, rules in wrong]),
-            case_only=share_case_only(scored),
-            worn=Counter(name for name in borrowed if name is not None),
-            alone=_errors([rules for _, rules in wrong if _alone(rules)]),
+            errors=_count(errors),
+            case_only=share_case_only(
+                Score(rules.strict, line["caseless"])
+                for line, rules in judged
+                if rules.strict is not None
+            ),
+            worn=_count(own.borrowed(line["prediction"], later) for line, _ in wrong),
+            alone=_count(
+                Slip(error, line["prediction"], line["answers"][0])
+                for (line, rules), error in zip(wrong, errors, strict=True)
+                if error is not None and _alone(rules)
+            ),
         )
+
+    def _learned_since(self, task: int, after: int) -> dict[str, Looks]:
+        since = [k for k in range(task + 1, after + 1) if k in self._looks]
+        return {self.tasks[k - 1]: self._looks[k] for k in since}
 
     @cached_property
     def _scorers(self) -> list[str]:
@@ -161,9 +173,15 @@ def _alone(rules: Rules) -> bool:
     return rules.strict is not None and rules.lenient == 1.0
 
 
-def _errors(rules: Sequence[Rules]) -> Counter[str]:
-    named: list[str | None] = [r.error or (OTHER_NOTATION if _alone(r) else None) for r in rules]
-    return Counter(name for name in named if name is not None)
+def _error(rules: Rules) -> str | None:
+    return rules.error or (OTHER_NOTATION if _alone(rules) else None)
+
+
+_T = TypeVar("_T", bound=Hashable)
+
+
+def _count(found: Iterable[_T | None]) -> Counter[_T]:
+    return Counter(one for one in found if one is not None)
 
 
 def _percent(scores: Sequence[Any]) -> float | None:

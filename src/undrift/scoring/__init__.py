@@ -2,13 +2,14 @@
 
 `scores_of` scores a line of any task. `score` serves the pocket; `score_all` and `score_file` (a
 whole file) serve the published benchmarks, whose rules are in `public`, `domains`, `official` and
-`lenient`. Needs the standard library only.
+`lenient`. `rules_of` judges a kept line by content and by form. Needs the standard library only.
 """
 
 from __future__ import annotations
 
 from undrift.scoring.answers import SCORERS, Score, find_scorer, score
 from undrift.scoring.caption import caption_scores, mean_of_seven
+from undrift.scoring.drift import Rules, form_share, rules_of, worn
 from undrift.scoring.format import is_case_only, share_case_only
 from undrift.scoring.forms import ERROR_KINDS, MIF, ErrorKind, error_kind, form
 from undrift.scoring.lines import check_scorer, mean_score, scores_of, task_score
@@ -26,6 +27,7 @@ __all__ = [
     "TASKS",
     "ErrorKind",
     "FileScores",
+    "Rules",
     "Score",
     "Scores",
     "caption_scores",
@@ -34,11 +36,13 @@ __all__ = [
     "find_scorer",
     "find_task",
     "form",
+    "form_share",
     "is_case_only",
     "mean_of_seven",
     "mean_score",
     "metrics",
     "read_predictions",
+    "rules_of",
     "score",
     "score_all",
     "score_file",
@@ -46,4 +50,5 @@ __all__ = [
     "share_case_only",
     "stage_averages",
     "task_score",
+    "worn",
 ]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from undrift.scoring.forms import ErrorKind, error_kind, form
@@ -69,7 +68,8 @@ def rules_of(scorer: str, line: Mapping[str, Any]) -> Rules:
     Returns:
         The scores and the error of form; what only letter case makes wrong is an error of case.
     """
-    said, answers, strict = line["prediction"], line["answers"], line["strict"]
+    said, answers = line["prediction"], line["answers"]
+    strict: float | None = line["strict"]
     kind = kind_of_answer(scorer, answers)
     error = error_kind(kind, said, answers)
     if error is None and strict is not None and strict < 1.0 <= line["caseless"]:
@@ -77,34 +77,24 @@ def rules_of(scorer: str, line: Mapping[str, Any]) -> Rules:
     if "lenient" in line:
         return Rules(strict, line["lenient"], line["form"], error)
     rule = LENIENT[kind]
-    lenient = None if rule is None else max(float(strict), rule(said, answers, {}))
+    lenient = None if rule is None or strict is None else max(strict, rule(said, answers, {}))
     return Rules(strict, lenient, form(kind, said, answers), error)
 
 
-def form_share(learned: Iterable[Rules], later: Iterable[Rules]) -> float | None:
-    """Compute the format-forgetting share of a task, in percent of what it lost.
+def form_share(strict: float, lenient: float) -> float | None:
+    """Compute the format-forgetting share: which percentage of a loss is form alone.
 
     (loss of strict - loss of lenient) / loss of strict, between just learned and a later stage.
 
     Args:
-        learned: The task's predictions when it had just been learned.
-        later: Its predictions at the later stage.
+        strict: How many points of the strict score a task has lost.
+        lenient: How many of the lenient score.
 
     Returns:
-        100 if only the form was lost, 0 if the form played no part, below 0 or above 100 if content
-        and form moved against each other. None where nothing was lost or a score is missing.
+        100 if only the form was lost, 0 if the form played no part; below 0 or above 100 if content
+        and form moved against each other. None where nothing was lost.
     """
-    before, after = list(learned), list(later)
-    strict = _lost([line.strict for line in before], [line.strict for line in after])
-    lenient = _lost([line.lenient for line in before], [line.lenient for line in after])
-    if strict is None or lenient is None or strict <= 0:
-        return None
-    return 100 * (strict - lenient) / strict
-
-
-def _lost(before: Sequence[float | None], after: Sequence[float | None]) -> float | None:
-    sides = [[score for score in side if score is not None] for side in (before, after)]
-    return fmean(sides[0]) - fmean(sides[1]) if all(sides) else None
+    return 100 * (strict - lenient) / strict if strict > 0 else None
 
 
 def worn(

@@ -185,22 +185,23 @@ class MoeLoraLayer(AdaptedLinear):
             self._packed[name] = made
         return made.packed
 
-    def routes(self, x: Tensor) -> Tensor:
+    def routes(self, x: Tensor, router: Tensor | None = None) -> Tensor:
         """Return w(x) [Eq. 1] of the active adapter; of experts that are left out it is 0.
 
         Args:
             x: Tokens, (..., d_in).
+            router: Another W_G to route by, (N, d_in).
 
         Returns:
             (tokens, N) float32.
         """
         name = next(name for name in self.active_adapters if name in self.moe_lora_G)
-        G, top_k = self.moe_lora_G[name], self.moe_lora_options[name].top_k
+        G = self.moe_lora_G[name] if router is None else router.to(x.device)
         statistics = self.statistics(name)
         logits = x.reshape(-1, x.shape[-1]).float() @ G.mT
         if statistics is not None and (self.training or self.as_trained):
             logits = logits.masked_fill(~statistics.active, -torch.inf)
-        w = route(logits, top_k)
+        w = route(logits, self.moe_lora_options[name].top_k)
         if self.blend is not None and not self.training:
             beta, fixed = self.blend
             w = beta * w + (1 - beta) * fixed

@@ -19,7 +19,7 @@ from undrift.tuner.linear import AdaptedLinear
 Routes = Mapping[str, Tensor]
 """By linear, how much of each token goes to which expert, (T, N); a row's sum is 1."""
 
-See = Callable[[str, AdaptedLinear, Tensor, Tensor], None]
+See = Callable[[str, Any, Tensor, Tensor], None]
 """Called with a linear's name, itself, its input x (B, L, d_in), and which of the B L rows are
 tokens and no padding, (B L,) bool."""
 
@@ -65,7 +65,11 @@ class Recorder:
 
     def see(self, name: str, layer: AdaptedLinear, x: Tensor, kept: Tensor) -> None:
         """Note how a linear routes its input, see `See`."""
-        self._found.setdefault(name, []).append(layer.routes(x)[kept].cpu())
+        self._found.setdefault(name, []).append(self.routed(layer, x)[kept].cpu())
+
+    def routed(self, layer: AdaptedLinear, x: Tensor) -> Tensor:
+        """Ask a linear how it routes its input."""
+        return layer.routes(x)
 
     def routes(self) -> dict[str, Tensor]:
         """Return all that was seen so far, batch after batch; empty where nothing is routed."""
@@ -91,12 +95,15 @@ def recorded(model: nn.Module) -> Iterator[Recorder]:
 
 
 @contextmanager
-def inputs_seen(model: nn.Module, see: See) -> Iterator[None]:
-    """Show what the linears with experts read in the forward passes in this context.
+def inputs_seen(
+    model: nn.Module, see: See, linears: Mapping[str, nn.Module] | None = None
+) -> Iterator[None]:
+    """Show what the adapted linears read in the forward passes in this context.
 
     Args:
-        model: A model with experts.
+        model: A model with an adapter; where it is switched off, nothing is shown.
         see: Called without graph, before the linear is.
+        linears: PEFT's layers by name; those with experts where not given.
 
     Yields:
         Nothing.
@@ -109,14 +116,13 @@ def inputs_seen(model: nn.Module, see: See) -> Iterator[None]:
     def begin(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
         masks[0] = kwargs.get("attention_mask")
 
-    def show(name: str, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, AdaptedLinear)
+    def show(name: str, layer: Any, args: tuple[Tensor, ...]) -> None:
         if not layer.disable_adapters:
             with torch.no_grad():
                 see(name, layer, args[0], _kept(args[0], masks[0], name))
 
     handles = [model.register_forward_pre_hook(begin, with_kwargs=True)]
-    for name, layer in routed_layers(model).items():
+    for name, layer in (linears or routed_layers(model)).items():
         handles.append(layer.register_forward_pre_hook(partial(show, name)))
     try:
         yield

@@ -1,0 +1,162 @@
+"""The command `undrift diagnose`: what drifted between the adapters that a run has saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from undrift.cli.options import (
+    BackboneOption,
+    DataOption,
+    DeviceOption,
+    JsonFlag,
+    LimitOption,
+    QuietFlag,
+    ThreadsOption,
+    print_json,
+    progress,
+)
+from undrift.run.progress import calm
+
+if TYPE_CHECKING:
+    from undrift.report import Results
+
+HELP = """See what drifted: does the router send old inputs elsewhere, have the experts lost the
+skill, or has only the answers' form changed?
+
+\b
+  undrift diagnose runs/demo/moelora runs/demo/same
+  undrift diagnose runs/demo/same --adapters charts forms
+  undrift diagnose runs/demo/same --reroute charts
+
+Router and experts of each task are put back to where they were when it was just learned, one at a
+time and both, and the task is asked: what comes back tells which of them has cost what. Beside it:
+where the test inputs of every task go under every later router, and how far the experts' answers to
+them have moved. The answers are kept in RUN/diagnose/, and `undrift report` shows them.
+
+--reroute trains routers anew on one task's training examples, every later snapshot's for itself: as
+much work as learning the task as many times. All else asks and reads test examples only.
+"""
+
+
+def diagnose(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    adapters: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B", help="Compare the adapters after these two tasks (names or numbers)."
+        ),
+    ] = None,
+    reroute: Annotated[
+        str | None, typer.Option(metavar="TASK", help="Also train routers anew on this task.")
+    ] = None,
+    probe: Annotated[
+        int, typer.Option(min=1, help="Test prompts of each task whose ways are followed.")
+    ] = 64,
+    limit: LimitOption = None,
+    again: Annotated[bool, typer.Option("--again", help="Ask anew what was asked before.")] = False,
+    data: DataOption = None,
+    backbone: BackboneOption = None,
+    threads: ThreadsOption = None,
+    device: DeviceOption = None,
+    quiet: QuietFlag = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """See what drifted; the help is in HELP."""
+    calm(threads)
+    from undrift import report
+    from undrift.diagnose import Snapshots
+    from undrift.diagnose import diagnose as ask
+
+    loaded = [report.load(folder) for folder in runs]  # what is no run is told at once
+    for folder, run in zip(runs, loaded, strict=True):
+        with progress(quiet or as_json, False) as told:
+            opened = partial(
+                Snapshots,
+                folder,
+                data=data,
+                backbone=backbone,
+                device=device,
+                progress=told,
+                limit=limit,
+            )
+            found = ask(
+                folder, opened, adapters=adapters, rerouted=reroute, probe=probe, again=again
+            )
+        if as_json:
+            print_json({"run": str(folder), **found})
+        elif not quiet:
+            _show(run, found)
+
+
+def _show(run: Results, found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print a row a task: what it lost and why, where its inputs go, how far its experts moved."""
+    console = Console(soft_wrap=True)
+    cells = {
+        name: {cell["task"]: cell for cell in content["cells"] if _late(cell, content)}
+        for name, content in ((name, found[name]) for name in _COLUMNS)
+    }
+    applying = [name for name in cells if cells[name]]
+    if applying:
+        table = Table(title=f"{run.folder}: what drifted, in points of accuracy")
+        table.add_column("task")
+        for header in (header for name in applying for header in _COLUMNS[name]):
+            table.add_column(header, justify="right")
+        for task in sorted(cells[applying[0]]):
+            row = [entry for name in applying for entry in _ENTRIES[name](cells[name][task])]
+            table.add_row(cells[applying[0]][task]["name"], *row)
+        console.print(table)
+    for name, content in found.items():
+        if not content["applies"]:
+            console.print(f"{name}: {content['why']}", style="dim", highlight=False)
+    rerouted = found.get("reroute")
+    if rerouted and rerouted["cells"]:
+        last = rerouted["cells"][-1]
+        console.print(
+            f"{rerouted['name']} after task {last['after']}: {_number(last['as_is'])}, and "
+            f"{last['strict']:.1f} with a router trained anew on it; when it was just learned "
+            f"{_number(rerouted['cells'][0]['as_is'])}",
+            highlight=False,
+        )
+
+
+def _late(cell: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    return cell["after"] == max(each["after"] for each in content["cells"])
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.1f}"
+
+
+_COLUMNS: Mapping[str, Sequence[str]] = {
+    "causes": ("then → now", "lost", "by router", "by experts", "in form alone"),
+    "routes": ("same way (%)", "same first expert (%)"),
+    "experts": ("experts moved (×)",),
+}
+
+
+def _causes(cell: Mapping[str, Any]) -> list[str]:
+    then, now = (cell["corners"][corner]["strict"] for corner in ("old_old", "new_new"))
+    parts = (cell["lost"]["strict"], cell["router"], cell["expert"], cell["form"])
+    return [f"{then:.1f} → {now:.1f}", *(f"{part:z.1f}" for part in parts)]
+
+
+def _routes(cell: Mapping[str, Any]) -> list[str]:
+    return [f"{cell['overlap']:.1f}", f"{cell['top1']:.1f}"]
+
+
+def _experts(cell: Mapping[str, Any]) -> list[str]:
+    return [f"{cell['moved']:.2f}"]
+
+
+_ENTRIES: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
+    "causes": _causes,
+    "routes": _routes,
+    "experts": _experts,
+}

@@ -1,0 +1,144 @@
+"""Which part of a loss is the router's, the experts', or the form's alone: by putting parts back.
+
+A task is asked about in four models: router and experts each as they were when it was just learned
+("old") or as they are in a later snapshot ("new"). From old and old to new and new the score falls
+by what was lost. How much of that each part costs depends on which is changed first, so both
+orders are taken and their mean is each part's share: the Shapley value of a game of two, which is
+the only split that is even-handed and adds up.
+
+    router = 1/2 [(L_oo - L_no) + (L_on - L_nn)]      L: lenient score, router's state first
+    expert = 1/2 [(L_oo - L_on) + (L_no - L_nn)]
+    form   = strict loss - lenient loss               so that router + expert + form = strict loss
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from undrift.diagnose.experts import ENTANGLED
+from undrift.diagnose.snapshots import Snapshots, Watched
+from undrift.rundir import read_lines
+from undrift.scoring import task_score
+from undrift.scoring.drift import rules_of
+
+Scores = Mapping[str, float | None]
+
+
+def causes(snapshots: Snapshots, watched: Watched) -> dict[str, Any]:
+    """Split what every task has lost into the router's, the experts' and the form's part.
+
+    Args:
+        snapshots: The run's adapters.
+        watched: The tasks, with the snapshot each is compared with; only the last one matters
+            besides.
+
+    Returns:
+        What causes.json holds: a cell a task with its four corners and the three parts.
+    """
+    parts = snapshots.method.parts
+    if parts == "entangled":
+        return {"applies": False, "why": ENTANGLED, "probe": None, "cells": []}
+    cells = []
+    for task in watched.tasks:
+        corners = _corners(snapshots, task, watched.before(task), watched.last)
+        place = {"task": task, "name": snapshots.tasks[task - 1].name, "after": watched.last}
+        place |= {"before": watched.before(task), "parts": parts}
+        cells.append(place | {"corners": corners} | split(corners))
+    return {"applies": True, "why": "", "probe": snapshots.limit, "cells": cells}
+
+
+def split(corners: Mapping[str, Scores]) -> dict[str, Any]:
+    """Split a loss.
+
+    Args:
+        corners: Strict and lenient scores in percent of "old_old", "old_new", "new_old" and
+            "new_new", the router's state first. Where there is no lenient score (captions) the
+            strict one stands for it, and the form has no part.
+
+    Returns:
+        `lost` (strict and lenient), `router`, `expert` and `form`, in points.
+    """
+    strict = _known(corners["old_old"], "strict") - _known(corners["new_new"], "strict")
+    oo, on, no, nn = (
+        _known(corners[name], "lenient") for name in ("old_old", "old_new", "new_old", "new_new")
+    )
+    parts = {
+        "router": ((oo - no) + (on - nn)) / 2,
+        "expert": ((oo - on) + (no - nn)) / 2,
+        "form": strict - (oo - nn),
+    }
+    lost = {"strict": strict, "lenient": oo - nn}
+    return {"lost": _rounded(lost), **_rounded(parts)}
+
+
+def _rounded(points: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) + 0.0 for name, value in points.items()}  # and never -0.0
+
+
+def _known(scores: Scores, rule: str) -> float:
+    found = scores[rule] if scores[rule] is not None else scores["strict"]
+    assert found is not None  # a task has a strict score
+    return found
+
+
+def _corners(snapshots: Snapshots, task: int, old: int, new: int) -> dict[str, Scores]:
+    """Ask in all four models; what has only one part is the same as with its own other part."""
+    parts = snapshots.method.parts
+    corners = {"old_old": ask(snapshots, task, old, old), "new_new": ask(snapshots, task, new, new)}
+    if parts == "router and experts":
+        corners["old_new"] = ask(snapshots, task, old, new)
+        corners["new_old"] = ask(snapshots, task, new, old)
+    else:
+        moved = "new_new" if parts == "experts" else "old_old"  # with the old router, new experts
+        corners["old_new"] = corners[moved]
+        corners["new_old"] = corners["old_old" if parts == "experts" else "new_new"]
+    return corners
+
+
+def ask(snapshots: Snapshots, task: int, router: int, experts: int) -> Scores:
+    """Ask about a task, with the router of one snapshot and the experts of another.
+
+    Answers that the run has kept are taken as they are; others are kept for the next time.
+
+    Args:
+        snapshots: The run's adapters.
+        task: Its number.
+        router: After how many tasks the router is taken.
+        experts: Likewise the experts.
+
+    Returns:
+        Strict, lenient and form score in percent, see `scores`.
+    """
+    asked = snapshots.tasks[task - 1]
+    kept = snapshots.files.predictions(experts, task)
+    if router != experts or not kept.is_file():
+        kept = snapshots.answers / f"router-{router:02d}-experts-{experts:02d}"
+        kept = kept / f"on-{task:02d}.jsonl"
+        if not kept.is_file():
+            snapshots.load_mixed(router, experts)
+        with snapshots.asking(task):
+            title = f"{asked.name}: router {router}, experts {experts}"
+            snapshots.examiner.cell(asked, kept, title, len(asked.test))
+    wanted = {example.id for example in asked.test}
+    return scores(asked.scorer, [line for line in read_lines(kept) if line["id"] in wanted])
+
+
+def scores(scorer: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Score a task's answers by three rules.
+
+    Args:
+        scorer: The scorer's name.
+        lines: What was kept of the answers.
+
+    Returns:
+        strict, lenient (None for captions) and form, in percent.
+    """
+    rules = [rules_of(scorer, line) for line in lines]
+    lenient = [each.lenient for each in rules if each.lenient is not None]
+    return {
+        "strict": task_score(lines),
+        "lenient": round(100 * fmean(lenient), 6) if lenient else None,
+        "form": round(100 * fmean(each.form for each in rules), 6),
+    }

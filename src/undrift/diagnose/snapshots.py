@@ -1,0 +1,311 @@
+"""The adapters of one run, put on one backbone in turn: whole, or the router of one on another."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from undrift.data.collate import Encoded
+from undrift.data.subset import subset
+from undrift.data.types import Benchmark, Task
+from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
+from undrift.report import Results, load
+from undrift.run import layers, plan
+from undrift.run.backbone import Backbone
+from undrift.run.evaluate import Examiner
+from undrift.run.generate import read
+from undrift.run.progress import Quiet
+from undrift.run.reading import read_benchmark
+from undrift.run.saved import make_method, origin_of
+from undrift.run.teach import attach
+from undrift.rundir import RunDir
+
+WEIGHTS = "adapter_model.safetensors"
+_ROUTER = "moe_lora_G"  # in WEIGHTS, of the methods whose tokens are routed
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Which tasks are looked at, and in which snapshots.
+
+    Args:
+        last: How many tasks were learned when the last snapshot was taken.
+        first: Likewise the first snapshot that all are compared with; each task's own, from when
+            it was just learned, where None.
+    """
+
+    last: int
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.first is not None and self.first >= self.last:
+            raise ConfigError(
+                f"adapter {self.last} is not later than adapter {self.first}; name the earlier one "
+                "first, by its task or by the number of tasks learned"
+            )
+
+    @property
+    def tasks(self) -> range:
+        """The tasks, from 1: those that the first snapshot has learned, or all but the last."""
+        return range(1, (self.first or self.last - 1) + 1)
+
+    def before(self, task: int) -> int:
+        """Return after how many tasks the snapshot was taken that a task is compared with."""
+        return self.first or task
+
+    def afters(self, task: int) -> list[int]:
+        """Return the snapshots in which a task is looked at, its own first."""
+        return [self.first, self.last] if self.first else list(range(task, self.last + 1))
+
+    @property
+    def stages(self) -> list[int]:
+        """All snapshots that are needed, in order."""
+        return sorted({stage for task in self.tasks for stage in self.afters(task)})
+
+
+class Snapshots:
+    """The adapters of a finished run that has learned its tasks one after another.
+
+    Args:
+        folder: The run's folder.
+        data: The benchmark's folder.
+        backbone: Another place of the same backbone.
+        benchmark: A benchmark that is loaded already, instead of the run's.
+        device: Where to put the model.
+        progress: What is told meanwhile.
+        limit: Ask and show at most so many test examples a task, chosen by their ids.
+
+    Raises:
+        RunDirError: If the folder holds no finished run, or its adapters were deleted.
+        ConfigError: If the run has not learned one task after another.
+        AdapterMismatch: If the backbone is not the run's.
+        DataError: If the benchmark's tasks are not those that the run has learned.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        data: Path | None = None,
+        backbone: str | None = None,
+        benchmark: Benchmark | None = None,
+        device: str | None = None,
+        progress: Quiet | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self.files = RunDir.existing(folder)
+        self.results = load(folder)
+        if why := nothing_later(self.results):
+            raise ConfigError(f"{folder}: {why}")
+        self.progress = progress or Quiet()
+        self.limit = limit
+        given = {"data": data, "device": device, "backbone": backbone}
+        chosen = {key: value for key, value in given.items() if value is not None}
+        config = layers.resolve(layers.load_yaml(self.files.config_file), chosen)
+        origin = origin_of(self.adapter(1))
+        self.config = config.model_copy(
+            update={"method": config.method.model_copy(update={"options": origin["options"]})}
+        )
+        self.method = make_method(origin["method"], origin["options"])
+        self.tasks = self._tasks(benchmark or read_benchmark(self.config, self.progress)[0])
+        self.backbone = Backbone.load(config.backbone, config.dtype, config.device, config.quantize)
+        if self.backbone.fingerprint != origin["fingerprint"]:
+            raise AdapterMismatch(
+                f"the run in {folder} was made on the backbone {origin['backbone']!r} "
+                f"({origin['fingerprint'][:12]}), and {config.backbone!r} is another one "
+                f"({self.backbone.fingerprint[:12]}); give its own with --backbone"
+            )
+        self.model = attach(self.method, self.config, self.backbone)
+        self.prepare("test")  # before there is a collator, which then takes the kept features
+        self.collator = self.backbone.collator()
+        self.examiner = Examiner(
+            self.backbone,
+            self.model,
+            self.collator,
+            config.eval.batch_size,
+            self.progress,
+            config.eval.scoring,
+        )
+        self._prompts: dict[str, list[Encoded]] = {}
+
+    def prepare(self, split: str) -> None:
+        """Keep the image features of a split of every task, where the backbone keeps them.
+
+        Args:
+            split: "train" or "test".
+        """
+        if not self.config.train.train_projector:  # its features change
+            pictures = [p for task in self.tasks for e in getattr(task, split) for p in e.images]
+            self.backbone.prepare(pictures)
+
+    @property
+    def answers(self) -> Path:
+        """Where answers of mixed models are kept; those about fewer examples lie apart."""
+        part = "answers" if self.limit is None else f"answers-{self.limit}"
+        return self.files.root / "diagnose" / part
+
+    @property
+    def last(self) -> int:
+        """How many tasks the run has learned."""
+        return len(self.tasks)
+
+    def adapter(self, after: int) -> Path:
+        """Return the folder of the adapter as it was after so many tasks.
+
+        Args:
+            after: From 1.
+
+        Returns:
+            Such as RUN/tasks/01-digits/adapter.
+
+        Raises:
+            RunDirError: If it is not there.
+        """
+        folder = self.files.adapter(after, self.results.tasks[after - 1])
+        if not (folder / WEIGHTS).is_file():
+            raise RunDirError(
+                f"{folder} is not there: what drifted can only be seen in the adapters, and those "
+                f"of this run were deleted (a study does so with --prune); run it again: "
+                f"undrift run {self.files.config_file} --out OTHER-FOLDER"
+            )
+        return folder
+
+    def number(self, name: str) -> int:
+        """Return the number of a task.
+
+        Args:
+            name: Its name, or its number from 1.
+
+        Returns:
+            The number.
+
+        Raises:
+            ConfigError: If the run has no such task.
+        """
+        names = list(self.results.tasks)
+        if name in names:
+            return names.index(name) + 1
+        if name.isdecimal() and 1 <= int(name) <= len(names):
+            return int(name)
+        listing = ", ".join(f"{i} {each}" for i, each in enumerate(names, 1))
+        raise ConfigError(f"the run has no task {name!r}; it has learned {listing}")
+
+    # ------------------------------------------------------------ snapshots on the model
+
+    def load(self, after: int) -> None:
+        """Bring the model to where it was after so many tasks.
+
+        Args:
+            after: From 1.
+        """
+        self.method.load_state(self.model, self.adapter(after))
+        self.model.eval()
+
+    def load_mixed(self, router: int, experts: int) -> None:
+        """Put the router of one snapshot on the experts of another.
+
+        Args:
+            router: After how many tasks the router is taken.
+            experts: Likewise the experts.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            mix(self.adapter(router), self.adapter(experts), Path(folder))
+            self.method.load_state(self.model, Path(folder))
+        self.model.eval()
+
+    def read(self, task: int, count: int) -> None:
+        """Let the model read the first test prompts of a task, in the same batches every time.
+
+        Args:
+            task: Its number.
+            count: How many prompts at most.
+        """
+        examples = self.probe(task, count)
+        self.method.asked = task
+        with self.method.predicting(self.model):
+            read(
+                self.backbone,
+                self.model,
+                self.collator,
+                examples,
+                self.config.eval.batch_size,
+                self.progress.advance,
+            )
+        self.method.asked = None
+
+    def probe(self, task: int, count: int) -> list[Encoded]:
+        """Return the first test prompts of a task, encoded once."""
+        asked = self.tasks[task - 1]
+        if asked.name not in self._prompts:
+            self._prompts[asked.name] = self.collator.encode(asked.test, answered=False)
+        return self._prompts[asked.name][:count]
+
+    @contextmanager
+    def asking(self, task: int) -> Iterator[Task]:
+        """Within this context the model is asked about a task."""
+        self.method.asked = task
+        with self.method.predicting(self.model):
+            yield self.tasks[task - 1]
+        self.method.asked = None
+
+    # ------------------------------------------------------------ what the run was
+
+    def _tasks(self, made: Benchmark) -> list[Task]:
+        order = made.in_order(self.config.order)
+        tasks = [plan.cut(task, self.config.profile, self.config.eval.split) for task in order]
+        if [task.name for task in tasks] != list(self.results.tasks):
+            raise DataError(
+                f"the data has the tasks {[task.name for task in tasks]}, and the run has learned "
+                f"{list(self.results.tasks)}; give its own with --data"
+            )
+        return [replace(task, test=tuple(subset(task.test, limit=self.limit))) for task in tasks]
+
+
+def nothing_later(results: Results) -> str:
+    """Say why nothing can have drifted in a run, if that is so.
+
+    Args:
+        results: The run.
+
+    Returns:
+        A sentence; empty where one task was learned after another.
+    """
+    if not results.trained:
+        return "this run has trained nothing: there is nothing to forget"
+    if len(results.tasks) < 2 or len(results.matrix) < len(results.tasks):
+        return "this run was trained once: nothing was learned later that could make it forget"
+    return ""
+
+
+def mix(router: Path, experts: Path, into: Path) -> None:
+    """Compose an adapter of the router of one and the experts of another.
+
+    What routes is W_G among the weights, and all that lies in files beside them.
+
+    Args:
+        router: An adapter's folder.
+        experts: Another one of the same run.
+        into: An empty folder.
+
+    Raises:
+        AdapterMismatch: If the two are of different shapes.
+    """
+    weights, other = load_file(experts / WEIGHTS), load_file(router / WEIGHTS)
+    taken = {name: tensor for name, tensor in other.items() if _ROUTER in name}
+    for name, tensor in taken.items():
+        if name not in weights or weights[name].shape != tensor.shape:
+            raise AdapterMismatch(
+                f"the router in {router} does not fit the experts in {experts} ({name}); give two "
+                "adapters of one run"
+            )
+    save_file(weights | taken, into / WEIGHTS, metadata={"format": "pt"})
+    shutil.copy(experts / "adapter_config.json", into)
+    for file in router.glob("*.safetensors"):
+        if file.name != WEIGHTS:
+            shutil.copy(file, into)
