@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from time import sleep
+
 import pytest
 import torch
+from transformers import TrainerState
 
 from undrift.run import meter
-from undrift.run.meter import forget_peak, peak
+from undrift.run.meter import Meter, forget_peak, peak
 from undrift.run.progress import Quiet
 from undrift.run.saved import make_method
 from undrift.rundir import read_json
@@ -65,6 +68,16 @@ def test_a_resumed_task_knows_all_its_tokens_but_not_its_time(make_run, tmp_path
     assert resumed["tokens"] == whole["tokens"] > 0 and resumed["steps"] == 7
     assert resumed["seconds"] is resumed["cpu_seconds"] is resumed["peak_bytes"] is None
     assert whole["seconds"] > 0
+
+
+def test_a_pause_is_not_counted():
+    with Meter(make_method("finetune", {}), CPU) as measured:
+        with measured.paused():
+            sleep(0.3)
+        sleep(0.01)
+        measured.on_train_begin(None, TrainerState(), None)
+    assert 0.01 <= measured.effort()["seconds"] < 0.2
+    assert -0.01 <= measured.effort()["cpu_seconds"] < 0.1
 
 
 @pytest.mark.skipif(not forget_peak(CPU), reason="this system does not reset the peak of memory")

@@ -8,6 +8,7 @@ the mode of the model are as before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -43,16 +44,23 @@ class RouteWatch(TrainerCallback):
         method: The method.
         earlier: The earlier tasks, by their numbers from 1.
         every: Steps between two looks; there is one after the last step as well. 0 for never.
+        aside: Opened for every look, such as `Meter.paused`.
 
     Attributes:
         tell: Called with what was found; the trainer's `log`.
     """
 
     def __init__(
-        self, examiner: Examiner, method: Method, earlier: Mapping[int, Task], every: int
+        self,
+        examiner: Examiner,
+        method: Method,
+        earlier: Mapping[int, Task],
+        every: int,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.tell: Callable[[dict[str, float]], None] = lambda _: None
-        self._examiner, self._method, self._every = examiner, method, every
+        self._examiner, self._method = examiner, method
+        self._every, self._aside = every, aside
         self._probes: dict[str, _Probe] = {}
         watched = earlier if every and _watchable(method, examiner.model) else {}
         for number, task in watched.items():
@@ -66,7 +74,8 @@ class RouteWatch(TrainerCallback):
             state.global_step % self._every == 0 or state.global_step >= state.max_steps
         ):
             due = control.should_log
-            self.tell(self.look())
+            with self._aside():
+                self.tell(self.look())
             control.should_log = due  # a log settles it, and the loss is still to be logged
 
     def look(self) -> dict[str, float]:
