@@ -162,7 +162,7 @@ class RunConfig(_Frozen):
         report_to: Who is told the metrics while a task is learned: "tensorboard", "trackio",
             "wandb" or another that transformers knows.
         watch_routes: Steps between two looks at where the routers send the inputs of earlier
-            tasks; 0 for never. The answers are logged, and take their time.
+            tasks; 0 for never. What they see is logged, and the time they take is not the task's.
     """
 
     benchmark: str

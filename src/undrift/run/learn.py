@@ -217,7 +217,7 @@ class Learn:
             pictures = [picture for example in examples for picture in example.images]
             backbone.prepare(pictures, self._features_done)
         model = attach(self.method, config, backbone)
-        mention_unwatchable(config.watch_routes, model, self.progress)
+        mention_unwatchable(config.watch_routes, self.method, model, self.progress)
         self._write_manifest(backbone)
         return Examiner(
             backbone,

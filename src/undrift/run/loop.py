@@ -158,7 +158,7 @@ class Run:
         self._backbone_size = size(backbone.model)
         model = attach(self.method, config, backbone)
         self._write_manifest(backbone)
-        mention_unwatchable(config.watch_routes, model, self.progress)
+        mention_unwatchable(config.watch_routes, self.method, model, self.progress)
         collator = backbone.collator()
         return Examiner(
             backbone, model, collator, config.eval.batch_size, self.progress, config.eval.scoring
@@ -192,7 +192,8 @@ class Run:
         bar = StepBar(self.progress, f"{place}: learning {stage.name}", work)
         meter = Meter(self.method, examiner.backbone.device)
         earlier = dict(enumerate(self.tasks[: index - 1], 1))
-        watch = RouteWatch(examiner, self.method, earlier, self.config.watch_routes)
+        every = self.config.watch_routes
+        watch = RouteWatch(examiner, self.method, earlier, every, meter.paused)
         callbacks = [bar, meter, watch, reporters]
         with self._timed("train"), meter, explained(f"{place} ({stage.name})", self.files.root):
             seed = self.config.seed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,6 +41,18 @@ class Meter(TrainerCallback):
     def __exit__(self, *_: object) -> None:
         self._wall = time.perf_counter() - self._wall
         self._cpu = time.process_time() - self._cpu
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time of what is done in this context out.
+
+        Yields:
+            Nothing.
+        """
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self._wall += time.perf_counter() - wall
+        self._cpu += time.process_time() - cpu
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget the peak of memory until now."""

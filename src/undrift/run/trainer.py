@@ -235,7 +235,7 @@ def _by_step(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             rows.setdefault(row["step"], {}).update(row)
     return [
         {key: row[key] for key in _LOGGED if key in row}
-        | {key: value for key, value in row.items() if key.startswith(ROUTES)}
+        | {key: row[key] for key in sorted(row) if key.startswith(ROUTES)}
         for row in rows.values()
     ]
 

@@ -7,11 +7,10 @@ the mode of the model are as before.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -20,6 +19,7 @@ from undrift.data.types import Task
 from undrift.methods.base import Method
 from undrift.run.checkpoint import random_kept
 from undrift.run.evaluate import Examiner
+from undrift.run.generate import read
 from undrift.run.plan import spaced
 from undrift.run.progress import Quiet
 from undrift.tuner.routes import Routes, compare, mean, recorded, routed_layers
@@ -44,22 +44,25 @@ class RouteWatch(TrainerCallback):
         method: The method.
         earlier: The earlier tasks, by their numbers from 1.
         every: Steps between two looks; there is one after the last step as well. 0 for never.
+        aside: Opened for every look, such as `Meter.paused`.
 
     Attributes:
         tell: Called with what was found; the trainer's `log`.
     """
 
     def __init__(
-        self, examiner: Examiner, method: Method, earlier: Mapping[int, Task], every: int
+        self,
+        examiner: Examiner,
+        method: Method,
+        earlier: Mapping[int, Task],
+        every: int,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.tell: Callable[[dict[str, float]], None] = lambda _: None
-        self._examiner, self._method, self._every = examiner, method, every
-        takes = inspect.signature(examiner.backbone.model.forward).parameters
-        self._options: dict[str, int] = {"use_cache": False}
-        if "logits_to_keep" in takes:  # nobody reads them, and a vocabulary is large
-            self._options["logits_to_keep"] = 1
+        self._examiner, self._method = examiner, method
+        self._every, self._aside = every, aside
         self._probes: dict[str, _Probe] = {}
-        watched = earlier if every and routed_layers(examiner.model) else {}
+        watched = earlier if every and _watchable(method, examiner.model) else {}
         for number, task in watched.items():
             chosen = spaced(task.test, min(PROBE, len(task.test)))
             encoded = examiner.collator.encode(chosen, answered=False)
@@ -70,7 +73,10 @@ class RouteWatch(TrainerCallback):
         if self._probes and (
             state.global_step % self._every == 0 or state.global_step >= state.max_steps
         ):
-            self.tell(self.look())
+            due = control.should_log
+            with self._aside():
+                self.tell(self.look())
+            control.should_log = due  # a log settles it, and the loss is still to be logged
 
     def look(self) -> dict[str, float]:
         """Compare the routes as they are with those before.
@@ -90,28 +96,31 @@ class RouteWatch(TrainerCallback):
 
     def _routes(self, number: int, examples: Sequence[Encoded]) -> dict[str, Tensor]:
         """Record the routes of a task's prompts, batch by batch."""
-        model, method, backbone = self._examiner.model, self._method, self._examiner.backbone
-        was = model.training
+        examiner, method = self._examiner, self._method
+        model, was = examiner.model, examiner.model.training
         model.eval()
         method.asked = number
-        with random_kept(), torch.no_grad(), method.predicting(model), recorded(model) as recorder:
-            for start in range(0, len(examples), self._examiner.batch_size):
-                part = examples[start : start + self._examiner.batch_size]
-                batch = backbone.inputs(self._examiner.collator.collate(part))
-                model(**batch, **self._options)
+        with random_kept(), method.predicting(model), recorded(model) as recorder:
+            read(examiner.backbone, model, examiner.collator, examples, examiner.batch_size)
         method.asked = None
         method.facts()  # these prompts are none of those that are counted
         model.train(was)
         return recorder.routes()
 
 
-def mention_unwatchable(every: int, model: Any, progress: Quiet) -> None:
-    """Say so where routes are to be watched, and the method has none.
+def mention_unwatchable(every: int, method: Method, model: Any, progress: Quiet) -> None:
+    """Say so where routes are to be watched, and the method has none that move as it learns.
 
     Args:
         every: Steps between two looks; 0 for never.
-        model: What the method's `attach` returned.
+        method: The method.
+        model: What its `attach` returned.
         progress: What is told.
     """
-    if every and not routed_layers(model):
-        progress.event("watch", "no routes to watch: the method has no experts")
+    if every and not _watchable(method, model):
+        progress.event("watch", f"no routes to watch: {method.name} trains no router")
+
+
+def _watchable(method: Method, model: Any) -> bool:
+    """Tell whether a router is trained with the experts; pools route only between tasks."""
+    return method.parts == "router and experts" and bool(routed_layers(model))
