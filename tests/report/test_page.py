@@ -1,10 +1,11 @@
-"""The page as a text: whole, closed, safe. That it works in a browser is tested in tests/browser."""
+"""The page as a text: whole, closed, safe. How it works in a browser: tests/browser."""
 
 from __future__ import annotations
 
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_the_page_needs_nothing_else(html):
 def test_headings_skip_no_level_and_every_entry_of_the_contents_is_there(html):
     outline = Outline(html)
     assert outline.headings[0] == 1
-    assert all(b - a <= 1 for a, b in zip(outline.headings, outline.headings[1:], strict=False))
+    assert all(b - a <= 1 for a, b in pairwise(outline.headings))
     linked = re.findall(r'<li><a href="#([a-z]+)">', html)
     assert linked == "run matrix metrics drift transfer cost answers definitions".split()
     assert set(linked) <= set(outline.ids)
