@@ -1,4 +1,4 @@
-"""The report as people meet it: opened from a file in chromium, by mouse and keyboard, on a phone."""
+"""The report as people meet it: opened from a file, with mouse and keyboard, on a phone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from tests.report.complete import HOSTILE, complete
 from undrift.report import load, page, tell
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore:unclosed file.*ttf:ResourceWarning"),  # of matplotlib
-]
+pytestmark = pytest.mark.browser
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
