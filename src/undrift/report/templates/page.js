@@ -129,7 +129,7 @@
     words.append(
       make("p", "where soft", `${example.task.name} ${example.number} · ${example.id}`),
       make("h3", "", example.question),
-      make("p", "truth", `Truth: ${example.answers.join(" | ")}`),
+      make("p", "expected", `Truth: ${example.answers.join(" | ")}`),
     );
     for (const name of ["run", "just learned", "at the end"]) {
       const cell = make("th", "", name);
