@@ -15,11 +15,11 @@ from pathlib import Path
 from fontTools import subset
 from matplotlib.font_manager import findfont, fontManager
 
-FULL = "DejaVu Sans"
+_FULL = "DejaVu Sans"
 LIGHT = "Report Sans"
 _LETTERS = (
     *range(0x20, 0x250),  # Latin
-    *range(0x370, 0x400),  # Greek
+    *range(0x370, 0x530),  # Greek, Cyrillic
     *range(0x2010, 0x2040),  # dashes, quotation marks, the ellipsis
     *(0x2190, 0x2192, 0x2212),  # arrows, minus
 )
@@ -31,7 +31,7 @@ def light_font() -> str:
     """Make the copy known to matplotlib.
 
     Returns:
-        Its family; letters that it lacks must come from FULL.
+        Its family.
     """
     options = subset.Options(layout_features=[], name_IDs=["*"], glyph_names=True)
     options.drop_tables += ["GSUB", "GPOS", "GDEF", "MATH", "FFTM", "kern"]
@@ -39,7 +39,7 @@ def light_font() -> str:
     cutter.populate(unicodes=_LETTERS)
     folder = Path(tempfile.mkdtemp(prefix="undrift-font-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with subset.load_font(str(findfont(FULL)), options) as font:
+    with subset.load_font(str(findfont(_FULL)), options) as font:
         cutter.subset(font)
         names = font["name"]
         for record in list(names.names):

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from undrift.errors import ConfigError
-from undrift.report.figures.lettering import FULL, LIGHT, light_font
+from undrift.report.figures.lettering import LIGHT, light_font
 
 COLUMN, PAGE = 3.3, 6.9  # inches: one column of a paper, and both
 INK, SOFT, LINE = "#010101", "#555556", "#d0d0d1"  # `drawing` finds them by these exact values
@@ -34,7 +34,7 @@ _SMALL = 6.5  # points
 
 RULES = matplotlib.rc_context(
     {
-        "font.family": [LIGHT, FULL],  # comes with matplotlib: the same bytes on every machine
+        "font.family": LIGHT,
         "font.size": _SMALL,
         "text.color": INK,
         "text.parse_math": False,  # a dollar in a name is a dollar
@@ -216,7 +216,9 @@ def sheet(
         x0 = room + column * (wide + gap)
         y0 = tall - top - (row + 1) * (above + height) - row * below
         panel = figure.add_axes((x0 / width, y0 / tall, wide / width, height / tall))
-        panel.set_title(fitting(heading, wide), loc="left")
+        panel.set_title(fitting(heading, wide), loc="left", y=1.0)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_label_coords(0, 0)  # without names of their own; else they are placed anew
         if share and column:
             panel.tick_params(labelleft=False)
         axes.append(panel)
