@@ -25,11 +25,11 @@ def plain(rows):
 
 
 @pytest.mark.parametrize("method", ["same", "smolora"])
-def test_a_watched_run_is_the_same_run(make_run, tmp_path, tiny, method):
+def test_a_watched_run_is_the_same_run(make_run, tmp_path, method):
     train = {"max_steps": 5}
     own = {"activation": True, "warmup_share": 0.3, "tau": 1.0} if method == "same" else {}
     for out, every in (("without", 0), ("watched", 3)):
-        layers = {"train": train, "method": own, "watch_routes": every, "benchmark_": tiny}
+        layers = {"train": train, "method": own, "watch_routes": every}
         make_run(method, out, profile="demo", **layers).go()
     (said, tensors), (watched, others) = (numbers(tmp_path / out) for out in ("without", "watched"))
     assert said.keys() == watched.keys() and tensors.keys() == others.keys()

@@ -158,8 +158,7 @@ class Same(MoeLora):
         """
         if not self.config.activation:
             return None
-        found = {each.layer.name: each.statistics.active for each in self._linears}
-        return {name: int((~active).sum()) for name, active in found.items()}
+        return {each.layer.name: int((~each.statistics.active).sum()) for each in self._linears}
 
     # ------------------------------------------------------------ what becomes of a step
 

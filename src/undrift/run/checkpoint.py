@@ -164,8 +164,9 @@ def random_kept() -> Iterator[None]:
         Nothing.
     """
     words, numpy_words = random.getstate(), np.random.get_state(legacy=True)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices):
             yield
     finally:
         random.setstate(words)

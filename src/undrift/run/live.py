@@ -16,7 +16,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from undrift.errors import MissingExtra, unknown
 from undrift.run.checkpoint import random_kept
 
-_PACKAGES = {"azure_ml": "azureml-core mlflow", "comet_ml": "comet-ml", "flyte": "flytekit"}
+_PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit"}
 
 
 def check_reporters(names: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ def check_reporters(names: Sequence[str]) -> None:
             INTEGRATION_TO_CALLBACK[name]()
         except (ImportError, RuntimeError) as error:
             raise MissingExtra(
-                f"cannot report to {name!r}: {error}; "
+                f"cannot report to {name!r}: {str(error).rstrip('. ')}; "
                 f"run: pip install {_PACKAGES.get(name, name)}, or leave out --report-to {name}"
             ) from error
 
@@ -66,10 +66,12 @@ class Reporters(TrainerCallback):
         return self
 
     def __exit__(self, *_: object) -> None:
+        if not self._begun:
+            return
         with random_kept():
             for each in self._begun:
                 each.on_train_end(*self._last, model=self._model)
-            if self._begun and self._finish_wandb:
+            if self._finish_wandb:
                 _wandb().finish()  # the Trainer's callback leaves it open for the next training
         self._begun = []
 
@@ -92,6 +94,8 @@ class Reporters(TrainerCallback):
         self, args: Any, state: Any, control: Any, logs: Any = None, model: Any = None, **_: Any
     ) -> None:
         """Pass on what the trainer logs."""
+        if not self._begun:
+            return
         with random_kept():
             for each in self._begun:
                 each.on_log(args, state, control, logs=dict(logs), model=model)
@@ -102,7 +106,7 @@ class Reporters(TrainerCallback):
         Args:
             scores: By task, in percent; they are called `test/digits` and so on.
         """
-        if self._begun:
+        if self._begun:  # and so the trainer has told where it is
             logs = {f"test_{name}": score for name, score in scores.items()}
             self.on_log(*self._last, logs=logs, model=self._model)
 

@@ -100,11 +100,13 @@ def forget_peak(device: torch.device) -> bool:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
+    if device.type != "cpu":
+        return False
     try:
         _CLEAR.write_text("5")
     except OSError:  # no Linux, or a container that does not allow it
         return False
-    return device.type == "cpu"
+    return True
 
 
 def peak(device: torch.device) -> int:

@@ -118,7 +118,9 @@ def mention_unwatchable(every: int, method: Method, model: Any, progress: Quiet)
         progress: What is told.
     """
     if every and not _watchable(method, model):
-        progress.event("watch", f"no routes to watch: {method.name} trains no router")
+        progress.event(
+            "watch", f"no routes to watch: {method.name} trains no router", watched=False
+        )
 
 
 def _watchable(method: Method, model: Any) -> bool:
