@@ -113,6 +113,8 @@ def test_list(undrift):
         (("run", "none.yaml"), "unknown file or preset 'none.yaml'"),
         (("run", "llava-1.5-7b/coin-papre.yaml"), "did you mean 'llava-1.5-7b/coin-paper.yaml'"),
         (("run", "pocket", "--set", "seed"), "expected KEY=VALUE"),
+        (("run", "pocket", "--report-to", "tensorbord"), "did you mean 'tensorboard'"),
+        (("run", "pocket", "--report-to", "none,wandbb"), "did you mean 'wandb'"),
     ],
 )
 def test_mistakes_are_one_line_with_the_nearest_name(undrift, words, message):
@@ -123,11 +125,12 @@ def test_mistakes_are_one_line_with_the_nearest_name(undrift, words, message):
 
 def test_run_prints_a_table_and_goes_on_by_itself(undrift, backbone, tmp_path):
     words = ("run", "pocket", "--method", "same", "--backbone", backbone, *SMALL)
-    status, out, err = undrift(*words)
+    status, out, err = undrift(*words, "--watch-routes", 1)
     assert status == 0 and "same" in out and "lower" in out and "router drift" in out
     assert "task 1 of 2: learned lower (2 steps, loss" in err
     folder = tmp_path / "runs" / "pocket-same-s0"
     assert read_json(folder / "matrix.json")["metrics"]["last"] is not None
+    assert "routes/overlap/lower" in read_lines(folder / "tasks/02-upper/train.jsonl")[-1]
     assert undrift(*words)[0] == 0
     status, _, err = undrift(*words, "--seed", 1, "--out", folder)
     assert status == 1 and "holds another run" in err

@@ -11,7 +11,7 @@ import pytest
 from tests.run.own import write_task
 from tests.run.tiny import save_tiny
 from undrift import cli
-from undrift.rundir import read_json, write_json
+from undrift.rundir import read_json, read_lines, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 SMALL = ("--max-new-tokens", 6, "--set", "train.max_steps=2", "--set", "train.batch_size=4")
@@ -44,11 +44,12 @@ def test_two_lessons_are_learned_asked_and_judged(undrift, tmp_path):
     assert "colours (new)" in out and "v1/adapter" in out
     second = ("learn", "v1", "--data", "capitals.jsonl", "--test", "capitals-test.jsonl")
     second = (*second, "--out", "v2", *SMALL)
-    status, out, err = undrift(*second, "--json", "--quiet")
+    status, out, err = undrift(*second, "--json", "--quiet", "--watch-routes", 2)
     assert status == 0, err
     tasks = json.loads(out)["tasks"]
     assert [(row["task"], row["new"]) for row in tasks] == [("colours", False), ("capitals", True)]
 
+    assert "routes/overlap/colours" in read_lines(tmp_path / "v2/train.jsonl")[-1]
     result = read_json(tmp_path / "v2/result.json")  # a drop of ten points, planted
     result["tasks"][0] |= {"before": 90.0, "after": 80.0}
     write_json(tmp_path / "v2/result.json", result)

@@ -25,6 +25,9 @@ def test_the_layout(tmp_path):
     assert run.matrix_file == tmp_path / "matrix.json"
     assert run.adapter(1, "digits") == tmp_path / "tasks" / "01-digits" / "adapter"
     assert run.train_log(12, "digits") == tmp_path / "tasks" / "12-digits" / "train.jsonl"
+    assert run.picture(1, "digits", 12) == tmp_path / "pictures" / "01-digits" / "0012.webp"
+    assert run.picture(1, "digits", 12, 2).name == "0012-2.webp"
+    assert run.live(2, "icons") == tmp_path / "live" / "02-icons"
     assert run.predictions(0, 3) == tmp_path / "eval" / "after-00" / "on-03.jsonl"
     assert list(tmp_path.iterdir()) == []
 
@@ -55,10 +58,14 @@ def test_replace_begins_again_and_keeps_what_is_not_the_runs(tmp_path):
     run = RunDir.start(tmp_path, CONFIG)
     run.mark_done(1, "digits")
     write_json(run.matrix_file, {})
+    for left in (run.picture(1, "digits", 1), run.live(1, "digits") / "events"):
+        left.parent.mkdir(parents=True)
+        left.write_text("old")
     (tmp_path / "notes.txt").write_text("mine")
     fresh = RunDir.start(tmp_path, "seed: 1\n", replace=True)
     assert not fresh.is_done(1, "digits")
     assert not fresh.matrix_file.exists()
+    assert not (tmp_path / "pictures").exists() and not (tmp_path / "live").exists()
     assert fresh.config_file.read_text() == "seed: 1\n"
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

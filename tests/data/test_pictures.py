@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.data.damaged import bomb, cut
 from undrift.data import pictures
-from undrift.data.pictures import open_picture, survey, unreadable
+from undrift.data.pictures import open_picture, small_picture, survey, unreadable
 from undrift.errors import DataError
 
 
@@ -99,3 +99,28 @@ def test_a_picture_of_any_mode_becomes_rgb(tmp_path, mode):
     Image.new(mode, (3, 2)).save(tmp_path / f"x.{kind}")
     opened = open_picture(tmp_path / f"x.{kind}")
     assert (opened.mode, opened.size) == ("RGB", (3, 2))
+
+
+def test_a_small_picture_is_turned_as_the_camera_says_and_carries_nothing_along(tmp_path):
+    wide = Image.new("RGB", (800, 400), "blue")
+    wide.paste("red", (0, 0, 400, 400))  # on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    wide.save(tmp_path / "turned.jpg", exif=exif, icc_profile=b"colours" * 5000, quality=95)
+    small = small_picture(tmp_path / "turned.jpg", 160)
+    assert small.size == (80, 160) and not small.info
+    top, bottom = small.getpixel((40, 10)), small.getpixel((40, 150))
+    assert top[0] > 200 > 50 > top[2] and bottom[2] > 200 > 50 > bottom[0]  # left becomes top
+
+
+def test_a_small_picture_of_every_mode(tmp_path):
+    for mode in ("1", "L", "P", "RGBA", "I;16"):
+        Image.new(mode, (300, 30)).save(tmp_path / "some.png")
+        small = small_picture(tmp_path / "some.png", 160)
+        assert (small.mode, small.size) == ("RGB", (160, 16))
+
+
+def test_a_small_picture_is_refused_as_a_large_one_is(bad):
+    for path, reason in bad.items():
+        with pytest.raises(DataError, match=rf"cannot read the picture {path}: .*{reason}"):
+            small_picture(path, 160)

@@ -50,7 +50,11 @@ def write_run(tmp_path):
             },
         )
         for on in range(1, len(tasks) + 1):
-            rows = [{"id": str(i), "strict": s, "caseless": c} for i, (s, c) in enumerate(scores)]
+            text = {"question": f"Which of the {tasks[on - 1]}?", "answers": ["A"]}
+            rows = [
+                {"id": str(i), **text, "prediction": "A" if s else "a", "strict": s, "caseless": c}
+                for i, (s, c) in enumerate(scores)
+            ]
             write_lines(run.predictions(0, on), [{"id": "0", "strict": 0.0, "caseless": 0.0}])
             if trained:
                 write_lines(run.predictions(len(matrix), on), lines[on - 1] if lines else rows)

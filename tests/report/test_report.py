@@ -2,18 +2,15 @@ from __future__ import annotations
 
 import io
 import json
-from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
 
 from undrift.errors import RunDirError
 from undrift.report import (
-    DRIFTS,
     as_markdown,
     labels,
     load,
-    page,
     sections,
     summary,
     table,
@@ -111,6 +108,8 @@ def test_labels_tell_two_runs_of_one_method_apart(write_run, pair):
     assert labels([*pair, again]) == ["moelora", "same (same)", "same (same-s1)"]
     assert "seed 0 and 1 (differs!)" in protocol([*pair, again])
     assert "differs" not in protocol(pair)
+    twin = load(write_run("elsewhere/same", "same", HOLDS))
+    assert len(set(labels([pair[1], twin]))) == 2
     own = load(write_run("own", "same", HOLDS, order=["digits", "icons"]))
     assert "order digits, icons ·" in protocol([own])
 
@@ -129,51 +128,6 @@ def test_what_cannot_be_reported(tmp_path, write_run):
     (root / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(RunDirError, match="lacks 'seed'"):
         load(root)
-
-
-class Outline(HTMLParser):
-    """Collects what a page refers to and whether its tags close."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.refers, self.words = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.refers += [v for k, v in attrs if k in {"src", "href", "srcset", "data"}]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def test_the_page_needs_nothing_else(pair):
-    html = page(pair)
-    outline = Outline()
-    outline.feed(html)
-    assert outline.open == []
-    assert outline.refers == []
-    assert "url(" not in html
-    assert "@import" not in html
-    assert html.count("<svg") == 2
-    words = " ".join(" ".join(outline.words).split())
-    for expected in (DRIFTS, "90.0 → 40.0", "errors of letter case only", "50.0 %", "seed 0"):
-        assert expected in words
-
-
-def test_the_page_escapes_what_it_is_given(write_run):
-    run = load(write_run("x", "<script>alert(1)</script>", [[50.0]], tasks=["a<b"], zero_shot=[0]))
-    html = page([run])
-    assert "<script" not in html
-    assert "a<b" not in html
 
 
 def test_what_the_methods_cost_and_which_budget_they_meet(write_run):

@@ -34,6 +34,7 @@ def test_the_cost_of_every_task_is_told_and_kept(make_run, tmp_path, backbone):
     for row in kept["budget"]:
         files = row.pop("state_bytes")
         assert row.pop("steps") == 3 and row.pop("seconds") > 0 and row.pop("cpu_seconds") > 0
+        assert row.pop("tokens") > 0 and row.pop("peak_bytes") != 0 and row.pop("resting") is None
         assert plan["state_bytes"] < files < plan["state_bytes"] + 30_000  # names and settings
         assert row == {key: plan[key] for key in row} and row["stored"] > 0
     said = [values for kind, _, values in told.events if kind == "budget"]

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from tests.run.own import list_tasks, write_rows, write_task
+from tests.run.test_live import Noted
 from tests.run.test_loop import Stop
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
@@ -77,6 +79,26 @@ def test_task_by_task_is_the_run_over_the_sequence(method, lesson, data, tmp_pat
     for number, name in enumerate(("colours", "capitals"), 1):
         said = read_lines(tmp_path / "capitals/eval/after" / f"{number:02}-{name}.jsonl")
         assert said == read_lines(tmp_path / "run/eval/after-02" / f"on-{number:02}.jsonl")
+
+
+def test_a_lesson_that_is_watched_and_reported_is_the_same_lesson(lesson, tmp_path, monkeypatch):
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "noted", Noted)
+    monkeypatch.setattr(Noted, "heard", [])
+    lesson("colours").go()
+    plain = lesson("capitals", "colours").go()
+    monkeypatch.setitem(LAYER, "watch_routes", 1)
+    monkeypatch.setitem(LAYER, "report_to", ["noted"])
+    changes = lesson("capitals", "colours", out="watched").go()
+    assert changes == plain
+    assert_equal(tmp_path / "capitals/adapter", tmp_path / "watched/adapter")
+    assert (tmp_path / "watched/learn.yaml").read_text() == (
+        tmp_path / "capitals/learn.yaml"
+    ).read_text()
+    log = read_lines(tmp_path / "watched/train.jsonl")
+    assert [row["step"] for row in log if "routes/overlap/colours" in row] == [1, 2, 3]
+    assert ("begin", "watched/02-capitals", "undrift") in Noted.heard
+    scores = {f"test_{change.task}": change.after for change in changes}
+    assert Noted.heard[-2:] == [("log", 3, scores), ("end", 3)]
 
 
 def test_an_adapter_of_a_run_goes_on(lesson, make_run, two, data, tmp_path, benchmark_root):

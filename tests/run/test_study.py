@@ -107,6 +107,8 @@ def test_results_come_as_the_cells_do(make):
             "stored": 30,
             "state_bytes": 400,
             "step_cpu_ms": 150.0,
+            "tokens_per_second": None,
+            "peak_bytes": None,
         },
         "command": "undrift run tiny --method same --seed 1 --set method.router=false",
         "commit": "abc1234",

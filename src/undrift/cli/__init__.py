@@ -9,13 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from undrift.cli.ask import evaluate, predict
-from undrift.cli.compare import compare, write_report
+from undrift.cli.compare import compare
 from undrift.cli.diagnose import HELP as DIAGNOSE_HELP
 from undrift.cli.diagnose import diagnose
 from undrift.cli.doctor import HELP as DOCTOR_HELP
 from undrift.cli.doctor import doctor
 from undrift.cli.learn import HELP as LEARN_HELP
 from undrift.cli.learn import learn
+from undrift.cli.report import report
 from undrift.cli.run import run
 from undrift.cli.score import score
 from undrift.cli.show import show
@@ -38,7 +39,7 @@ app.command()(predict)
 app.command()(score)
 app.command()(compare)
 app.command(help=DIAGNOSE_HELP)(diagnose)
-app.command("report")(write_report)
+app.command()(report)
 app.command(help=DOCTOR_HELP)(doctor)
 app.command("list")(show)
 

@@ -1,4 +1,4 @@
-"""The commands `undrift compare` and `undrift report`: what the files of finished runs say."""
+"""The command `undrift compare`: what the files of finished runs say."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ def compare(
         raise ConfigError("choose one of --all, --markdown, --latex, --csv and --json")
     articles = report.published(published) if published else None
     results = [report.load(folder) for folder in runs]
+    if out is not None:
+        report.check_related(results)
     text, name = None, ""
     if markdown:
         text, name = report.as_markdown(report.sections(results, articles)), "comparison.md"
@@ -73,24 +75,12 @@ def compare(
             report.print_sections(Console(), report.published_sections(groups, articles))
     if out is not None:
         write_json(out / "summary.json", report.summary(results, articles))
-        atomic_write(out / "report.html", report.page(results))
+        page = out / "report.html"
+        atomic_write(page, report.page(report.tell(results), page))
         if text is not None:
             atomic_write(out / name, text)
         elif not as_json:
-            typer.echo(f"written: {out / 'summary.json'} and {out / 'report.html'}")
-
-
-def write_report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html by itself.")] = None,
-) -> None:
-    """Write one page with heat maps about finished runs."""
-    from undrift import report
-    from undrift.rundir import atomic_write
-
-    target = out or runs[0] / "report.html"
-    atomic_write(target, report.page([report.load(folder) for folder in runs]))
-    typer.echo(f"written: {target}")
+            typer.echo(f"written: {out / 'summary.json'} and {page}")
 
 
 def show_runs(folders: list[Path]) -> None:

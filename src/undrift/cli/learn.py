@@ -15,9 +15,11 @@ from undrift.cli.options import (
     DeviceOption,
     JsonFlag,
     QuietFlag,
+    ReportToOption,
     SettingsOption,
     SkipBadFlag,
     ThreadsOption,
+    WatchRoutesOption,
     print_json,
     progress,
 )
@@ -86,6 +88,8 @@ def learn(
     skip_bad: SkipBadFlag = False,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
+    report_to: ReportToOption = None,
+    watch_routes: WatchRoutesOption = None,
     overwrite: Annotated[
         bool, typer.Option("--replace", "--overwrite", help="Delete what is in the folder.")
     ] = False,
@@ -106,6 +110,8 @@ def learn(
         "backbone": backbone,
         "threads": threads,
         "device": device,
+        "report_to": report_to,
+        "watch_routes": watch_routes,
         "skip_bad": skip_bad or None,
     }
     given = {key: value for key, value in flags.items() if value is not None}

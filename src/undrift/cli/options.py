@@ -32,6 +32,23 @@ LimitOption = Annotated[
 FractionOption = Annotated[
     float | None, typer.Option(min=0, max=1, help="This share of the examples, chosen likewise.")
 ]
+ReportToOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report-to",
+        metavar="NAME",
+        help="Live metrics: tensorboard, trackio, wandb, mlflow ... (repeatable).",
+    ),
+]
+WatchRoutesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--watch-routes",
+        min=1,
+        metavar="STEPS",
+        help="Every so many steps, log how far the routes of earlier tasks have moved.",
+    ),
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
 
 

@@ -17,9 +17,11 @@ from undrift.cli.options import (
     JsonFlag,
     LimitOption,
     QuietFlag,
+    ReportToOption,
     SettingsOption,
     SkipBadFlag,
     ThreadsOption,
+    WatchRoutesOption,
     print_json,
     progress,
 )
@@ -54,6 +56,8 @@ def run(
     settings: SettingsOption = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,
+    report_to: ReportToOption = None,
+    watch_routes: WatchRoutesOption = None,
     overwrite: Annotated[
         bool, typer.Option("--replace", "--overwrite", help="Delete the run that is in the folder.")
     ] = False,
@@ -77,6 +81,8 @@ def run(
         "skip_bad": skip_bad or None,
         "threads": threads,
         "device": device,
+        "report_to": report_to,
+        "watch_routes": watch_routes,
     }
     given = {key: value for key, value in flags.items() if value is not None}
     if target.endswith((".yaml", ".yml")):

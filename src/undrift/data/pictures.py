@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from undrift.errors import DataError
 
@@ -49,6 +49,25 @@ def open_picture(path: Path) -> Image.Image:
             than `MAX_PIXELS`; then nothing has been decoded.
     """
     opened = _opened(path)
+    if isinstance(opened, str):
+        raise DataError(f"cannot read the picture {path}: {opened}")
+    return opened
+
+
+def small_picture(path: Path, side: int) -> Image.Image:
+    """Open a picture for people to look at: small, and turned as its camera says.
+
+    Args:
+        path: The file.
+        side: Its longest side has at most so many pixels.
+
+    Returns:
+        The picture as RGB.
+
+    Raises:
+        DataError: See `open_picture`.
+    """
+    opened = _opened(path, side)
     if isinstance(opened, str):
         raise DataError(f"cannot read the picture {path}: {opened}")
     return opened
@@ -108,13 +127,13 @@ def _try(paths: Iterable[Path]) -> list[tuple[int, int] | str]:
     return [picture if isinstance(picture, str) else picture.size for picture in opened]
 
 
-def _opened(path: Path) -> Image.Image | str:
-    """Open a picture, or say what is wrong with it."""
+def _opened(path: Path, side: int | None = None) -> Image.Image | str:
+    """Open a picture, in full or small, or say what is wrong with it."""
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 return _too_large(*picture.size)
-            return picture.convert("RGB")
+            return picture.convert("RGB") if side is None else _small(picture, side)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return _too_large(*_size(path))
     except UnidentifiedImageError:
@@ -123,6 +142,15 @@ def _opened(path: Path) -> Image.Image | str:
         if isinstance(error, OSError) and error.strerror:  # the file system's word, no decoder's
             return error.strerror
         return f"{str(error) or type(error).__name__}; the file is damaged, get it again"
+
+
+def _small(picture: Image.Image, side: int) -> Image.Image:
+    picture.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded at a fraction of its size
+    small = picture.convert("RGB")
+    small.thumbnail((side, side))
+    ImageOps.exif_transpose(small, in_place=True)
+    small.info.clear()  # a colour profile may be larger than the picture
+    return small
 
 
 def _too_large(width: int, height: int) -> str:

@@ -147,6 +147,19 @@ class Same(MoeLora):
         self._past.end()
         self._linears = []
 
+    def resting(self, model: nn.Module) -> dict[str, int] | None:
+        """Count the frozen experts of every linear.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            By linear; None if `activation` is off.
+        """
+        if not self.config.activation:
+            return None
+        return {each.layer.name: int((~each.statistics.active).sum()) for each in self._linears}
+
     # ------------------------------------------------------------ what becomes of a step
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:

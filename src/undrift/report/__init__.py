@@ -2,7 +2,7 @@
 
 `load(folder)` reads a run; everything else takes a list of what it returns: `table` for the
 terminal, `sections` for all that there is to say (`as_markdown`, `as_latex`), `as_csv` and
-`summary` for programs, `page` for a browser.
+`summary` for programs, `page(tell(runs))` for a browser.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from undrift.report.markup import as_latex, as_markdown, print_sections
 from undrift.report.noise import grouped
 from undrift.report.page import page
 from undrift.report.results import DRIFTS, Results, labels, load
+from undrift.report.story import Story, check_related, tell
 from undrift.report.tables import table
 from undrift.report.tidy import as_csv, summary
 
 __all__ = [
     "DRIFTS",
     "Results",
+    "Story",
     "as_csv",
     "as_latex",
     "as_markdown",
+    "check_related",
     "difference_section",
     "grouped",
     "labels",
@@ -36,4 +39,5 @@ __all__ = [
     "sections",
     "summary",
     "table",
+    "tell",
 ]

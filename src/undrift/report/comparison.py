@@ -19,6 +19,15 @@ _SYMBOLS = (
     "A[t][i]: score on task i after training task t, strict rule, in percent; A[0][i]: the "
     "untouched model; T tasks. Empty: a cell that the metric needs was not measured."
 )
+LEARNING = (
+    ("tokens a second", "tokens_per_second", 1),
+    ("CPU milliseconds a step", "step_cpu_ms", 1),
+    ("peak memory, MiB", "peak_bytes", 2**20),
+)
+_MACHINE = (
+    "Comparable on one machine only. Tokens of prompts and answers, without padding; memory: on a "
+    "GPU what tensors took, else the process's largest resident set while it learned a task."
+)
 _EXPECTED = (SEED, RATE)
 
 
@@ -40,6 +49,7 @@ def sections(runs: Sequence[Results], articles: Published | None = None) -> list
         _metrics(groups),
         _stages(groups),
         _rules(groups),
+        _learning(groups),
         margin_section(groups, METRICS),
         difference_section(groups, everything=True),
         *(published_sections(groups, articles) if articles else ()),
@@ -157,6 +167,18 @@ def _rules(groups: Sequence[Group]) -> Section:
     if all(row[1] == "strict" for row in rows):
         return Section("")  # nothing but what the first table says
     return Section("At the end, by rule", ["task", "rule", *(g.label for g in groups)], rows)
+
+
+def _learning(groups: Sequence[Group]) -> Section:
+    """Say how fast tasks were learned, and in how much memory."""
+    rows = []
+    for words, key, unit in LEARNING:
+        found = [[run.cost.get(key) for run in group.runs] for group in groups]
+        cells = [spread(size / unit for size in sizes if size is not None) for sizes in found]
+        rows.append([words, *cells])
+    rows = [row for row in rows if any(row[1:])]
+    header = ["cost", *(group.label for group in groups)]
+    return Section("Learning: time and memory", header, rows, [_MACHINE] if rows else [])
 
 
 def _rule_name(rule: str) -> str:

@@ -1,30 +1,44 @@
-"""What a run's method costs, as its manifest has it: parameters, bytes of state, time of a step."""
+"""What a run's method costs, as its manifest has it: parameters, bytes of state, time, memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 SIZES = ("trainable", "active", "stored", "state_bytes")
 
 
 def cost(manifest: Mapping[str, Any]) -> dict[str, float | None] | None:
-    """Say what a method costs after its last task, and what a step took on all the way.
+    """Say what a method costs after its last task, and what learning took on all the way.
 
     Args:
         manifest: The content of manifest.json.
 
     Returns:
-        The names in SIZES, and `step_cpu_ms`, which is None where no task was timed as a whole;
-        None where nothing was trained, or an older undrift did not say.
+        The names in SIZES; `step_cpu_ms` and `tokens_per_second`, which are None where no task was
+        timed as a whole; and `peak_bytes`, the most memory that the learning of a task took, None
+        where that is not known. None where nothing was trained, or an older undrift did not say.
     """
     tasks = manifest.get("budget", ())
     if not tasks:
         return None
-    timed = [task for task in tasks if task.get("cpu_seconds") and task.get("steps")]
-    steps, seconds = (sum(task[key] for task in timed) for key in ("steps", "cpu_seconds"))
-    sizes = {key: tasks[-1][key] for key in SIZES}
-    return {**sizes, "step_cpu_ms": round(1000 * seconds / steps, 1) if steps else None}
+    step = _ratio(tasks, "cpu_seconds", "steps")
+    rate = _ratio(tasks, "tokens", "seconds")
+    peaks = [task["peak_bytes"] for task in tasks if task.get("peak_bytes")]
+    return {
+        **{key: tasks[-1][key] for key in SIZES},
+        "step_cpu_ms": None if step is None else round(1000 * step, 1),
+        "tokens_per_second": None if rate is None else round(rate, 1),
+        "peak_bytes": max(peaks, default=None),
+    }
+
+
+def _ratio(tasks: Iterable[Mapping[str, Any]], above: str, below: str) -> float | None:
+    """Divide two sums over those tasks of which both are known."""
+    known = [task for task in tasks if task.get(above) and task.get(below)]
+    if not known:
+        return None
+    return sum(task[above] for task in known) / sum(task[below] for task in known)
 
 
 def thousands(number: float) -> str:

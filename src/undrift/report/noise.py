@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from statistics import fmean, stdev, variance
 
 from undrift.report.protocol import SEED
-from undrift.report.results import Results, labels
+from undrift.report.results import Results, Row, labels
 
 # Student's t, 97.5 %, for 1, 2, 3 ... degrees of freedom.
 _T = (
@@ -109,6 +109,21 @@ def grouped(runs: Sequence[Results]) -> list[Group]:
     return found
 
 
+def mean_run(group: Group) -> Results:
+    """Average the matrices of a group.
+
+    Args:
+        group: Runs of the same tasks.
+
+    Returns:
+        The group's first run, with the mean of each cell that all of them have measured.
+    """
+    matrices = [run.matrix for run in group.runs]
+    matrix = [_mean_row(rows) for rows in zip(*matrices, strict=True)]
+    zero_shot = _mean_row([run.zero_shot for run in group.runs])
+    return replace(group.runs[0], matrix=matrix, zero_shot=zero_shot)
+
+
 def half_width(values: Sequence[float]) -> float | None:
     """Compute half the 95 % interval of a mean, t(n-1) s / sqrt(n); None for fewer than two."""
     if len(values) < 2:
@@ -162,6 +177,11 @@ def between(ours: Group, theirs: Group, metric: str) -> Margin | None:
     elif not theirs.trained:
         b = dict.fromkeys(a, fmean(b.values()))
     return margin(a, b)
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    cells = zip(*rows, strict=True)
+    return [None if None in cell else fmean(v for v in cell if v is not None) for cell in cells]
 
 
 def _welch(sides: Sequence[Sequence[float]]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,11 +159,13 @@ def labels(runs: Sequence[Results]) -> list[str]:
     Returns:
         One name for each.
     """
-    methods = [run.method for run in runs]
-    return [
-        run.method if methods.count(run.method) == 1 else f"{run.method} ({run.folder.name})"
-        for run in runs
-    ]
+    methods = Counter(run.method for run in runs)
+    folders = Counter((run.method, run.folder.name) for run in runs)
+    names = []
+    for run in runs:
+        folder = run.folder if folders[run.method, run.folder.name] > 1 else run.folder.name
+        names.append(run.method if methods[run.method] == 1 else f"{run.method} ({folder})")
+    return names
 
 
 def _finished(run: RunDir) -> dict[str, Any]:

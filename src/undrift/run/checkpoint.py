@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,20 @@ def load_random(folder: Path) -> None:
     np.random.set_state(("MT19937", keys, place, has_gauss, gauss))
     version, words, next_gauss = numbers["python"]
     random.setstate((version, tuple(words), next_gauss))
+
+
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Leave the state of Python's, NumPy's and torch's random numbers as it was.
+
+    Yields:
+        Nothing.
+    """
+    words, numpy_words = random.getstate(), np.random.get_state(legacy=True)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(words)
+        np.random.set_state(numpy_words)

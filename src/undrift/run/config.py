@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +15,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
-DO_NOT_MATTER = {"data", "out", "threads", "device"}  # never in run.yaml: no number depends on them
+DO_NOT_MATTER = {"data", "out", "threads", "device", "report_to", "watch_routes"}
+"""Never in run.yaml: no number depends on them."""
 
 
 class _Frozen(BaseModel):
@@ -157,6 +159,10 @@ class RunConfig(_Frozen):
         out: The run's folder.
         threads: Threads of the CPU; torch's own choice if not given.
         device: "auto", "cpu", "cuda" ...
+        report_to: Who is told the metrics while a task is learned: "tensorboard", "trackio",
+            "wandb" or another that transformers knows.
+        watch_routes: Steps between two looks at where the routers send the inputs of earlier
+            tasks; 0 for never. What they see is logged, and the time they take is not the task's.
     """
 
     benchmark: str
@@ -176,6 +182,18 @@ class RunConfig(_Frozen):
     out: Path | None = None
     threads: PositiveInt | None = None
     device: str = "auto"
+    report_to: tuple[str, ...] = ()
+    watch_routes: NonNegativeInt = 0
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """Take "tensorboard,wandb" as well."""
+        parts = [value] if isinstance(value, str) else value
+        if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+            return value  # for pydantic to refuse
+        names = [name.strip() for part in parts for name in part.split(",")]
+        return tuple(dict.fromkeys(name for name in names if name not in ("", "none")))
 
     @property
     def folder(self) -> Path:

@@ -10,6 +10,7 @@ OUT/
 ├── adapter/        PEFT's format, with the record of all tasks learned so far
 ├── eval/before/, eval/after/   01-birds.jsonl ...: every prediction, before and after
 ├── train.jsonl     a line each few steps
+├── live/01-birds/  TensorBoard's files, if --report-to asks so
 ├── manifest.json   what produced the numbers
 └── result.json     the scores before and after; written last
 ```
@@ -33,6 +34,7 @@ from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
 from undrift.run.evaluate import Examiner
 from undrift.run.learned import digest, find_again, from_files
+from undrift.run.live import Reporters, check_reporters
 from undrift.run.manifest import manifest
 from undrift.run.progress import Quiet
 from undrift.run.reading import Skipped, note_skipped, rows_skipped, without_bad_pictures
@@ -40,6 +42,7 @@ from undrift.run.saved import make_method, note_origin
 from undrift.run.start import Start
 from undrift.run.teach import attach, explained, teach
 from undrift.run.trainer import StepBar
+from undrift.run.watch import RouteWatch, mention_unwatchable
 from undrift.rundir import (
     RunDir,
     atomic_folder,
@@ -57,7 +60,9 @@ class LearnDir(RunDir):
     """The paths of one more task."""
 
     config_name = "learn.yaml"
-    contents = "manifest.json result.json train.jsonl skipped.jsonl training adapter eval".split()
+    contents = (
+        "manifest.json result.json train.jsonl skipped.jsonl training adapter eval live".split()
+    )
 
     @property
     def command(self) -> str:
@@ -132,6 +137,7 @@ class Learn:
         backbone: Backbone | None = None,
     ) -> None:
         self.start, self.config, self.progress = start, start.config, progress or Quiet()
+        check_reporters(self.config.report_to)
         self.method = make_method(self.config.method.name, self.config.method.options)
         if self.method.schedule != "sequential":
             raise ConfigError(f"{self.method.name!r} does not learn one task after another")
@@ -211,6 +217,7 @@ class Learn:
             pictures = [picture for example in examples for picture in example.images]
             backbone.prepare(pictures, self._features_done)
         model = attach(self.method, config, backbone)
+        mention_unwatchable(config.watch_routes, self.method, model, self.progress)
         self._write_manifest(backbone)
         return Examiner(
             backbone,
@@ -231,27 +238,30 @@ class Learn:
         learned = self.adapter.is_dir()
         if self.start.adapter is not None and not learned:
             self.method.load_state(examiner.model, self.start.adapter)
-        if not learned:
-            self._ask(examiner, asked, BEFORE)
-            self._teach(examiner, settings, work)
-        else:
-            self.method.load_state(examiner.model, self.adapter)
-        self._ask(examiner, asked, AFTER)
-        self._write_result(asked)
+        live = self.files.live(self.index, self.task.name)
+        with Reporters(self.config.report_to, live) as reporters:
+            if not learned:
+                self._ask(examiner, asked, BEFORE)
+                self._teach(examiner, settings, work, reporters)
+            else:
+                self.method.load_state(examiner.model, self.adapter)
+            self._ask(examiner, asked, AFTER)
+            changes = self._write_result(asked)
+            reporters.scores({change.task: change.after for change in changes})
 
-    def _teach(self, examiner: Examiner, settings: TrainConfig, work: float) -> None:
+    def _teach(
+        self, examiner: Examiner, settings: TrainConfig, work: float, reporters: Reporters
+    ) -> None:
         snapshots = self.files.root / "training"
         bar = StepBar(self.progress, f"learning {self.task.name}", work)
+        names = [note["name"] for note in self.start.notes]
+        earlier = {names.index(task.name) + 1: task for task, _ in self.earlier}
+        watch = RouteWatch(examiner, self.method, earlier, self.config.watch_routes)
+        callbacks = [bar, watch, reporters]
         with explained(f"task {self.index} ({self.task.name})", self.files.root):
+            seed = self.config.seed
             log = teach(
-                examiner,
-                self.method,
-                self.task,
-                self.index,
-                self.config.seed,
-                settings,
-                snapshots,
-                bar,
+                examiner, self.method, self.task, self.index, seed, settings, snapshots, callbacks
             )
         write_lines(self.files.root / "train.jsonl", log)
         with atomic_folder(self.adapter) as folder:
@@ -270,7 +280,7 @@ class Learn:
                 examiner.cell(task, file, f"asking {task.name}, {when}", len(task.test))
         self.method.asked = None
 
-    def _write_result(self, tasks: Sequence[Task]) -> None:
+    def _write_result(self, tasks: Sequence[Task]) -> list[Change]:
         def score(when: str, number: int, task: Task) -> float:
             return task_score(read_lines(self.files.answers(when, number, task.name)))
 
@@ -289,6 +299,7 @@ class Learn:
         rows = [{**asdict(change), "drop": change.drop} for change in changes]
         content = {"adapter": str(self.adapter), "tasks": rows, "skipped": len(self.skipped)}
         write_json(self.files.result_file, content)
+        return changes
 
     def _write_manifest(self, backbone: Backbone) -> None:
         terms = "your own data: undrift knows nothing of its terms"

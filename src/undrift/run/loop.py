@@ -18,21 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from undrift.data.types import Benchmark, Task
-from undrift.errors import ConfigError, RunDirError
+from undrift.errors import ConfigError
 from undrift.methods.parts.budget import measured, rank_to_meet, size
 from undrift.report import load as load_results
-from undrift.report import page
+from undrift.report import page, tell
 from undrift.run import plan
 from undrift.run.backbone import Backbone, source
 from undrift.run.config import MethodConfig, RunConfig
 from undrift.run.evaluate import Examiner
 from undrift.run.learned import from_benchmark
-from undrift.run.manifest import manifest
+from undrift.run.live import Reporters, check_reporters
+from undrift.run.manifest import check_unchanged, manifest
+from undrift.run.meter import Meter
+from undrift.run.pictures import keep_pictures
 from undrift.run.progress import Quiet
 from undrift.run.reading import Skipped, note_skipped, read_benchmark
 from undrift.run.saved import make_method, note_origin
 from undrift.run.teach import attach, explained, teach
 from undrift.run.trainer import StepBar
+from undrift.run.watch import ROUTES, RouteWatch, mention_unwatchable
 from undrift.rundir import (
     RunDir,
     atomic_folder,
@@ -78,6 +82,7 @@ class Run:
         self.config = config
         self.progress = progress or Quiet()
         self.method = make_method(config.method.name, config.method.options)
+        check_reporters(config.report_to)
         if backbone is None:
             source(config.backbone)  # a name that cannot be is told now, not after the drawing
         self.skipped: tuple[Skipped, ...] = ()
@@ -116,10 +121,13 @@ class Run:
             zero_shot = self._row(examiner, 0)
         matrix: list[Row] = []
         for index, stage in enumerate(self.stages, start=1):
-            if not self.files.adapter(index, stage.name).is_dir():
-                self._restore(examiner, index - 1)
-                self._train(examiner, index, stage)
-            matrix.append(self._row(examiner, index))
+            live = self.files.live(index, stage.name)
+            with Reporters(self.config.report_to, live) as reporters:
+                if not self.files.adapter(index, stage.name).is_dir():
+                    self._restore(examiner, index - 1)
+                    self._train(examiner, index, stage, reporters)
+                matrix.append(self._row(examiner, index))
+                reporters.scores(self._named(matrix[-1]))
             if not self.files.is_done(index, stage.name):
                 self._write_matrix(zero_shot, matrix)
                 self._write_seconds()
@@ -150,6 +158,7 @@ class Run:
         self._backbone_size = size(backbone.model)
         model = attach(self.method, config, backbone)
         self._write_manifest(backbone)
+        mention_unwatchable(config.watch_routes, self.method, model, self.progress)
         collator = backbone.collator()
         return Examiner(
             backbone, model, collator, config.eval.batch_size, self.progress, config.eval.scoring
@@ -175,35 +184,32 @@ class Run:
             self.method.load_state(examiner.model, folder)
             self._at = index
 
-    def _train(self, examiner: Examiner, index: int, stage: Task) -> None:
+    def _train(self, examiner: Examiner, index: int, stage: Task, reporters: Reporters) -> None:
         settings = self._settings(stage)
         snapshots = self.files.task(index, stage.name) / "training"
         place = f"task {index} of {len(self.stages)}"
         work = plan.training_work(stage, settings)
         bar = StepBar(self.progress, f"{place}: learning {stage.name}", work)
-        whole = not any(snapshots.glob("*"))  # what was done before a stop is not timed here
-        wall, cpu = time.perf_counter(), time.process_time()
-        with self._timed("train"), explained(f"{place} ({stage.name})", self.files.root):
-            log = teach(
-                examiner, self.method, stage, index, self.config.seed, settings, snapshots, bar
-            )
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        meter = Meter(self.method, examiner.backbone.device)
+        earlier = dict(enumerate(self.tasks[: index - 1], 1))
+        every = self.config.watch_routes
+        watch = RouteWatch(examiner, self.method, earlier, every, meter.paused)
+        callbacks = [bar, meter, watch, reporters]
+        with self._timed("train"), meter, explained(f"{place} ({stage.name})", self.files.root):
+            seed = self.config.seed
+            log = teach(examiner, self.method, stage, index, seed, settings, snapshots, callbacks)
         last = log[-1] if log else {}
-        effort = {
-            "steps": last.get("step"),
-            "seconds": round(wall, 3) if whole else None,
-            "cpu_seconds": round(cpu, 3) if whole else None,
-        }
         write_lines(self.files.train_log(index, stage.name), log)
         with atomic_folder(self.files.adapter(index, stage.name)) as folder:
             self.method.save_state(examiner.model, folder)
             budget = measured(self.method, examiner.model, self._backbone_size, folder)
-            self._note_budget(index, {"task": stage.name, **asdict(budget), **effort})
+            self._note_budget(index, {"task": stage.name, **asdict(budget), **meter.effort()})
             learned = self.tasks[:index] if len(self.stages) > 1 else self.tasks
             sources = from_benchmark(self.config, learned)
             note_origin(folder, self.config, examiner.backbone, index, sources)
         shutil.rmtree(snapshots, ignore_errors=True)
         self._at = index
+        last = {key: value for key, value in last.items() if not key.startswith(ROUTES)}
         text = f"{place}: learned {stage.name} ({last.get('step')} steps, loss {last.get('loss')})"
         self.progress.event("trained", text, index=index, task=stage.name, **last)
         told = {"index": index, "task": stage.name, **asdict(budget)}
@@ -213,6 +219,8 @@ class Run:
         """Measure what is not measured yet of one row."""
         row: Row = [None] * len(self.tasks)
         asked = {i: self.files.predictions(after, i) for i in self.cells[after]}
+        for i in asked:
+            keep_pictures(self.files, i, self.tasks[i - 1])
         fresh = not all(file.is_file() for file in asked.values())
         if fresh:
             self._restore(examiner, after)
@@ -227,9 +235,14 @@ class Run:
                     write_json(file.with_suffix(".json"), facts)
         self.method.asked = None
         if fresh:
-            said = "  ".join(f"{self.tasks[i - 1].name} {row[i - 1]:.1f}" for i in asked)
+            said = "  ".join(f"{name} {score:.1f}" for name, score in self._named(row).items())
             self.progress.event("measured", f"after task {after}: {said}", after=after, row=row)
         return row
+
+    def _named(self, row: Row) -> dict[str, float]:
+        """Return the scores of a row by task, those that were measured."""
+        named = zip(self.tasks, row, strict=True)
+        return {task.name: score for task, score in named if score is not None}
 
     def _settings(self, stage: Task) -> Any:
         return plan.settings(self.config, stage, len(self.tasks), self._rate)
@@ -267,7 +280,8 @@ class Run:
     def _finish(self, zero_shot: Row, matrix: Sequence[Row]) -> dict[str, Any]:
         content = self._write_matrix(zero_shot, matrix)
         self._write_seconds()
-        atomic_write(self.files.root / "report.html", page([load_results(self.files.root)]))
+        report = self.files.root / "report.html"
+        atomic_write(report, page(tell([load_results(self.files.root)]), report))
         self.progress.event("finished", f"all in {self.files.root}", **content["metrics"])
         return content
 
@@ -275,14 +289,7 @@ class Run:
         options = {**asdict(self.method.config), "learning_rate": self._rate}
         content = manifest(self.config, self.benchmark, self.tasks, backbone, options)
         before = read_json(self.files.manifest_file) if self.files.manifest_file.is_file() else {}
-        for part in ("data", "weights"):
-            was = before.get(part, content[part])["fingerprint"]
-            if was != content[part]["fingerprint"]:
-                raise RunDirError(
-                    f"the {part} of the run in {self.files.root} were others when it was begun "
-                    f"({was[:12]} against {content[part]['fingerprint'][:12]}); put them back, or "
-                    "begin again with --replace or in another folder with --out"
-                )
+        check_unchanged(before, content, self.files.root)
         content["match_budget"] = self.config.match_budget
         content["budget"] = before.get("budget", [])
         content["seconds"] = before.get("seconds", {})

@@ -40,8 +40,8 @@ def cut(task: Task, profile: Profile, split: str = "test") -> Task:
     chosen = {"limit": profile.limit, "fraction": profile.fraction, "seed": profile.draw}
     return replace(
         task,
-        train=_spaced(subset(task.train, **chosen), profile.train_share),
-        test=_spaced(subset(asked, **chosen), profile.test_share),
+        train=_share(subset(task.train, **chosen), profile.train_share),
+        test=_share(subset(asked, **chosen), profile.test_share),
     )
 
 
@@ -114,6 +114,10 @@ def training_work(stage: Task, config: TrainConfig) -> float:
     return _TRAINING * examples
 
 
-def _spaced(examples: Sequence[Example], share: float) -> tuple[Example, ...]:
-    count = max(1, round(len(examples) * share))
+def spaced(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """Choose so many examples, evenly spaced, in their order."""
     return tuple(examples[i * len(examples) // count] for i in range(count))
+
+
+def _share(examples: Sequence[Example], share: float) -> tuple[Example, ...]:
+    return spaced(examples, max(1, round(len(examples) * share)))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from undrift.data.types import Task
 from undrift.errors import DataError, TrainingDiverged
@@ -16,7 +16,7 @@ from undrift.methods.parts.projector import train_projector
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.evaluate import Examiner
-from undrift.run.trainer import StepBar, train
+from undrift.run.trainer import train
 
 
 def attach(method: Method, config: RunConfig, backbone: Backbone) -> Any:
@@ -46,7 +46,7 @@ def teach(
     seed: int,
     settings: TrainConfig,
     snapshots: Path,
-    bar: StepBar,
+    callbacks: Sequence[TrainerCallback],
 ) -> list[dict[str, Any]]:
     """Train a method on its next task.
 
@@ -61,7 +61,7 @@ def teach(
         seed: The run's seed.
         settings: How it is trained.
         snapshots: Where snapshots go; the latest one there is gone on from.
-        bar: Moved by every step.
+        callbacks: Told about every step.
 
     Returns:
         What was logged, see `undrift.run.trainer.train`.
@@ -87,7 +87,7 @@ def teach(
         settings,
         snapshots,
         own,
-        callbacks=[bar],
+        callbacks=callbacks,
     )
 
 

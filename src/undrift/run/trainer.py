@@ -25,6 +25,7 @@ from undrift.run.backbone import Backbone, Collator
 from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
 from undrift.run.config import TrainConfig
 from undrift.run.progress import Quiet
+from undrift.run.watch import ROUTES, RouteWatch
 
 _FIELDS = {field.name for field in fields(TrainingArguments)}
 _CHECKPOINTING = "activation_checkpointing"  # older transformers: gradient_checkpointing
@@ -136,6 +137,7 @@ class TaskTrainer(Trainer):
         """Return the method's loss on a collated batch."""
         loss = self.method.loss(model, self.method.inputs(inputs))
         self.watch.see(loss, inputs["ids"])
+        self.state.num_input_tokens_seen += inputs["tokens"]  # snapshots keep it
         return loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -183,7 +185,7 @@ def train(
         callbacks: More callbacks, such as progress.
 
     Returns:
-        What the trainer logged: loss, learning rate and gradient norm by step.
+        What the trainer logged: loss, learning rate, gradient norm and drift of routes by step.
 
     Raises:
         TrainingDiverged: If the loss stops being finite.
@@ -191,10 +193,11 @@ def train(
 
     def collate(batch: list[Encoded]) -> dict[str, Any]:
         made = fitting(collator.collate(batch), batch, backbone.model.config)
-        return {"ids": [example.id for example in batch], **made}
+        tokens = int(made["attention_mask"].sum())
+        return {"ids": [example.id for example in batch], "tokens": tokens, **made}
 
     def inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-        made = {key: value for key, value in batch.items() if key != "ids"}
+        made = {key: value for key, value in batch.items() if key not in ("ids", "tokens")}
         return backbone.inputs(made) | {"use_cache": False}
 
     method.inputs = inputs
@@ -215,11 +218,26 @@ def train(
         callbacks=[Snapshots(folder), watch, method, *callbacks, writer],
     )
     trainer.remove_callback(PrinterCallback)
+    for callback in callbacks:
+        if isinstance(callback, RouteWatch):
+            callback.tell = trainer.log
     model.train()
     trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
     model.eval()
-    history = [row for row in trainer.state.log_history if "loss" in row]
-    return [{key: row[key] for key in _LOGGED if key in row} for row in history]
+    return _by_step(trainer.state.log_history)
+
+
+def _by_step(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Gather what was logged of losses and routes, a row a step."""
+    rows: dict[int, dict[str, Any]] = {}
+    for row in history:
+        if "loss" in row or any(key.startswith(ROUTES) for key in row):
+            rows.setdefault(row["step"], {}).update(row)
+    return [
+        {key: row[key] for key in _LOGGED if key in row}
+        | {key: row[key] for key in sorted(row) if key.startswith(ROUTES)}
+        for row in rows.values()
+    ]
 
 
 def _arguments(

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from undrift.scoring.forms import ErrorKind, error_kind, form
+from undrift.scoring.forms import ErrorKind, error_kind
 from undrift.scoring.published import LENIENT, TASKS
 
 _KIND = {"exact": "class name", "caseless": "short text", "letter": "letter", "box": "box"}
@@ -68,17 +69,26 @@ def rules_of(scorer: str, line: Mapping[str, Any]) -> Rules:
     Returns:
         The scores and the error of form; what only letter case makes wrong is an error of case.
     """
-    said, answers = line["prediction"], line["answers"]
+    said, answers = line["prediction"], tuple(line["answers"])
     strict: float | None = line["strict"]
-    kind = kind_of_answer(scorer, answers)
-    error = error_kind(kind, said, answers)
+    error, right = _judged(scorer, said, answers)
+    well_formed = float(error is None)
     if error is None and strict is not None and strict < 1.0 <= line["caseless"]:
         error = "case"
     if "lenient" in line:
         return Rules(strict, line["lenient"], line["form"], error)
-    rule = LENIENT[kind]
-    lenient = None if rule is None or strict is None else max(strict, rule(said, answers, {}))
-    return Rules(strict, lenient, form(kind, said, answers), error)
+    lenient = None if right is None or strict is None else max(strict, right)
+    return Rules(strict, lenient, well_formed, error)
+
+
+@lru_cache(maxsize=2**15)  # a run says the same things again and again
+def _judged(
+    scorer: str, said: str, answers: tuple[str, ...]
+) -> tuple[ErrorKind | None, float | None]:
+    """Return the error of form and, as far as the text alone tells, the lenient score."""
+    kind = kind_of_answer(scorer, answers)
+    rule = None if scorer in TASKS else LENIENT[kind]
+    return error_kind(kind, said, answers), rule and rule(said, answers, {})
 
 
 def form_share(strict: float, lenient: float) -> float | None:

@@ -38,3 +38,14 @@ class Cost:
             Bytes of tensors; by default 0.
         """
         return 0
+
+    def resting(self, model: nn.Module) -> dict[str, int] | None:
+        """Count the experts that rest in the task which is learned; asked before the task ends.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            By linear; None, the default, where no expert ever rests.
+        """
+        return None

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: paths, atomic writes, the DONE marks. Standard library only.
+"""What a run leaves on disk: paths and the DONE marks.
 
 ```
 ROOT/
@@ -7,7 +7,10 @@ ROOT/
 ├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
 ├── skipped.jsonl     what --skip-bad has left out, if anything
-└── eval/after-01/    on-01.jsonl: a prediction a line (after-00: untouched); on-01.json: tasks told
+├── eval/after-01/    on-01.jsonl: a prediction a line (after-00: untouched); on-01.json: tasks told
+├── pictures/01-digits/  0001.webp: a small copy of the picture of line 1 of every on-01.jsonl, at
+│                     most 160 pixels long; 0001-2.webp if it has a second; of the first 2000 lines
+└── live/01-digits/   TensorBoard's files about the learning of the task, if --report-to asks so
 ```
 
 A line of `eval` is `{"id", "question", "answers", "prediction", "strict", "caseless"}`; one of a
@@ -19,119 +22,14 @@ begins or resumes a run, `RunDir.existing` opens one to read.
 from __future__ import annotations
 
 import difflib
-import json
-import os
 import re
 import shutil
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from undrift.errors import RunDirError
+from undrift.rundir.files import TEMPORARY, atomic_write, text_of
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_TEMPORARY = ".writing"
-
-
-def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is seen whole or not at all, replacing an older one.
-
-    Args:
-        path: The file; missing parent folders are made.
-        content: Text (written as UTF-8) or bytes.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Generator[Path]:
-    """Fill a folder that appears at `path` only if the block ends without an error.
-
-    Args:
-        path: The folder; one that is there already is replaced at the end.
-
-    Yields:
-        An empty folder beside it, to be filled.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{_TEMPORARY}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON, atomically.
-
-    Args:
-        path: The file.
-        value: Anything JSON can hold; not-a-number and infinity are refused.
-
-    Raises:
-        RunDirError: If JSON cannot hold the value.
-    """
-    try:
-        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise RunDirError(f"cannot write {path} as JSON: {error}") from error
-    atomic_write(path, text + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its value.
-
-    Raises:
-        RunDirError: If the file is missing or is not JSON.
-    """
-    return _parsed(path, _text(path), 1)
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as JSON lines, atomically.
-
-    Args:
-        path: The file.
-        rows: One mapping a line.
-    """
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    atomic_write(path, "".join(lines))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines.
-
-    Args:
-        path: The file.
-
-    Returns:
-        One dictionary a line.
-
-    Raises:
-        RunDirError: If the file is missing or a line of it is not JSON.
-    """
-    lines = _text(path).split("\n")
-    return [_parsed(path, line, number) for number, line in enumerate(lines, 1) if line]
 
 
 class RunDir:
@@ -146,7 +44,10 @@ class RunDir:
     """
 
     config_name = "run.yaml"
-    contents = "manifest.json matrix.json report.html skipped.jsonl tasks eval diagnose".split()
+    contents = (
+        "manifest.json matrix.json report.html report-figures skipped.jsonl tasks eval pictures "
+        "live diagnose"
+    ).split()
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -267,6 +168,33 @@ class RunDir:
             raise RunDirError(f"no cell of the matrix is after task {after} on task {on}")
         return self.root / "eval" / f"after-{after:02d}" / f"on-{on:02d}.jsonl"
 
+    def pictures(self, on: int, name: str) -> Path:
+        """Return the folder with the thumbnails of what a task asks (see `task`)."""
+        return self.root / "pictures" / self.task(on, name).name
+
+    def picture(self, on: int, name: str, line: int, k: int = 1) -> Path:
+        """Return the thumbnail of a picture that a test example shows.
+
+        Args:
+            on: The task that is asked, from 1.
+            name: The task's name.
+            line: The line of its predictions, from 1.
+            k: Which of the example's pictures, from 1.
+
+        Returns:
+            Such as ROOT/pictures/01-digits/0001.webp, or 0001-2.webp for the second picture.
+
+        Raises:
+            RunDirError: If there can be no such picture (see also `task`).
+        """
+        if line < 1 or k < 1:
+            raise RunDirError(f"no picture is number {k} of line {line}: both count from 1")
+        return self.pictures(on, name) / f"{line:04d}{'' if k == 1 else f'-{k}'}.webp"
+
+    def live(self, index: int, name: str) -> Path:
+        """Return the folder with what reporters keep of a task's learning (see `task`)."""
+        return self.root / "live" / self.task(index, name).name
+
     def mark_done(self, index: int, name: str) -> None:
         """Write the DONE mark of a task; to be called after everything else is on disk."""
         atomic_write(self.task(index, name) / "DONE", "")
@@ -276,7 +204,7 @@ class RunDir:
         return (self.task(index, name) / "DONE").is_file()
 
     def _check_same(self, config: str) -> None:
-        there = _text(self.config_file)
+        there = text_of(self.config_file)
         if there == config:
             return
         changes = difflib.unified_diff(there.splitlines(), config.splitlines(), lineterm="", n=0)
@@ -292,7 +220,7 @@ class RunDir:
 
     def _entries(self) -> list[Path]:
         """List what the folder holds, but for files that a killed process was still writing."""
-        return [path for path in self.root.iterdir() if path.suffix != _TEMPORARY]
+        return [path for path in self.root.iterdir() if path.suffix != TEMPORARY]
 
     def _clear(self) -> None:
         for name in (*self.contents, self.config_name):
@@ -301,20 +229,3 @@ class RunDir:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunDirError(f"cannot read {path}: {error}") from error
-
-
-def _parsed(path: Path, text: str, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RunDirError(
-            f"{path} is damaged, line {line + error.lineno - 1}: {error.msg}; "
-            "delete the file and run the same command again"
-        ) from error

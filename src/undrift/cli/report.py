@@ -1,0 +1,35 @@
+"""The command `undrift report`: one page about finished runs, and its figures as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html by itself.")] = None,
+    figures: Annotated[
+        bool,
+        typer.Option(
+            "--figures/--no-figures", help="Write every figure as SVG and PDF beside the page, too."
+        ),
+    ] = True,
+) -> None:
+    """Write one page about finished runs: what drifted, and every answer.
+
+    What `undrift diagnose` has found of a run is part of it.
+    """
+    from undrift.report import load, page, tell
+    from undrift.rundir import atomic_write
+
+    target = out or runs[0] / "report.html"
+    story = tell([load(folder) for folder in runs])
+    atomic_write(target, page(story, target))
+    typer.echo(f"written: {target}")
+    if figures:
+        folder = target.with_name(f"{target.stem}-figures")
+        count = story.write_figures(folder)
+        typer.echo(f"written: {folder} ({count} figures, each as SVG and PDF)")

@@ -1,0 +1,128 @@
+"""Router drift while a task is learned: where a few inputs of earlier tasks are sent now.
+
+The routes of at most `PROBE` test examples of each earlier task are written down before the task
+begins, and again every so many steps. The training does not notice: random numbers, statistics and
+the mode of the model are as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from transformers import TrainerCallback
+
+from undrift.data.collate import Encoded
+from undrift.data.types import Task
+from undrift.methods.base import Method
+from undrift.run.checkpoint import random_kept
+from undrift.run.evaluate import Examiner
+from undrift.run.generate import read
+from undrift.run.plan import spaced
+from undrift.run.progress import Quiet
+from undrift.tuner.routes import Routes, compare, mean, recorded, routed_layers
+
+PROBE = 16  # examples a task
+ROUTES = "routes/"  # what the logged names begin with
+
+
+class _Probe(NamedTuple):
+    """An earlier task: its number, its encoded examples, and their routes before this task."""
+
+    number: int
+    examples: Sequence[Encoded]
+    before: Routes
+
+
+class RouteWatch(TrainerCallback):
+    """Compares the routes of earlier tasks' inputs with those before this task began.
+
+    Args:
+        examiner: Holds the model, in the state in which the task before has left it.
+        method: The method.
+        earlier: The earlier tasks, by their numbers from 1.
+        every: Steps between two looks; there is one after the last step as well. 0 for never.
+        aside: Opened for every look, such as `Meter.paused`.
+
+    Attributes:
+        tell: Called with what was found; the trainer's `log`.
+    """
+
+    def __init__(
+        self,
+        examiner: Examiner,
+        method: Method,
+        earlier: Mapping[int, Task],
+        every: int,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.tell: Callable[[dict[str, float]], None] = lambda _: None
+        self._examiner, self._method = examiner, method
+        self._every, self._aside = every, aside
+        self._probes: dict[str, _Probe] = {}
+        watched = earlier if every and _watchable(method, examiner.model) else {}
+        for number, task in watched.items():
+            chosen = spaced(task.test, min(PROBE, len(task.test)))
+            encoded = examiner.collator.encode(chosen, answered=False)
+            self._probes[task.name] = _Probe(number, encoded, self._routes(number, encoded))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look, if it is time."""
+        if self._probes and (
+            state.global_step % self._every == 0 or state.global_step >= state.max_steps
+        ):
+            due = control.should_log
+            with self._aside():
+                self.tell(self.look())
+            control.should_log = due  # a log settles it, and the loss is still to be logged
+
+    def look(self) -> dict[str, float]:
+        """Compare the routes as they are with those before.
+
+        Returns:
+            Such as `routes/overlap`, the mean over tasks, and `routes/overlap/digits`; see
+            `undrift.tuner.routes.RouteDrift`.
+        """
+        found = {
+            name: compare(probe.before, self._routes(probe.number, probe.examples))
+            for name, probe in self._probes.items()
+        }
+        values = {f"{ROUTES}{key}": value for key, value in mean(found.values())._asdict().items()}
+        for name, drift in found.items():
+            values |= {f"{ROUTES}{key}/{name}": value for key, value in drift._asdict().items()}
+        return values
+
+    def _routes(self, number: int, examples: Sequence[Encoded]) -> dict[str, Tensor]:
+        """Record the routes of a task's prompts, batch by batch."""
+        examiner, method = self._examiner, self._method
+        model, was = examiner.model, examiner.model.training
+        model.eval()
+        method.asked = number
+        with random_kept(), method.predicting(model), recorded(model) as recorder:
+            read(examiner.backbone, model, examiner.collator, examples, examiner.batch_size)
+        method.asked = None
+        method.facts()  # these prompts are none of those that are counted
+        model.train(was)
+        return recorder.routes()
+
+
+def mention_unwatchable(every: int, method: Method, model: Any, progress: Quiet) -> None:
+    """Say so where routes are to be watched, and the method has none that move as it learns.
+
+    Args:
+        every: Steps between two looks; 0 for never.
+        method: The method.
+        model: What its `attach` returned.
+        progress: What is told.
+    """
+    if every and not _watchable(method, model):
+        progress.event(
+            "watch", f"no routes to watch: {method.name} trains no router", watched=False
+        )
+
+
+def _watchable(method: Method, model: Any) -> bool:
+    """Tell whether a router is trained with the experts; pools route only between tasks."""
+    return method.parts == "router and experts" and bool(routed_layers(model))

@@ -1,0 +1,23 @@
+"""What a run leaves on disk, and how it is written. Standard library only."""
+
+from __future__ import annotations
+
+from undrift.rundir.files import (
+    atomic_folder,
+    atomic_write,
+    read_json,
+    read_lines,
+    write_json,
+    write_lines,
+)
+from undrift.rundir.paths import RunDir
+
+__all__ = [
+    "RunDir",
+    "atomic_folder",
+    "atomic_write",
+    "read_json",
+    "read_lines",
+    "write_json",
+    "write_lines",
+]

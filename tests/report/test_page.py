@@ -1,0 +1,196 @@
+"""The page as a text: whole, closed, safe. How it works in a browser: tests/browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import pytest
+
+from undrift.errors import ConfigError
+from undrift.report import check_related, load, page, tell
+from undrift.report.page import told
+from undrift.rundir import read_json, write_json
+
+from .complete import HOSTILE, complete
+from .conftest import FORGETS, HOLDS
+
+
+class Outline(HTMLParser):
+    """Collects what a page is made of, and whether its tags close."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.refers, self.words, self.headings, self.ids = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.refers += [v for k, v in attrs if k in {"src", "srcset", "data"}]
+        self.refers += [v for k, v in attrs if k == "href" and not v.startswith("#")]
+        self.ids += [given["id"]] if "id" in given else []
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return [load(complete(root / "moelora")), load(complete(root / "same", "same", forgets=False))]
+
+
+@pytest.fixture(scope="module")
+def story(runs):
+    return tell(runs)
+
+
+@pytest.fixture(scope="module")
+def html(story):
+    return page(story)
+
+
+def test_the_page_needs_nothing_else(html):
+    outline = Outline(html)
+    assert outline.open == []
+    assert outline.refers == []
+    assert "url(http" not in html
+    assert "@import" not in html
+    assert "img-src data:;" in html
+    assert len(set(outline.ids)) == len(outline.ids)
+
+
+def test_headings_skip_no_level_and_every_entry_of_the_contents_is_there(html):
+    outline = Outline(html)
+    assert outline.headings[0] == 1
+    assert all(b - a <= 1 for a, b in pairwise(outline.headings))
+    linked = re.findall(r'<li><a href="#([a-z]+)">', html)
+    assert linked == "run matrix metrics drift transfer cost answers definitions".split()
+    assert set(linked) <= set(outline.ids)
+
+
+def test_the_page_says_what_happened(html):
+    words = Outline(html).text
+    for expected in (
+        "moelora forgets",
+        "Router drift",
+        "Expert drift",
+        "Format drift",
+        "charts lost",
+        "Show the 4 answers of charts that changed for the worse",
+        "moelora same",
+        "256",  # MiB of peak memory
+        "2.0",  # experts at rest, the mean of 1 and 3
+    ):
+        assert expected in words
+    assert "not diagnosed" not in words
+    assert "Protocol" not in words  # nothing but the method differs
+
+
+def test_what_a_model_said_is_data_and_never_markup(html):
+    assert "</script><script>" not in html
+    assert "<img" not in html
+    block = html.partition('<script type="application/json" id="answers-data">')[2]
+    data = json.loads(block.partition("</script>")[0])
+    charts = data["tasks"][0]["examples"]
+    assert charts[0]["said"] == [
+        [["A", "right", None], [HOSTILE, "wrong", "sentence instead of letter"]],
+        [["A", "right", None], ["A", "right", None]],
+    ]
+    assert charts[1]["said"][0][1] == ["b", "form", "case"]
+    assert [task["boxes"] for task in data["tasks"]] == [False, False, True]
+
+
+def test_names_are_escaped(tmp_path):
+    name = "<script>alert(1)</script>"
+    folder = complete(tmp_path / "x", name, tasks={"charts": "letter"}, diagnosed=False)
+    html = page(tell([load(folder)]))
+    assert "<script>alert" not in html
+    assert Outline(html).open == []
+
+
+def test_what_does_not_apply_is_left_out_with_a_word(tmp_path, write_run):
+    run = complete(tmp_path / "plain", "finetune", pictures=False, diagnosed=False)
+    why = "finetune has no router"
+    write_json(run / "diagnose" / "routes.json", {"applies": False, "why": why, "cells": []})
+    words = Outline(page(tell([load(run)]))).text
+    assert why in words
+    assert f"undrift diagnose {run}" in words
+    assert "Where the inputs go" not in words
+    joint = load(write_run("joint", "joint", [[95.0, 90.0, 99.0]]))
+    html = page(tell([joint]))
+    assert "nothing could drift" in html
+    assert 'id="transfer"' not in html
+    assert 'id="cost"' not in html
+    assert Outline(html).open == []
+
+
+def test_seeds_share_a_column_and_show_the_answers_of_the_first(tmp_path):
+    both = [load(complete(tmp_path / f"s{seed}", seed=seed, diagnosed=False)) for seed in range(2)]
+    html = page(tell(both))
+    words = Outline(html).text
+    assert "moelora (2 seeds)" in words
+    assert "± 0.0" in words
+    assert "in moelora (s0)" in words
+    assert "#answers?task=charts&amp;run=moelora%20%28s0%29&amp;show=worse" in html
+
+
+def test_figures_are_written_beside_the_page(write_run, tmp_path):
+    story = tell([load(write_run("joint", "joint", [[95.0, 90.0, 99.0]]))])
+    assert story.write_figures(tmp_path / "figures") == 1
+    names = {file.name for file in (tmp_path / "figures").iterdir()}
+    assert names == {"accuracy-1.svg", "accuracy-1.pdf"}
+
+
+def test_no_two_figures_share_a_file(story):
+    stems = [plate.stem for plate in story.plates]
+    assert len(set(stems)) == len(stems)
+    assert {"curves", "causes", "causes-2", "router-drift", "transfer-1", "cost"} <= set(stems)
+
+
+def test_what_cannot_stand_side_by_side(runs, write_run):
+    with pytest.raises(ConfigError, match="at least one finished run"):
+        check_related([])
+    with pytest.raises(ConfigError, match="more than once"):
+        check_related([runs[0], runs[0]])
+    other = load(write_run("coin", "same", HOLDS, benchmark="coin"))
+    with pytest.raises(ConfigError, match=r"moelora is a run on pocket, .*coin one on coin"):
+        check_related([runs[0], other])
+    apart = load(write_run("apart", "same", FORGETS, benchmark="pocket", tasks=["x", "y", "z"]))
+    with pytest.raises(ConfigError, match=r"\(charts, words, boxes\).*share no task"):
+        check_related([runs[0], apart])
+
+
+def test_an_older_run_has_a_page_without_forms(tmp_path):
+    folder = complete(tmp_path / "old", pictures=False, diagnosed=False)
+    manifest = read_json(folder / "manifest.json")
+    del manifest["protocol"]["tasks"], manifest["budget"]
+    write_json(folder / "manifest.json", manifest)
+    words = Outline(page(tell([load(folder)]))).text
+    assert "does not name the tasks' kinds of answers" in words
+    assert "What it cost" not in words
+
+
+def test_code_and_percents_in_sentences():
+    assert told("<b> `undrift diagnose a<b` 9 %") == (
+        "&lt;b&gt; <code>undrift diagnose a&lt;b</code> 9\N{NO-BREAK SPACE}%"
+    )
