@@ -70,6 +70,27 @@ def test_a_reporter_hears_the_losses_and_then_the_scores(make_run, noted):
         assert scores == {"test_lower": row[0], "test_upper": row[1]}
 
 
+def test_random_numbers_stay_where_they_were(noted, tmp_path):
+    def drawn():
+        return random.random(), np.random.rand(), float(torch.rand(()))
+
+    def seed():
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+
+    seed()
+    expected = drawn()
+    state = SimpleNamespace(global_step=1)
+    seed()
+    with Reporters(["noted"], tmp_path / "run" / "live" / "01-a") as reporters:
+        reporters.on_train_begin(SimpleNamespace(), state, None)
+        reporters.on_log(None, state, None, logs={"loss": 1.0})
+        reporters.scores({"a": 50.0})
+    assert [event[0] for event in noted.heard] == ["begin", "log", "log", "end"]
+    assert drawn() == expected
+
+
 def test_what_reporters_do_decides_no_number(make_run, noted, tmp_path):
     train = {"max_steps": 4}
     make_run("same", "without", train=train).go()
