@@ -70,7 +70,7 @@ def reroute(snapshots: Snapshots, watched: Watched, task: int, count: int) -> di
         parts = snapshots.method.parts
         why = {"experts": NO_ROUTER, "router": HELD}.get(parts, NOT_BY_TOKEN)
         return {"applies": False, "why": why, "probe": None, **named, "cells": []}
-    snapshots.prepare("train")
+    snapshots.prepare(snapshots.tasks[task - 1].train)
     cells = [_recovered(snapshots, task, stage, count) for stage in watched.afters(task)]
     return {"applies": True, "why": "", "probe": count, **named, "cells": cells}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from undrift.data.collate import Encoded
 from undrift.data.subset import subset
-from undrift.data.types import Benchmark, Task
+from undrift.data.types import Benchmark, Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
 from undrift.report import Results, load
 from undrift.run import layers, plan
@@ -122,7 +122,8 @@ class Snapshots:
                 f"({self.backbone.fingerprint[:12]}); give its own with --backbone"
             )
         self.model = attach(self.method, self.config, self.backbone)
-        self.prepare("test")  # before there is a collator, which then takes the kept features
+        asked = [example for task in self.tasks for example in task.test]
+        self.prepare(asked)  # before there is a collator, which then takes the kept features
         self.collator = self.backbone.collator()
         self.examiner = Examiner(
             self.backbone,
@@ -134,15 +135,14 @@ class Snapshots:
         )
         self._prompts: dict[str, list[Encoded]] = {}
 
-    def prepare(self, split: str) -> None:
-        """Keep the image features of a split of every task, where the backbone keeps them.
+    def prepare(self, examples: Iterable[Example]) -> None:
+        """Keep the image features of examples, where the backbone keeps them.
 
         Args:
-            split: "train" or "test".
+            examples: Any of the tasks' examples.
         """
         if not self.config.train.train_projector:  # its features change
-            pictures = [p for task in self.tasks for e in getattr(task, split) for p in e.images]
-            self.backbone.prepare(pictures)
+            self.backbone.prepare([picture for each in examples for picture in each.images])
 
     @property
     def answers(self) -> Path:

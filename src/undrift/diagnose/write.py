@@ -14,6 +14,7 @@ from undrift.diagnose.routes import route_drift
 from undrift.diagnose.snapshots import Snapshots, Watched, nothing_later
 from undrift.report import load
 from undrift.run import plan
+from undrift.run.pictures import keep_pictures
 from undrift.rundir import RunDir, read_json, write_json
 
 READ = 0.5  # what reading a prompt costs, in answers to it
@@ -58,6 +59,9 @@ def diagnose(
             write_json(kept / f"{name}.json", nothing)
         return dict.fromkeys(names, nothing)
     run = open_run()
+    if run.limit is None:  # an older run has kept no pictures of what it asked
+        for index, each in enumerate(run.tasks, start=1):
+            keep_pictures(run.files, index, each)
     watched, kept = _watched(run, adapters, kept)
     task = run.number(rerouted) if rerouted is not None else None
     questions = _questions(run, watched, task, probe)

@@ -92,7 +92,8 @@ def diagnosis(group: Group, part: str) -> dict[str, Any]:
         The file of the first run that has any cells; else one without cells whose `why` says why.
     """
     run = group.runs[0]
-    found = {"cells": [], "why": f"not diagnosed yet: `undrift diagnose {run.folder}` does it"}
+    command = f"undrift diagnose {run.folder}{' --reroute TASK' if part == 'reroute' else ''}"
+    found = {"cells": [], "why": f"not diagnosed yet: `{command}` does it"}
     for run in group.runs:
         file = run.folder / "diagnose" / f"{part}.json"
         if file.is_file() and not found["cells"]:
@@ -166,7 +167,8 @@ def _expert(groups: Sequence[Group]) -> Card:
                 figures.reroute("accuracy that a new router recovers", again),
             )
         )
-    notes += [note for note in missing if note not in notes]
+    if again or not moved:  # re-routing is asked for; who has not asked misses nothing
+        notes += [note for note in missing if note not in notes]
     return Card("Expert drift", EXPERT, plates, tables=tables, notes=notes)
 
 
