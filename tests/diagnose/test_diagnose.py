@@ -10,6 +10,7 @@ from undrift.diagnose import Watched, causes, diagnose, expert_drift, reroute, r
 from undrift.diagnose.causes import ask, split
 from undrift.diagnose.experts import Factors, Moved
 from undrift.errors import ConfigError, RunDirError
+from undrift.methods.parts.pool import PoolMethod
 from undrift.registry import METHODS
 from undrift.report import load
 from undrift.rundir import read_lines, write_json, write_lines
@@ -191,6 +192,13 @@ def test_parts_that_do_not_apply_are_left_out_with_a_word(name, make_run, opened
     if name == "disco":
         cells = {cell["after"]: cell for cell in found["routes"]["cells"]}
         assert cells[1]["use"][0] == [1.0] and len(cells[2]["use"][0]) == 2
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_pool_has_a_router_if_it_looks_at_prompts(name):
+    method = METHODS.load(name)
+    if issubclass(method, PoolMethod):
+        assert ("router" in method.parts or method.parts == "entangled") == method.reads_prompts
 
 
 def test_a_second_call_asks_what_is_missing_only(run, opened):

@@ -12,6 +12,7 @@ import pytest
 from undrift.errors import ConfigError
 from undrift.report import check_related, load, page, tell
 from undrift.report.page import told
+from undrift.report.plates import FEW
 from undrift.rundir import read_json, write_json
 
 from .complete import HOSTILE, complete
@@ -159,6 +160,17 @@ def test_figures_are_written_beside_the_page(write_run, tmp_path):
     assert story.write_figures(tmp_path / "figures") == 1
     names = {file.name for file in (tmp_path / "figures").iterdir()}
     assert names == {"accuracy-1.svg", "accuracy-1.pdf"}
+
+
+def test_many_methods_are_compared_without_figures_of_single_runs(tmp_path):
+    names = [f"method{i}" for i in range(FEW + 1)]
+    whole = [load(complete(tmp_path / name, name, pictures=False)) for name in names]
+    stems = {plate.stem.rpartition("-")[0] for plate in tell(whole[:-1]).plates}
+    assert {"accuracy", "causes", "expert-use", "transfer"} <= stems
+    story = tell(whole)
+    stems = {plate.stem.rpartition("-")[0] for plate in story.plates}
+    assert "accuracy" in stems and not {"causes", "expert-use", "transfer"} & stems
+    assert story.left_out in Outline(page(story)).text
 
 
 def test_no_two_figures_share_a_file(story):

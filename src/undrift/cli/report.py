@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ def report(
     from undrift.report import load, page, tell
     from undrift.rundir import atomic_write
 
+    gc.disable()  # figures are full of cycles; looking for them takes a third of the time
     target = out or runs[0] / "report.html"
     story = tell([load(folder) for folder in runs])
     atomic_write(target, page(story, target))

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from undrift.diagnose.experts import ENTANGLED
+from undrift.diagnose.routes import ENTANGLED
 from undrift.diagnose.snapshots import Snapshots, Watched
 from undrift.rundir import read_lines
 from undrift.scoring import task_score

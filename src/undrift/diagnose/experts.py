@@ -19,15 +19,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from undrift.diagnose.routes import PREFIX
+from undrift.diagnose.routes import ENTANGLED, PREFIX
 from undrift.diagnose.snapshots import WEIGHTS, Snapshots, Watched
 from undrift.tuner.routes import inputs_seen, routed_layers
 
 HELD = "what a task has taught stays bit for bit in this method: no expert can drift"
-ENTANGLED = (
-    "the pool and what is kept of past tasks grow together in this method: which expert has moved "
-    "cannot be told"
-)
 NO_FACTORS = "this method moves the weights themselves, without experts of low rank"
 
 

@@ -20,6 +20,10 @@ from undrift.tuner.linear import AdaptedLinear
 from undrift.tuner.routes import Recorder, RouteDrift, Routes, drift, inputs_seen, mean, use
 
 NO_ROUTER = "this method has no router: every input meets the same adapter"
+ENTANGLED = (
+    "the pool and what is kept of past tasks grow together in this method: which expert is which "
+    "cannot be told"
+)
 NO_LINEARS = "this method chooses prompts, not experts on linears: its choice is told as the share \
 of test examples whose task it found"
 PREFIX = "base_model.model."  # what PEFT writes before the name of a linear
@@ -37,8 +41,8 @@ def route_drift(snapshots: Snapshots, watched: Watched, count: int) -> dict[str,
         What routes.json holds: a cell a task and snapshot, with the numbers of `RouteDrift` and
         `Use`, as means and by linear.
     """
-    if snapshots.method.parts == "experts":
-        return {"applies": False, "why": NO_ROUTER, "probe": None, "cells": []}
+    if why := {"experts": NO_ROUTER, "entangled": ENTANGLED}.get(snapshots.method.parts):
+        return {"applies": False, "why": why, "probe": None, "cells": []}
     old: dict[int, Routes] = {}
     alone: dict[int, Mapping[int, Routes]] = {}
     cells: list[dict[str, Any]] = []

@@ -87,6 +87,7 @@ class Sefe(PoolMethod):
 
     name: ClassVar[str] = "sefe"
     paper: ClassVar[str] = "SEFE, Chen et al., ICML 2025, arXiv:2505.02486"
+    parts: ClassVar[base.Parts] = "experts"
     reads_prompts: ClassVar[bool] = False
     Config: ClassVar[type[base.Config]] = Config
     config: Config

@@ -14,7 +14,7 @@ from typing import Any
 from undrift.report.forms import FormCell, form_cells
 from undrift.report.markup import Section
 from undrift.report.noise import Group
-from undrift.report.plates import Plate, learned_in_turn
+from undrift.report.plates import FEW, Plate, learned_in_turn
 from undrift.report.tables import number
 from undrift.rundir import read_json
 
@@ -136,6 +136,7 @@ def _router(groups: Sequence[Group]) -> Card:
             figures.use(f"{label}: use of the experts", whole),
         )
         for place, (label, whole) in enumerate(there.items(), 1)
+        if len(groups) <= FEW
     ]
     tables = [_means(_END, _cells(there), ROUTES)]
     return Card("Router drift", ROUTER, plates, used, tables, notes)

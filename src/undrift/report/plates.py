@@ -13,6 +13,9 @@ from undrift.report.transfer import transfer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FEW = 6
+"""More methods than these are compared without figures of single runs, but for the matrices."""
+
 
 @dataclass(frozen=True)
 class Plate:

@@ -31,6 +31,11 @@ DRIFTS_MEASURED = {
     "split over router and experts by exchanging one at a time, the mean of both orders",
 }
 
+LEFT_OUT = (
+    f"More than {plates.FEW} methods are compared: figures of single runs (causes task by task, "
+    "use of the experts, who taught whom) are in reports about fewer."
+)
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -66,6 +71,7 @@ class Story:
         shares: What each drift has taken, over the runs.
         losses: The same, run by run and task by task.
         taught: Figures of who taught whom.
+        left_out: A word where figures of single runs are left out, else empty.
         identified: Tables of what was told of the task an input belongs to.
         cost_plates: Figures of the costs.
         costs: Tables of the costs.
@@ -86,6 +92,7 @@ class Story:
     shares: Sequence[Plate]
     losses: Sequence[Explained]
     taught: Sequence[Plate]
+    left_out: str
     identified: Sequence[Section]
     cost_plates: Sequence[Plate]
     costs: Sequence[Section]
@@ -150,7 +157,8 @@ def tell(runs: Sequence[Results]) -> Story:
         cards=cards(groups),
         shares=plates.shares(losses),
         losses=_explained(losses, groups, runs),
-        taught=plates.effects(means),
+        taught=plates.effects(means) if len(groups) <= plates.FEW else [],
+        left_out=LEFT_OUT if len(groups) > plates.FEW else "",
         identified=record.identified(means),
         cost_plates=plates.costs({g.label: record.budget(g.runs[0]) for g in groups}),
         costs=record.costs(groups),
@@ -196,8 +204,13 @@ def _explained(
 ) -> list[Explained]:
     """Set each loss beside its figure and the answers that it is made of."""
     names = {run.folder: name for run, name in zip(runs, labels(runs), strict=True)}
+    few = len(groups) <= plates.FEW
     return [
-        Explained(loss, plates.task_shares(loss, place), names[group.runs[0].folder])
+        Explained(
+            loss,
+            plates.task_shares(loss, place) if few else [],
+            names[group.runs[0].folder],
+        )
         for place, (loss, group) in enumerate(zip(losses, groups, strict=True), 1)
         if loss.tasks
     ]
