@@ -62,6 +62,32 @@ def draw(figure: Any, stem: str) -> None:
 PARTS = ("lost", "router", "expert", "form")
 
 
+def table(found: dict[str, Any]) -> str:
+    """Print the table of docs/drift.md.
+
+    Args:
+        found: What pocket-drift.json holds.
+
+    Returns:
+        Markdown.
+    """
+    methods = found["methods"].values()
+    end = "all tasks, at the end"
+    rows = [
+        ["", *(name.split()[0] for name in found["methods"])],
+        ["---", *["---:"] * len(found["methods"])],
+        ["points lost since learned, mean over tasks", *(f"{m['lost']:.1f}" for m in methods)],
+        ["of these by router / experts / form",
+         *(f"{m['router']:.1f} / {m['expert']:.1f} / {m['form']:.1f}" for m in methods)],
+        ["overlap of routes with their own snapshot, at the end, %",
+         *(f"{m['overlap'][end]:.1f}" for m in methods)],
+        ["tokens that keep their first expert, %", *(f"{m['top1'][end]:.1f}" for m in methods)],
+        ["movement of the experts, relative to what they said",
+         *(f"{m['moved'][end]:.2f}" for m in methods)],
+    ]  # fmt: skip
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
 def drifts(runs: Sequence[Results]) -> dict[str, Any]:
     """Average over seeds how far routers and experts have moved, stage by stage and at the end."""
     routes, experts = (

@@ -1,8 +1,10 @@
-"""What docs/methods.md points to is there: every method, option and test."""
+"""What the docs point to is there, and what they print is in the committed results."""
 
 from __future__ import annotations
 
+import json
 import re
+import runpy
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from undrift.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 TEXT = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 TESTS = sorted(set(re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", TEXT)))
 OPTIONS = re.findall(r"^\| `(\w+)` \| ((?:`\w+=\w+`(?:, )?)+) \|", TEXT, re.MULTILINE)
@@ -38,3 +41,9 @@ def test_the_options_it_names_exist(method, said):
 
 def test_it_names_tests_and_options():
     assert len(TESTS) > 10 and len(OPTIONS) > 3
+
+
+def test_the_table_of_drift_is_the_committed_results():
+    made = runpy.run_path(str(ROOT / "scripts" / "drift_results.py"))
+    found = json.loads((DOCS / "results" / "pocket-drift.json").read_text(encoding="utf-8"))
+    assert made["table"](found) in (DOCS / "drift.md").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import runpy
@@ -189,3 +190,8 @@ def test_the_path_for_your_own_data(tmp_path, monkeypatch, capsys):
 def test_the_table_of_all_methods_is_that_of_the_results():
     made = runpy.run_path(str(ROOT / "scripts" / "readme_results.py"))["table"]()
     assert made in README
+
+
+def test_the_sentence_about_drift_is_that_of_the_results():
+    found = json.loads((ROOT / "docs/results/pocket-drift.json").read_text(encoding="utf-8"))
+    assert found["verdict"] in " ".join(README.replace("\n>", "\n").split())
