@@ -57,9 +57,12 @@ def _load(made):
 
 @pytest.fixture
 def learned(undrift, backbone, tmp_path):
-    """A finished run."""
+    """A finished run, without its page."""
     words = ("run", "pocket", "--method", "moelora", "--backbone", backbone, "--out", "one")
-    status, _, err = undrift(*words, *SMALL, "--quiet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("undrift.run.loop.tell", list)
+        patch.setattr("undrift.run.loop.page", lambda *_: "")
+        status, _, err = undrift(*words, *SMALL, "--quiet")
     assert status == 0, err
     return tmp_path / "one"
 
@@ -75,7 +78,17 @@ def test_help_is_instant_and_light():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "HEAVY []" in done.stdout
-    for command in ("run", "study", "eval", "predict", "score", "compare", "report", "list"):
+    for command in (
+        "run",
+        "study",
+        "eval",
+        "predict",
+        "score",
+        "compare",
+        "diagnose",
+        "report",
+        "list",
+    ):
         assert command in done.stdout
     # seconds of the processor, not of the clock: other tests may be running
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

@@ -156,6 +156,7 @@ def test_links_inside_the_repository_lead_somewhere():
             assert (ROOT / target).exists(), f"README links to {target}, which does not exist"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 def test_the_path_for_your_own_data(tmp_path, monkeypatch, capsys):
     """The README's five lines, run as they stand but for the model: a tiny one."""

@@ -178,10 +178,10 @@ def test_a_router_trained_anew_leaves_the_experts_alone(run, opened):
 # ------------------------------------------------------------ whole runs
 
 
-@pytest.mark.parametrize("name", ["disco", "finetune"])
-def test_parts_that_do_not_apply_are_left_out_with_a_word(name, make_run, opened, tmp_path):
+@pytest.mark.parametrize("name", ["disco", pytest.param("finetune", marks=pytest.mark.slow)])
+def test_parts_that_do_not_apply_are_left_out_with_a_word(name, make_run, two, tmp_path):
     make_run(name).go()
-    found = diagnose(tmp_path / "run", lambda: opened(tmp_path / "run"), rerouted="lower")
+    found = diagnose(tmp_path / "run", benchmark=two, rerouted="lower")
     applies = {key: content["applies"] for key, content in found.items()}
     expected = {"disco": ("routes", "causes"), "finetune": ("experts", "causes")}[name]
     assert applies == {k: k in expected for k in ("routes", "experts", "causes", "reroute")}
@@ -201,20 +201,20 @@ def test_a_pool_has_a_router_if_it_looks_at_prompts(name):
         assert ("router" in method.parts or method.parts == "entangled") == method.reads_prompts
 
 
-def test_a_second_call_asks_what_is_missing_only(run, opened):
-    first = diagnose(run, lambda: opened(run), probe=4)
+def test_a_second_call_asks_what_is_missing_only(run, two):
+    first = diagnose(run, benchmark=two, probe=4)
     file = run / "diagnose/experts.json"
     kept = file.stat().st_mtime_ns, (run / "diagnose/routes.json").stat().st_mtime_ns
     file.unlink()
-    assert diagnose(run, lambda: opened(run), probe=4) == first
+    assert diagnose(run, benchmark=two, probe=4) == first
     assert file.stat().st_mtime_ns > kept[0]
     assert (run / "diagnose/routes.json").stat().st_mtime_ns == kept[1]
-    changed = diagnose(run, lambda: opened(run), probe=2)
+    changed = diagnose(run, benchmark=two, probe=2)
     assert changed["routes"]["probe"] == 2
 
 
-def test_two_adapters_are_compared_in_a_folder_of_their_own(run, opened):
-    found = diagnose(run, lambda: opened(run), adapters=("lower", "2"))
+def test_two_adapters_are_compared_in_a_folder_of_their_own(run, two):
+    found = diagnose(run, benchmark=two, adapters=("lower", "2"))
     assert [(c["task"], c["before"], c["after"]) for c in found["routes"]["cells"]] == [
         (1, 1, 1),
         (1, 1, 2),
@@ -222,30 +222,30 @@ def test_two_adapters_are_compared_in_a_folder_of_their_own(run, opened):
     assert (run / "diagnose/adapters-01-02/causes.json").is_file()
     assert not (run / "diagnose/causes.json").exists()
     with pytest.raises(ConfigError, match="earlier one first"):
-        diagnose(run, lambda: opened(run), adapters=("2", "1"))
+        diagnose(run, benchmark=two, adapters=("2", "1"))
     with pytest.raises(ConfigError, match="1 lower, 2 upper"):
-        diagnose(run, lambda: opened(run), adapters=("red", "2"))
+        diagnose(run, benchmark=two, adapters=("red", "2"))
 
 
-def test_a_run_without_its_adapters_says_how_to_get_them_back(run, opened):
+def test_a_run_without_its_adapters_says_how_to_get_them_back(run, two):
     for file in run.glob("tasks/*/adapter/*.safetensors"):
         file.unlink()
     with pytest.raises(RunDirError, match="run it again: undrift run"):
-        diagnose(run, lambda: opened(run))
+        diagnose(run, benchmark=two)
 
 
 def test_a_run_that_learned_everything_at_once_has_nothing_to_forget(make_run, tmp_path):
     make_run("joint").go()
-    found = diagnose(tmp_path / "run", lambda: pytest.fail("there is nothing to open"))
+    found = diagnose(tmp_path / "run")
     assert not any(content["applies"] for content in found.values())
     assert "trained once" in found["causes"]["why"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS.names())
-def test_every_method_can_be_diagnosed(name, make_run, opened, tmp_path):
+def test_every_method_can_be_diagnosed(name, make_run, two, tmp_path):
     make_run(name).go()
-    found = diagnose(tmp_path / "run", lambda: opened(tmp_path / "run"), rerouted="1")
+    found = diagnose(tmp_path / "run", benchmark=two, rerouted="1")
     for content in found.values():
         assert bool(content["why"]) != content["applies"]
     if found["causes"]["applies"]:

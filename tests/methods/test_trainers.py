@@ -37,8 +37,7 @@ MAKE = {
 }
 
 
-OTHERS = ("finetune", "moelora", "same-paper", "steadylora", "clmoe", "proglora", "disco")
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in OTHERS]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in MAKE if name != "same"]
 
 
 class Task(Dataset):
@@ -77,7 +76,7 @@ def train(method, model, number, folder, callbacks=(), resume=None, **options):
     return trainer
 
 
-@pytest.mark.parametrize("name", ["same", "modalprompt", *SLOW])
+@pytest.mark.parametrize("name", ["same", *SLOW])
 def test_killed_inside_a_task_and_resumed_equals_uninterrupted(name, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}
     straight = MAKE[name]()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import pytest
 
 from undrift.errors import ConfigError
-from undrift.report import check_related, load, page, tell
+from undrift.report import check_related, load, page, plates, record, tell
 from undrift.report.page import told
-from undrift.report.plates import FEW
 from undrift.rundir import read_json, write_json
 
 from .complete import HOSTILE, complete
@@ -107,6 +107,14 @@ def test_the_page_says_what_happened(html):
     assert "Protocol" not in words  # nothing but the method differs
 
 
+def test_forward_transfer_is_told_where_tasks_were_asked_before_they_were_learned(runs):
+    assert not record.forward({"moelora": runs[0]})
+    first = [runs[0].matrix[0][0], 35.0, None]
+    asked = replace(runs[0], matrix=[first, *runs[0].matrix[1:]])
+    (section,) = record.forward({"moelora": asked})
+    assert section.rows == [[runs[0].tasks[1], "25.0"]]  # 35 where the untouched model has 10
+
+
 def test_what_a_model_said_is_data_and_never_markup(html):
     assert "</script><script>" not in html
     assert "<img" not in html
@@ -162,15 +170,15 @@ def test_figures_are_written_beside_the_page(write_run, tmp_path):
     assert names == {"accuracy-1.svg", "accuracy-1.pdf"}
 
 
-def test_many_methods_are_compared_without_figures_of_single_runs(tmp_path):
-    names = [f"method{i}" for i in range(FEW + 1)]
-    whole = [load(complete(tmp_path / name, name, pictures=False)) for name in names]
-    stems = {plate.stem.rpartition("-")[0] for plate in tell(whole[:-1]).plates}
-    assert {"accuracy", "causes", "expert-use", "transfer"} <= stems
-    story = tell(whole)
-    stems = {plate.stem.rpartition("-")[0] for plate in story.plates}
-    assert "accuracy" in stems and not {"causes", "expert-use", "transfer"} & stems
-    assert story.left_out in Outline(page(story)).text
+def test_many_methods_are_compared_without_figures_of_single_runs(runs, story, monkeypatch):
+    def kinds(told):
+        return {plate.stem.rpartition("-")[0] for plate in told.plates}
+
+    assert {"accuracy", "causes", "expert-use", "transfer"} <= kinds(story)
+    monkeypatch.setattr(plates, "FEW", 1)
+    many = tell(runs)
+    assert "accuracy" in kinds(many) and not {"causes", "expert-use", "transfer"} & kinds(many)
+    assert many.left_out in Outline(page(many)).text
 
 
 def test_no_two_figures_share_a_file(story):

@@ -54,7 +54,7 @@ def assert_same_numbers(one: Path, two: Path) -> None:
             assert torch.equal(tensor, tensors_two[file][name]), f"{file}: {name}"
 
 
-def test_what_a_run_leaves(make_run, tmp_path, tiny):
+def test_what_a_run_leaves(make_run, tmp_path, tiny, page_is_written):
     result = make_run(benchmark_=tiny).go()
     folder = tmp_path / "run"
     names = [task.name for task in tiny.tasks]
@@ -109,7 +109,7 @@ def test_a_run_keeps_how_often_the_task_of_a_prompt_was_identified(make_run, tmp
     assert all(0 <= facts["identified"] <= 100 for facts in found.values())
 
 
-@pytest.mark.parametrize("method", ["same", "finetune"])
+@pytest.mark.parametrize("method", ["same", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_stopped_anywhere_it_goes_on_exactly(make_run, tmp_path, method):
     train = {"max_steps": 7, "checkpoint_steps": 3}
     options = {}

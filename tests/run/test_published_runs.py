@@ -20,7 +20,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 @pytest.mark.parametrize("name", ["coin", "ucit"])  # the slow test below runs all four
-def test_all_tasks_are_learned_asked_and_scored(name, backbone, tmp_path: Path):
+def test_all_tasks_are_learned_asked_and_scored(name, backbone, tmp_path: Path, page_is_written):
     config = RunConfig.model_validate(
         {
             "benchmark": name,

@@ -24,7 +24,7 @@ def plain(rows):
     return [row for row in kept if "loss" in row]
 
 
-@pytest.mark.parametrize("method", ["same", "smolora"])
+@pytest.mark.parametrize("method", ["same", pytest.param("smolora", marks=pytest.mark.slow)])
 def test_a_watched_run_is_the_same_run(make_run, tmp_path, method):
     train = {"max_steps": 5}
     own = {"activation": True, "warmup_share": 0.3, "tau": 1.0} if method == "same" else {}

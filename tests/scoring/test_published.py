@@ -57,7 +57,7 @@ def test_the_answer_itself_is_right_in_every_profile(task, profile):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("prediction", ["", "?!.,;:", "日本語", "wrong " * 3000])
+@pytest.mark.parametrize("prediction", ["", "?!.,;:", "日本語", "wrong " * 400])
 def test_nasty_predictions_are_scored_and_never_right(task, prediction):
     answers = [ANSWER[TASKS[task].kind]] * 10
     found = score_all(task, prediction, answers, EXTRA, "prism")

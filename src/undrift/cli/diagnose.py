@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,24 +70,14 @@ def diagnose(
     """See what drifted; the help is in HELP."""
     calm(threads)
     from undrift import report
-    from undrift.diagnose import Snapshots
     from undrift.diagnose import diagnose as ask
 
     loaded = [report.load(folder) for folder in runs]  # what is no run is told at once
+    opening = {"data": data, "backbone": backbone, "device": device, "limit": limit}
+    asked = {"adapters": adapters, "rerouted": reroute, "probe": probe, "again": again}
     for folder, run in zip(runs, loaded, strict=True):
         with progress(quiet or as_json, False) as told:
-            opened = partial(
-                Snapshots,
-                folder,
-                data=data,
-                backbone=backbone,
-                device=device,
-                progress=told,
-                limit=limit,
-            )
-            found = ask(
-                folder, opened, adapters=adapters, rerouted=reroute, probe=probe, again=again
-            )
+            found = ask(folder, **asked, **opening, progress=told)
         if as_json:
             print_json({"run": str(folder), **found})
         elif not quiet:

@@ -24,23 +24,23 @@ Found = dict[str, Any]
 
 def diagnose(
     folder: Path,
-    open_run: Callable[[], Snapshots],
     *,
     adapters: tuple[str, str] | None = None,
     rerouted: str | None = None,
     probe: int = 64,
     again: bool = False,
+    **opening: Any,
 ) -> dict[str, Found]:
     """Ask what drifted in a run, and keep the answers in RUN/diagnose/.
 
     Args:
         folder: The run's folder.
-        open_run: Opens it, if there is anything to ask.
         adapters: Compare these two snapshots alone, by task or number of tasks, and keep the
             answers in a folder of their own there; every task with all later ones where None.
         rerouted: Also train routers anew on this task.
         probe: How many test prompts of each task show where they go.
         again: Ask anew what was asked before.
+        **opening: How to open the run, see `Snapshots`.
 
     Returns:
         By file: routes, experts, causes and, if asked for, reroute.
@@ -58,7 +58,7 @@ def diagnose(
         for name in names:
             write_json(kept / f"{name}.json", nothing)
         return dict.fromkeys(names, nothing)
-    run = open_run()
+    run = Snapshots(folder, **opening)
     if run.limit is None:  # an older run has kept no pictures of what it asked
         for index, each in enumerate(run.tasks, start=1):
             keep_pictures(run.files, index, each)

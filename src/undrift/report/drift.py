@@ -14,7 +14,7 @@ from typing import Any
 from undrift.report.forms import FormCell, form_cells
 from undrift.report.markup import Section
 from undrift.report.noise import Group
-from undrift.report.plates import FEW, Plate, learned_in_turn
+from undrift.report.plates import Plate, learned_in_turn
 from undrift.report.tables import number
 from undrift.rundir import read_json
 
@@ -66,11 +66,12 @@ class Card:
     notes: Sequence[str] = field(default_factory=tuple[str, ...])
 
 
-def cards(groups: Sequence[Group]) -> list[Card]:
+def cards(groups: Sequence[Group], *, single: bool = True) -> list[Card]:
     """Set router, expert and format drift beside each other.
 
     Args:
         groups: The runs. Of several seeds the first that was diagnosed is shown.
+        single: Draw what is about one run alone as well.
 
     Returns:
         Three cards, or none where no run has learned one task after another.
@@ -78,7 +79,7 @@ def cards(groups: Sequence[Group]) -> list[Card]:
     drifting = [group for group in groups if learned_in_turn(group.runs[0])]
     if not drifting:
         return []
-    return [_router(drifting), _expert(drifting), _format(drifting)]
+    return [_router(drifting, single), _expert(drifting), _format(drifting)]
 
 
 def diagnosis(group: Group, part: str) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def _cells(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Cells]:
     return {label: whole["cells"] for label, whole in parts.items()}
 
 
-def _router(groups: Sequence[Group]) -> Card:
+def _router(groups: Sequence[Group], single: bool) -> Card:
     from undrift.report import figures
 
     there, notes = _parts(groups, "routes")
@@ -136,7 +137,7 @@ def _router(groups: Sequence[Group]) -> Card:
             figures.use(f"{label}: use of the experts", whole),
         )
         for place, (label, whole) in enumerate(there.items(), 1)
-        if len(groups) <= FEW
+        if single
     ]
     tables = [_means(_END, _cells(there), ROUTES)]
     return Card("Router drift", ROUTER, plates, used, tables, notes)

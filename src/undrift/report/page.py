@@ -54,7 +54,7 @@ def page(story: Story, at: Path | None = None) -> str:
     script, css = (_template(environment, name) for name in ("page.js", "page.css"))
     found = answers(story.runs, at)
     count = sum(len(task["examples"]) for task in found["tasks"])
-    there = {"transfer": story.taught or story.identified, "cost": story.costs, "answers": count}
+    there = {"transfer": story.taught or story.transfers, "cost": story.costs, "answers": count}
     return environment.get_template("page.html.j2").render(
         story=story,
         svg=_svg,

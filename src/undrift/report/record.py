@@ -10,7 +10,7 @@ from undrift.report.comparison import difference_section
 from undrift.report.markup import Section
 from undrift.report.noise import Group
 from undrift.report.protocol import NOT_RECORDED, RATE, SEED
-from undrift.report.results import Results
+from undrift.report.results import Results, Row
 from undrift.report.tables import number, thousands
 from undrift.report.transfer import transfer
 from undrift.rundir import RunDir, read_json
@@ -129,19 +129,32 @@ def identified(runs: Mapping[str, Results]) -> list[Section]:
     Returns:
         One table of the last stage, or none if no method looks for tasks.
     """
-    found = {label: transfer(run).identified for label, run in runs.items()}
-    last = {label: rows[-1] for label, rows in found.items() if rows}
-    if not last:
-        return []
-    names = list(dict.fromkeys(name for label in last for name in runs[label].tasks))
-    rows = []
-    for name in names:
-        cells = [
-            dict(zip(runs[label].tasks, row, strict=True)).get(name) for label, row in last.items()
-        ]
-        rows.append([name, *map(number, cells)])
     title = "Inputs whose task the method has found by itself, at the end, in percent"
-    return [Section(title, ["task", *last], [row for row in rows if any(row[1:])])]
+    found = {label: transfer(run).identified for label, run in runs.items()}
+    return _by_task(title, runs, {label: rows[-1] for label, rows in found.items() if rows})
+
+
+def forward(runs: Mapping[str, Results]) -> list[Section]:
+    """Say what a task could draw from those before it.
+
+    Args:
+        runs: By label.
+
+    Returns:
+        One table, or none where tasks were not asked before they were learned.
+    """
+    title = "Forward: a task's score just before it was learned, above the untouched model, points"
+    return _by_task(title, runs, {label: transfer(run).forward for label, run in runs.items()})
+
+
+def _by_task(title: str, runs: Mapping[str, Results], found: Mapping[str, Row]) -> list[Section]:
+    """Set what is known of each task side by side, a column a run that knows anything."""
+    known = {k: row for k, row in found.items() if any(value is not None for value in row)}
+    names = list(dict.fromkeys(name for label in known for name in runs[label].tasks))
+    columns = {k: dict(zip(runs[k].tasks, row, strict=True)) for k, row in known.items()}
+    rows = [[name, *(number(column.get(name)) for column in columns.values())] for name in names]
+    rows = [row for row in rows if any(row[1:])]
+    return [Section(title, ["task", *known], rows)] if rows else []
 
 
 def _sum(tasks: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

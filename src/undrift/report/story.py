@@ -22,13 +22,14 @@ from undrift.report.tables import protocol
 from undrift.scoring import FORMULAS
 
 DRIFTS_MEASURED = {
-    "overlap, Jensen-Shannon, total variation": "between the experts' mean shares in a task's test "
-    "inputs now and when the task had just been learned: sum of the smaller shares; mean relative "
-    "entropy to the mean of both, in bits; half the sum of absolute differences",
+    "overlap": "100 sum_n min(p_n, q_n), p and q the experts' mean shares in a task's test inputs "
+    "when it had just been learned and now; mean over linears",
+    "Jensen-Shannon, total variation": "between a token's route then and now, in bits and as "
+    "1/2 sum_n |p_n - q_n|; mean over tokens and linears",
     "moved": "tr(dW C dW^T) / tr(W C W^T): dW is an expert's change since the task was learned, C "
     "the second moment of the task's inputs",
     "router, expert, form": "strict score lost = lenient score lost + form; the lenient loss is "
-    "split over router and experts by exchanging one at a time, the mean of both orders",
+    "split over router and experts by putting one of them back at a time, the mean of both orders",
 }
 
 LEFT_OUT = (
@@ -72,7 +73,7 @@ class Story:
         losses: The same, run by run and task by task.
         taught: Figures of who taught whom.
         left_out: A word where figures of single runs are left out, else empty.
-        identified: Tables of what was told of the task an input belongs to.
+        transfers: Tables of forward transfer, and of how often an input's task was found.
         cost_plates: Figures of the costs.
         costs: Tables of the costs.
         definitions: Formulas by what they define.
@@ -93,7 +94,7 @@ class Story:
     losses: Sequence[Explained]
     taught: Sequence[Plate]
     left_out: str
-    identified: Sequence[Section]
+    transfers: Sequence[Section]
     cost_plates: Sequence[Plate]
     costs: Sequence[Section]
     definitions: Mapping[str, str]
@@ -143,6 +144,7 @@ def tell(runs: Sequence[Results]) -> Story:
     groups = grouped(runs)
     means = {group.label: mean_run(group) for group in groups}
     losses = explain_all(runs)
+    single = len(groups) <= plates.FEW
     return Story(
         runs=runs,
         title=f"{_listed(list(means))} on {runs[0].protocol['benchmark']}",
@@ -154,12 +156,12 @@ def tell(runs: Sequence[Results]) -> Story:
         maps=plates.maps(means),
         curves=plates.curves(means),
         tables=[section for section in sections(runs) if section.title != DIFFERENCES],
-        cards=cards(groups),
+        cards=cards(groups, single=single),
         shares=plates.shares(losses),
-        losses=_explained(losses, groups, runs),
-        taught=plates.effects(means) if len(groups) <= plates.FEW else [],
-        left_out=LEFT_OUT if len(groups) > plates.FEW else "",
-        identified=record.identified(means),
+        losses=_explained(losses, groups, runs, single),
+        taught=plates.effects(means) if single else [],
+        left_out="" if single else LEFT_OUT,
+        transfers=[*record.forward(means), *record.identified(means)],
         cost_plates=plates.costs({g.label: record.budget(g.runs[0]) for g in groups}),
         costs=record.costs(groups),
         definitions={
@@ -200,15 +202,14 @@ def check_related(runs: Sequence[Results]) -> None:
 
 
 def _explained(
-    losses: Sequence[RunLoss], groups: Sequence[Group], runs: Sequence[Results]
+    losses: Sequence[RunLoss], groups: Sequence[Group], runs: Sequence[Results], single: bool
 ) -> list[Explained]:
     """Set each loss beside its figure and the answers that it is made of."""
     names = {run.folder: name for run, name in zip(runs, labels(runs), strict=True)}
-    few = len(groups) <= plates.FEW
     return [
         Explained(
             loss,
-            plates.task_shares(loss, place) if few else [],
+            plates.task_shares(loss, place) if single else [],
             names[group.runs[0].folder],
         )
         for place, (loss, group) in enumerate(zip(losses, groups, strict=True), 1)
