@@ -169,7 +169,7 @@ def _expert(groups: Sequence[Group]) -> Card:
                 figures.reroute("accuracy that a new router recovers", again),
             )
         )
-    if again or not moved:  # re-routing is asked for; who has not asked misses nothing
+    if again:  # re-routing is asked for; who has not asked misses nothing
         notes += [note for note in missing if note not in notes]
     return Card("Expert drift", EXPERT, plates, tables=tables, notes=notes)
 
