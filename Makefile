@@ -52,9 +52,9 @@ demo: install  ## learn the pocket's tasks with moelora and same side by side, a
 			--out $(DEMO)/moelora --quiet & first=$$!; \
 		$(UNDRIFT) run pocket --method same --profile demo --out $(DEMO)/same; second=$$?; \
 		wait $$first && exit $$second
-	@echo "what drifted: the parts of each run put back, one at a time"
-	@$(UNDRIFT) diagnose $(DEMO)/moelora --quiet & first=$$!; \
-		$(UNDRIFT) diagnose $(DEMO)/same; second=$$?; \
+	@echo "what drifted: router and experts put back, one at a time; here for moelora"
+	@$(UNDRIFT) diagnose $(DEMO)/same --quiet & first=$$!; \
+		$(UNDRIFT) diagnose $(DEMO)/moelora; second=$$?; \
 		wait $$first && exit $$second
 	$(UNDRIFT) compare $(DEMO)/moelora $(DEMO)/same
 	$(UNDRIFT) report $(DEMO)/moelora $(DEMO)/same --out $(DEMO)/report.html

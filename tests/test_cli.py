@@ -229,6 +229,22 @@ def test_eval_repeats_the_last_row(undrift, learned):
     assert undrift("eval", learned, "--task", "uper")[0] == 2
 
 
+def test_diagnose_and_report(undrift, learned):
+    status, out, err = undrift("diagnose", learned, "--probe", 4)
+    assert status == 0, err
+    assert "drifted" in out and "overlap" in out and "lower" in out
+    status, out, _ = undrift("diagnose", learned, "--probe", 4, "--json")
+    found = json.loads(out)
+    assert status == 0 and found["causes"] == read_json(learned / "diagnose" / "causes.json")
+    lines = undrift("report", learned, "--out", "page.html", "--no-figures")[1].splitlines()
+    assert lines[0].startswith("moelora ") and lines[-1] == "written: page.html"
+    assert "Router drift" in Path("page.html").read_text()
+    status, _, err = undrift("diagnose", learned, "--adapters", "lower", "green")
+    assert status == 2 and "no task 'green'; it has learned 1 lower, 2 upper" in err
+    status, _, err = undrift("diagnose", learned.parent / "data")
+    assert status == 1 and "is not a run" in err
+
+
 def test_compare_and_report(undrift, learned, backbone, tmp_path):
     words = ("run", "pocket", "--method", "finetune", "--backbone", backbone, "--out", "two")
     assert undrift(*words, *SMALL, "--quiet")[0] == 0

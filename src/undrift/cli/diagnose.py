@@ -86,14 +86,14 @@ def diagnose(
 
 def _show(run: Results, found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print a row a task: what it lost and why, where its inputs go, how far its experts moved."""
-    console = Console(soft_wrap=True)
+    console = Console()
     cells = {
         name: {cell["task"]: cell for cell in content["cells"] if _late(cell, content)}
         for name, content in ((name, found[name]) for name in _COLUMNS)
     }
     applying = [name for name in cells if cells[name]]
     if applying:
-        table = Table(title=f"{run.folder}: what drifted, in points of accuracy")
+        table = Table(title=f"{run.folder}: what drifted", caption=_caption(applying))
         table.add_column("task")
         for header in (header for name in applying for header in _COLUMNS[name]):
             table.add_column(header, justify="right")
@@ -103,7 +103,8 @@ def _show(run: Results, found: Mapping[str, Mapping[str, Any]]) -> None:
         console.print(table)
     for name, content in found.items():
         if not content["applies"]:
-            console.print(f"{name}: {content['why']}", style="dim", highlight=False)
+            told = f"{name}: {content['why']}"
+            console.print(told, style="dim", highlight=False, soft_wrap=True)
     rerouted = found.get("reroute")
     if rerouted and rerouted["cells"]:
         last = rerouted["cells"][-1]
@@ -112,6 +113,7 @@ def _show(run: Results, found: Mapping[str, Mapping[str, Any]]) -> None:
             f"{last['strict']:.1f} with a router trained anew on it; when it was just learned "
             f"{_number(rerouted['cells'][0]['as_is'])}",
             highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -124,20 +126,28 @@ def _number(value: float | None) -> str:
 
 
 _COLUMNS: Mapping[str, Sequence[str]] = {
-    "causes": ("then → now", "lost", "by router", "by experts", "in form alone"),
-    "routes": ("same way (%)", "same first expert (%)"),
-    "experts": ("experts moved (×)",),
+    "causes": ("then", "lost", "router", "experts", "form"),
+    "routes": ("overlap",),
+    "experts": ("moved",),
+}
+_MEANING = {
+    "causes": "points of accuracy: then, when just learned; lost since, by each cause",
+    "routes": "overlap of its inputs' routes then and now, in percent",
+    "experts": "how far the experts' answers to them have moved, relative to what they were",
 }
 
 
+def _caption(applying: Sequence[str]) -> str:
+    return "; ".join(_MEANING[name] for name in applying)
+
+
 def _causes(cell: Mapping[str, Any]) -> list[str]:
-    then, now = (cell["corners"][corner]["strict"] for corner in ("old_old", "new_new"))
     parts = (cell["lost"]["strict"], cell["router"], cell["expert"], cell["form"])
-    return [f"{then:.1f} → {now:.1f}", *(f"{part:z.1f}" for part in parts)]
+    return [f"{cell['corners']['old_old']['strict']:.1f}", *(f"{part:z.1f}" for part in parts)]
 
 
 def _routes(cell: Mapping[str, Any]) -> list[str]:
-    return [f"{cell['overlap']:.1f}", f"{cell['top1']:.1f}"]
+    return [f"{cell['overlap']:.1f}"]
 
 
 def _experts(cell: Mapping[str, Any]) -> list[str]:

@@ -30,8 +30,9 @@ def report(
     target = out or runs[0] / "report.html"
     story = tell([load(folder) for folder in runs])
     atomic_write(target, page(story, target))
-    typer.echo(f"written: {target}")
+    typer.echo(story.verdict)
     if figures:
         folder = target.with_name(f"{target.stem}-figures")
         count = story.write_figures(folder)
         typer.echo(f"written: {folder} ({count} figures, each as SVG and PDF)")
+    typer.echo(f"written: {target}")
