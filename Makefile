@@ -1,4 +1,4 @@
-# make demo      watch a plain MoE-LoRA forget and SAME hold, on real data (about seven minutes)
+# make demo      watch a plain MoE-LoRA forget and SAME hold, on real data (about six minutes)
 # make test      the default test suite, offline
 # make help      everything else
 #

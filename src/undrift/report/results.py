@@ -16,8 +16,9 @@ from undrift.rundir import RunDir, read_json, read_lines
 from undrift.scoring import MIF, TASKS, Score, mean_score, share_case_only
 
 DRIFTS = (
-    "Two kinds of drift make a mixture of experts forget: router drift (a later task sends old "
-    "inputs to other experts) and expert drift (a later task overwrites what those experts knew)."
+    "What makes a model forget: router drift (a later task sends old inputs to other experts), "
+    "expert drift (a later task overwrites what the experts knew) and format drift (the answer is "
+    "known, and said as a later task wants it). `undrift diagnose RUN` tells them apart."
 )
 
 PROTOCOL = ("benchmark", "order", "seed", "profile", "backbone")
