@@ -214,7 +214,7 @@ def test_a_second_call_asks_what_is_missing_only(run, two):
 
 
 def test_two_adapters_are_compared_in_a_folder_of_their_own(run, two):
-    found = diagnose(run, benchmark=two, adapters=("lower", "2"))
+    found = diagnose(run, benchmark=two, adapters=("lower", str(run / "tasks/02-upper/adapter")))
     assert [(c["task"], c["before"], c["after"]) for c in found["routes"]["cells"]] == [
         (1, 1, 1),
         (1, 1, 2),

@@ -49,7 +49,8 @@ def diagnose(
     adapters: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            metavar="A B", help="Compare the adapters after these two tasks (names or numbers)."
+            metavar="A B",
+            help="Compare the adapters after these two tasks (names, numbers or folders).",
         ),
     ] = None,
     reroute: Annotated[

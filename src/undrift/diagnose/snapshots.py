@@ -177,10 +177,10 @@ class Snapshots:
         return folder
 
     def number(self, name: str) -> int:
-        """Return the number of a task.
+        """Return the number of a task, and so of the snapshot that was taken after it.
 
         Args:
-            name: Its name, or its number from 1.
+            name: Its name, its number from 1, or the folder of its adapter.
 
         Returns:
             The number.
@@ -193,6 +193,10 @@ class Snapshots:
             return names.index(name) + 1
         if name.isdecimal() and 1 <= int(name) <= len(names):
             return int(name)
+        for index, each in enumerate(names, 1):
+            task = self.files.task(index, each).resolve()
+            if Path(name).resolve() in (task, task / "adapter"):
+                return index
         listing = ", ".join(f"{i} {each}" for i, each in enumerate(names, 1))
         raise ConfigError(f"the run has no task {name!r}; it has learned {listing}")
 
