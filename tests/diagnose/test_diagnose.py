@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from tests.diagnose.conftest import plant, renamed
+from tests.diagnose.conftest import WEIGHTS, plant, renamed
+from undrift.data.collate import FeatureCollator
 from undrift.diagnose import Watched, causes, diagnose, expert_drift, reroute, route_drift
 from undrift.diagnose.causes import ask, split
 from undrift.diagnose.experts import Factors, Moved
-from undrift.errors import ConfigError, RunDirError
+from undrift.diagnose.snapshots import mix
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.parts.pool import PoolMethod
 from undrift.registry import METHODS
 from undrift.report import load
@@ -68,6 +71,37 @@ def test_movement_is_the_trace_with_dense_matrices():
         torch.testing.assert_close(found, torch.stack(traces))
 
 
+# ------------------------------------------------------------ adapters of two snapshots in one
+
+
+def snapshot(folder, value):
+    folder.mkdir()
+    names = ("up.moe_lora_A", "up.moe_lora_B", "up.moe_lora_G")
+    save_file({name: torch.full((2, 3), value) for name in names}, folder / WEIGHTS)
+    save_file({"prototypes": torch.full((1,), value)}, folder / "gate.safetensors")
+    (folder / "adapter_config.json").write_text(f"{value}")
+    return folder
+
+
+def test_a_router_is_w_g_and_what_lies_beside_the_weights(tmp_path):
+    router, experts = snapshot(tmp_path / "router", 1.0), snapshot(tmp_path / "experts", 2.0)
+    (tmp_path / "mixed").mkdir()
+    mix(router, experts, tmp_path / "mixed")
+    values = {
+        name: float(t.unique()) for name, t in load_file(tmp_path / "mixed" / WEIGHTS).items()
+    }
+    assert values == {"up.moe_lora_A": 2, "up.moe_lora_B": 2, "up.moe_lora_G": 1}
+    assert float(load_file(tmp_path / "mixed" / "gate.safetensors")["prototypes"]) == 1
+    assert (tmp_path / "mixed" / "adapter_config.json").read_text() == "2.0"
+
+
+def test_a_router_of_another_shape_is_refused(tmp_path):
+    router, experts = snapshot(tmp_path / "router", 1.0), snapshot(tmp_path / "experts", 2.0)
+    save_file({"up.moe_lora_G": torch.zeros(3, 3)}, router / WEIGHTS)
+    with pytest.raises(AdapterMismatch, match=r"does not fit the experts .* two adapters of one"):
+        mix(router, experts, tmp_path)
+
+
 # ------------------------------------------------------------ planted in saved adapters
 
 
@@ -82,6 +116,7 @@ def test_identical_adapters_have_not_drifted_at_all(run, opened):
     plant(run, dict)
     at_the_end(run, 1)
     snapshots = opened(run)
+    assert isinstance(snapshots.collator, FeatureCollator)  # reads what the run has read
     cells = route_drift(snapshots, WATCHED, 8)["cells"]
     assert [(cell["task"], cell["after"]) for cell in cells] == [(1, 1), (1, 2)]
     for cell in cells:
