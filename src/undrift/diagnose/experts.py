@@ -1,7 +1,7 @@
 """Expert drift: how far what an expert answers to a task's inputs has moved since it was learned.
 
-For each expert W = B A, `tr(dW C dW^T)` relative to `tr(W C W^T)`: the quantity that SAME's Eq. 11
-bounds, with C the second moment of what the task's test inputs give the linear in its snapshot. No
+For each expert W = B A, `tr(dW C dW^T)` relative to `tr(W C W^T)`: SAME's degradation [Eq. 12],
+with C the second moment of what the task's test inputs give the linear in its snapshot. No
 matrix of the size of dW or C is made: with z = A x, and z' = A' x of the later snapshot,
 
     dW x = B' z' - B z,   tr(dW C dW^T) = <S'', B'^T B'> - 2 <S', B'^T B> + <S, B^T B>
