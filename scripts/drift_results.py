@@ -82,7 +82,7 @@ def table(found: dict[str, Any]) -> str:
         ["overlap of routes with their own snapshot, at the end, %",
          *(f"{m['overlap'][end]:.1f}" for m in methods)],
         ["tokens that keep their first expert, %", *(f"{m['top1'][end]:.1f}" for m in methods)],
-        ["movement of the experts, relative to what they said",
+        ["movement of the experts, squared, relative to what they said",
          *(f"{m['moved'][end]:.2f}" for m in methods)],
     ]  # fmt: skip
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
@@ -122,13 +122,13 @@ def drifts(runs: Sequence[Results]) -> dict[str, Any]:
 
 
 def mean(values: Any) -> float:
-    """Average, to two places."""
-    return round(fmean(values), 2)
+    """Average."""
+    return round(fmean(values), 6)
 
 
 def round_(value: float | None) -> float | None:
-    """Round to two places."""
-    return None if value is None else round(value, 2)
+    """Round so far that a table's one decimal is not rounded twice."""
+    return None if value is None else round(value, 6)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ _COLUMNS: Mapping[str, Sequence[str]] = {
 _MEANING = {
     "causes": "points of accuracy: then, when just learned; lost since, by each cause",
     "routes": "overlap of its inputs' routes then and now, in percent",
-    "experts": "how far the experts' answers to them have moved, relative to what they were",
+    "experts": "change of the experts' answers to them, squared, relative to what they were",
 }
 
 

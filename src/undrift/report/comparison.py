@@ -15,6 +15,7 @@ from undrift.scoring import FORMULAS, stage_averages
 
 MARGINS = "Margins between methods, and the noise of the seeds"
 DIFFERENCES = "Protocol differences"
+TIME = "Learning: time and memory"
 _SYMBOLS = (
     "A[t][i]: score on task i after training task t, strict rule, in percent; A[0][i]: the "
     "untouched model; T tasks. Empty: a cell that the metric needs was not measured."
@@ -178,7 +179,7 @@ def _learning(groups: Sequence[Group]) -> Section:
         rows.append([words, *cells])
     rows = [row for row in rows if any(row[1:])]
     header = ["cost", *(group.label for group in groups)]
-    return Section("Learning: time and memory", header, rows, [_MACHINE] if rows else [])
+    return Section(TIME, header, rows, [_MACHINE] if rows else [])
 
 
 def _rule_name(rule: str) -> str:

@@ -40,7 +40,7 @@ ROUTES = {
     "entropy of the routes, % of log N": "entropy",
     "share of the busiest expert, times N": "balance",
 }
-MOVED = {"moved, relative to what they answered": "moved"}
+MOVED = {"moved, squared, relative to what they answered": "moved"}
 _PERCENT = ("overlap", "top1", "entropy")
 _END = "In numbers: at the end, mean over the tasks learned before"
 
@@ -154,7 +154,7 @@ def _expert(groups: Sequence[Group]) -> Card:
                 "expert-drift",
                 "How far the experts have moved",
                 "Change of what they answer to a task's inputs since it was learned, relative to "
-                "what they answered then.",
+                "what they answered then, both squared: at 1 it is as large.",
                 figures.experts("expert drift", _cells(moved)),
             )
         )

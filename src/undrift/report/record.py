@@ -102,19 +102,21 @@ def costs(groups: Sequence[Group]) -> list[Section]:
     known = [group for group in groups if any(budget(run) for run in group.runs)]
     if not known:
         return []
-    sums = {group.label: [_sum(budget(run)) for run in group.runs] for group in known}
+    sums = {group.label: [_sum(run) for run in group.runs] for group in known}
     rows = []
     for key, words, unit, digits in (
         ("seconds", "training, seconds", 1, 1),
-        ("speed", "tokens a second", 1, 0),
+        ("tokens_per_second", "tokens a second", 1, 0),
         ("peak_bytes", "peak memory, MiB", 2**20, 0),
         ("state_bytes", "state kept between tasks, kB", 1000, 0),
         ("resting", "experts at rest, mean over linears and tasks", 1, 1),
     ):
-        cells = [_average([each[key] for each in sums[g.label]], unit, digits) for g in known]
+        cells = [_average([each.get(key) for each in sums[g.label]], unit, digits) for g in known]
         rows.append([words, *cells])
     for key, words in _SIZES.items():
-        known_sizes = [[n for each in sums[g.label] if (n := each[key]) is not None] for g in known]
+        known_sizes = [
+            [n for each in sums[g.label] if (n := each.get(key)) is not None] for g in known
+        ]
         rows.append([words, *(thousands(fmean(n)) if n else "" for n in known_sizes)])
     kept = [row for row in rows if any(row[1:])]
     return [Section("Cost of a run", ["", *(group.label for group in known)], kept)]
@@ -157,24 +159,16 @@ def _by_task(title: str, runs: Mapping[str, Results], found: Mapping[str, Row]) 
     return [Section(title, ["task", *known], rows)] if rows else []
 
 
-def _sum(tasks: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Sum up one run; None for what was not recorded for every task."""
-    seconds, tokens = _all(tasks, "seconds"), _all(tasks, "tokens")
-    peaks = [task.get("peak_bytes") for task in tasks]
+def _sum(run: Results) -> dict[str, float | None]:
+    """Add to what a method costs the time of all tasks, and how many experts rested."""
+    tasks = budget(run)
+    seconds = [task["seconds"] for task in tasks if task.get("seconds") is not None]
     resting = [fmean(task["resting"].values()) for task in tasks if task.get("resting")]
-    last = tasks[-1] if tasks else {}
     return {
-        "seconds": seconds,
-        "speed": tokens / seconds if tokens and seconds else None,
-        "peak_bytes": max((peak for peak in peaks if peak is not None), default=None),
+        **run.cost,
+        "seconds": sum(seconds) if seconds and len(seconds) == len(tasks) else None,
         "resting": fmean(resting) if resting else None,
-        **{key: last.get(key) for key in ("trainable", "active", "stored", "state_bytes")},
     }
-
-
-def _all(tasks: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    known = [task[key] for task in tasks if task.get(key) is not None]
-    return sum(known) if known and len(known) == len(tasks) else None
 
 
 def _average(values: Sequence[float | None], unit: float, digits: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from undrift.errors import ConfigError
 from undrift.report import plates, record
 from undrift.report.causes import RunLoss, explain_all, verdict
-from undrift.report.comparison import DIFFERENCES, sections
+from undrift.report.comparison import DIFFERENCES, TIME, sections
 from undrift.report.drift import Card, cards
 from undrift.report.markup import Section
 from undrift.report.noise import Group, grouped, mean_run
@@ -27,7 +27,7 @@ DRIFTS_MEASURED = {
     "Jensen-Shannon, total variation": "between a token's route then and now, in bits and as "
     "1/2 sum_n |p_n - q_n|; mean over tokens and linears",
     "moved": "tr(dW C dW^T) / tr(W C W^T): dW is an expert's change since the task was learned, C "
-    "the second moment of the task's inputs",
+    "the second moment of the task's inputs; 1: a change as large as what was there, 4: twice that",
     "router, expert, form": "strict score lost = lenient score lost + form; the lenient loss is "
     "split over router and experts by putting one of them back at a time, the mean of both orders",
 }
@@ -155,7 +155,7 @@ def tell(runs: Sequence[Results]) -> Story:
         recorded=record.everything(groups),
         maps=plates.maps(means),
         curves=plates.curves(means),
-        tables=[section for section in sections(runs) if section.title != DIFFERENCES],
+        tables=[found for found in sections(runs) if found.title not in (DIFFERENCES, TIME)],
         cards=cards(groups, single=single),
         shares=plates.shares(losses),
         losses=_explained(losses, groups, runs, single),

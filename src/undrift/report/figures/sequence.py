@@ -100,7 +100,7 @@ def experts(title: str, runs: Mapping[str, Cells]) -> Figure:
     Raises:
         ConfigError: If there is nothing to draw.
     """
-    page = _by_task(title, runs, "moved", "relative movement")
+    page = _by_task(title, runs, "moved", "relative movement, squared")
     moved = [c["moved"] for cells in runs.values() for c in cells if c["moved"] is not None]
     most = max([1.0, *moved])
     ticks = [0, *(10.0**power for power in range(-1, math.ceil(math.log10(most)) + 1))]
