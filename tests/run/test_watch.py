@@ -10,6 +10,7 @@ from tests.run.test_loop import numbers
 from tests.run.test_meter import StopLearning
 from undrift.methods.moelora import expert_layers
 from undrift.run.evaluate import Examiner
+from undrift.run.generate import read
 from undrift.run.progress import Quiet
 from undrift.run.watch import RouteWatch
 from undrift.rundir import read_json, read_lines
@@ -44,6 +45,25 @@ def test_a_watched_run_is_the_same_run(make_run, tmp_path, method):
     assert read_json(tmp_path / "watched/matrix.json") == read_json(
         tmp_path / "without/matrix.json"
     )
+
+
+def test_a_look_leaves_random_numbers_where_they_were(make_run, monkeypatch):
+    kept, look = [], RouteWatch.look
+
+    def looked(self):
+        before = torch.get_rng_state()
+        found = look(self)
+        kept.append(torch.equal(before, torch.get_rng_state()))
+        return found
+
+    def drawing(*asked):  # as a model may that draws when it reads
+        torch.rand(1)
+        read(*asked)
+
+    monkeypatch.setattr(RouteWatch, "look", looked)
+    monkeypatch.setattr("undrift.run.watch.read", drawing)
+    make_run(train={"max_steps": 2}, watch_routes=1).go()
+    assert kept == [True, True]
 
 
 def test_what_is_noted_and_told(make_run, tmp_path, tiny):
