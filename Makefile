@@ -15,9 +15,10 @@ INSTALL := python -m pip --disable-pip-version-check install --quiet --constrain
 TORCH = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 UNDRIFT := OMP_NUM_THREADS=1 $(BIN)/undrift
 DEMO := runs/demo
+CASES ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-slow test-browser bench lint ci-smoke clean
+.PHONY: help install dev demo test test-slow test-browser fuzz bench lint ci-smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -64,6 +65,10 @@ test: dev  ## the default test suite: offline, under three minutes on two cores
 
 test-slow: dev  ## what the default suite leaves out: slow and distributed tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(slow or distributed) and not gpu"
+
+# Cases that were found before stand in the tests as examples.
+fuzz: dev  ## 100,000 strange inputs for every reader of other people's files
+	OMP_NUM_THREADS=1 FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -n 2 -q tests/fuzz
 
 # Without a chromium, root gets Debian's; others are told.
 test-browser: dev  ## the report in headless chromium, or in the one that $CHROMIUM names

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and how it is written. Standard library only."""
+"""What a run leaves on disk, and how it is written. Works without torch."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 `scores_of` scores a line of any task. `score` serves the pocket; `score_all` and `score_file` (a
 whole file) serve the published benchmarks, whose rules are in `public`, `domains`, `official` and
-`lenient`. `rules_of` judges a kept line by content and by form. Needs the standard library only.
+`lenient`. `rules_of` judges a kept line by content and by form. Works without torch.
 """
 
 from __future__ import annotations

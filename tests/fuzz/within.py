@@ -1,0 +1,40 @@
+"""How the readers of other people's files are fuzzed, and what each is held to.
+
+`many` decorates a test made with `given`: 1,000 cases in `make test`, the same ones every time;
+as many new ones as FUZZ_CASES says in `make fuzz`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hypothesis import HealthCheck, settings
+
+from undrift.errors import UndriftError
+
+CASES = int(os.environ.get("FUZZ_CASES", "1000"))
+SECOND = 1.0  # of CPU time, so that a busy machine fails nothing
+
+many = settings(
+    max_examples=CASES,
+    deadline=None,
+    derandomize="FUZZ_CASES" not in os.environ,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let our own errors of one line pass, and nothing else; over a second fails as well."""
+    start = time.thread_time()
+    try:
+        yield
+    except UndriftError as error:
+        assert str(error).strip(), "an error without a message"
+        assert "\n" not in str(error), f"more than a line: {error}"
+    spent = time.thread_time() - start
+    assert spent < SECOND, f"{spent:.2f} s of CPU time"
