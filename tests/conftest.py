@@ -9,6 +9,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("UNDRIFT_TEST_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", os.environ["UNDRIFT_TEST_THREADS"])
 
+import hypothesis
 import torch
 
 torch.set_num_threads(int(os.environ["UNDRIFT_TEST_THREADS"]))
+# How long an example takes says something of the machine: it decides nothing.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
