@@ -18,7 +18,8 @@ DEMO := runs/demo
 CASES ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-slow test-browser fuzz bench lint ci-smoke clean
+.PHONY: help install dev demo test test-slow test-cpus test-browser fuzz counts times bench lint \
+	ci-smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -66,6 +67,10 @@ test: dev  ## the default test suite: offline, under three minutes on two cores
 test-slow: dev  ## what the default suite leaves out: slow and distributed tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "(slow or distributed) and not gpu"
 
+# Forced through environment variables, never beyond what this CPU has; aarch64 has one set only.
+test-cpus: dev  ## the numerical tests under every instruction set of this CPU, and with two threads
+	$(BIN)/python scripts/test_cpus.py
+
 # Cases that were found before stand in the tests as examples.
 fuzz: dev  ## 100,000 strange inputs for every reader of other people's files
 	OMP_NUM_THREADS=1 FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -n 2 -q tests/fuzz
@@ -77,7 +82,13 @@ test-browser: dev  ## the report in headless chromium, or in the one that $CHROM
 		{ echo "install chromium, or let CHROMIUM be the path of one"; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser
 
-bench: dev  ## the layer's speed bars; fails if one falls short
+counts: dev  ## the exact bars (bytes, operations, tokens, accuracy); fails if one falls short
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks counts
+
+times: dev  ## the bars on ratios of times: says which hold, and never fails
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks times
+
+bench: dev  ## both; fails if one falls short
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 lint: dev  ## formatting, lint, types, docstrings

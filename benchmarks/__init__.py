@@ -1,3 +1,3 @@
-"""The bars that the layer holds on a CPU; run `python -m benchmarks`."""
+"""The bars that the layer holds on a CPU; run `python -m benchmarks`, with `counts` or `times`."""
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""A bar on answering: the pocket backbone with SAME's experts, in batches and one by one."""
+"""Bars on answering, in batches and one by one, and on how long the command line takes to begin."""
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -52,4 +55,19 @@ def generation_bars(rounds: int) -> list[Bar]:
     return [Bar(f"generation: one by one / batches of {BATCH}", ratio, 4.0, at_most=False)]
 
 
-GROUPS: tuple[tuple[Callable[[int], list[Bar]], int], ...] = ((generation_bars, 3),)
+def help_bars(rounds: int) -> list[Bar]:
+    """Seconds of the processor, not of the clock, until `undrift --help` has been printed."""
+    command = [sys.executable, "-c", "from undrift.cli import main; main()", "--help"]
+    taken = []
+    for _ in range(rounds):
+        before = os.times()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        taken.append(sum(after[2:4]) - sum(before[2:4]))
+    return [Bar("command line: CPU seconds of --help", min(taken), 1.0)]
+
+
+GROUPS: tuple[tuple[Callable[[int], list[Bar]], int], ...] = (
+    (generation_bars, 3),
+    (help_bars, 3),
+)

@@ -26,7 +26,9 @@ from benchmarks.variants import (
     training_step,
 )
 from undrift.core.routing import add_mixture, pack
+from undrift.core.stepping import StepHook
 from undrift.core.steps import a_metric, damping, expert_a_step, gain, router_step
+from undrift.methods.same import Same
 
 
 def layer_bars(rounds: int) -> list[Bar]:
@@ -124,9 +126,43 @@ def step_bars(rounds: int) -> list[Bar]:
     return [Bar("step: transform of A and router / AdamW step", ratio, 2.0)]
 
 
+class Blocks(nn.Module):
+    """Four feed-forward blocks of the pocket's size, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(128, 344) for _ in range(4))
+
+    def forward(self, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """Map x (..., 128) to (..., 128)."""
+        for block in self.blocks:
+            inputs_embeds = inputs_embeds + block(inputs_embeds)
+        return inputs_embeds
+
+
+def held_bars(rounds: int) -> list[Bar]:
+    """What all that SAME does to a step adds to AdamW's own, in twelve small linears."""
+    torch.manual_seed(0)
+    method, x = Same(max_frozen=4, tau=1.0), batch(128)
+    model = experts(Blocks().requires_grad_(False), FFN, fraction=1.0)
+    method.task_start(model, 1, 2)
+    training_step(model, x)()
+    method.task_end(model)
+    method.task_start(model, 2, 100)
+    masters = list(method.step_transforms(model))
+    for p in masters:
+        p.grad = torch.randn_like(p)
+    plain, held = (torch.optim.AdamW(masters, lr=1e-6) for _ in range(2))
+    StepHook(held, lambda: method.step_transforms(model)).attach()
+    taken = measure({"plain": plain.step, "held": held.step}, rounds)
+    ratio = median(taken, lambda s: s["held"] / s["plain"])
+    return [Bar(f"step: SAME in {len(masters)} masters / AdamW step", ratio, 3.0)]
+
+
 GROUPS: tuple[tuple[Callable[[int], list[Bar]], int], ...] = (
     (layer_bars, 9),
     (frozen_bars, 25),
     (block_bars, 9),
     (step_bars, 9),
+    (held_bars, 30),
 )

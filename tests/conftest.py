@@ -1,4 +1,4 @@
-"""What holds for every test: offline, one thread, no cache of the user's touched."""
+"""What holds for every test: offline, one thread or $UNDRIFT_TEST_THREADS, no cache touched."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("UNDRIFT_TEST_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", os.environ["UNDRIFT_TEST_THREADS"])
 
+import hypothesis
 import torch
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["UNDRIFT_TEST_THREADS"]))
+# How long an example takes says something of the machine: it decides nothing.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -67,16 +66,14 @@ def learned(undrift, backbone, tmp_path):
     return tmp_path / "one"
 
 
-def test_help_is_instant_and_light():
+def test_help_is_light():
     code = (
         "import sys\nsys.argv = ['undrift', '--help']\nfrom undrift.cli import main\n"
         "try: main()\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'peft', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "print('HEAVY', sorted(heavy))"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "HEAVY []" in done.stdout
     for command in (
         "run",
@@ -90,8 +87,6 @@ def test_help_is_instant_and_light():
         "list",
     ):
         assert command in done.stdout
-    # seconds of the processor, not of the clock: other tests may be running
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 def test_list(undrift):

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.precision import assert_same
 from undrift.core import naive
 from undrift.core.activation import Usage, choose_frozen, minmax, scores
 
@@ -31,9 +32,9 @@ def test_usage_is_the_oracles(batch, power):
     X, W_G = batch
     usage = counted(X, W_G, power)
     F_pre, alpha = torch.rand(N).double(), torch.tensor(37.0, dtype=torch.float64)
-    torch.testing.assert_close(usage.utilisation(), naive.utilisation(X, W_G), rtol=1e-6, atol=1e-6)
+    assert_same(usage.utilisation(), naive.utilisation(X, W_G), terms=len(X))
     expected = naive.importance(F_pre, 37, X, W_G, power)
-    torch.testing.assert_close(usage.importance(F_pre, alpha), expected, rtol=1e-6, atol=1e-6)
+    assert_same(usage.importance(F_pre, alpha), expected, terms=len(X))
 
 
 def test_batches_and_ranks_of_any_size_sum_to_the_same(batch):
@@ -41,7 +42,7 @@ def test_batches_and_ranks_of_any_size_sum_to_the_same(batch):
     whole = counted(X, W_G)
     parts = [counted(part, W_G) for part in X.split([1, 40, 19])]
     for total, *shares in zip(whole.tensors(), *(p.tensors() for p in parts), strict=True):
-        torch.testing.assert_close(sum(shares), total, rtol=1e-6, atol=1e-6)
+        assert_same(sum(shares), total, terms=len(X))
 
 
 def test_a_frozen_expert_counts_for_nothing(batch):
@@ -51,8 +52,8 @@ def test_a_frozen_expert_counts_for_nothing(batch):
     w = torch.softmax(X @ W_G[active].mT, 1)
     usage.update(w, X.square().sum(1), active=active)
     assert not usage.w[[1, 4]].any()
-    assert float(usage.w.sum()) == pytest.approx(60)
-    torch.testing.assert_close(usage.w[active], w.sum(0), rtol=1e-6, atol=1e-6)
+    assert_same(usage.w.sum(), torch.tensor(60.0), terms=len(X))
+    assert_same(usage.w[active], w.sum(0), terms=len(X))
 
 
 def test_a_signal_that_is_the_same_all_over_says_nothing():

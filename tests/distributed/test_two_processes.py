@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.precision import TRAINED, assert_same
+
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -75,4 +77,4 @@ def test_two_processes_that_share_the_examples_give_the_prototypes_of_one(tmp_pa
         assert torch.equal(first[key], second[key]), f"ranks differ in {key}"
         if key.endswith(".counts"):
             assert torch.equal(first[key], value) and bool((value > 0).all())
-        torch.testing.assert_close(first[key], value, rtol=1e-14, atol=1e-15)
+        assert_same(first[key], value, TRAINED, dtype=torch.float64, what=key)

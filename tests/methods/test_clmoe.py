@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.methods.training import SMALL, attached, batch_of, learn, logits, weights
+from tests.precision import assert_same
 from undrift.core.routing import route
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.clmoe import STATE_FILE, ClMoe
@@ -118,7 +119,7 @@ def test_at_test_the_route_is_mixed_with_the_mean_use_and_no_cross_terms(top_k):
     torch.testing.assert_close(got, expected)
     method.config = ClMoe(**SMALL, beta=1.0).config
     with method.predicting(model):
-        assert torch.equal(logits(model), plain)
+        assert_same(logits(model), plain)
 
 
 def test_counts_and_the_experts_before_survive_a_checkpoint_inside_a_task(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.methods.training import SMALL, attached, batch_of, learn
+from tests.precision import assert_same
 from tests.tuner.llava import IMAGE_TOKEN, tiny_batch
 from undrift.registry import METHODS
 
@@ -121,4 +122,4 @@ def test_answers_have_no_part_in_the_gates_of_training(name):
         one, two = (found.model(**each).logits[:, -batch["labels"].shape[1] :][:, :PROMPT]
                     for each in (batch, other))  # fmt: skip
     found.model.eval()
-    assert torch.equal(one, two)
+    assert_same(one, two)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.methods.matching import WEIGHTS, chosen, random_features
+from tests.precision import assert_same
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.parts.features import Features
 from undrift.methods.parts.matcher import Matching, TaskMatcher
@@ -42,7 +43,7 @@ def test_a_prototype_is_the_exact_mean_however_the_examples_came():
         there = whole.present[name]
         mean = whole.of[name][there].double().mean(0)
         assert int(matcher.counts[name][1]) == int(there.sum()) < 1000
-        torch.testing.assert_close(matcher.prototypes(name)[1], mean, rtol=1e-14, atol=1e-16)
+        assert_same(matcher.prototypes(name)[1], mean, len(mean), dtype=torch.float64, scale=1.0)
 
 
 def test_the_first_example_is_the_prototype_there_is_no_random_start():

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 
 import peft
 import pytest
 import torch
 
-from tests.methods.training import SMALL, attached, learn, trainable, weights
+from tests.methods.training import SMALL, attached, learn, weights
+from tests.precision import assert_same
 from tests.tuner.llava import tiny_llava
 from undrift.core import PAPER, naive, steps
-from undrift.core.stepping import StepHook
 from undrift.errors import ConfigError
 from undrift.methods.moelora import MoeLora
 from undrift.methods.same import Same
@@ -85,10 +84,10 @@ def test_after_fifty_adamw_steps_the_router_moved_in_v_par_by_the_transformed_st
         assert len(steps_taken) == 50
         g = steps.gain(s, half_width=3, rho=1.0, clamp=True)
         expected = lambda_par * (sum(steps_taken) @ V) * g
-        torch.testing.assert_close(moved @ V, expected, atol=1e-6, rtol=0)
+        assert_same(moved @ V, expected, terms=50, scale=1.0)  # W_G is rounded at every step
         assert (moved - moved @ V @ V.mT).norm() > 1e-2
         if lambda_par == 0:
-            assert (moved @ V).abs().max() <= 1e-6
+            assert_same(moved @ V, torch.zeros_like(expected), terms=50, scale=1.0)
 
 
 def test_projected_gradients_let_the_router_move_in_v_par():
@@ -281,32 +280,3 @@ def test_an_adapter_that_came_without_statistics_gets_them_and_keeps_them(tmp_pa
     # and gate and up share a sketch, as they do where the tuner makes it
     shared = [each for each in statistics(model).values() if each.owner is not each]
     assert len(shared) == 2
-
-
-def test_the_step_transform_costs_little_beside_adamw():
-    """Twelve linears of the pocket's size (d = 128), everything on."""
-    method = Same(max_frozen=4, tau=1.0)
-    torch.manual_seed(0)
-    model = method.attach(tiny_llava(hidden_size=128, intermediate_size=344, num_hidden_layers=4))
-    learn(method, model, task=1, steps=2)
-    masters = list(trainable(model).values())
-    for p in masters:
-        p.grad = torch.randn_like(p)
-    method.task_start(model, 2, 100)
-    assert len(method.step_transforms(model)) == 36
-    optimizer = torch.optim.AdamW(masters, lr=1e-6)
-    optimizer.step()
-    plain = median_time(optimizer.step)
-    hook = StepHook(optimizer, lambda: method.step_transforms(model)).attach()
-    held = median_time(optimizer.step)
-    hook.detach()
-    assert held - plain <= 2 * plain
-
-
-def median_time(do, rounds=30):
-    spent = []
-    for _ in range(rounds):
-        start = time.process_time()
-        do()
-        spent.append(time.process_time() - start)
-    return sorted(spent)[rounds // 2]

@@ -76,6 +76,7 @@ def train(method, model, number, folder, callbacks=(), resume=None, **options):
     return trainer
 
 
+@pytest.mark.foreign("1.1")
 @pytest.mark.parametrize("name", ["same", *SLOW])
 def test_killed_inside_a_task_and_resumed_equals_uninterrupted(name, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}

@@ -23,9 +23,11 @@ def trainable(model):
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def learn(method, model, task=1, steps=8, weight_decay=0.1, on_step=None):
-    """One task of `steps` AdamW steps on batches that the task's number decides."""
-    optimizer = torch.optim.AdamW(
+def learn(
+    method, model, task=1, steps=8, weight_decay=0.1, on_step=None, optimizer=torch.optim.AdamW
+):
+    """One task of `steps` steps on batches that the task's number decides."""
+    optimizer = optimizer(
         trainable(model).values(), lr=RATES.get(method.name, LR), weight_decay=weight_decay
     )
     args = SimpleNamespace(output_dir="nowhere", resume_from_checkpoint=None)

@@ -109,6 +109,7 @@ def test_a_run_keeps_how_often_the_task_of_a_prompt_was_identified(make_run, tmp
     assert all(0 <= facts["identified"] <= 100 for facts in found.values())
 
 
+@pytest.mark.foreign("1.1")
 @pytest.mark.parametrize("method", ["same", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_stopped_anywhere_it_goes_on_exactly(make_run, tmp_path, method):
     train = {"max_steps": 7, "checkpoint_steps": 3}

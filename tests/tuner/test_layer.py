@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.precision import assert_same
 from undrift.core.routing import mixture
 from undrift.tuner import MoeLoraConfig, MoeLoraLayer, TokenContext
 
@@ -69,9 +70,9 @@ def test_any_linear_may_be_the_base(kind):
     slow = base(x) + mixture(x, *masters, 2.0)
     expected = torch.autograd.grad((slow * weight).sum(), wanted)
     y = layer(x)
-    torch.testing.assert_close(y, slow)
+    assert_same(y, slow)
     for grad, want in zip(torch.autograd.grad((y * weight).sum(), wanted), expected, strict=True):
-        torch.testing.assert_close(grad, want, rtol=1e-4, atol=1e-4)
+        assert_same(grad, want)
 
 
 def test_the_output_of_a_base_that_keeps_it_is_not_written_into():
@@ -90,7 +91,7 @@ def test_bitsandbytes_four_bit_base():
     x = torch.randn(2, 5, D_IN * 4, requires_grad=True)
     y = layer(x)
     masters = (layer.moe_lora_A.default, layer.moe_lora_B.default, layer.moe_lora_G.default)
-    torch.testing.assert_close(y, base(x) + mixture(x, *masters, 2.0))
+    assert_same(y, base(x) + mixture(x, *masters, 2.0))
     y.sum().backward()
     assert x.grad is not None and all(p.grad is not None for p in masters)
 
@@ -113,7 +114,7 @@ def test_a_change_of_the_masters_is_seen_at_once():
         layer(x)
         for p in masters:
             p.add_(0.1)
-            torch.testing.assert_close(layer(x), layer.base_layer(x) + mixture(x, *masters, 2.0))
+            assert_same(layer(x), layer.base_layer(x) + mixture(x, *masters, 2.0))
 
 
 def test_an_optimiser_that_writes_past_the_versions_is_seen_in_the_next_forward_pass():
@@ -123,11 +124,11 @@ def test_an_optimiser_that_writes_past_the_versions_is_seen_in_the_next_forward_
     x = torch.randn(3, D_IN)
     masters = (layer.moe_lora_A.default, layer.moe_lora_B.default, layer.moe_lora_G.default)
     for _ in range(2):
-        torch.testing.assert_close(model(x), layer.base_layer(x) + mixture(x, *masters, 2.0))
+        assert_same(model(x), layer.base_layer(x) + mixture(x, *masters, 2.0))
         for p in masters:
             p.data.add_(0.1)  # the version does not change
     model.eval()
-    torch.testing.assert_close(model(x), layer.base_layer(x) + mixture(x, *masters, 2.0))
+    assert_same(model(x), layer.base_layer(x) + mixture(x, *masters, 2.0))
 
 
 def test_frozen_experts_take_no_part_in_the_products():
@@ -137,7 +138,7 @@ def test_frozen_experts_take_no_part_in_the_products():
     y = layer(x)
     masters = (layer.moe_lora_A.default, layer.moe_lora_B.default, layer.moe_lora_G.default)
     active = torch.tensor([0, 2])
-    torch.testing.assert_close(y, layer.base_layer(x) + mixture(x, *masters, 2.0, active))
+    assert_same(y, layer.base_layer(x) + mixture(x, *masters, 2.0, active))
     packed = layer._packed["default"].packed
     assert packed.AR.shape == (2 * r + 2, D_IN) and packed.Bt.shape == (2 * r, D_OUT)
     y.sum().backward()
@@ -153,7 +154,7 @@ def test_other_frozen_experts_are_packed_anew():
         each.fill_(False)
         each[active] = True
         expected = layer.base_layer(x) + mixture(x, *masters, 2.0, torch.tensor(active))
-        torch.testing.assert_close(layer(x), expected)
+        assert_same(layer(x), expected)
 
 
 def test_configuration_errors_name_the_key():

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tests.precision import assert_same
 from tests.tuner.llava import randomise, tiny_batch, tiny_experts, tiny_llava
 from undrift.errors import ConfigError, UndriftError
 from undrift.tuner import (
@@ -47,13 +48,14 @@ def finish_task(model: nn.Module, adapter: str = "default") -> None:
 
 @pytest.mark.parametrize("targets", ["ffn", "all"])
 @pytest.mark.parametrize("gate", ["token", "constant"])
-def test_at_the_start_the_model_is_the_base_bit_for_bit(targets, gate):
+def test_at_the_start_the_model_is_the_base(targets, gate):
     batch = tiny_batch()
     expected = logits(tiny_llava(), batch)
     model = tiny_experts(trained=False, target_modules=targets, gate=gate)
-    assert torch.equal(logits(model, batch), expected)
+    assert not any(p.any() for n, p in model.named_parameters() if "moe_lora_B" in n)
+    assert_same(logits(model, batch), expected)
     one = {name: value[:1, :9] if value.dim() == 2 else value[:1] for name, value in batch.items()}
-    assert torch.equal(logits(model, one), logits(tiny_llava(), one))
+    assert_same(logits(model, one), logits(tiny_llava(), one))
 
 
 def test_targets_are_the_linears_of_the_language_model_only():
@@ -143,7 +145,7 @@ def test_disable_adapter_gives_the_base_back():
     base, adapted = logits(tiny_llava()), logits(model)
     assert not torch.allclose(base, adapted)
     with model.disable_adapter():
-        assert torch.equal(logits(model), base)
+        assert_same(logits(model), base)
     assert torch.equal(logits(model), adapted)
 
 
@@ -179,7 +181,9 @@ def test_modules_to_save(tmp_path):
             p -= 0.5 * p.grad
     expected = logits(model)
     model.save_pretrained(tmp_path)
-    assert torch.equal(logits(peft.PeftModel.from_pretrained(tiny_llava(), tmp_path)), expected)
+    # trainable as the first: torch folds a product of what requires gradients in another way
+    again = peft.PeftModel.from_pretrained(tiny_llava(), tmp_path, is_trainable=True)
+    assert torch.equal(logits(again), expected)
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")  # the tower
@@ -247,7 +251,7 @@ def test_merging_is_refused_with_a_reason_and_unload_works():
     ):
         with pytest.raises(UndriftError, match=r"no merged weight.*steadylora"):
             call()
-    assert torch.equal(logits(model.unload()), logits(tiny_llava()))
+    assert_same(logits(model.unload()), logits(tiny_llava()))
 
 
 def test_generation_does_not_depend_on_batch_mates_or_padding():
@@ -279,7 +283,7 @@ def test_training_and_evaluation_route_alike_while_all_experts_are_active():
     model = tiny_experts()
     expected = logits(model)
     model.train()
-    assert torch.equal(model(**tiny_batch()).logits, expected)
+    assert_same(model(**tiny_batch()).logits, expected)
     frozen = torch.tensor([True, False, True, True])
     for each in statistics(model).values():
         each.active.copy_(frozen)
@@ -287,7 +291,7 @@ def test_training_and_evaluation_route_alike_while_all_experts_are_active():
     assert not torch.allclose(trained, expected)
     assert torch.equal(logits(model), expected)
     with as_trained(model):
-        assert torch.equal(logits(model), trained)
+        assert_same(logits(model), trained)
     assert torch.equal(logits(model), expected)
 
 

@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 
+from tests.precision import TRAINED, assert_same
 from tests.tuner.llava import tiny_batch, tiny_experts, tiny_llava
 from undrift.core import naive
 from undrift.errors import ConfigError
@@ -45,9 +46,9 @@ def sums(model) -> dict[str, torch.Tensor]:
     }
 
 
-def assert_same_sums(model, expected: dict[str, torch.Tensor]) -> None:
+def assert_same_sums(model, expected: dict[str, torch.Tensor], terms: int = TRAINED) -> None:
     for key, value in sums(model).items():
-        assert (value - expected[key]).abs().max() <= 1e-5 * value.abs().max(), key
+        assert_same(value, expected[key], terms, what=key)
 
 
 @pytest.mark.parametrize("weights", ["same", "gradient"])
@@ -77,6 +78,7 @@ def test_two_tasks_give_the_moments_of_all_their_tokens(weights):
     assert each.tasks == 2 and each.active.all()
 
 
+@pytest.mark.foreign("1.2")
 @pytest.mark.parametrize("weights", ["same", "gradient"])
 def test_a_split_over_batches_changes_nothing(weights):
     tokens = tokens_of(20)
@@ -85,7 +87,7 @@ def test_a_split_over_batches_changes_nothing(weights):
     for rows in (slice(0, 3), slice(3, 14), slice(14, 20)):
         parts.observe(Tokens(), *(part[rows] for part in tokens))
     for key, value in whole.running().items():
-        torch.testing.assert_close(parts.running()[key], value, msg=key)
+        assert_same(parts.running()[key], value, terms=20, what=key)  # float32, whatever keeps them
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -170,7 +172,7 @@ def test_linears_with_one_input_share_one_sketch():
     for name, each in statistics(separate).items():
         assert each.owner is each
         shared = found[name].owner.running()
-        torch.testing.assert_close(each.running()["trace"], shared["trace"], msg=name)
+        assert_same(each.running()["trace"], shared["trace"], what=name)
 
 
 def test_sharing_where_inputs_differ_is_an_error():
@@ -231,6 +233,7 @@ def test_a_token_weighs_by_the_gradient_at_the_output_of_its_linear(weights):
         torch.testing.assert_close(sums_of["z_weight"].float(), u)
 
 
+@pytest.mark.foreign("1.2")
 def test_shares_do_not_depend_on_the_batch_nor_on_the_scale_of_the_loss():
     together, alone = (tiny_experts(token_weights="share") for _ in range(2))
     batch = tiny_batch()
@@ -243,9 +246,11 @@ def test_shares_do_not_depend_on_the_batch_nor_on_the_scale_of_the_loss():
             for name, value in batch.items()
         }
         learn(alone, one)
-    assert_same_sums(together, sums(alone))
+    # a weight is the length of what is left where gradients cancel, which costs another digit
+    assert_same_sums(together, sums(alone), terms=20 * TRAINED)
 
 
+@pytest.mark.foreign("1.1")
 @pytest.mark.parametrize("columns", [6, 64])
 def test_a_resumed_task_equals_the_uninterrupted_one(columns, tmp_path):
     def task(model, seeds) -> None:

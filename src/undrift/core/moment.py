@@ -3,6 +3,10 @@
 Within a task `MomentSketch` holds `Y = sum_x u x (x^T Omega)`, which is additive over batches and
 ranks and costs d x l instead of d x d; u is a token's weight, 1 in the paper. Between tasks
 `History` holds the leading eigenpairs. The two meet in `History.merge`, once a task, in float64.
+
+What is kept is row-major from the moment it is made. A file gives every tensor back row-major, QR
+and eigh give theirs column-major, and a product with the one rounds otherwise than with the other
+on some CPUs: a resumed task would not be the uninterrupted one.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ class MomentSketch:
         self.exact = self.columns == dim
         omega = torch.eye(dim) if self.exact else _orthonormal(_gaussian(dim, self.columns, seed))
         self.Omega = omega.to(device=device, dtype=torch.float32)  # (d, l)
-        self.Y = torch.zeros_like(self.Omega)  # (d, l)
+        self.Y = torch.zeros(dim, self.columns, device=device)  # (d, l)
         self.trace = torch.zeros((), dtype=torch.float64, device=device)
         self.tokens = torch.zeros((), dtype=torch.float64, device=device)
         self.weight = torch.zeros((), dtype=torch.float64, device=device)
@@ -200,7 +204,7 @@ class History:
         k = _components(s, trace, delta).clamp_max(K)
         s_kept = torch.where(torch.arange(K, device=s.device) < k, s[:K], 0.0)
         return History(
-            V=torch.where(s_kept > 0, V[:, :K], 0.0).float(),
+            V=torch.where(s_kept > 0, V[:, :K], 0.0).float().contiguous(),
             s=s_kept,
             k=k,
             trace=trace,
@@ -267,5 +271,5 @@ def _gaussian(dim: int, columns: int, seed: int) -> Tensor:
 
 
 def _orthonormal(X: Tensor) -> Tensor:
-    """An orthonormal basis of the columns of X, in their order."""
-    return torch.linalg.qr(X).Q
+    """An orthonormal basis of the columns of X, in their order, row-major."""
+    return torch.linalg.qr(X).Q.contiguous()

@@ -25,7 +25,7 @@ from undrift.core.settings import check_choices
 from undrift.core.stepping import StepHook, StepTransform
 from undrift.data.types import Example
 from undrift.errors import ConfigError, unknown
-from undrift.methods.parts.adapter import load_adapter, save_adapter
+from undrift.methods.parts.adapter import load_adapter, row_major, save_adapter
 from undrift.methods.parts.cost import Cost
 
 Parts = Literal["experts", "router", "router and experts", "entangled"]
@@ -277,6 +277,7 @@ class Method(Cost, TrainerCallback):
     ) -> None:
         """Begin the task, or resume it, and attach the transforms to the optimiser."""
         self._detach()
+        row_major(model)
         start = self.task_resume if state.global_step else self.task_start
         start(model, self.task_index, state.max_steps)
         self._hooks = [

@@ -29,8 +29,9 @@ class MoeLoraModel(BaseTuner):
     """Puts a `MoeLoraLayer` around every target of a `MoeLoraConfig`.
 
     Use it through `peft.get_peft_model(model, MoeLoraConfig(...))` or the model's own
-    `add_adapter` and `load_adapter`. While no step has been taken the model's output is the base
-    model's, bit for bit.
+    `add_adapter` and `load_adapter`. While no step has been taken B is zero, and so is what the
+    experts add; the model's output is the base model's up to rounding, for the base's own products
+    are then folded into two dimensions.
     """
 
     prefix = f"{NAME}_"

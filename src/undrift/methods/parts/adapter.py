@@ -89,6 +89,20 @@ def check_safetensors(directory: Path) -> None:
     raise RunDirError(f"{directory} holds no {SAFETENSORS_WEIGHTS_NAME}; name an adapter folder")
 
 
+def row_major(model: nn.Module) -> None:
+    """Lay out row-major whatever is trained, and so what optimisers and methods make like it.
+
+    A file brings every tensor back row-major, and products of other layouts round otherwise on
+    some CPUs: a task that is resumed would not be the one that went on.
+
+    Args:
+        model: A model; most are laid out so already, and then nothing happens.
+    """
+    for p in model.parameters():
+        if p.requires_grad and not p.is_contiguous():
+            p.data = p.data.contiguous()
+
+
 def active_adapter(model: PeftModel) -> str:
     """Name the adapter that is trained.
 

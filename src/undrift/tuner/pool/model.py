@@ -24,7 +24,8 @@ class PoolLoraModel(BaseTuner):
     """Puts a `PoolLoraLayer` around every target of a `PoolLoraConfig`.
 
     Use it through `peft.get_peft_model(model, PoolLoraConfig(...))`. While no step has been taken
-    the model's output is the base model's, bit for bit.
+    B is zero, and so is what the experts add; the model's output is the base model's up to
+    rounding, for the base's own products are then folded into two dimensions.
     """
 
     prefix = f"{NAME}_"
