@@ -12,7 +12,8 @@ from typing import Any
 from undrift.errors import RunDirError
 from undrift.report.cost import cost
 from undrift.report.protocol import facts, made_with
-from undrift.rundir import RunDir, read_json, read_lines
+from undrift.rundir import RunDir, read_answers, read_record
+from undrift.rundir.records import Manifest, Matrix
 from undrift.scoring import MIF, TASKS, Score, mean_score, share_case_only
 
 DRIFTS = (
@@ -127,7 +128,7 @@ def load(folder: Path) -> Results:
     """
     run = RunDir.existing(folder)
     saved = _finished(run)
-    manifest, tasks = read_json(run.manifest_file), list(saved["tasks"])
+    manifest, tasks = read_record(run.manifest_file, Manifest), list(saved["tasks"])
     matrix = [_padded(row, len(tasks)) for row in saved["matrix"]]
     after, lines = _final_lines(run, len(tasks))
     try:
@@ -171,7 +172,7 @@ def labels(runs: Sequence[Results]) -> list[str]:
 
 def _finished(run: RunDir) -> dict[str, Any]:
     """Read matrix.json, which must be there and have every task in its last row."""
-    saved = read_json(run.matrix_file) if run.matrix_file.is_file() else None
+    saved = read_record(run.matrix_file, Matrix) if run.matrix_file.is_file() else None
     if saved is None or saved["metrics"]["last"] is None:
         raise RunDirError(
             f"{run.root} holds an unfinished run; "
@@ -186,11 +187,11 @@ def _padded(row: Sequence[float | None], length: int) -> Row:
 
 def _final_lines(run: RunDir, tasks: int) -> tuple[int, list[Lines]]:
     """Read every prediction of the last stage, task by task; also say which stage that is."""
-    stages = sorted((run.root / "eval").glob("after-*"))
+    stages = run.stages()
     if not stages:
         raise RunDirError(f"{run.root} holds no predictions (eval/ is empty)")
     after = int(stages[-1].name.removeprefix("after-"))
-    return after, [read_lines(run.predictions(after, on)) for on in range(1, tasks + 1)]
+    return after, [read_answers(run.predictions(after, on)) for on in range(1, tasks + 1)]
 
 
 def _judged(lines: Sequence[Lines]) -> Lines:
