@@ -171,7 +171,7 @@ def load_schedule(schedule: Any, folder: Path) -> None:
     file, own = folder / "schedule.json", schedule.state_dict()
     saved = read_record(file, Schedule)
     known = {key: value for key, value in saved.items() if key in own}
-    if not _alike(known, {key: own[key] for key in known}):
+    if not _alike({key: own[key] for key in known}, known):
         raise damaged(file, "it is of another schedule than is used now")
     schedule.load_state_dict(known)
 
@@ -185,23 +185,19 @@ def _place(file: Path, index: str, count: int) -> int:
 
 def _alike(own: Any, saved: Any) -> bool:
     """Tell whether two settings are of one kind, so that one can take the other's place."""
+    if own is None or saved is None:
+        return own is saved or isinstance(saved if own is None else own, bool)
     if isinstance(own, dict):
         keys = own.keys() - {"params"}
-        return isinstance(saved, dict) and all(
-            k in saved and _alike(own[k], saved[k]) for k in keys
-        )
+        there = isinstance(saved, dict) and keys <= saved.keys()
+        return there and all(_alike(own[key], saved[key]) for key in keys)
     if isinstance(own, list | tuple):
-        return (
-            isinstance(saved, list | tuple)
-            and len(own) == len(saved)
-            and all(map(_alike, own, saved))
-        )
-    if own is None or saved is None:
-        return own is saved or isinstance(own if saved is None else saved, bool)
+        there = isinstance(saved, list | tuple) and len(own) == len(saved)
+        return there and all(map(_alike, own, saved))
     if isinstance(own, bool) or isinstance(saved, bool):
-        return isinstance(own, bool) and isinstance(saved, bool)
+        return type(own) is type(saved)
     numbers = int, float, Tensor
-    return isinstance(own, numbers) == isinstance(saved, numbers)
+    return isinstance(saved, numbers if isinstance(own, numbers) else type(own))
 
 
 def save_random(folder: Path) -> None:

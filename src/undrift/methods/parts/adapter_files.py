@@ -183,8 +183,9 @@ def _check_sizes(file: Path, kind: str, content: Mapping[str, Any], shapes: Shap
         )
     if kind == "LORA":
         _check_lora(file, content, shapes)
+    whole = [name for name in shapes if "lora_" not in name and "soft_prompt" not in name]
     for name in content.get("modules_to_save") or ():
-        if not any(f".{name}." in f".{each}" for each in shapes):
+        if not any(f".{name}." in f".{each}" for each in whole):
             raise damaged(file, f"modules_to_save: no tensor beside it is of {name!r}")
 
 
