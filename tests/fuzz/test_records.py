@@ -118,9 +118,9 @@ def put(folder: Path, name: str, value: Any, random: Random) -> Path:
 
 
 @many
-@given(random=seeds)
-@example(random=Random(0))
-def test_records_of_adapters_and_of_learning(folder, random):
+@given(seed=seeds)
+def test_records_of_adapters_and_of_learning(folder, seed):
+    random = Random(seed)
     with held():
         put(folder, "undrift.json", ORIGIN, random)
         origin = origin_of(folder)
@@ -135,8 +135,9 @@ def test_records_of_adapters_and_of_learning(folder, random):
 
 
 @many
-@given(random=seeds)
-def test_files_of_a_run(folder, random):
+@given(seed=seeds)
+def test_files_of_a_run(folder, seed):
+    random = Random(seed)
     run = folder / "run"
     (run / "eval/after-02").mkdir(parents=True, exist_ok=True)
     (run / "run.yaml").write_text("format: 1\nbenchmark: folder\n")
@@ -178,15 +179,17 @@ def whole(folder) -> Any:
     counters = {"epoch": 1.0, "global_step": 2, "max_steps": 4, "num_train_epochs": 1,
                 "log_history": [{"loss": 1.0, "step": 1}], "stateful_callbacks": {}}  # fmt: skip
     write_json(snapshot / "trainer_state.json", counters)
-    return optimizer, schedule, {file.name: file.read_bytes() for file in snapshot.iterdir()}
+    files = {file.name: file.read_bytes() for file in snapshot.iterdir()}
+    return lambda: (optimizer, schedule, files)
 
 
 @many
-@given(random=seeds)
-@example(random=Random(435199))  # a schedule whose lambdas were a text
-def test_snapshots(folder, whole, random):
+@given(seed=seeds)
+@example(seed=435199)  # a schedule whose lambdas were a text
+def test_snapshots(folder, whole, seed):
+    random = Random(seed)
     states = standard.getstate(), np.random.get_state(legacy=True), torch.get_rng_state()
-    (optimizer, schedule, files), snapshot = whole, folder / "checkpoint-2"
+    (optimizer, schedule, files), snapshot = whole(), folder / "checkpoint-2"
     for name, content in files.items():
         (snapshot / name).write_bytes(content)
     file = snapshot / random.choice(sorted(os.listdir(snapshot)))
@@ -208,8 +211,9 @@ def test_snapshots(folder, whole, random):
 
 
 @many
-@given(random=seeds)
-def test_configurations(folder, random):
+@given(seed=seeds)
+def test_configurations(folder, seed):
+    random = Random(seed)
     file = folder / "any.yaml"
     file.write_bytes(spoilt(YAML, random))
     with held():
@@ -219,8 +223,9 @@ def test_configurations(folder, random):
 
 
 @many
-@given(random=seeds)
-def test_a_folder_of_answers(folder, random):
+@given(seed=seeds)
+def test_a_folder_of_answers(folder, seed):
+    random = Random(seed)
     out = folder / "out"
     mark = put(out, "asked.json", {"adapter": "a", "files": ["birds.jsonl", "birds.part"]}, random)
     (out / "mine.part").write_text("mine")

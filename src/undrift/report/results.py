@@ -12,7 +12,7 @@ from typing import Any
 from undrift.errors import RunDirError
 from undrift.report.cost import cost
 from undrift.report.protocol import facts, made_with
-from undrift.rundir import RunDir, read_answers, read_record
+from undrift.rundir import RunDir, damaged, read_answers, read_record
 from undrift.rundir.records import Manifest, Matrix
 from undrift.scoring import MIF, TASKS, Score, mean_score, share_case_only
 
@@ -129,6 +129,9 @@ def load(folder: Path) -> Results:
     run = RunDir.existing(folder)
     saved = _finished(run)
     manifest, tasks = read_record(run.manifest_file, Manifest), list(saved["tasks"])
+    recorded = [task["name"] for task in manifest.get("protocol", {}).get("tasks", ())]
+    if recorded not in ([], tasks):
+        raise damaged(run.manifest_file, f"protocol.tasks: expected those of {run.matrix_file}")
     matrix = [_padded(row, len(tasks)) for row in saved["matrix"]]
     after, lines = _final_lines(run, len(tasks))
     try:
