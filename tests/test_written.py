@@ -19,8 +19,6 @@ from undrift.rundir import (
     write_json,
     write_lines,
 )
-from undrift.rundir.ours import claim_json, claim_page
-from undrift.rundir.records import Summary
 
 
 @pytest.fixture
@@ -124,7 +122,9 @@ def test_the_format_stands_in_objects_and_lines_and_is_taken_off(tmp_path):
     assert read_json(tmp_path / "a.json") == {"b": 1}
     assert read_lines(tmp_path / "a.jsonl") == [{"b": 1}, {"b": 2}]
     (tmp_path / "a.jsonl").write_text('{"b": 1}\n{"format": 2, "b": 2}\n')
-    with pytest.raises(RunDirError, match="newer undrift .format 2, this one reads up to 1.; pip"):
+    with pytest.raises(
+        RunDirError, match=r"newer undrift \(format 2, this one reads up to 1\); pip"
+    ):
         read_lines(tmp_path / "a.jsonl")
 
 
@@ -162,6 +162,9 @@ def test_replace_keeps_a_configuration_that_its_user_has_written(tmp_path):
 
 
 def test_pages_and_tables_of_somebody_else_stay(tmp_path):
+    from undrift.rundir.ours import claim_json, claim_page
+    from undrift.rundir.records import Summary
+
     (tmp_path / "thesis.html").write_text("<html>mine</html>")
     with pytest.raises(RunDirError, match="was not written by undrift"):
         claim_page(tmp_path / "thesis.html")

@@ -80,8 +80,9 @@ DIAGNOSED: dict[str, Any] = {
         | {"use": [[0.5, 0.5]], "alone": None}]},
     "experts": {"cells": [CELL | {"moved": 0.1, "per_linear": [0.1]}]},
     "causes": {"cells": [CELL | {"parts": "experts", "router": 0.0, "expert": 1.0, "form": 0.0,
-        "lost": {"strict": 1.0, "lenient": 1.0}, "corners": dict.fromkeys(
-            ("old_old", "old_new", "new_old", "new_new"), {"strict": 1.0, "lenient": None})}]},
+        "lost": {"strict": 1.0, "lenient": 1.0}, "corners": {
+            name: {"strict": 1.0, "lenient": None}
+            for name in ("old_old", "old_new", "new_old", "new_new")}}]},
     "reroute": {"task": 1, "name": "birds", "cells": [
         {"after": 1, "strict": 1.0, "lenient": 1.0, "form": 1.0, "as_is": 1.0, "entropy": 9.0}]},
 }  # fmt: skip
@@ -91,8 +92,12 @@ RESULT = {"adapter": "a", "skipped": 0, "tasks": [
 STUDY = {"command": "undrift study a", "chosen": {"same": 0.1}, "runs": [
     {"label": "same", "method": "same", "seed": 0, "order": "default", "last": 1.0,
      "learning_rate": None}]}  # fmt: skip
-MEMORY = {"seen": 9, "tasks": [[
-    {"id": "1", "question": "which?", "answers": ["red"], "images": ["/nowhere/1.png"]}]]}  # fmt: skip
+MEMORY = {
+    "seen": 9,
+    "tasks": [
+        [{"id": "1", "question": "which?", "answers": ["red"], "images": ["/nowhere/1.png"]}]
+    ],
+}
 YAML = b"""benchmark: coin
 method: {name: same, experts: 4}
 seed: 1

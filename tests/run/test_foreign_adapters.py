@@ -239,7 +239,6 @@ def test_wrong_kinds_are_one_clear_error(adapter, file, change, said):
         ("matrix.json", "[]"),
         ("matrix.json", '{"tasks": ["lower"], "zero_shot": [], "matrix": [["9"]], "metrics": {}}'),
         ("manifest.json", "{}"),
-        ("manifest.json", '{"method": "same"'),
         ("eval/after-02/on-01.jsonl", '{"id": 1}\n'),
         ("eval/after-02/on-01.jsonl", ""),
     ],
