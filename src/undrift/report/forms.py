@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from undrift.errors import RunDirError
 from undrift.rundir import RunDir, read_answers, read_record
 from undrift.rundir.records import Manifest, Matrix
 from undrift.scoring import Score, share_case_only
@@ -117,10 +116,7 @@ class Answers:
         """
         file = self._file(task, after)
         lines = read_answers(file)
-        try:
-            judged = [(line, rules_of(self._scorers[task - 1], line)) for line in lines]
-        except KeyError as error:
-            raise RunDirError(f"a prediction in {file} lacks {error}") from error
+        judged = [(line, rules_of(self._scorers[task - 1], line)) for line in lines]
         wrong = [(line, rules) for line, rules in judged if (rules.strict or 0.0) < 1.0]
         errors = [_error(rules) for _, rules in wrong]
         own, later = self._looks[task], self._learned_since(task, after)

@@ -134,25 +134,22 @@ def load(folder: Path) -> Results:
         raise damaged(run.manifest_file, f"protocol.tasks: expected those of {run.matrix_file}")
     matrix = [_padded(row, len(tasks)) for row in saved["matrix"]]
     after, lines = _final_lines(run, len(tasks))
-    try:
-        return Results(
-            folder=run.root,
-            method=manifest["method"],
-            protocol={key: manifest[key] for key in PROTOCOL},
-            tasks=tasks,
-            zero_shot=_padded(saved["zero_shot"] or [], len(tasks)),
-            matrix=matrix,
-            metrics=saved["metrics"],
-            case_only=share_case_only(map(_score, _judged(lines))),
-            ends=_ends(lines, manifest),
-            facts=facts(manifest),
-            made_with=made_with(manifest),
-            cost=cost(manifest) or {},
-            budget=manifest.get("match_budget", "none"),
-            trained=after > 0,
-        )
-    except KeyError as error:
-        raise RunDirError(f"{folder}: the manifest or a prediction lacks {error}") from error
+    return Results(
+        folder=run.root,
+        method=manifest["method"],
+        protocol={key: manifest[key] for key in PROTOCOL},
+        tasks=tasks,
+        zero_shot=_padded(saved["zero_shot"] or [], len(tasks)),
+        matrix=matrix,
+        metrics=saved["metrics"],
+        case_only=share_case_only(map(_score, _judged(lines))),
+        ends=_ends(lines, manifest),
+        facts=facts(manifest),
+        made_with=made_with(manifest),
+        cost=cost(manifest) or {},
+        budget=manifest.get("match_budget", "none"),
+        trained=after > 0,
+    )
 
 
 def labels(runs: Sequence[Results]) -> list[str]:

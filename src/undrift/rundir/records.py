@@ -217,6 +217,12 @@ class Answer(Record):
             raise ValueError("expected `lenient` and `form` together")
         return value
 
+    @model_validator(mode="after")
+    def _judged(self) -> Answer:
+        if self.strict is not None and self.caseless is None:
+            raise ValueError("caseless: expected a number where `strict` is one")
+        return self
+
 
 class Said(Record):
     """A line of what a cell that is not finished has noted."""

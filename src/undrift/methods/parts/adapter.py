@@ -69,10 +69,11 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
         )
     try:
         set_peft_model_state_dict(model, weights, adapter_name=name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[-1].strip()
         raise AdapterMismatch(
-            f"the adapter in {directory} does not fit: {str(error).splitlines()[-1].strip()}; "
-            "it was made for another backbone or with other options"
+            f"the adapter in {directory} does not fit: {said}; it was made for another backbone or "
+            "with other options"
         ) from error
 
 
