@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
@@ -38,7 +39,7 @@ def test_start_writes_the_configuration_and_resumes(tmp_path):
     again = RunDir.start(root, CONFIG)
     assert again.is_done(1, "digits")
     assert not again.is_done(2, "icons")
-    assert again.config_file.read_text() == CONFIG
+    assert again.config_text() == CONFIG
 
 
 def test_another_run_is_refused_and_the_message_says_what_to_do(tmp_path):
@@ -51,7 +52,7 @@ def test_another_run_is_refused_and_the_message_says_what_to_do(tmp_path):
     assert "pocket" not in message  # what is equal is not listed
     assert f"to resume that run: undrift run {tmp_path / 'one' / 'run.yaml'}" in message
     assert "--replace" in message
-    assert (tmp_path / "one" / "run.yaml").read_text() == CONFIG
+    assert RunDir(tmp_path / "one").config_text() == CONFIG
 
 
 def test_replace_begins_again_and_keeps_what_is_not_the_runs(tmp_path):
@@ -66,7 +67,7 @@ def test_replace_begins_again_and_keeps_what_is_not_the_runs(tmp_path):
     assert not fresh.is_done(1, "digits")
     assert not fresh.matrix_file.exists()
     assert not (tmp_path / "pictures").exists() and not (tmp_path / "live").exists()
-    assert fresh.config_file.read_text() == "seed: 1\n"
+    assert fresh.config_text() == "seed: 1\n"
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
@@ -86,7 +87,7 @@ def test_a_file_in_the_way_is_refused(tmp_path):
 
 def test_a_start_that_was_killed_while_writing_can_be_repeated(tmp_path):
     (tmp_path / "run.yaml.4711.writing").write_text("bench")
-    assert RunDir.start(tmp_path, CONFIG).config_file.read_text() == CONFIG
+    assert RunDir.start(tmp_path, CONFIG).config_text() == CONFIG
 
 
 def test_existing(tmp_path):
@@ -117,10 +118,10 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     assert path.read_bytes() == "grüße".encode()
 
     def full_disk(_descriptor):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RunDirError, match="No space left on device; free some space"):
         atomic_write(path, b"new")
     assert path.read_text() == "grüße"
     assert os.listdir(path.parent) == ["file.txt"]
@@ -162,7 +163,7 @@ def test_json_and_lines_come_back(tmp_path):
 
 
 def test_what_json_cannot_hold_is_refused(tmp_path):
-    for value in (float("nan"), {"path": tmp_path}):
+    for value in ({"loss": float("nan")}, {"path": tmp_path}):
         with pytest.raises(RunDirError, match=r"cannot write .*a\.json"):
             write_json(tmp_path / "a.json", value)
     assert os.listdir(tmp_path) == []

@@ -55,9 +55,11 @@ def write_run(tmp_path):
                 {"id": str(i), **text, "prediction": "A" if s else "a", "strict": s, "caseless": c}
                 for i, (s, c) in enumerate(scores)
             ]
-            write_lines(run.predictions(0, on), [{"id": "0", "strict": 0.0, "caseless": 0.0}])
+            whole = {**text, "prediction": "", "strict": 0.0, "caseless": 0.0}
+            write_lines(run.predictions(0, on), [{"id": "0", **whole}])
             if trained:
-                write_lines(run.predictions(len(matrix), on), lines[on - 1] if lines else rows)
+                given = [{**whole, **line} for line in lines[on - 1]] if lines else rows
+                write_lines(run.predictions(len(matrix), on), given)
         return run.root
 
     return write

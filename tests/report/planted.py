@@ -43,7 +43,8 @@ def plant(write_run, name, said, *, method="moelora", truth=TRUTH, scorers=None,
         rows = []
         for i, (text, right) in enumerate(zip(answers, truth[tasks[on - 1]], strict=True)):
             scores = scores_of(scorers[on - 1], text, [right], {}, "coin")
-            rows.append({"id": str(i), "answers": [right], "prediction": text, **scores})
+            line = {"id": str(i), "question": "which?", "answers": [right], "prediction": text}
+            rows.append(line | scores)
         write_lines(run.predictions(after, on), rows)
         matrix[after - 1][on - 1] = task_score(rows)
     saved = {"tasks": tasks, "zero_shot": None, "matrix": matrix, "metrics": metrics(matrix)}

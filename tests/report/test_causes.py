@@ -284,5 +284,5 @@ def test_a_file_that_does_not_fit_is_refused(forgetful, change, message):
 def test_a_file_that_is_no_json_is_refused(forgetful):
     folder = forgetful()
     diagnosed(folder, []).write_text("{")
-    with pytest.raises(RunDirError, match=r"causes\.json cannot be read.*undrift diagnose"):
+    with pytest.raises(RunDirError, match=r"causes\.json is damaged: .*undrift diagnose"):
         explain(load(folder))

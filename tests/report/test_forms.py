@@ -105,5 +105,5 @@ def test_a_prediction_that_lacks_something_is_named(write_run):
     folder = plant(write_run, "run", right())
     file = RunDir(folder).predictions(3, 1)
     write_lines(file, [{k: v for k, v in row.items() if k != "strict"} for row in read_lines(file)])
-    with pytest.raises(RunDirError, match=r"on-01\.jsonl lacks 'strict'"):
+    with pytest.raises(RunDirError, match=r"on-01\.jsonl is damaged: 0\.strict: field required"):
         form_cells(folder)

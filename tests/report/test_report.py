@@ -126,7 +126,7 @@ def test_what_cannot_be_reported(tmp_path, write_run):
     manifest = json.loads((root / "manifest.json").read_text())
     del manifest["seed"]
     (root / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(RunDirError, match="lacks 'seed'"):
+    with pytest.raises(RunDirError, match="seed: field required"):
         load(root)
 
 

@@ -139,5 +139,5 @@ def test_a_table_of_rates():
 def test_numbers_in_a_row_are_one_line():
     value = {"command": 'x "[1, 2]"', "matrix": [[1.0, None], [2.0, 3.0]], "none": [], "d": {}}
     text = compact(value)
-    assert json.loads(text) == value
+    assert json.loads(text) == {"format": 1, **value}
     assert "\n  [1.0, null],\n" in text and text.endswith("}\n")

@@ -46,6 +46,8 @@ def test_identification_is_read_where_a_method_tells_it(write_run):
 
 def test_facts_that_are_no_object_are_refused(write_run):
     folder = write_run("run", "hide", FORGETS)
-    write_json(RunDir(folder).predictions(1, 1).with_suffix(".json"), [1])
+    file = RunDir(folder).predictions(1, 1).with_suffix(".json")
+    file.parent.mkdir()
+    file.write_text("[1]")
     with pytest.raises(RunDirError, match=r"on-01\.json is damaged"):
         transfer(load(folder))

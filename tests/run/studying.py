@@ -41,6 +41,7 @@ def write_run(folder: Path, cell: Cell, last: float, **manifest: Any) -> None:
         "benchmark": "tiny",
         "order": cell.order if isinstance(cell.order, str) else list(cell.order),
         "seed": cell.seed,
+        "profile": "full",
         "backbone": "pocket",
         "settings": cell.settings,
         "data": {"version": "1", "fingerprint": "tiny-1"},

@@ -48,6 +48,8 @@ def compare(
     """
     from undrift import report
     from undrift.rundir import atomic_write, write_json
+    from undrift.rundir.ours import claim_json, claim_page
+    from undrift.rundir.records import Summary
 
     if sum((markdown, latex, csv, as_json, everything)) > 1:
         raise ConfigError("choose one of --all, --markdown, --latex, --csv and --json")
@@ -55,6 +57,9 @@ def compare(
     results = [report.load(folder) for folder in runs]
     if out is not None:
         report.check_related(results)
+        tables = [out / f"comparison.{kind}" for kind in ("md", "tex", "csv")]
+        claim_json(out / "summary.json", Summary, *tables)
+        claim_page(out / "report.html")
     text, name = None, ""
     if markdown:
         text, name = report.as_markdown(report.sections(results, articles)), "comparison.md"

@@ -64,6 +64,12 @@ def doctor(
     as_json: JsonFlag = False,
 ) -> None:
     """Examine a benchmark's data; see HELP."""
+    from undrift.rundir import write_json
+    from undrift.rundir.ours import claim_json
+    from undrift.rundir.records import Findings
+
+    if out is not None:
+        claim_json(out, Findings)
     benchmark, data, backbone, tasks, options = _chosen(target, data, backbone, tasks)
     if instructions is not None:
         options["instructions"] = instructions
@@ -73,8 +79,6 @@ def doctor(
     except UndriftError as error:  # for other commands damaged data is no wrong use; here, no look
         raise ConfigError(str(error)) from error
     if out is not None:
-        from undrift.rundir import write_json
-
         write_json(out, report.content())
     if as_json:
         print_json(report.content())

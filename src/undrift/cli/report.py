@@ -25,14 +25,16 @@ def report(
     """
     from undrift.report import load, page, tell
     from undrift.rundir import atomic_write
+    from undrift.rundir.ours import claim_page
 
     gc.disable()  # figures are full of cycles; looking for them takes a third of the time
     target = out or runs[0] / "report.html"
-    story = tell([load(folder) for folder in runs])
+    folder = target.with_name(f"{target.stem}-figures")
+    claim_page(target, folder if figures else None)
+    story = tell([load(run) for run in runs])
     atomic_write(target, page(story, target))
     typer.echo(story.verdict)
     if figures:
-        folder = target.with_name(f"{target.stem}-figures")
         count = story.write_figures(folder)
         typer.echo(f"written: {folder} ({count} figures, each as SVG and PDF)")
     typer.echo(f"written: {target}")

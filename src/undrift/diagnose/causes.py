@@ -19,7 +19,7 @@ from typing import Any
 
 from undrift.diagnose.routes import ENTANGLED
 from undrift.diagnose.snapshots import Snapshots, Watched
-from undrift.rundir import read_lines
+from undrift.rundir import read_answers
 from undrift.scoring import task_score
 from undrift.scoring.drift import rules_of
 
@@ -122,7 +122,7 @@ def ask(snapshots: Snapshots, task: int, router: int, experts: int) -> Scores:
             title = f"{asked.name}: router {router}, experts {experts}"
             snapshots.examiner.cell(asked, kept, title, len(asked.test))
     wanted = {example.id for example in asked.test}
-    return scores(asked.scorer, [line for line in read_lines(kept) if line["id"] in wanted])
+    return scores(asked.scorer, [line for line in read_answers(kept) if line["id"] in wanted])
 
 
 def scores(scorer: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

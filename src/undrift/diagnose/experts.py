@@ -16,11 +16,12 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from undrift.diagnose.routes import ENTANGLED, PREFIX
 from undrift.diagnose.snapshots import WEIGHTS, Snapshots, Watched
+from undrift.methods.parts.state_file import load_tensors
+from undrift.rundir import damaged
 from undrift.tuner.routes import inputs_seen, routed_layers
 
 HELD = "what a task has taught stays bit for bit in this method: no expert can drift"
@@ -128,25 +129,27 @@ def _factors(
     snapshots: Snapshots, after: int, names: Mapping[str, nn.Module]
 ) -> Mapping[str, Factors]:
     """Read the experts of a snapshot; a pool that is added up counts as one expert."""
-    with safe_open(snapshots.adapter(after) / WEIGHTS, "pt") as file:
+    file = snapshots.adapter(after) / WEIGHTS
+    saved = load_tensors(file)
 
-        def get(name: str, key: str) -> Tensor:
-            return file.get_tensor(f"{PREFIX}{name}.{key}").double()
+    def get(name: str, key: str) -> Tensor:
+        if f"{PREFIX}{name}.{key}" not in saved:
+            raise damaged(file, f"{PREFIX}{name}.{key} is missing")
+        return saved[f"{PREFIX}{name}.{key}"].double()
 
-        known = set(file.keys())
-        found = {}
-        for name in names:
-            if f"{PREFIX}{name}.lora_A.weight" in known:
-                A, B = get(name, "lora_A.weight"), get(name, "lora_B.weight")
-                found[name] = Factors(A[None], B.mT[None])
-            elif f"{PREFIX}{name}.moe_lora_A" in known:
-                found[name] = Factors(get(name, "moe_lora_A"), get(name, "moe_lora_B"))
-            elif snapshots.method.parts == "experts":
-                sides = [[get(name, f"pool_lora_{k}{s}") for k in ("past_", "")] for s in "AB"]
-                found[name] = Factors(*(torch.cat(side).flatten(0, 1)[None] for side in sides))
-            else:
-                found[name] = Factors(get(name, "pool_lora_A"), get(name, "pool_lora_B"))
-        return found
+    found = {}
+    for name in names:
+        if f"{PREFIX}{name}.lora_A.weight" in saved:
+            A, B = get(name, "lora_A.weight"), get(name, "lora_B.weight")
+            found[name] = Factors(A[None], B.mT[None])
+        elif f"{PREFIX}{name}.moe_lora_A" in saved:
+            found[name] = Factors(get(name, "moe_lora_A"), get(name, "moe_lora_B"))
+        elif snapshots.method.parts == "experts":
+            sides = [[get(name, f"pool_lora_{k}{s}") for k in ("past_", "")] for s in "AB"]
+            found[name] = Factors(*(torch.cat(side).flatten(0, 1)[None] for side in sides))
+        else:
+            found[name] = Factors(get(name, "pool_lora_A"), get(name, "pool_lora_B"))
+    return found
 
 
 def _cell(found: Mapping[str, Moved]) -> dict[str, Any]:

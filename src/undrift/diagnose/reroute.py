@@ -25,7 +25,8 @@ from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.run import plan
 from undrift.run.trainer import StepBar, train
-from undrift.rundir import read_json, read_lines, write_json
+from undrift.rundir import read_answers, read_record, write_json
+from undrift.rundir.diagnosed import Entropy
 from undrift.tuner.routes import recorded, use
 
 NOT_BY_TOKEN = "only routers that send single tokens can be trained anew here"
@@ -90,8 +91,8 @@ def _recovered(snapshots: Snapshots, task: int, stage: int, count: int) -> dict[
         entropy = fmean(use(routes).entropy for routes in recorder.routes().values())
         write_json(noted, {"entropy": entropy})
     as_is = snapshots.results.matrix[stage - 1][task - 1]
-    found = scores(asked.scorer, read_lines(kept))
-    return {"after": stage, **found, "as_is": as_is, **read_json(noted)}
+    found = scores(asked.scorer, read_answers(kept))
+    return {"after": stage, **found, "as_is": as_is, **read_record(noted, Entropy)}
 
 
 @contextmanager

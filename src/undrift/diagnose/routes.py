@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
-from undrift.diagnose.snapshots import WEIGHTS, Snapshots, Watched
+from undrift.diagnose.snapshots import ROUTER, WEIGHTS, Snapshots, Watched
+from undrift.methods.parts.state_file import load_tensors
 from undrift.tuner import MoeLoraLayer
 from undrift.tuner.linear import AdaptedLinear
 from undrift.tuner.routes import Recorder, RouteDrift, Routes, drift, inputs_seen, mean, use
@@ -93,12 +93,13 @@ class Later(Recorder):
 
     def __init__(self, snapshots: Snapshots, after: int) -> None:
         super().__init__()
-        self._file = safe_open(snapshots.adapter(after) / WEIGHTS, "pt")
+        saved = load_tensors(snapshots.adapter(after) / WEIGHTS)
+        self._routers = {name: each for name, each in saved.items() if name.endswith(ROUTER)}
 
     def routed(self, layer: AdaptedLinear, x: Tensor) -> Tensor:
         """Ask the other router."""
         assert isinstance(layer, MoeLoraLayer)
-        return layer.routes(x, self._file.get_tensor(f"{PREFIX}{layer.name}.moe_lora_G"))
+        return layer.routes(x, self._routers[f"{PREFIX}{layer.name}.{ROUTER}"])
 
 
 def _cell(before: Routes, now: Routes, alone: Routes | None) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-
 from undrift.data.collate import Encoded
 from undrift.data.subset import subset
 from undrift.data.types import Benchmark, Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
+from undrift.methods.parts.budget import check_fits
+from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.report import Results, load
 from undrift.run import layers, plan
 from undrift.run.backbone import Backbone
@@ -27,7 +27,7 @@ from undrift.run.teach import attach
 from undrift.rundir import RunDir
 
 WEIGHTS = "adapter_model.safetensors"
-_ROUTER = "moe_lora_G"  # in WEIGHTS, of the methods whose tokens are routed
+ROUTER = "moe_lora_G"  # in WEIGHTS, of the methods whose tokens are routed
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,10 @@ class Snapshots:
         chosen = {key: value for key, value in given.items() if value is not None}
         config = layers.resolve(layers.load_yaml(self.files.config_file), chosen)
         origin = origin_of(self.adapter(1))
+        if not origin:
+            raise RunDirError(
+                f"{self.adapter(1)} lacks its undrift.json; run it again in a new folder"
+            )
         self.config = config.model_copy(
             update={"method": config.method.model_copy(update={"options": origin["options"]})}
         )
@@ -121,6 +125,7 @@ class Snapshots:
                 f"({origin['fingerprint'][:12]}), and {config.backbone!r} is another one "
                 f"({self.backbone.fingerprint[:12]}); give its own with --backbone"
             )
+        check_fits(self.method, self.backbone.model, self.adapter(1))
         self.model = attach(self.method, self.config, self.backbone)
         asked = [example for task in self.tasks for example in task.test]
         self.prepare(asked)  # before there is a collator, which then takes the kept features
@@ -300,15 +305,15 @@ def mix(router: Path, experts: Path, into: Path) -> None:
     Raises:
         AdapterMismatch: If the two are of different shapes.
     """
-    weights, other = load_file(experts / WEIGHTS), load_file(router / WEIGHTS)
-    taken = {name: tensor for name, tensor in other.items() if _ROUTER in name}
+    weights, other = load_tensors(experts / WEIGHTS), load_tensors(router / WEIGHTS)
+    taken = {name: tensor for name, tensor in other.items() if ROUTER in name}
     for name, tensor in taken.items():
         if name not in weights or weights[name].shape != tensor.shape:
             raise AdapterMismatch(
                 f"the router in {router} does not fit the experts in {experts} ({name}); give two "
                 "adapters of one run"
             )
-    save_file(weights | taken, into / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(weights | taken, into / WEIGHTS)
     shutil.copy(experts / "adapter_config.json", into)
     for file in router.glob("*.safetensors"):
         if file.name != WEIGHTS:

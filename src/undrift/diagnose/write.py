@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from undrift.diagnose.snapshots import Snapshots, Watched, nothing_later
 from undrift.report import load
 from undrift.run import plan
 from undrift.run.pictures import keep_pictures
-from undrift.rundir import RunDir, read_json, write_json
+from undrift.rundir import RunDir, read_record, write_json
+from undrift.rundir.diagnosed import PARTS
+from undrift.rundir.files import remove
 
 READ = 0.5  # what reading a prompt costs, in answers to it
 
@@ -49,9 +50,12 @@ def diagnose(
         RunDirError: If the run is not finished, or its adapters are gone.
         ConfigError: If it has no such task.
     """
-    kept = RunDir.existing(folder).root / "diagnose"
+    files = RunDir.existing(folder)
+    files.check_folders()
+    kept = files.root / "diagnose"
     if again:
-        shutil.rmtree(kept, ignore_errors=True)
+        files.check_ours("diagnose")
+        remove(kept)
     if why := nothing_later(load(folder)):
         nothing: Found = {"applies": False, "why": why, "probe": None, "cells": []}
         names: list[str] = ["routes", "experts", "causes"]
@@ -70,7 +74,7 @@ def diagnose(
     run.progress.plan(sum(work for _, work in missing.values()) or 1)
     for name, (question, _) in missing.items():
         write_json(kept / f"{name}.json", question() | {"asked": asked})
-    return {name: read_json(kept / f"{name}.json") for name in questions}
+    return {name: read_record(kept / f"{name}.json", PARTS[name]) for name in questions}
 
 
 def _watched(run: Snapshots, adapters: tuple[str, str] | None, kept: Path) -> tuple[Watched, Path]:
@@ -114,6 +118,6 @@ def _answered(file: Path, name: str, asked: Mapping[str, Any]) -> bool:
     """Whether a question was asked before in the same way; only re-routing is about one task."""
     if not file.is_file():
         return False
-    before = read_json(file).get("asked", {})
+    before = read_record(file, PARTS[name]).get("asked", {})
     keys = asked if name == "reroute" else asked.keys() - {"task"}
     return all(before.get(key) == asked[key] for key in keys)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from peft import PeftConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,6 +16,7 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
 from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.parts.adapter_files import read_config
 from undrift.methods.parts.features import (
     MODALITIES,
     FeatureConfig,
@@ -158,8 +159,7 @@ class ModalPrompt(base.Method):
         """
         self._observe(model)
         super().load_state(model, directory)
-        saved: Any = PeftConfig.from_pretrained(str(directory))
-        self._note_tasks(model, saved.tasks)
+        self._note_tasks(model, read_config(directory).get("tasks", 0))
 
     def _note_tasks(self, model: nn.Module, tasks: int) -> None:
         """Say how many tasks were begun where the layer and PEFT's file look for it."""

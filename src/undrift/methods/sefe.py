@@ -180,7 +180,7 @@ class Sefe(PoolMethod):
             directory: A folder; it is made.
         """
         super().save_state(model, directory)
-        save_tensors(self.keys, directory / STATE_FILE)
+        save_tensors(self.keys, directory / STATE_FILE, whole=True)
 
     def load_state(self, model: nn.Module, directory: Path) -> None:
         """Load the LoRAs and the file beside them.
@@ -190,7 +190,7 @@ class Sefe(PoolMethod):
             directory: The folder.
         """
         super().load_state(model, directory)
-        self.keys = load_tensors(directory / STATE_FILE)
+        self.keys = load_tensors(directory / STATE_FILE, whole=True)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
         """Count the file of the key elements.

@@ -14,7 +14,8 @@ from typing import Any
 from undrift.report.forms import OTHER_NOTATION
 from undrift.report.pictures import Pictures
 from undrift.report.results import Results, labels
-from undrift.rundir import RunDir, read_json, read_lines
+from undrift.rundir import RunDir, read_answers, read_record
+from undrift.rundir.records import Manifest
 from undrift.scoring.drift import rules_of
 
 RIGHT, FORM, PARTLY, WRONG = "right", "form", "partly", "wrong"
@@ -82,14 +83,16 @@ def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]
 
 
 def _scorers(run: Results) -> dict[str, str]:
-    recorded = read_json(RunDir(run.folder).manifest_file).get("protocol", {}).get("tasks", ())
+    recorded = (
+        read_record(RunDir(run.folder).manifest_file, Manifest).get("protocol", {}).get("tasks", ())
+    )
     return {task["name"]: task["scorer"] for task in recorded}
 
 
 def _end(run: Results, on: int) -> list[dict[str, Any]]:
     """Read a task's lines at the end, by whichever stage was the last."""
-    last = sorted((run.folder / "eval").glob("after-*"))[-1]
-    return read_lines(last / f"on-{on:02d}.jsonl")
+    last = RunDir(run.folder).stages()[-1]
+    return read_answers(last / f"on-{on:02d}.jsonl")
 
 
 def _learned(run: Results, on: int, scorer: str | None) -> dict[str, Said]:
@@ -97,7 +100,7 @@ def _learned(run: Results, on: int, scorer: str | None) -> dict[str, Said]:
     file = RunDir(run.folder).predictions(on, on)
     if len(run.matrix) < len(run.tasks) or not file.is_file():
         return {}
-    return {line["id"]: _said(line, scorer) for line in read_lines(file)}
+    return {line["id"]: _said(line, scorer) for line in read_answers(file)}
 
 
 def _said(line: Mapping[str, Any], scorer: str | None) -> Said:

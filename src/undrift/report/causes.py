@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -19,7 +18,8 @@ from undrift.report import sentences
 from undrift.report.forms import Answers, FormCell, Slip
 from undrift.report.noise import grouped
 from undrift.report.results import Results
-from undrift.rundir import read_json
+from undrift.rundir import read_record
+from undrift.rundir.diagnosed import Causes
 from undrift.scoring import form_share
 
 PARTS = ("router", "expert", "form", "content")
@@ -240,23 +240,17 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
     if not file.is_file():
         return {}, f"{command} tells the router's part from the experts'"
     mend = f"delete it and run {command} again"
-    saved = _read(file, mend)
-    try:
-        if not saved["applies"]:
-            return {}, saved["why"]
-        cells = saved["cells"]
-        found = {
-            cell["task"]: _from_cell(cell)
-            for cell in cells
-            if cell.get("before", cell["task"]) == cell["task"] and cell["after"] == len(run.tasks)
-        }
-        fits = all(
-            1 <= cell["task"] < cell["after"] <= len(run.tasks)
-            and cell["name"] == run.tasks[cell["task"] - 1]
-            for cell in cells
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunDirError(f"{file} is damaged ({error}); {mend}") from error
+    saved = read_record(file, Causes)
+    if not saved["applies"]:
+        return {}, saved["why"]
+    cells = saved["cells"]
+    ends = [cell for cell in cells if cell.get("before", cell["task"]) == cell["task"]]
+    found = {cell["task"]: _from_cell(cell) for cell in ends if cell["after"] == len(run.tasks)}
+    fits = all(
+        1 <= cell["task"] < cell["after"] <= len(run.tasks)
+        and cell["name"] == run.tasks[cell["task"] - 1]
+        for cell in cells
+    )
     if not fits:
         raise RunDirError(
             f"{file} is of another run: its tasks and stages are not those of the matrix "
@@ -267,13 +261,6 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
         tasks = ", ".join(missing) if found else "any task"
         return found, f"the loss of {tasks} until the end is not diagnosed; run {command}"
     return found, ""
-
-
-def _read(file: Path, mend: str) -> Any:
-    try:
-        return read_json(file)
-    except RunDirError as error:
-        raise RunDirError(f"{file} cannot be read as JSON; {mend}") from error
 
 
 def _from_cell(cell: Mapping[str, Any]) -> _Measured:

@@ -16,7 +16,8 @@ from undrift.report.markup import Section
 from undrift.report.noise import Group
 from undrift.report.plates import Plate, learned_in_turn
 from undrift.report.tables import number
-from undrift.rundir import read_json
+from undrift.rundir import read_record
+from undrift.rundir.diagnosed import PARTS
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -98,7 +99,7 @@ def diagnosis(group: Group, part: str) -> dict[str, Any]:
     for run in group.runs:
         file = run.folder / "diagnose" / f"{part}.json"
         if file.is_file() and not found["cells"]:
-            found = read_json(file)
+            found = read_record(file, PARTS[part])
     return found
 
 

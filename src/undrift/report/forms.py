@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from undrift.errors import RunDirError
-from undrift.rundir import RunDir, read_json, read_lines
+from undrift.rundir import RunDir, read_answers, read_record
+from undrift.rundir.records import Manifest, Matrix
 from undrift.scoring import Score, share_case_only
 from undrift.scoring.drift import Looks, Rules, rules_of
 
@@ -90,7 +90,7 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         self._run = RunDir.existing(folder)
-        saved = read_json(self._run.matrix_file)
+        saved = read_record(self._run.matrix_file, Matrix)
         self.tasks: list[str] = saved["tasks"]
         self._matrix: list[list[float | None]] = saved["matrix"]
         self._once = len(self._matrix) < len(self.tasks)
@@ -115,11 +115,8 @@ class Answers:
             RunDirError: If the predictions are missing or lack something.
         """
         file = self._file(task, after)
-        lines = read_lines(file)
-        try:
-            judged = [(line, rules_of(self._scorers[task - 1], line)) for line in lines]
-        except KeyError as error:
-            raise RunDirError(f"a prediction in {file} lacks {error}") from error
+        lines = read_answers(file)
+        judged = [(line, rules_of(self._scorers[task - 1], line)) for line in lines]
         wrong = [(line, rules) for line, rules in judged if (rules.strict or 0.0) < 1.0]
         errors = [_error(rules) for _, rules in wrong]
         own, later = self._looks[task], self._learned_since(task, after)
@@ -151,17 +148,19 @@ class Answers:
 
     @cached_property
     def _scorers(self) -> list[str]:
-        manifest = read_json(self._run.manifest_file)
+        manifest = read_record(self._run.manifest_file, Manifest)
         return [task["scorer"] for task in manifest.get("protocol", {}).get("tasks", ())]
 
     @cached_property
     def _looks(self) -> dict[int, Looks]:
         """How each task's answers look, by its number; all stages keep the same answers."""
         found: dict[int, Looks] = {}
-        for file in sorted((self._run.root / "eval").glob("after-*/on-*.jsonl"), reverse=True):
+        for file in [
+            each for stage in reversed(self._run.stages()) for each in stage.glob("on-*.jsonl")
+        ]:
             task = int(file.stem.removeprefix("on-"))
             if task not in found:
-                found[task] = Looks(line["answers"] for line in read_lines(file))
+                found[task] = Looks(line["answers"] for line in read_answers(file))
         return found
 
     def _file(self, task: int, after: int) -> Path:

@@ -13,7 +13,8 @@ from undrift.report.protocol import NOT_RECORDED, RATE, SEED
 from undrift.report.results import Results, Row
 from undrift.report.tables import number, thousands
 from undrift.report.transfer import transfer
-from undrift.rundir import RunDir, read_json
+from undrift.rundir import RunDir, read_record
+from undrift.rundir.records import Manifest
 
 _RECORD = {
     "benchmark": "benchmark",
@@ -87,7 +88,7 @@ def everything(groups: Sequence[Group]) -> Section:
 
 def budget(run: Results) -> Sequence[Mapping[str, Any]]:
     """Read what a run's manifest says of the cost of each task."""
-    return read_json(RunDir(run.folder).manifest_file).get("budget", ())
+    return read_record(RunDir(run.folder).manifest_file, Manifest).get("budget", ())
 
 
 def costs(groups: Sequence[Group]) -> list[Section]:

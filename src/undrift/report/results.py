@@ -12,7 +12,8 @@ from typing import Any
 from undrift.errors import RunDirError
 from undrift.report.cost import cost
 from undrift.report.protocol import facts, made_with
-from undrift.rundir import RunDir, read_json, read_lines
+from undrift.rundir import RunDir, damaged, read_answers, read_record
+from undrift.rundir.records import Manifest, Matrix
 from undrift.scoring import MIF, TASKS, Score, mean_score, share_case_only
 
 DRIFTS = (
@@ -127,28 +128,28 @@ def load(folder: Path) -> Results:
     """
     run = RunDir.existing(folder)
     saved = _finished(run)
-    manifest, tasks = read_json(run.manifest_file), list(saved["tasks"])
+    manifest, tasks = read_record(run.manifest_file, Manifest), list(saved["tasks"])
+    recorded = [task["name"] for task in manifest.get("protocol", {}).get("tasks", ())]
+    if recorded not in ([], tasks):
+        raise damaged(run.manifest_file, f"protocol.tasks: expected those of {run.matrix_file}")
     matrix = [_padded(row, len(tasks)) for row in saved["matrix"]]
     after, lines = _final_lines(run, len(tasks))
-    try:
-        return Results(
-            folder=run.root,
-            method=manifest["method"],
-            protocol={key: manifest[key] for key in PROTOCOL},
-            tasks=tasks,
-            zero_shot=_padded(saved["zero_shot"] or [], len(tasks)),
-            matrix=matrix,
-            metrics=saved["metrics"],
-            case_only=share_case_only(map(_score, _judged(lines))),
-            ends=_ends(lines, manifest),
-            facts=facts(manifest),
-            made_with=made_with(manifest),
-            cost=cost(manifest) or {},
-            budget=manifest.get("match_budget", "none"),
-            trained=after > 0,
-        )
-    except KeyError as error:
-        raise RunDirError(f"{folder}: the manifest or a prediction lacks {error}") from error
+    return Results(
+        folder=run.root,
+        method=manifest["method"],
+        protocol={key: manifest[key] for key in PROTOCOL},
+        tasks=tasks,
+        zero_shot=_padded(saved["zero_shot"] or [], len(tasks)),
+        matrix=matrix,
+        metrics=saved["metrics"],
+        case_only=share_case_only(map(_score, _judged(lines))),
+        ends=_ends(lines, manifest),
+        facts=facts(manifest),
+        made_with=made_with(manifest),
+        cost=cost(manifest) or {},
+        budget=manifest.get("match_budget", "none"),
+        trained=after > 0,
+    )
 
 
 def labels(runs: Sequence[Results]) -> list[str]:
@@ -171,7 +172,7 @@ def labels(runs: Sequence[Results]) -> list[str]:
 
 def _finished(run: RunDir) -> dict[str, Any]:
     """Read matrix.json, which must be there and have every task in its last row."""
-    saved = read_json(run.matrix_file) if run.matrix_file.is_file() else None
+    saved = read_record(run.matrix_file, Matrix) if run.matrix_file.is_file() else None
     if saved is None or saved["metrics"]["last"] is None:
         raise RunDirError(
             f"{run.root} holds an unfinished run; "
@@ -186,11 +187,11 @@ def _padded(row: Sequence[float | None], length: int) -> Row:
 
 def _final_lines(run: RunDir, tasks: int) -> tuple[int, list[Lines]]:
     """Read every prediction of the last stage, task by task; also say which stage that is."""
-    stages = sorted((run.root / "eval").glob("after-*"))
+    stages = run.stages()
     if not stages:
         raise RunDirError(f"{run.root} holds no predictions (eval/ is empty)")
     after = int(stages[-1].name.removeprefix("after-"))
-    return after, [read_lines(run.predictions(after, on)) for on in range(1, tasks + 1)]
+    return after, [read_answers(run.predictions(after, on)) for on in range(1, tasks + 1)]
 
 
 def _judged(lines: Sequence[Lines]) -> Lines:

@@ -13,7 +13,9 @@ from statistics import fmean
 from typing import Any
 
 from undrift.report.cost import cost
-from undrift.rundir import RunDir, read_json
+from undrift.rundir import RunDir, read_record
+from undrift.rundir.files import FORMAT
+from undrift.rundir.records import Manifest, Matrix
 
 RESAMPLES = 10_000
 METRICS = ("last", "mft", "bwt", "forgetting")
@@ -52,7 +54,8 @@ def run_entry(folder: Path, **known: Any) -> dict[str, Any]:
         The entry in `runs`, accuracies in percent.
     """
     files = RunDir.existing(folder)
-    manifest, saved = read_json(files.manifest_file), read_json(files.matrix_file)
+    manifest = read_record(files.manifest_file, Manifest)
+    saved = read_record(files.matrix_file, Matrix)
     rate = manifest["settings"]["learning_rate"] if known["trained"] else None
     return {
         "label": known["label"],
@@ -165,7 +168,8 @@ def compact(results: Mapping[str, Any]) -> str:
     Returns:
         JSON, ending in a newline.
     """
-    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
+    whole = {"format": FORMAT, **results}
+    text = json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False)
     flat = re.compile(r"\[\n([^\[\]{}]*?)\n\s*\]")  # a list without lists; texts hold no newline
     return flat.sub(lambda m: "[" + re.sub(r"\n\s*", " ", m[1].strip()) + "]", text) + "\n"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from undrift.errors import RunDirError
 from undrift.report.results import Results, Row
-from undrift.rundir import RunDir, read_json
+from undrift.rundir import RunDir, read_record
+from undrift.rundir.records import Identified
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,7 @@ def _identified(run: Results) -> list[Row] | None:
         row: Row = []
         for on in numbers:
             file = files.predictions(after, on).with_suffix(".json")
-            facts = read_json(file) if file.is_file() else {}
-            if not isinstance(facts, dict):
-                raise RunDirError(f"{file} is damaged: expected an object; delete it")
+            facts = read_record(file, Identified) if file.is_file() else {}
             row.append(facts.get("identified"))
         rows.append(row)
     return rows if any(share is not None for row in rows for share in row) else None

@@ -21,7 +21,8 @@ from undrift.run import layers
 from undrift.run.config import RunConfig
 from undrift.run.saved import make_method
 from undrift.run.study_file import Order, Row, StudyConfig
-from undrift.rundir import RunDir, read_json
+from undrift.rundir import RunDir, read_record
+from undrift.rundir.records import Manifest, Matrix
 
 Rates = Mapping[str, Sequence[float | None]]
 
@@ -78,11 +79,11 @@ class Cell:
         files = (run.config_file, run.manifest_file, run.matrix_file)
         if not all(file.is_file() for file in files):
             return None
-        manifest = read_json(run.manifest_file)
-        same = run.config_file.read_text(encoding="utf-8") == self.config.text()
+        manifest = read_record(run.manifest_file, Manifest)
+        same = run.config_text() == self.config.text()
         same = same and manifest["settings"] == self.settings
         same = same and manifest["data"]["fingerprint"] == self.fingerprint
-        return read_json(run.matrix_file)["metrics"]["last"] if same else None
+        return read_record(run.matrix_file, Matrix)["metrics"]["last"] if same else None
 
 
 class Plan:

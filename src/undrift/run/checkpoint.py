@@ -8,7 +8,6 @@ It appears whole or not at all; only the latest is kept.
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,21 +15,36 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
 
 from undrift.methods.base import Method
-from undrift.rundir import atomic_folder, read_json, write_json
+from undrift.methods.parts.state_file import load_tensors, save_tensors
+from undrift.rundir import atomic_folder, damaged, read_record, write_json
+from undrift.rundir.damage import SNAPSHOT
+from undrift.rundir.files import remove
+from undrift.rundir.snapshots import STATE, Optimizer, Random, Schedule, check_trainer_state
 
 _PREFIX = "checkpoint-"
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the newest snapshot in a folder, or None."""
-    found = [path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit()]
-    return max(found, key=lambda path: int(path.name[len(_PREFIX) :]), default=None)
+    """Find the newest snapshot.
+
+    Args:
+        folder: Where snapshots are.
+
+    Returns:
+        Its folder; None if there is none.
+
+    Raises:
+        RunDirError: If the trainer's counters in it are damaged.
+    """
+    found = {int(n[1]): each for each in folder.glob("*") if (n := SNAPSHOT.fullmatch(each.name))}
+    if not found:
+        return None
+    check_trainer_state(found[max(found)])
+    return found[max(found)]
 
 
 class Snapshots(TrainerCallback):
@@ -48,7 +62,7 @@ class Snapshots(TrainerCallback):
         """Restore optimiser and schedule if the trainer resumes (state.global_step > 0)."""
         if self.source is not None and state.global_step:
             load_optimizer(kwargs["optimizer"], self.source)
-            kwargs["lr_scheduler"].load_state_dict(read_json(self.source / "schedule.json"))
+            load_schedule(kwargs["lr_scheduler"], self.source)
             self._random_is_due = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -92,10 +106,10 @@ class SnapshotWriter(TrainerCallback):
             save_optimizer(kwargs["optimizer"], folder)
             write_json(folder / "schedule.json", kwargs["lr_scheduler"].state_dict())
             save_random(folder)
-            state.save_to_json(str(folder / TRAINER_STATE_NAME))
+            state.save_to_json(str(folder / STATE))
         for old in self.folder.glob(f"{_PREFIX}*"):
-            if old != target:
-                shutil.rmtree(old, ignore_errors=True)
+            if old != target and SNAPSHOT.fullmatch(old.name):
+                remove(old)
 
 
 def save_optimizer(optimizer: Any, folder: Path) -> None:
@@ -109,19 +123,81 @@ def save_optimizer(optimizer: Any, folder: Path) -> None:
                 tensors[f"{index}.{key}"] = value.detach().clone().contiguous()
             else:
                 numbers.setdefault(str(index), {})[key] = value
-    save_file(tensors, folder / "optimizer.safetensors")
+    save_tensors(tensors, folder / "optimizer.safetensors")
     groups = {"groups": saved["param_groups"], "numbers": numbers}
     write_json(folder / "optimizer.json", groups)
 
 
 def load_optimizer(optimizer: Any, folder: Path) -> None:
-    """Read what `save_optimizer` wrote."""
-    rest = read_json(folder / "optimizer.json")
-    state: dict[int, dict[str, Any]] = {int(i): values for i, values in rest["numbers"].items()}
-    for name, tensor in load_file(folder / "optimizer.safetensors").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
+    """Read what `save_optimizer` wrote.
+
+    Args:
+        optimizer: The trainer's.
+        folder: The snapshot.
+
+    Raises:
+        RunDirError: If it is damaged, or of another optimiser.
+    """
+    file, tensors = folder / "optimizer.json", folder / "optimizer.safetensors"
+    rest, own = read_record(file, Optimizer), optimizer.param_groups
+    if not (len(rest["groups"]) == len(own) and all(map(_alike, own, rest["groups"]))):
+        raise damaged(file, "groups: they are not those of the optimiser that is used now")
+    shapes = [p.shape for group in own for p in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for index, values in rest["numbers"].items():
+        state[_place(file, index, len(shapes))] = values
+    for name, tensor in load_tensors(tensors).items():
+        index, _, key = name.partition(".")
+        place = _place(tensors, index, len(shapes))
+        if tensor.dim() and tensor.shape != shapes[place]:
+            raise damaged(tensors, f"{name} is {tuple(tensor.shape)}, not {tuple(shapes[place])}")
+        state.setdefault(place, {})[key] = tensor
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": rest["groups"]})
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise damaged(file, str(error)) from error
+
+
+def load_schedule(schedule: Any, folder: Path) -> None:
+    """Read where the learning rate had come to.
+
+    Args:
+        schedule: The trainer's.
+        folder: The snapshot.
+
+    Raises:
+        RunDirError: If it is damaged, or of another schedule.
+    """
+    file, own = folder / "schedule.json", schedule.state_dict()
+    saved = read_record(file, Schedule)
+    known = {key: value for key, value in saved.items() if key in own}
+    if not _alike({key: own[key] for key in known}, known):
+        raise damaged(file, "it is of another schedule than is used now")
+    schedule.load_state_dict(known)
+
+
+def _place(file: Path, index: str, count: int) -> int:
+    """Return which parameter is meant."""
+    if not (index.isdecimal() and len(index) < 10 and int(index) < count):
+        raise damaged(file, f"there is no parameter {index!r}")
+    return int(index)
+
+
+def _alike(own: Any, saved: Any) -> bool:
+    """Tell whether two settings are of one kind, so that one can take the other's place."""
+    if own is None or saved is None:
+        return own is saved or isinstance(saved if own is None else own, bool)
+    if isinstance(own, dict):
+        keys = own.keys() - {"params"}
+        there = isinstance(saved, dict) and keys <= saved.keys()
+        return there and all(_alike(own[key], saved[key]) for key in keys)
+    if isinstance(own, list | tuple):
+        there = isinstance(saved, list | tuple) and len(own) == len(saved)
+        return there and all(map(_alike, own, saved))
+    if isinstance(own, bool) or isinstance(saved, bool):
+        return type(own) is type(saved)
+    numbers = int, float, Tensor
+    return isinstance(saved, numbers if isinstance(own, numbers) else type(own))
 
 
 def save_random(folder: Path) -> None:
@@ -134,7 +210,7 @@ def save_random(folder: Path) -> None:
     }
     if torch.cuda.is_available():
         tensors |= {f"cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
-    save_file(tensors, folder / "random.safetensors")
+    save_tensors(tensors, folder / "random.safetensors", whole=True)
     numbers = {
         "numpy": [int(place), int(has_gauss), float(gauss)],
         "python": [version, list(words), next_gauss],
@@ -143,17 +219,29 @@ def save_random(folder: Path) -> None:
 
 
 def load_random(folder: Path) -> None:
-    """Read what `save_random` wrote."""
-    tensors, numbers = load_file(folder / "random.safetensors"), read_json(folder / "random.json")
-    torch.set_rng_state(tensors["torch"])
-    cuda = [tensors[name] for name in sorted(tensors) if name.startswith("cuda.")]
-    if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda)
+    """Read what `save_random` wrote.
+
+    Args:
+        folder: The snapshot.
+
+    Raises:
+        RunDirError: If it is damaged.
+    """
+    file = folder / "random.json"
+    tensors = load_tensors(folder / "random.safetensors", whole=True)
+    numbers = read_record(file, Random)
     place, has_gauss, gauss = numbers["numpy"]
-    keys = tensors["numpy"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", keys, place, has_gauss, gauss))
     version, words, next_gauss = numbers["python"]
-    random.setstate((version, tuple(words), next_gauss))
+    try:
+        torch.set_rng_state(tensors["torch"])
+        cuda = [tensors[name] for name in sorted(tensors) if name.startswith("cuda.")]
+        if cuda and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(cuda)
+        keys = tensors["numpy"].numpy().astype(np.uint32)
+        np.random.set_state(("MT19937", keys, place, has_gauss, gauss))
+        random.setstate((version, tuple(words), next_gauss))
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise damaged(file, f"no state of random numbers ({error})") from error
 
 
 @contextmanager

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from undrift.data.collate import Encoded
 from undrift.data.types import Example, Task
 from undrift.run.backbone import Backbone, Collator
 from undrift.run.generate import answers
 from undrift.run.progress import Quiet
-from undrift.rundir import read_lines, write_lines
+from undrift.rundir import atomic_write, read_answers, text_of, write_lines
+from undrift.rundir.files import line_of, read_line, writing
+from undrift.rundir.record import check
+from undrift.rundir.records import Said
 from undrift.scoring import scores_of, task_score
 
 
@@ -63,7 +66,7 @@ class Examiner:
             self.progress.stage(title, len(task.test), work)
             write_lines(file, self._rows(task, file.with_suffix(".part")))
             file.with_suffix(".part").unlink(missing_ok=True)
-        return task_score(read_lines(file))
+        return task_score(read_answers(file))
 
     def _rows(self, task: Task, notes: Path) -> list[dict[str, Any]]:
         said = _noted(notes)
@@ -71,7 +74,6 @@ class Examiner:
         said = {key: text for key, text in said.items() if key in known}
         self.progress.advance(len(said))
         waiting = [e for e in self._prompts(task) if e.id not in said]
-        notes.parent.mkdir(parents=True, exist_ok=True)
         stream = answers(
             self.backbone,
             self.model,
@@ -81,10 +83,11 @@ class Examiner:
             self.batch_size,
             self.progress.advance,
         )
-        with notes.open("w", encoding="utf-8") as file:
-            for key, text in chain(list(said.items()), stream):
+        atomic_write(notes, "".join(_note(notes, *known) for known in said.items()))
+        with writing(notes), notes.open("a", encoding="utf-8") as file:
+            for key, text in stream:
                 said[key] = text
-                file.write(json.dumps([key, text], ensure_ascii=False) + "\n")
+                file.write(_note(notes, key, text))
         return [scored(task.scorer, e, said[e.id], self.scoring) for e in task.test]
 
     def _prompts(self, task: Task) -> list[Encoded]:
@@ -115,15 +118,20 @@ def scored(scorer: str, example: Example, prediction: str, scoring: str = "coin"
     }
 
 
+def _note(notes: Path, key: str, text: str) -> str:
+    return line_of(notes, {"id": key, "prediction": text})
+
+
 def _noted(notes: Path) -> dict[str, str]:
     """Read the predictions of a cell that was not finished; a last line cut off is left out."""
     if not notes.is_file():
         return {}
-    found = {}
-    for line in notes.read_text(encoding="utf-8").splitlines():
-        try:
-            key, text = json.loads(line)
-        except ValueError:
-            continue
-        found[key] = text
+    found: dict[str, str] = {}
+    *lines, _ = text_of(notes).split("\n")
+    for number, line in enumerate(lines, 1):
+        row: Any = read_line(notes, line, number)
+        if isinstance(row, list):  # as it was before there was a format
+            row = dict(zip(("id", "prediction"), row, strict=False))
+        check(notes, row, TypeAdapter(Said), (f"line {number}",))
+        found[row["id"]] = row["prediction"]
     return found

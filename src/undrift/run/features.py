@@ -14,12 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from undrift.errors import DataError
-from undrift.rundir import atomic_write
+from undrift.errors import DataError, RunDirError
+from undrift.methods.parts.state_file import load_tensors, save_tensors
 
 Encoder = Callable[[Sequence[Path]], Tensor]
 Progress = Callable[[int, int, int], None]
@@ -86,10 +84,12 @@ class FeatureStore:
     def _read(self, wanted: set[str]) -> None:
         for file in sorted(self.folder.glob("*.safetensors")):
             try:
-                content = load_file(file)
-            except (SafetensorError, OSError):  # a damaged file is computed again
+                content = load_tensors(file)
+                digests = [bytes(row).hex() for row in content["digests"].numpy()]
+                if len(content["features"]) != len(digests):
+                    continue
+            except (RunDirError, KeyError, TypeError):  # a damaged file is computed again
                 continue
-            digests = [bytes(row).hex() for row in content["digests"].numpy()]
             if wanted.intersection(digests):
                 self._append(digests, content["features"])
 
@@ -109,8 +109,8 @@ class FeatureStore:
         self._append(digests, features)
         keys = torch.tensor([list(bytes.fromhex(digest)) for digest in digests], dtype=torch.uint8)
         name = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
-        content = save({"features": features.contiguous(), "digests": keys})
-        atomic_write(self.folder / f"{name}.safetensors", content)
+        kept = {"features": features, "digests": keys}
+        save_tensors(kept, self.folder / f"{name}.safetensors")
 
     def _append(self, digests: Sequence[str], features: Tensor) -> None:
         fresh = [i for i, digest in enumerate(digests) if digest not in self._row_of_digest]

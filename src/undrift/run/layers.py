@@ -16,9 +16,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from undrift.errors import ConfigError, unknown
+from undrift.errors import ConfigError, RunDirError, unknown
 from undrift.registry import METHODS
 from undrift.run.config import PROFILES, RunConfig
+from undrift.rundir import text_of
+from undrift.rundir.files import known_format
 
 Layer = Mapping[str, Any]
 
@@ -113,9 +115,9 @@ def load_yaml(path: Path) -> Layer:
         ConfigError: If it cannot be read or is no mapping.
     """
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        return known_format(path, parse(text_of(path), str(path)))
+    except RunDirError as error:
+        raise ConfigError(f"the configuration cannot be used: {error}") from error
 
 
 def parse(text: str, origin: str) -> Layer:
@@ -133,8 +135,9 @@ def parse(text: str, origin: str) -> Layer:
     """
     try:
         content = yaml.load(text, _Loader)  # a SafeLoader that also reads 1e-3
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        said = " ".join(str(error).split()) if str(error) else "it is nested too deep"
+        raise ConfigError(f"{origin} is not valid YAML: {said}") from error
     if content is None:
         return {}
     if not isinstance(content, Mapping):

@@ -19,9 +19,10 @@ OUT/
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 import yaml
 
@@ -46,11 +47,13 @@ from undrift.run.watch import RouteWatch, mention_unwatchable
 from undrift.rundir import (
     RunDir,
     atomic_folder,
-    read_json,
-    read_lines,
+    read_answers,
+    read_record,
     write_json,
     write_lines,
 )
+from undrift.rundir.ours import OF_LEARN
+from undrift.rundir.records import Result
 from undrift.scoring import task_score
 
 BEFORE, AFTER = "before", "after"
@@ -60,9 +63,7 @@ class LearnDir(RunDir):
     """The paths of one more task."""
 
     config_name = "learn.yaml"
-    contents = (
-        "manifest.json result.json train.jsonl skipped.jsonl training adapter eval live".split()
-    )
+    contents: ClassVar[Mapping[str, str]] = OF_LEARN
 
     @property
     def command(self) -> str:
@@ -180,7 +181,7 @@ class Learn:
         """
         if not self.files.result_file.is_file():
             self._measure(self._prepare())
-        rows = read_json(self.files.result_file)["tasks"]
+        rows = read_record(self.files.result_file, Result)["tasks"]
         known = {field.name for field in fields(Change)}
         return [Change(**{key: row[key] for key in known}) for row in rows]
 
@@ -282,7 +283,7 @@ class Learn:
 
     def _write_result(self, tasks: Sequence[Task]) -> list[Change]:
         def score(when: str, number: int, task: Task) -> float:
-            return task_score(read_lines(self.files.answers(when, number, task.name)))
+            return task_score(read_answers(self.files.answers(when, number, task.name)))
 
         changed = [differs for _, differs in self.earlier] + [False]
         changes = [

@@ -12,12 +12,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from undrift.data.benchmarks.folder import OwnTask, hold_out
 from undrift.data.files import BadRow, Pictures
 from undrift.data.instructions import read_examples
 from undrift.data.types import Example, Task
 from undrift.errors import DataError
-from undrift.run import plan
+from undrift.run import layers, plan
 from undrift.run.config import RunConfig
 from undrift.run.progress import Quiet
 from undrift.run.reading import read_benchmark, without_bad_pictures
@@ -115,13 +117,21 @@ def _source(note: Note) -> str:
 def _of_benchmark(note: Note, names: Sequence[str], progress: Quiet) -> Mapping[str, Task]:
     """Read a benchmark's tasks as a run had them."""
     kept = ("benchmark", "data", "reading", "skip_bad", "profile")
-    config = RunConfig.model_validate(
-        {
-            **{key: note[key] for key in kept},
-            "order": tuple(names),
-            "eval": {"split": note["split"]},
-        }
-    )
+    try:
+        config = RunConfig.model_validate(
+            {
+                **{key: note[key] for key in kept},
+                "order": tuple(names),
+                "eval": {"split": note["split"]},
+            }
+        )
+    except ValidationError as error:
+        raise layers.explained(error, RunConfig) from error
+    if config.data is not None and not config.data.is_dir() and not config.data.is_file():
+        raise DataError(f"{config.data}, which its record names, is not there")
+    if note["data"] is not None:
+        text = f"reading {note['data']} for {', '.join(names)}"
+        progress.event("reading", text, tasks=list(names), file=note["data"])
     made, _ = read_benchmark(config, progress)
     tasks = made.in_order(config.order)
     return {task.name: plan.cut(task, config.profile, config.eval.split) for task in tasks}
@@ -129,9 +139,12 @@ def _of_benchmark(note: Note, names: Sequence[str], progress: Quiet) -> Mapping[
 
 def _of_files(note: Note, progress: Quiet) -> Task:
     """Read a task of the user's own; where it has a test file, the training file is not needed."""
+    source = note["test" if note.get("test") else "train"]
+    text = f"reading {source} for the task {note['name']}, its pictures from {note['images']}"
+    progress.event("reading", text, task=note["name"], file=source, images=note["images"])
     pictures = Pictures(Path(note["images"]))
     bad: list[BadRow] | None = [] if note["skip_bad"] else None
-    if "test" in note:
+    if note.get("test"):
         test = read_examples(Path(note["test"]), pictures, bad=bad)
     else:
         rows = read_examples(Path(note["train"]), pictures, number_repeats=True, bad=bad)

@@ -41,10 +41,11 @@ from undrift.rundir import (
     RunDir,
     atomic_folder,
     atomic_write,
-    read_json,
+    read_record,
     write_json,
     write_lines,
 )
+from undrift.rundir.records import Manifest, Matrix
 from undrift.scoring import metrics
 
 Row = list[float | None]
@@ -110,7 +111,7 @@ class Run:
             TrainingDiverged: If a loss is not finite; what was finished before is kept.
         """
         if self._complete():
-            return read_json(self.files.matrix_file)
+            return read_record(self.files.matrix_file, Matrix)
         examiner = self._prepare()
         self.progress.plan(
             sum(plan.training_work(stage, self._settings(stage)) for stage in self.stages)
@@ -140,7 +141,7 @@ class Run:
         done = all(self.files.is_done(i, stage.name) for i, stage in enumerate(self.stages, 1))
         if not done or not self.files.matrix_file.is_file():
             return False
-        return read_json(self.files.matrix_file)["metrics"]["last"] is not None
+        return read_record(self.files.matrix_file, Matrix)["metrics"]["last"] is not None
 
     def _prepare(self) -> Examiner:
         """Load the backbone, keep its image features, attach the method."""
@@ -288,7 +289,8 @@ class Run:
     def _write_manifest(self, backbone: Backbone) -> None:
         options = {**asdict(self.method.config), "learning_rate": self._rate}
         content = manifest(self.config, self.benchmark, self.tasks, backbone, options)
-        before = read_json(self.files.manifest_file) if self.files.manifest_file.is_file() else {}
+        there = self.files.manifest_file
+        before = read_record(there, Manifest) if there.is_file() else {}
         check_unchanged(before, content, self.files.root)
         content["match_budget"] = self.config.match_budget
         content["budget"] = before.get("budget", [])
@@ -299,13 +301,13 @@ class Run:
 
     def _note_budget(self, index: int, entry: Mapping[str, Any]) -> None:
         """Enter what a task costs; that of a task trained once more takes the old one's place."""
-        content = read_json(self.files.manifest_file)
+        content = read_record(self.files.manifest_file, Manifest)
         content["budget"] = [*content["budget"][: index - 1], entry]
         write_json(self.files.manifest_file, content)
 
     def _write_seconds(self) -> None:
         """Add the seconds since the last time to those in the manifest."""
-        content = read_json(self.files.manifest_file)
+        content = read_record(self.files.manifest_file, Manifest)
         for phase, seconds in self._seconds.items():
             content["seconds"][phase] = round(content["seconds"].get(phase, 0.0) + seconds, 3)
         self._seconds = {}
@@ -313,5 +315,6 @@ class Run:
 
 
 def _only_planned(folder: Path) -> bool:
-    """Tell whether a run was begun there that has not produced anything."""
-    return folder.is_dir() and [path.name for path in folder.iterdir()] == ["run.yaml"]
+    """Tell whether undrift has begun a run there that has not produced anything."""
+    alone = folder.is_dir() and [path.name for path in folder.iterdir()] == [RunDir.config_name]
+    return alone and RunDir(folder).begun_here

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from undrift.data.types import Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
 from undrift.methods.base import Method
 from undrift.methods.parts.adapter import check_safetensors
+from undrift.methods.parts.budget import check_fits
 from undrift.methods.parts.projector import restore_modules
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
+from undrift.run.claimed import check_names, claim, digest
 from undrift.run.config import RunConfig
 from undrift.run.evaluate import Examiner
 from undrift.run.generate import answers
 from undrift.run.progress import Quiet
-from undrift.rundir import read_json, read_lines, write_json
+from undrift.rundir import read_answers, read_record, write_json
+from undrift.rundir.records import Origin
 from undrift.scoring import mean_score, task_score
 
 _ORIGIN = "undrift.json"
@@ -49,9 +53,15 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     stem, setting = METHODS.split(name)
     made: type[Method] = METHODS.load(stem)
     known = [f"method.{field.name}" for field in fields(made.Config)]
-    for key in options:
+    kinds = get_type_hints(made.Config)
+    for key, value in options.items():
         if f"method.{key}" not in known:
             raise unknown("key", f"method.{key}", known)
+        try:
+            TypeAdapter(kinds[key]).validate_json(json.dumps(value), strict=True)
+        except (ValidationError, TypeError, ValueError) as error:
+            expected = getattr(kinds[key], "__name__", kinds[key])
+            raise ConfigError(f"method.{key}: expected {expected} (got {value!r})") from error
     return made(setting, **options)
 
 
@@ -138,6 +148,7 @@ def open_adapter(
             f"({backbone.fingerprint[:12]}); give its own with --backbone"
         )
     method = make_method(origin["method"], origin["options"])
+    check_fits(method, backbone.model, folder)
     backbone.encode_with(getattr(method.config, "encoder", None))
     model: Any = method.attach(backbone.model)
     if method.needs_training:
@@ -184,7 +195,7 @@ def origin_of(folder: Path) -> dict[str, Any]:
         nothing if the adapter was not saved by a run.
     """
     file = folder / _ORIGIN
-    return read_json(file) if file.is_file() else {}
+    return read_record(file, Origin) if file.exists() else {}
 
 
 def find_adapter(path: Path) -> Path:
@@ -260,8 +271,11 @@ def examine(
     progress.plan(len(examples))
     collator = learned.backbone.collator()
     examiner = Examiner(learned.backbone, learned.model, collator, batch_size, progress, scoring)
-    if out is not None:
-        _forget_others(out, learned)
+    asked = [task.name for task in tasks]
+    if out is None:
+        check_names(asked)
+    else:
+        claim(out, asked, digest(learned.folder, learned.backbone.fingerprint))
     scores = {}
     names = [note["name"] for note in learned.origin.get("learned", ())]
     with tempfile.TemporaryDirectory() as temporary, learned.method.predicting(learned.model):
@@ -271,24 +285,11 @@ def examine(
             known = task.name in names
             learned.method.asked = names.index(task.name) + 1 if known else None
             examiner.cell(task, file, f"asking {task.name}", len(task.test))
-            rows = read_lines(file)
+            rows = read_answers(file)
             means = {key: mean_score(rows, key) for key in SCORES}
             scores[task.name] = {**means, "strict": task_score(rows)}
     learned.method.asked = None
     return scores
-
-
-def _forget_others(out: Path, learned: Learned) -> None:
-    """Delete what an unfinished examination of another adapter has noted in a folder."""
-    digest = hashlib.sha256(learned.backbone.fingerprint.encode())
-    for file in sorted(learned.folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    mark = out / "asked.json"
-    known = {"adapter": digest.hexdigest()}
-    if not mark.is_file() or read_json(mark) != known:
-        for notes in out.glob("*.part"):
-            notes.unlink()
-        write_json(mark, known)
 
 
 def options(method: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ cell leaves the others alone. The results are written anew after every cell.
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -16,13 +15,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from undrift.errors import unknown
+from undrift.errors import RunDirError, unknown
 from undrift.report.study import compact, run_entry, surroundings
 from undrift.report.study_table import study_markdown
 from undrift.run.cells import Cell, Plan, best_rate, next_rate
 from undrift.run.processes import Process, begin, stopped_with_us
 from undrift.run.progress import Quiet, clock
-from undrift.rundir import RunDir, atomic_write, read_json
+from undrift.rundir import RunDir, atomic_write, read_record
+from undrift.rundir.files import remove
+from undrift.rundir.records import Manifest, StudyResults
 
 PROGRAM = (sys.executable, "-m", "undrift.cli")
 _TICK = 0.1  # seconds between two looks at the processes
@@ -137,8 +138,9 @@ class Study:
                 return None
             self._finished[cell.name] = last
             if self._prune:
+                RunDir(self.folder(cell)).check_ours("tasks")
                 for adapter in self.folder(cell).glob("tasks/*/adapter"):
-                    shutil.rmtree(adapter)
+                    remove(adapter)
         return self._finished[cell.name]
 
     # ------------------------------------------------------------ running
@@ -248,7 +250,9 @@ class Study:
         """
         study, old = self.plan.study, self._written()
         done = [c for c in self._cells if self.last(c) is not None and c.name in self._finished]
-        manifests = [read_json(RunDir(self.folder(cell)).manifest_file) for cell in done]
+        manifests = [
+            read_record(RunDir(self.folder(cell)).manifest_file, Manifest) for cell in done
+        ]
         out: dict[str, Any] = {"command": self.command, **surroundings(manifests)}
         runs: list[dict[str, Any]] = []
         chosen: dict[str, float] = {}
@@ -283,7 +287,15 @@ class Study:
                     atomic_write(path, text)
 
     def _written(self) -> dict[str, Any]:
-        return read_json(self.files[0]) if self.files[0].is_file() else {}
+        file, table = self.files
+        if file.exists():
+            return read_record(file, StudyResults)
+        if table.exists():
+            raise RunDirError(
+                f"{table} is there without {file.name}, so no study has written it; move it away, "
+                "or name other `results:` in the study's file"
+            )
+        return {}
 
 
 def _entry(folder: Path, cell: Cell) -> dict[str, Any]:

@@ -1,18 +1,58 @@
-"""Files that are seen whole or not at all, and the JSON in them."""
+"""Files that are seen whole or not at all, and the JSON in them.
+
+What is written is on the disk before it counts: the content is synced, then the name is changed,
+then the folder is synced. Every JSON object and every JSON line that undrift writes carries
+`format: N`; a reader takes it off again, and refuses a number that it does not know.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from undrift.errors import RunDirError
+from undrift.rundir.damage import damaged, unwritable
+from undrift.rundir.strict import parsed, short, text_of
+
+FORMAT = 1
+"""The format of every file that undrift writes. A reader takes this one and all before it."""
 
 TEMPORARY = ".writing"
+_REPLACED = f".replaced{TEMPORARY}"
+
+
+@contextmanager
+def atomic_file(path: Path) -> Generator[Path]:
+    """Fill a file that appears at `path` only if the block ends without an error.
+
+    Args:
+        path: The file; missing parent folders are made, and an older file is replaced at the end.
+
+    Yields:
+        An empty file beside it, to be filled.
+
+    Raises:
+        RunDirError: If it cannot be written.
+    """
+    temporary = _beside(path, TEMPORARY)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)  # noqa: PTH105 (this and os.rename are watched by tests)
+        _sync(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -21,56 +61,95 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     Args:
         path: The file; missing parent folders are made.
         content: Text (written as UTF-8) or bytes.
+
+    Raises:
+        RunDirError: If it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        written = content.encode() if isinstance(content, str) else content
+    except UnicodeEncodeError as error:
+        raise RunDirError(f"cannot write {path}: half a character (U+D800 to U+DFFF)") from error
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(written)
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Generator[Path]:
-    """Fill a folder that appears at `path` only if the block ends without an error.
+def writing(path: Path) -> Generator[None]:
+    """Within this context what the system says of a file is told as one of our errors.
 
     Args:
-        path: The folder; one that is there already is replaced at the end.
+        path: The file that is written.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RunDirError: If it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+@contextmanager
+def atomic_folder(path: Path, *, sync: bool = True) -> Generator[Path]:
+    """Fill a folder that appears at `path` only if the block ends without an error.
+
+    A folder that is there already is moved aside, and deleted when the new one stands in its place.
+
+    Args:
+        path: The folder.
+        sync: Bring every file in it to the disk first; not worth the wait for what is made again.
 
     Yields:
         An empty folder beside it, to be filled.
+
+    Raises:
+        RunDirError: If it cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary, aside = _beside(path, TEMPORARY), _beside(path, _REPLACED)
     try:
+        _put_back(path)
+        temporary.mkdir(parents=True)
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+        if sync:
+            _sync_all(temporary)
+        if os.path.lexists(path):
+            os.rename(path, aside)  # noqa: PTH104
+        try:
+            os.rename(temporary, path)  # noqa: PTH104
+        except OSError:
+            _put_back(path)
+            raise
+        _sync(path.parent)
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
+        remove(aside)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON, atomically.
+def remove(path: Path) -> None:
+    """Delete a file or a folder as far as that can be done; of a link the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON, atomically, with its format.
 
     Args:
         path: The file.
         value: Anything JSON can hold; not-a-number and infinity are refused.
 
     Raises:
-        RunDirError: If JSON cannot hold the value.
+        RunDirError: If JSON cannot hold the value, or the file cannot be written.
     """
-    try:
-        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise RunDirError(f"cannot write {path} as JSON: {error}") from error
-    atomic_write(path, text + "\n")
+    atomic_write(path, _text(path, value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -80,23 +159,47 @@ def read_json(path: Path) -> Any:
         path: The file.
 
     Returns:
-        Its value.
+        Its value, of an object all but the format.
 
     Raises:
-        RunDirError: If the file is missing or is not JSON.
+        RunDirError: If the file is missing, is not JSON, or was written by a newer undrift.
     """
-    return _parsed(path, text_of(path), 1)
+    return known_format(path, parsed(path, text_of(path)))
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as JSON lines, atomically.
+    """Write rows as JSON lines, atomically, each with its format.
 
     Args:
         path: The file.
         rows: One mapping a line.
+
+    Raises:
+        RunDirError: If JSON cannot hold a row, or the file cannot be written.
     """
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    atomic_write(path, "".join(lines))
+    atomic_write(path, "".join(_text(path, row) + "\n" for row in rows))
+
+
+def line_of(path: Path, row: Mapping[str, object]) -> str:
+    """Return the line that `write_lines` writes of a row."""
+    return _text(path, row) + "\n"
+
+
+def read_line(path: Path, line: str, number: int) -> Any:
+    """Parse one line of a file of JSON lines.
+
+    Args:
+        path: The file, for the message.
+        line: The line.
+        number: Its number.
+
+    Returns:
+        Its value, of an object all but the format.
+
+    Raises:
+        RunDirError: If it is no JSON, or was written by a newer undrift.
+    """
+    return known_format(path, parsed(path, line, number))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -106,38 +209,95 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         path: The file.
 
     Returns:
-        One dictionary a line.
+        One dictionary a line, without the format.
 
     Raises:
-        RunDirError: If the file is missing or a line of it is not JSON.
+        RunDirError: If the file is missing, a line of it is no JSON object, or it was written by a
+            newer undrift.
     """
-    lines = text_of(path).split("\n")
-    return [_parsed(path, line, number) for number, line in enumerate(lines, 1) if line]
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(text_of(path).split("\n"), 1):
+        if line:
+            value = read_line(path, line, number)
+            if not isinstance(value, dict):
+                raise damaged(path, f"line {number}: expected an object, not {short(value)}")
+            rows.append(value)
+    return rows
 
 
-def text_of(path: Path) -> str:
-    """Read a text file.
+def known_format(path: Path, value: Any) -> Any:
+    """Take the format off what a file holds.
 
     Args:
-        path: The file.
+        path: The file, for the message.
+        value: What it holds.
 
     Returns:
-        Its content.
+        An object without its format; anything else as it is.
 
     Raises:
-        RunDirError: If it cannot be read.
+        RunDirError: If the format is none, or of a newer undrift.
     """
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunDirError(f"cannot read {path}: {error}") from error
+    if not isinstance(value, Mapping) or "format" not in value:
+        return value
+    check_format(path, value["format"])
+    return {key: inner for key, inner in value.items() if key != "format"}
 
 
-def _parsed(path: Path, text: str, line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+def check_format(path: Path, number: Any) -> None:
+    """Refuse a file whose format is not known.
+
+    Args:
+        path: The file, for the message.
+        number: What it says under `format`.
+
+    Raises:
+        RunDirError: If that is no format, or a newer one.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise damaged(path, f"format: expected a whole number from 1, not {short(number)}")
+    if number > FORMAT:
         raise RunDirError(
-            f"{path} is damaged, line {line + error.lineno - 1}: {error.msg}; "
-            "delete the file and run the same command again"
-        ) from error
+            f"{path} was written by a newer undrift (format {number}, this one reads up to "
+            f"{FORMAT}); pip install -U undrift"
+        )
+
+
+def _text(path: Path, value: Mapping[str, Any], indent: int | None = None) -> str:
+    whole = {"format": FORMAT, **value, "format": FORMAT}  # noqa: F601 (first, whatever comes)
+    try:
+        return json.dumps(whole, indent=indent, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RunDirError(f"cannot write {path} as JSON: {error}") from error
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """Name something new beside a path, that nobody can have put there before."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
+def _put_back(path: Path) -> None:
+    """Undo the replacing of a folder that a killed process had moved aside."""
+    left = [] if os.path.lexists(path) else list(path.parent.glob(f"*{_REPLACED}"))
+    for aside in left:
+        if aside.name.rsplit(".", 3)[0] == path.name:
+            os.rename(aside, path)  # noqa: PTH104
+            return
+
+
+def _sync_all(folder: Path) -> None:
+    """Bring a folder's files to the disk, then the folders that name them, the inner ones first."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            _sync(Path(place, name))
+        _sync(Path(place))
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return  # Windows keeps names by itself
+    file = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

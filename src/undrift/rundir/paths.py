@@ -2,7 +2,7 @@
 
 ```
 ROOT/
-├── run.yaml          the configuration; two runs are the same run if these texts are equal
+├── run.yaml          the format, and the configuration: two runs with one text are the same run
 ├── manifest.json     method, benchmark, seed, order, profile, backbone, versions, hardware ...
 ├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
@@ -14,22 +14,29 @@ ROOT/
 ```
 
 A line of `eval` is `{"id", "question", "answers", "prediction", "strict", "caseless"}`; one of a
-published task has `"official", "lenient", "form"` too. Every file is written under a temporary name
-and renamed, so a reader finds it whole or not at all. Nothing here is ever pickled. `RunDir.start`
-begins or resumes a run, `RunDir.existing` opens one to read.
+published task has `"official", "lenient", "form"` too. Every object and every line says its
+`format` as well. Every file is written under a temporary name and renamed, so a reader finds it
+whole or not at all. Nothing here is ever pickled. `RunDir.start` begins or resumes a run,
+`RunDir.existing` opens one to read. What a run did not write is never deleted, and a link to
+another folder is never followed to write there.
 """
 
 from __future__ import annotations
 
 import difflib
+import os
 import re
-import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from undrift.errors import RunDirError
-from undrift.rundir.files import TEMPORARY, atomic_write, text_of
+from undrift.rundir.files import FORMAT, TEMPORARY, atomic_write, check_format, remove
+from undrift.rundir.names import RULE, is_name
+from undrift.rundir.ours import OF_RUN, refuse_links, refuse_strangers
+from undrift.rundir.strict import text_of
 
-_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_FORMAT = re.compile(r"format: *(.*)\n")
 
 
 class RunDir:
@@ -40,14 +47,12 @@ class RunDir:
 
     Attributes:
         config_name: The file that says which run it is.
-        contents: All that a run may hold.
+        contents: All that a run writes, by what it is called in the folder; in each folder of
+            it, what its files are called.
     """
 
     config_name = "run.yaml"
-    contents = (
-        "manifest.json matrix.json report.html report-figures skipped.jsonl tasks eval pictures "
-        "live diagnose"
-    ).split()
+    contents: ClassVar[Mapping[str, str]] = OF_RUN
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -74,12 +79,13 @@ class RunDir:
                     f"{root} is not empty and holds no run (no {cls.config_name}); "
                     "choose a new or an empty folder with --out"
                 )
+            run.check_folders()
             if replace:
                 run._clear()
             else:
                 run._check_same(config)
         if not run.config_file.exists():
-            atomic_write(run.config_file, config)
+            atomic_write(run.config_file, f"format: {FORMAT}\n{config}")
         return run
 
     @classmethod
@@ -102,6 +108,33 @@ class RunDir:
                 "give a folder that `undrift run ... --out FOLDER` has written"
             )
         return run
+
+    @property
+    def begun_here(self) -> bool:
+        """Whether undrift has written the configuration that is there, and not its user.
+
+        A run from before there was a format is known by its manifest.
+        """
+        if not self.config_file.is_file():
+            return False
+        return bool(_FORMAT.match(text_of(self.config_file))) or self.manifest_file.is_file()
+
+    def config_text(self) -> str:
+        """Read the configuration as `start` was given it.
+
+        Returns:
+            The text of the file without its format.
+
+        Raises:
+            RunDirError: If it cannot be read, or was written by a newer undrift.
+        """
+        text = text_of(self.config_file)
+        if (said := _FORMAT.match(text)) is None:
+            return text
+        number = said[1].strip()
+        whole = number.isdecimal() and len(number) < 10
+        check_format(self.config_file, int(number) if whole else number)
+        return text[said.end() :]
 
     @property
     def command(self) -> str:
@@ -136,10 +169,9 @@ class RunDir:
         Raises:
             RunDirError: If the name cannot be a folder's name, or the index is below 1.
         """
-        if index < 1 or not _TASK_NAME.fullmatch(name):
+        if index < 1 or not is_name(name):
             raise RunDirError(
-                f"task {index} cannot be called {name!r}: tasks count from 1, and a name is made "
-                "of letters, digits, '_', '.' and '-', beginning with a letter or a digit"
+                f"task {index} cannot be called {name!r}: tasks count from 1, and {RULE}"
             )
         return self.root / "tasks" / f"{index:02d}-{name}"
 
@@ -167,6 +199,11 @@ class RunDir:
         if after < 0 or on < 1:
             raise RunDirError(f"no cell of the matrix is after task {after} on task {on}")
         return self.root / "eval" / f"after-{after:02d}" / f"on-{on:02d}.jsonl"
+
+    def stages(self) -> list[Path]:
+        """List the folders with predictions, by how many tasks had been trained."""
+        there = (self.root / "eval").glob("after-*")
+        return sorted(path for path in there if path.name.removeprefix("after-").isdecimal())
 
     def pictures(self, on: int, name: str) -> Path:
         """Return the folder with the thumbnails of what a task asks (see `task`)."""
@@ -203,8 +240,20 @@ class RunDir:
         """Tell whether a task has its DONE mark."""
         return (self.task(index, name) / "DONE").is_file()
 
+    def check_folders(self) -> None:
+        """Refuse to write into a run whose folders are links (see `ours.refuse_links`)."""
+        refuse_links(self.root, self.contents)
+
+    def check_ours(self, *names: str) -> None:
+        """Refuse to delete what undrift has not written (see `ours.refuse_strangers`).
+
+        Args:
+            *names: Which of `contents`; all by itself.
+        """
+        refuse_strangers(self.root, self.contents, names or tuple(self.contents))
+
     def _check_same(self, config: str) -> None:
-        there = text_of(self.config_file)
+        there = self.config_text()
         if there == config:
             return
         changes = difflib.unified_diff(there.splitlines(), config.splitlines(), lineterm="", n=0)
@@ -223,9 +272,13 @@ class RunDir:
         return [path for path in self.root.iterdir() if path.suffix != TEMPORARY]
 
     def _clear(self) -> None:
+        if not self.begun_here:
+            raise RunDirError(
+                f"{self.config_file} was not written by undrift, so nothing is deleted; choose "
+                "another folder with --out"
+            )
+        self.check_ours()
         for name in (*self.contents, self.config_name):
-            path = self.root / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(self.root / name)
+            if os.path.lexists(self.root / name):
+                raise RunDirError(f"cannot delete {self.root / name}; may it be written there?")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peft import (
-    PeftConfig,
-    PeftModel,
-    get_peft_model_state_dict,
-    load_peft_weights,
-    set_peft_model_state_dict,
-)
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
 from torch import nn
 
-from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.errors import AdapterMismatch, ConfigError
+from undrift.methods.parts.adapter_files import check_safetensors, read_config
+from undrift.methods.parts.state_file import check_finite, load_tensors, save_tensors
+from undrift.rundir.files import writing
+
+__all__ = ["active_adapter", "check_safetensors", "load_adapter", "peft_model", "save_adapter"]
 
 
 def save_adapter(model: nn.Module, directory: Path) -> None:
@@ -23,11 +23,19 @@ def save_adapter(model: nn.Module, directory: Path) -> None:
     Args:
         model: A PeftModel.
         directory: A folder; it is made.
+
+    Raises:
+        TrainingDiverged: If a tensor is not finite; nothing was written.
+        RunDirError: If it cannot be written.
     """
-    model = peft_model(model)
-    model.save_pretrained(
-        str(directory), selected_adapters=[active_adapter(model)], save_embedding_layers=False
+    model, file = peft_model(model), directory / SAFETENSORS_WEIGHTS_NAME
+    name = active_adapter(model)
+    check_finite(
+        get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False), file
     )
+    with writing(directory):
+        model.save_pretrained(str(directory), selected_adapters=[name], save_embedding_layers=False)
+    save_tensors(load_file(file), file)  # once more, with the format of what is in it
 
 
 def load_adapter(model: nn.Module, directory: Path) -> None:
@@ -38,20 +46,19 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
         directory: Where `save_adapter` saved it.
 
     Raises:
-        RunDirError: If there is no adapter in the folder, or only a pickled one.
+        RunDirError: If there is no adapter in the folder, only a pickled or a damaged one.
         AdapterMismatch: If a tensor is missing, left over or of another shape.
     """
     model = peft_model(model)
-    check_safetensors(directory)
     name = active_adapter(model)
-    saved = str(PeftConfig.from_pretrained(str(directory)).peft_type)
-    own = str(model.peft_config[name].peft_type)
+    saved, own = read_config(directory)["peft_type"], str(model.peft_config[name].peft_type)
+    own = own.removeprefix("PeftType.")
     if saved != own:
         raise AdapterMismatch(
             f"the adapter in {directory} is of the type {saved}, and the method uses {own}; "
             "load it with the method that made it"
         )
-    weights = load_peft_weights(str(directory), device="cpu")
+    weights = load_tensors(directory / SAFETENSORS_WEIGHTS_NAME)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     astray = sorted(expected.keys() ^ weights.keys())
     if astray:
@@ -62,31 +69,12 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
         )
     try:
         set_peft_model_state_dict(model, weights, adapter_name=name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[-1].strip()
         raise AdapterMismatch(
-            f"the adapter in {directory} does not fit: {str(error).splitlines()[-1].strip()}; "
-            "it was made for another backbone or with other options"
+            f"the adapter in {directory} does not fit: {said}; it was made for another backbone or "
+            "with other options"
         ) from error
-
-
-def check_safetensors(directory: Path) -> None:
-    """Make sure that an adapter's weights are there and need no pickle reader.
-
-    Args:
-        directory: The adapter's folder.
-
-    Raises:
-        RunDirError: If they are missing, or only pickled.
-    """
-    if (directory / SAFETENSORS_WEIGHTS_NAME).is_file():
-        return
-    if (directory / WEIGHTS_NAME).is_file():
-        raise RunDirError(
-            f"{directory} holds its adapter pickled ({WEIGHTS_NAME}), which is never loaded, since "
-            f"opening it runs code; save it again as {SAFETENSORS_WEIGHTS_NAME} with a version of "
-            "PEFT that you trust it to"
-        )
-    raise RunDirError(f"{directory} holds no {SAFETENSORS_WEIGHTS_NAME}; name an adapter folder")
 
 
 def row_major(model: nn.Module) -> None:

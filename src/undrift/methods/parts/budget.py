@@ -19,7 +19,7 @@ from peft import get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
-from undrift.errors import ConfigError
+from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.base import Method
 from undrift.methods.finetune import Finetune, transformer
 from undrift.methods.parts.adapter import peft_model
@@ -108,6 +108,34 @@ def expected(method: Method, model: PreTrainedModel, tasks: int) -> Budget:
     state = get_peft_model_state_dict(peft_model(wrapped), save_embedding_layers=False)
     tensors = sum(value.numel() * value.element_size() for value in state.values())
     return _counted(method, wrapped, backbone, tensors + method.extra_bytes(wrapped, tasks))
+
+
+def check_fits(method: Method, model: PreTrainedModel, directory: Path) -> None:
+    """Refuse options under which a method would put far more on a model than was saved of it.
+
+    What a record says is somebody else's word: the sizes are worked out before anything is made.
+
+    Args:
+        method: The method, made from a record.
+        model: The backbone.
+        directory: What `save_state` has saved, beside the record.
+
+    Raises:
+        AdapterMismatch: If the two cannot belong together.
+    """
+    there = sum(path.stat().st_size for path in directory.glob("*") if path.is_file())
+    try:
+        needed = expected(method, model, 1).state_bytes
+    except (RuntimeError, OverflowError, TypeError) as error:
+        raise AdapterMismatch(
+            f"the options in {directory} cannot be used with this backbone: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    if needed > 4 * there + 2**20:
+        raise AdapterMismatch(
+            f"the options in {directory} are of an adapter of {_short(needed)}B, and its files "
+            f"have {_short(there)}B; get its files anew from where they come from"
+        )
 
 
 def _counted(method: Method, model: nn.Module, backbone: int, state_bytes: int) -> Budget:

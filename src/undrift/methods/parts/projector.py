@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig
 from peft.utils import ModulesToSaveWrapper, set_additional_trainable_modules
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.errors import ConfigError
 from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.parts.adapter_files import read_config
 
 # Where transformers keeps what stands between a vision tower and a language model: LLaVA and its
 # relatives, Gemma3, InternVL; Idefics3, SmolVLM; Qwen-VL, GLM-V. The last is a list of modules.
@@ -65,9 +65,9 @@ def restore_modules(model: nn.Module, directory: Path) -> None:
         model: What `Method.attach` returned.
         directory: The adapter's folder.
     """
-    saved: Any = PeftConfig.from_pretrained(str(directory))
-    if getattr(saved, "modules_to_save", None):
-        train_modules(model, list(saved.modules_to_save))
+    saved = read_config(directory).get("modules_to_save")
+    if saved:
+        train_modules(model, list(saved))
 
 
 def train_modules(model: nn.Module, names: list[str]) -> None:

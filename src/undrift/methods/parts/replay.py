@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
@@ -10,6 +9,8 @@ from typing import Any
 
 from undrift.data.types import Example
 from undrift.errors import ConfigError, RunDirError
+from undrift.rundir import read_record, write_json
+from undrift.rundir.records import Memory
 
 CHANCE = 0.7  # with which public code keeps an example while there is room
 
@@ -137,7 +138,7 @@ class ReplayMemory:
                         "Method.examples a sequence of undrift.data.types.Example"
                     )
         content = {"seen": self.seen, "tasks": [[_row(e) for e in task] for task in self.tasks]}
-        path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        write_json(path, content)
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote.
@@ -146,14 +147,14 @@ class ReplayMemory:
             path: The file.
 
         Raises:
-            RunDirError: If there is no such file.
+            RunDirError: If there is no such file, or it is damaged.
         """
         if not path.is_file():
             raise RunDirError(
                 f"{path} is missing; without its memory an adapter can be used but not go on "
                 "learning with replay. It is written by save_state"
             )
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_record(path, Memory)
         self.seen = content["seen"]
         self.tasks = [[_example(row) for row in task] for task in content["tasks"]]
 

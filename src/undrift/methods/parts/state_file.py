@@ -1,4 +1,8 @@
-"""A method's own tensors in a file beside the adapter, and in a trainer's checkpoints."""
+"""Tensors in files: every safetensors file that undrift writes or reads goes through here.
+
+Weights and sums are finite floating-point numbers, counts and choices whole numbers, known by the
+last part of their names. Anything else is refused, when it is written and when it is read.
+"""
 
 from __future__ import annotations
 
@@ -6,40 +10,117 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from undrift.errors import AdapterMismatch, RunDirError
+from undrift.errors import AdapterMismatch, RunDirError, TrainingDiverged
+from undrift.rundir import atomic_file, check_format, check_regular, damaged
+from undrift.rundir.files import FORMAT
+
+_WHOLE = {"active", "counts", "digests", "history_k", "open", "running", "running_count", "tasks"}
+"""What the last part of a name must be for a tensor of whole numbers or of yes and no."""
+
+_FORMAT = "undrift_format"  # in the metadata, where `format` is "pt" and belongs to others
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors.
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, whole: bool = False) -> None:
+    """Write tensors as safetensors, atomically.
 
     Args:
         tensors: By name.
         path: The file.
+        whole: All are whole numbers, whatever their names.
+
+    Raises:
+        TrainingDiverged: If one of them is not finite; the file that was there stays.
+        RunDirError: If the file cannot be written.
     """
-    save_file({name: each.detach().clone().contiguous() for name, each in tensors.items()}, path)
+    check_finite(tensors, path)
+    for name, each in tensors.items():
+        if why := _wrong_kind(name, each.dtype, whole=whole):
+            raise RunDirError(f"cannot write {path}: {name} {why}")
+    kept = {name: each.detach().clone().contiguous() for name, each in tensors.items()}
+    with atomic_file(path) as temporary:
+        try:
+            save_file(kept, temporary, metadata={"format": "pt", _FORMAT: str(FORMAT)})
+        except SafetensorError as error:  # what the system said of a full disk is inside
+            raise OSError(None, _reason(error)) from error
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read what `save_tensors` wrote.
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse to save what training has spoilt.
+
+    Args:
+        tensors: By name.
+        path: Where they were to go, for the message.
+
+    Raises:
+        TrainingDiverged: If one holds something that is not finite.
+    """
+    for name, each in tensors.items():
+        if not _finite(each):
+            raise TrainingDiverged(
+                f"{name} is not finite any more, so {path} was not written and what was saved "
+                "before stays; lower train.learning_rate and run the same command again"
+            )
+
+
+def load_tensors(path: Path, *, whole: bool = False) -> dict[str, Tensor]:
+    """Read what `save_tensors` wrote, or what another program wrote of an adapter.
 
     Args:
         path: The file.
+        whole: All are whole numbers, whatever their names.
 
     Returns:
         By name, on the CPU.
 
     Raises:
-        RunDirError: If there is no such file.
+        RunDirError: If there is no such file, if it is damaged, or a tensor in it is of a kind that
+            does not belong there or not finite.
     """
-    if not path.is_file():
+    if not path.exists():
         raise RunDirError(
             f"{path} is missing; without it the adapter can be used but not go on learning. It is "
             "written by save_state"
         )
-    return load_file(path)
+    check_regular(path)
+    try:
+        with safe_open(path, "pt") as file:
+            _check_metadata(path, file.metadata() or {})
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        raise damaged(path, f"no safetensors ({_reason(error)})") from error
+    for name, each in found.items():
+        if why := _wrong_kind(name, each.dtype, whole=whole):
+            raise damaged(path, f"{name} {why}")
+        if not _finite(each):
+            raise damaged(path, f"{name} is not finite")
+    return found
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of the tensors in a file, and no numbers.
+
+    Args:
+        path: The file.
+
+    Returns:
+        By name.
+
+    Raises:
+        RunDirError: If it is damaged.
+    """
+    check_regular(path)
+    try:
+        with safe_open(path, "pt") as file:
+            _check_metadata(path, file.metadata() or {})
+            names = list(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        raise damaged(path, f"no safetensors ({_reason(error)})") from error
 
 
 def restore_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -50,6 +131,7 @@ def restore_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         path: The file.
 
     Raises:
+        RunDirError: If the file cannot be read.
         AdapterMismatch: If a tensor is missing, left over or of another shape.
     """
     saved = load_tensors(path)
@@ -81,3 +163,30 @@ def checkpoint_folder(args: Any, state: Any) -> Path:
     if isinstance(given, str) and Path(given).name == name:
         return Path(given)
     return Path(args.output_dir) / name
+
+
+def _wrong_kind(name: str, kind: torch.dtype, *, whole: bool) -> str:
+    """Say what is wrong with a tensor's kind; empty if nothing is."""
+    counts = whole or name.replace(":", ".").rpartition(".")[2] in _WHOLE
+    if kind.is_floating_point != counts and not kind.is_complex:
+        return ""
+    expected = "whole numbers" if counts else "floating-point numbers"
+    return f"is {str(kind).removeprefix('torch.')}, expected {expected}"
+
+
+def _finite(each: Tensor) -> bool:
+    if not each.dtype.is_floating_point:
+        return True
+    known = each if each.dtype.itemsize > 1 else each.float()  # 8 bits have no test of their own
+    return bool(torch.isfinite(known).all())
+
+
+def _check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    said = metadata.get(_FORMAT, "1")
+    check_format(path, int(said) if said.isdecimal() and len(said) < 10 else said)
+
+
+def _reason(error: Exception) -> str:
+    """The last sentence of what a library says, in one line."""
+    text = " ".join(str(error).split())
+    return "No space left on device" if "StorageFull" in text else text[:200]

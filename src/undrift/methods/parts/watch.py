@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.parts.past import make_statistics
+from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.tuner import LayerStatistics, TokenContext, observed_identity
 
 
@@ -109,11 +109,11 @@ def save_statistics(statistics: Mapping[str, LayerStatistics], path: Path) -> No
         path: The file.
     """
     tensors = {
-        f"{name}.{key}": value.contiguous()
+        f"{name}.{key}": value
         for name, each in statistics.items()
         for key, value in each.state_dict().items()
     }
-    save_file(tensors, path)
+    save_tensors(tensors, path)
 
 
 def load_statistics(statistics: Mapping[str, LayerStatistics], path: Path) -> None:
@@ -132,7 +132,7 @@ def load_statistics(statistics: Mapping[str, LayerStatistics], path: Path) -> No
             f"{path} is missing; without it a plain LoRA can be used but not go on learning. "
             "It is written by save_state, and into every checkpoint"
         )
-    tensors = load_file(path)
+    tensors = load_tensors(path)
     for name, each in statistics.items():
         own = {key: tensors.pop(f"{name}.{key}", None) for key in each.state_dict()}
         lost = [key for key, value in own.items() if value is None]
