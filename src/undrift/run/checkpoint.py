@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
 
 from undrift.methods.base import Method
 from undrift.rundir import atomic_folder, read_json, write_json
+from undrift.tuner.upstream import TRAINER_STATE_NAME
 
 _PREFIX = "checkpoint-"
 

@@ -11,10 +11,10 @@ from peft import (
     load_peft_weights,
     set_peft_model_state_dict,
 )
-from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from torch import nn
 
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.tuner.upstream import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 
 
 def save_adapter(model: nn.Module, directory: Path) -> None:
