@@ -11,6 +11,7 @@ from tests.tuner.llava import IMAGE_TOKEN, tiny_batch, tiny_llava
 from tests.tuner.pools import tiny_pool
 from undrift.errors import ConfigError
 from undrift.tuner import Prompt, PromptContext
+from undrift.tuner.decoding import kept
 from undrift.tuner.pool import gate_context
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -135,7 +136,7 @@ def test_embeddings_are_told_apart_by_the_ids_that_are_handed_over():
     model(  # one decoding step needs none
         inputs_embeds=embeds[:, -1:],
         attention_mask=torch.cat([mask, mask[:, :1]], 1),
-        past_key_values=out.past_key_values,
+        **kept(out),
     )
     assert len(seen) == 2
     context.ids = batch["input_ids"][:, :-1]

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -30,6 +29,7 @@ from undrift.methods.parts.watch import (
     save_statistics,
     watch,
 )
+from undrift.tuner.upstream import LoraLayer
 
 STATE_FILE = "steadylora_state.safetensors"
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from undrift.data.collate import Encoded, fitting
 from undrift.run.backbone import Backbone, Collator
+from undrift.tuner.decoding import kept
 
 
 def answers(
@@ -119,7 +120,7 @@ def greedy(backbone: Backbone, model: Any, batch: dict[str, Any], max_new_tokens
             inputs_embeds=backbone.embed(tokens[-1][:, None]),
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=out.past_key_values,
+            **kept(out),
             use_cache=True,
             logits_to_keep=1,
         )

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from transformers import TrainerCallback
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from undrift.errors import MissingExtra, unknown
 from undrift.run.checkpoint import random_kept
+from undrift.tuner.upstream import reporters
 
 _PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit"}
 
@@ -30,10 +30,10 @@ def check_reporters(names: Sequence[str]) -> None:
         MissingExtra: If its package is not installed.
     """
     for name in names:
-        if name not in INTEGRATION_TO_CALLBACK:
-            raise unknown("reporter", name, INTEGRATION_TO_CALLBACK)
+        if name not in reporters():
+            raise unknown("reporter", name, reporters())
         try:
-            INTEGRATION_TO_CALLBACK[name]()
+            reporters()[name]()
         except (ImportError, RuntimeError) as error:
             raise MissingExtra(
                 f"cannot report to {name!r}: {str(error).rstrip('. ')}; "
@@ -111,7 +111,7 @@ class Reporters(TrainerCallback):
             self.on_log(*self._last, logs=logs, model=self._model)
 
     def _made(self, name: str) -> Any:
-        made: Any = INTEGRATION_TO_CALLBACK[name]()
+        made: Any = reporters()[name]()
         if name == "tensorboard":
             own = made.logging_dir  # from the environment
             made.logging_dir = str(Path(own) / self._title if own else self._folder)

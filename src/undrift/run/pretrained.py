@@ -12,22 +12,21 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    PROCESSOR_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
     BitsAndBytesConfig,
+    is_bitsandbytes_available,
+    is_torchvision_available,
 )
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-)
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils.import_utils import is_bitsandbytes_available, is_torchvision_available
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from undrift.errors import ConfigError, missing_extra
+from undrift.tuner.upstream import find_adapter_config_file
 
 Quantize = Literal["none", "8bit", "4bit"]
 _OURS: dict[str, Any] = {"trust_remote_code": False}  # code comes with transformers, or not at all

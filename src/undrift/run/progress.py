@@ -199,7 +199,7 @@ def calm(threads: int | None) -> None:
     """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
-    from transformers.utils import logging as theirs
+    from transformers import logging as theirs
 
     if threads is not None:
         torch.set_num_threads(threads)

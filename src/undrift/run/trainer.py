@@ -26,6 +26,7 @@ from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
 from undrift.run.config import TrainConfig
 from undrift.run.progress import Quiet
 from undrift.run.watch import ROUTES, RouteWatch
+from undrift.tuner.upstream import one_device
 
 _FIELDS = {field.name for field in fields(TrainingArguments)}
 _CHECKPOINTING = "activation_checkpointing"  # older transformers: gradient_checkpointing
@@ -270,6 +271,5 @@ def _arguments(
         remove_unused_columns=False,
         dataloader_pin_memory=not on_cpu,
     )
-    if arguments.n_gpu > 1:  # one process, one device; never DataParallel
-        arguments._n_gpu = 1
+    one_device(arguments)
     return arguments

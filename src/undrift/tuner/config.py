@@ -4,34 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from peft import PeftConfig, PeftType
+from peft import PeftConfig
 
 from undrift.errors import ConfigError
+from undrift.tuner.upstream import add_type
 
 NAME = "moe_lora"
 GATES = ("token", "constant")
 WEIGHTS = {"token_weights": ("same", "gradient", "share"), "task_weights": ("tokens", "equal")}
-
-
-def add_type(name: str) -> PeftType:
-    """Add a type to PEFT's closed list of them; PEFT offers no public way (peft#2273).
-
-    Args:
-        name: Its name, in lower case.
-
-    Returns:
-        The type; a second call finds it.
-    """
-    key = name.upper()
-    if key not in PeftType.__members__:
-        member = str.__new__(PeftType, key)
-        member._name_, member._value_ = key, key
-        type.__setattr__(PeftType, key, member)
-        PeftType._member_names_.append(key)
-        PeftType._member_map_[key] = member
-        PeftType._value2member_map_[key] = member
-    return PeftType[key]
-
 
 MOE_LORA = add_type(NAME)
 

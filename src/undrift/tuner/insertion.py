@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError
+from undrift.tuner.decoding import goes_on, named
 
 
 class Insertion:
@@ -51,18 +52,18 @@ class Insertion:
 
         Args:
             decoder: The language model's decoder.
-            args: Its positional arguments, none.
+            args: Its positional arguments.
             kwargs: Its keyword arguments.
 
         Returns:
-            Both, changed where something is or was inserted.
+            Both, all by name and changed where something is or was inserted.
 
         Raises:
             ConfigError: If there are prompts and none were chosen.
         """
-        cache = kwargs.get("past_key_values")
-        self._cut = False
-        if cache is not None and cache.get_seq_length():
+        decoding, self._cut = goes_on(args, kwargs), False
+        args, kwargs = (), named(decoder, args, kwargs)
+        if decoding:
             return (args, self._while_decoding(kwargs)) if self._count else None
         chosen, self.chosen, self._count = self.chosen, None, 0
         if not self._due():

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NoReturn, Self
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError, UndriftError
+from undrift.tuner.upstream import BaseTunerLayer
 
 
 class AdaptedLinear(nn.Module, BaseTunerLayer):

@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from peft import PeftConfig
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import register_peft_method
 from torch import nn
 
 from undrift.errors import ConfigError, UndriftError
@@ -20,6 +17,7 @@ from undrift.tuner.layer import NOT_MERGEABLE, MoeLoraLayer
 from undrift.tuner.linear import check_linear, is_linear
 from undrift.tuner.observe import LayerStatistics
 from undrift.tuner.tokens import TokenContext
+from undrift.tuner.upstream import BaseTuner, BaseTunerLayer, register_type, replace_module
 
 FFN = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "fc1", "fc2")
 SAME_INPUT = (("gate_proj", "up_proj"), ("w1", "w3"), ("q_proj", "k_proj", "v_proj"))
@@ -73,7 +71,7 @@ class MoeLoraModel(BaseTuner):
         layer.train(target.training)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        replace_module(self, parent, target_name, layer, target)
 
     def _check_merge_allowed(self) -> NoReturn:
         raise UndriftError(NOT_MERGEABLE)
@@ -189,6 +187,4 @@ def restore_float32(model: nn.Module) -> None:
 
 def register() -> None:
     """Make PEFT know the type MOE_LORA; a second call does nothing."""
-    if MOE_LORA not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        arguments: dict[str, Any] = {"config_cls": MoeLoraConfig, "model_cls": MoeLoraModel}
-        register_peft_method(name=NAME, prefix=MoeLoraModel.prefix, **arguments)
+    register_type(MOE_LORA, MoeLoraConfig, MoeLoraModel)

@@ -1,12 +1,12 @@
 """The prompt of a forward pass: what gates, matchers and routers of whole samples may look at.
 
 Seen once, when the model reads it; while an answer is decoded, token by token, what was decided
-stays. Answers that are being taught are left out, so training and test see the same.
+stays. Answers that are being taught are left out, so training and test see the same. A model that
+decodes without a cache reads everything anew at every token, and all that it reads is its prompt.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError
+from undrift.tuner.decoding import goes_on, named
 
 _IGNORED = -100  # the label that cross entropy leaves out
 
@@ -130,16 +131,18 @@ class PromptContext:
         if self._paused:
             return
         ids, self.ids = self.ids, None
-        given = _named(module, args, kwargs)
+        given = named(module, args, kwargs)
         self._given = {key: given.get(key) for key in ("input_ids", "attention_mask", "labels")}
         if self._given["input_ids"] is None:
             self._given["input_ids"] = ids
 
     def _see(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Show the prompt, if this call of the language model is one that reads it."""
-        given, called = self._given, _named(module, args, kwargs)
-        past = called.get("past_key_values")  # present and empty while the prompt is read
-        if self._paused or self.on_prompt is None or (past is not None and past.get_seq_length()):
+        given, called = self._given, named(module, args, kwargs)
+        if self._paused or self.on_prompt is None:
+            return
+        if goes_on(args, kwargs):
+            _check_one_token(called)
             return
         if given is None:
             raise ConfigError(
@@ -207,11 +210,16 @@ def _answer(labels: Tensor | None, attended: Tensor) -> Tensor:
     return (whole != _IGNORED).cumsum(1) > 0
 
 
-def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Give the arguments of a call their names."""
-    if not args:
-        return kwargs
-    return dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | kwargs
+def _check_one_token(called: dict[str, Any]) -> None:
+    """Refuse what is neither a whole prompt nor the next token of an answer."""
+    read = called.get("inputs_embeds")
+    read = called.get("input_ids") if read is None else read
+    if isinstance(read, Tensor) and read.shape[1] > 1:
+        raise ConfigError(
+            f"{read.shape[1]} tokens at once go on behind a filled cache, and this method decides "
+            "by the prompt as a whole: generate without prefill_chunk_size, without guesses ahead "
+            "(assistant_model, prompt_lookup_num_tokens), and from an empty cache"
+        )
 
 
 def _base(model: nn.Module) -> Any:

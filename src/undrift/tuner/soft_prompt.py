@@ -11,17 +11,19 @@ from typing import Any, NoReturn
 
 import torch
 from peft import PeftConfig
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import register_peft_method
-from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor, nn
 from torch.nn import functional
 
 from undrift.errors import ConfigError, UndriftError
-from undrift.tuner.config import add_type
 from undrift.tuner.insertion import Insertion
 from undrift.tuner.prompt import PromptContext
+from undrift.tuner.upstream import (
+    DUMMY_TARGET_MODULES,
+    BaseTuner,
+    BaseTunerLayer,
+    add_type,
+    register_type,
+)
 
 NAME = "soft_prompt"
 SOFT_PROMPT = add_type(NAME)
@@ -257,9 +259,7 @@ def soft_prompts(model: nn.Module) -> SoftPrompts:
 
 def register() -> None:
     """Make PEFT know the type SOFT_PROMPT; a second call does nothing."""
-    if SOFT_PROMPT not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        arguments: dict[str, Any] = {"config_cls": SoftPromptConfig, "model_cls": SoftPromptModel}
-        register_peft_method(name=NAME, prefix=SoftPromptModel.prefix, **arguments)
+    register_type(SOFT_PROMPT, SoftPromptConfig, SoftPromptModel)
 
 
 register()

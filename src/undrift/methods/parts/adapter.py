@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file
 from torch import nn
 
@@ -13,6 +12,7 @@ from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.parts.adapter_files import check_safetensors, read_config
 from undrift.methods.parts.state_file import check_finite, load_tensors, save_tensors
 from undrift.rundir.files import writing
+from undrift.tuner.upstream import SAFETENSORS_WEIGHTS_NAME
 
 __all__ = ["active_adapter", "check_safetensors", "load_adapter", "peft_model", "save_adapter"]
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,6 +21,7 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.parts.adapter import peft_model
 from undrift.tuner.prompt import Prompt
+from undrift.tuner.upstream import BaseTunerLayer, switch_layers
 
 MODALITIES = ("image", "text")
 _ROWS = 4096  # of the embedding table at a time
@@ -159,10 +159,8 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
         Nothing.
     """
     on = [m for m in model.modules() if isinstance(m, BaseTunerLayer) and not m.disable_adapters]
-    for layer in on:
-        layer._disable_adapters = True
+    switch_layers(on, off=True)
     try:
         yield
     finally:
-        for layer in on:
-            layer._disable_adapters = False
+        switch_layers(on, off=False)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peft.utils import ModulesToSaveWrapper, set_additional_trainable_modules
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.errors import ConfigError
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.adapter_files import read_config
+from undrift.tuner.upstream import ModulesToSaveWrapper, set_additional_trainable_modules
 
 # Where transformers keeps what stands between a vision tower and a language model: LLaVA and its
 # relatives, Gemma3, InternVL; Idefics3, SmolVLM; Qwen-VL, GLM-V. The last is a list of modules.

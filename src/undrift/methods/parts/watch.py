@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -16,6 +15,7 @@ from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.parts.past import make_statistics
 from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.tuner import LayerStatistics, TokenContext, observed_identity
+from undrift.tuner.upstream import LoraLayer
 
 
 def lora_layers(model: PeftModel, adapter: str) -> dict[str, LoraLayer]:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from undrift.tuner.upstream import BaseModelOutputWithPooling
 
 # (kernel, stride, expansion, channels out) of blocks 0 to 10; no squeeze and excitation, ReLU6.
 BLOCKS = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from peft import PeftConfig
 
 from undrift.errors import ConfigError
-from undrift.tuner.config import add_type
+from undrift.tuner.upstream import add_type
 
 NAME = "pool_lora"
 GATES = ("given", "all")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from peft import PeftConfig, PeftModel
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTuner
-from peft.utils import register_peft_method
 from torch import nn
 
 from undrift.errors import ConfigError, UndriftError, unknown
@@ -18,6 +15,7 @@ from undrift.tuner.linear import check_linear
 from undrift.tuner.model import language_targets
 from undrift.tuner.pool.config import NAME, POOL_LORA, PoolLoraConfig
 from undrift.tuner.pool.layer import NOT_MERGEABLE, PoolLoraLayer
+from undrift.tuner.upstream import BaseTuner, register_type, replace_module
 
 
 class PoolLoraModel(BaseTuner):
@@ -61,7 +59,7 @@ class PoolLoraModel(BaseTuner):
         layer.train(target.training)
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
-        self._replace_module(parent, target_name, layer, target)
+        replace_module(self, parent, target_name, layer, target)
 
     def _check_merge_allowed(self) -> NoReturn:
         raise UndriftError(NOT_MERGEABLE)
@@ -158,6 +156,4 @@ def pools_to_float32(model: nn.Module) -> None:
 
 def register() -> None:
     """Make PEFT know the type POOL_LORA; a second call does nothing."""
-    if POOL_LORA not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        arguments: dict[str, Any] = {"config_cls": PoolLoraConfig, "model_cls": PoolLoraModel}
-        register_peft_method(name=NAME, prefix=PoolLoraModel.prefix, **arguments)
+    register_type(POOL_LORA, PoolLoraConfig, PoolLoraModel)

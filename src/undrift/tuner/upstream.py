@@ -1,0 +1,143 @@
+"""What undrift uses of PEFT and transformers that they do not promise.
+
+What can be imported from `peft` or `transformers` itself is theirs to keep; all else may move in
+any release and stands here, each with why it is needed. The rest of the source imports it from
+here; a test tries each by itself and so names the one that has moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+from peft.tuners.lora import LoraLayer  # OSF and plain LoRA: whose factors are watched
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer  # what our tuners and layers are
+from peft.utils import (
+    SAFETENSORS_WEIGHTS_NAME,  # the file that an adapter's weights must lie in
+    WEIGHTS_NAME,  # the pickled one, which is refused by name
+    ModulesToSaveWrapper,  # finds the copies of modules that are trained in full
+    register_peft_method,  # makes PEFT load our types from adapter_config.json
+    set_additional_trainable_modules,  # trains a projector beside any type of adapter
+)
+from peft.utils.constants import DUMMY_TARGET_MODULES  # a tuner that replaces no module
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling  # what a vision tower answers
+from transformers.utils.peft_utils import find_adapter_config_file  # so that none comes unasked
+
+__all__ = [
+    "DUMMY_TARGET_MODULES",
+    "OVERRIDDEN",
+    "SAFETENSORS_WEIGHTS_NAME",
+    "TRAINER_STATE_NAME",
+    "WEIGHTS_NAME",
+    "BaseModelOutputWithPooling",
+    "BaseTuner",
+    "BaseTunerLayer",
+    "LoraLayer",
+    "ModulesToSaveWrapper",
+    "add_type",
+    "find_adapter_config_file",
+    "one_device",
+    "register_type",
+    "replace_module",
+    "reporters",
+    "set_additional_trainable_modules",
+    "switch_layers",
+]
+
+# The file in a checkpoint that the Trainer resumes from; its constant would import the Trainer.
+TRAINER_STATE_NAME: Final = "trainer_state.json"
+
+# Methods of theirs that our subclasses override, and which are called by name from over there.
+OVERRIDDEN: Final = {
+    "BaseTuner": (
+        "_prepare_adapter_config",  # target_modules become those of the language model
+        "_prepare_model",  # one context of tokens or gates a model
+        "_create_and_replace",  # puts our layer around a linear
+        "_check_merge_allowed",  # experts and prompts have no merged weight
+    ),
+    "Trainer": (
+        "_load_from_checkpoint",  # weights come from Method.load_state, with the statistics
+    ),
+}
+
+
+def add_type(name: str) -> PeftType:
+    """Add a type to PEFT's closed list of them; PEFT offers no public way (peft#2273).
+
+    Args:
+        name: Its name, in lower case.
+
+    Returns:
+        The type; a second call finds it.
+    """
+    key = name.upper()
+    if key not in PeftType.__members__:
+        member = str.__new__(PeftType, key)
+        member._name_, member._value_ = key, key
+        type.__setattr__(PeftType, key, member)
+        PeftType._member_names_.append(key)
+        PeftType._member_map_[key] = member
+        PeftType._value2member_map_[key] = member
+    return PeftType[key]
+
+
+def register_type(kind: PeftType, config: type, tuner: type[BaseTuner]) -> None:
+    """Make PEFT know a type that `add_type` has added; a second call does nothing.
+
+    Args:
+        kind: The type.
+        config: Its configuration.
+        tuner: Its tuner; the prefix of its parameters is the tuner's.
+    """
+    if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        classes: dict[str, Any] = {"config_cls": config, "model_cls": tuner}
+        register_peft_method(name=str(kind.value).lower(), prefix=tuner.prefix, **classes)
+
+
+def replace_module(
+    tuner: BaseTuner, parent: nn.Module, name: str, layer: nn.Module, old: nn.Module
+) -> None:
+    """Put a layer of a tuner where a module was, on its device and with its hooks.
+
+    Args:
+        tuner: The tuner.
+        parent: What holds the module.
+        name: Under which name.
+        layer: What comes.
+        old: What goes.
+    """
+    tuner._replace_module(parent, name, layer, old)
+
+
+def switch_layers(layers: Iterable[BaseTunerLayer], *, off: bool) -> None:
+    """Switch adapters off or on; PEFT's own `enable_adapters` also changes what requires gradients.
+
+    Args:
+        layers: The adapters' layers.
+        off: Whether they are to be off.
+    """
+    for layer in layers:
+        layer._disable_adapters = off
+
+
+def reporters() -> dict[str, Any]:
+    """Find the classes of the Trainer's reporters.
+
+    Returns:
+        By the name that `report_to` gives them.
+    """
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    return INTEGRATION_TO_CALLBACK
+
+
+def one_device(arguments: Any) -> None:
+    """Keep the Trainer from DataParallel: one process, one device.
+
+    Args:
+        arguments: Its TrainingArguments; asked for `n_gpu` once, so that the number is there.
+    """
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
