@@ -14,6 +14,7 @@ from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 from peft.tuners.lora import LoraLayer  # OSF and plain LoRA: whose factors are watched
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer  # what our tuners and layers are
 from peft.utils import (
+    CONFIG_NAME,  # the file that says what an adapter is
     SAFETENSORS_WEIGHTS_NAME,  # the file that an adapter's weights must lie in
     WEIGHTS_NAME,  # the pickled one, which is refused by name
     ModulesToSaveWrapper,  # finds the copies of modules that are trained in full
@@ -26,6 +27,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling  # what a v
 from transformers.utils.peft_utils import find_adapter_config_file  # so that none comes unasked
 
 __all__ = [
+    "CONFIG_NAME",
     "DUMMY_TARGET_MODULES",
     "OVERRIDDEN",
     "SAFETENSORS_WEIGHTS_NAME",

@@ -15,9 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from peft import PeftType
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
+from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 from pydantic import TypeAdapter
 
 import undrift.tuner.pool
@@ -27,6 +25,7 @@ from undrift.methods.parts.state_file import load_tensors, shapes_of
 from undrift.rundir import damaged, text_of
 from undrift.rundir.record import check
 from undrift.rundir.strict import parsed, short
+from undrift.tuner.upstream import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 
 Shapes = Mapping[str, tuple[int, ...]]
 
