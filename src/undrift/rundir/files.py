@@ -70,7 +70,7 @@ def write_json(path: Path, value: object) -> None:
         text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RunDirError(f"cannot write {path} as JSON: {error}") from error
-    atomic_write(path, text + "\n")
+    atomic_write(path, _encoded(text + "\n"))
 
 
 def read_json(path: Path) -> Any:
@@ -96,7 +96,7 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         rows: One mapping a line.
     """
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    atomic_write(path, "".join(lines))
+    atomic_write(path, _encoded("".join(lines)))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -131,6 +131,11 @@ def text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RunDirError(f"cannot read {path}: {error}") from error
+
+
+def _encoded(text: str) -> bytes:
+    """Encode JSON; half a character, of a path that is not UTF-8, becomes an escape of JSON's."""
+    return text.encode(errors="backslashreplace")
 
 
 def _parsed(path: Path, text: str, line: int) -> Any:

@@ -11,10 +11,12 @@ from undrift.untrusted.bounded_json import (
     Refused,
     half_character,
     json_elements,
+    json_lines,
     parse_json,
 )
 from undrift.untrusted.regular import (
     NotAFile,
+    is_folder,
     is_regular,
     not_utf8,
     open_regular,
@@ -29,8 +31,10 @@ __all__ = [
     "NotJson",
     "Refused",
     "half_character",
+    "is_folder",
     "is_regular",
     "json_elements",
+    "json_lines",
     "not_utf8",
     "open_regular",
     "parse_json",

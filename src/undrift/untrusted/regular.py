@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 MAX_BYTES = 2**32
 """Of a file that is read as a whole: 4 GiB, more than any instruction file that was published."""
@@ -16,7 +16,7 @@ _KINDS = {
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
+    stat.S_IFDIR: "a directory",
 }
 _OPENED = sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"))
 
@@ -25,7 +25,7 @@ class NotAFile(OSError):
     """Something that is no regular file, or one that is too large; `strerror` says which."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading, if it is a regular one or a link to one; nothing is waited for.
 
     Args:
@@ -55,6 +55,14 @@ def is_regular(path: Path) -> bool:
     """Tell whether something is a regular file, or a link to one; of no name it raises."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether something is a folder, or a link to one; of no name it raises."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError):
         return False
 
