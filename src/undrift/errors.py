@@ -11,17 +11,41 @@ UndriftError
 └── TrainingDiverged                    the loss is not a number any more
 ```
 
-Every message says what happened, what was expected and what to do.
+Every message says what happened, what was expected and what to do, in one line: a name in it that
+holds a line break, an escape sequence or half a character is written with escapes.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# Controls, line and paragraph separators, what turns the direction of a text, lone surrogates.
+_NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_LONGEST = 100  # characters of a name in a message
+
+
+def one_line(text: str) -> str:
+    r"""Write a text so that a terminal shows it on one line, and takes nothing of it for a command.
+
+    Args:
+        text: Anything: a path, an id, a message.
+
+    Returns:
+        The text with such characters as escapes, `\n` or `\x1b`.
+    """
+    return _NOT_SHOWN.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
 class UndriftError(Exception):
-    """The base class: `except UndriftError` catches all of them."""
+    """The base class: `except UndriftError` catches all of them.
+
+    Its text is its first argument, on one line; further arguments are lines below it.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(one_line(str(line)) for line in self.args)
 
 
 class ConfigError(UndriftError, ValueError):
@@ -65,6 +89,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
         `unknown method 'smae'; did you mean 'same'? known: finetune, joint, moelora, same`.
     """
     names = sorted(known)
+    name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
     folded = {candidate.lower(): candidate for candidate in names}
     near = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.5)
     guess = f"; did you mean {folded[near[0]]!r}?" if near else ";"

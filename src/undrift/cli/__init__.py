@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from undrift.cli.ask import evaluate, predict
 from undrift.cli.compare import compare
@@ -23,8 +26,25 @@ from undrift.cli.show import show
 from undrift.cli.study import HELP as STUDY_HELP
 from undrift.cli.study import study
 from undrift.errors import ConfigError, UndriftError
+from undrift.untrusted import half_character
+
+
+class Commands(TyperGroup):
+    """The commands; what is typed must be UTF-8, as records keep it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an argument that is not UTF-8, such as the name of a file in latin-1."""
+        for given in args:
+            if half_character(given):
+                raise ConfigError(
+                    f"the argument {given[:100]!r} is not UTF-8; rename the file, or type the text "
+                    "in a UTF-8 terminal"
+                )
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Teach a multimodal LLM one task after another without forgetting the earlier ones.",
     no_args_is_help=True,
     add_completion=False,
@@ -46,6 +66,9 @@ app.command("list")(show)
 
 def main() -> None:
     """Run the command line; a mistake of the user is one line and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):  # no name of a file can be one too strange to print
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ConfigError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from undrift.cli.options import (
@@ -24,7 +25,7 @@ from undrift.cli.options import (
     print_json,
     progress,
 )
-from undrift.errors import ConfigError, unknown
+from undrift.errors import ConfigError, one_line, unknown
 from undrift.run.progress import calm
 from undrift.scoring import PROFILES
 
@@ -96,14 +97,16 @@ def evaluate(
     if as_json:
         print_json({"adapter": str(learned.folder), "asked": name, "scores": scores})
         return
-    table = Table(title=f"{learned.folder} on {name}, in percent")
+    table = Table(title=escape(one_line(f"{learned.folder} on {name}, in percent")))
     shown = [key for key in SCORES if any(score[key] is not None for score in scores.values())]
     table.add_column("task")
     for key in shown:
         table.add_column("ignoring case" if key == "caseless" else key, justify="right")
     for task, score in scores.items():
         cells = [score[key] for key in shown]
-        table.add_row(task, *("" if cell is None else f"{cell:.1f}" for cell in cells))
+        table.add_row(
+            escape(one_line(task)), *("" if cell is None else f"{cell:.1f}" for cell in cells)
+        )
     Console().print(table)
 
 

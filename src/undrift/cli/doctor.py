@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from undrift.cli.options import BackboneOption, DataOption, JsonFlag, QuietFlag, print_json
-from undrift.errors import ConfigError, UndriftError, unknown
+from undrift.errors import ConfigError, UndriftError, one_line, unknown
 from undrift.registry import BENCHMARKS
 
 if TYPE_CHECKING:
@@ -169,19 +169,21 @@ def _bars(*, drawn: bool) -> Iterator[Progress]:
 def _show(report: Report, out: Path | None) -> None:
     console = Console(highlight=False)
     place = f", {report.data}" if report.data else ""
-    console.print(f"[bold]{report.benchmark}[/]{escape(place)}")
+    console.print(f"[bold]{report.benchmark}[/]{escape(one_line(place))}")
     titles = _titles(report)
     for task in dict.fromkeys([*(f.task for f in report.findings if f.task), *titles, ""]):
         own = [finding for finding in report.findings if finding.task == task]
         if task or own:
-            console.print(f"\n[bold]{escape(task or 'all tasks')}[/]  [dim]{titles.get(task, '')}")
+            console.print(
+                f"\n[bold]{escape(one_line(task) or 'all tasks')}[/]  [dim]{titles.get(task, '')}"
+            )
             console.print(_table(own))
     counts = {kind: sum(f.severity == kind for f in report.findings) for kind in STYLES}
     said = ", ".join(f"{n} {kind}{'s' * (n != 1)}" for kind, n in counts.items())
     verdict = "[green]ready[/]" if report.sound else "[red]not ready[/]"
     console.print(f"\n{verdict}: {said}")
     if out is not None:
-        console.print(f"written: {escape(str(out))}")
+        console.print(f"written: {escape(one_line(str(out)))}")
     elif any(len(f.items) > SHOWN or (f.items and f.severity == "note") for f in report.findings):
         console.print("[dim]--out FILE writes every place of every finding")
 
@@ -205,16 +207,17 @@ def _table(findings: list[Finding]) -> Table:
     order = list(STYLES)
     for finding in sorted(findings, key=lambda finding: order.index(finding.severity)):
         note = finding.severity == "note"
-        lines = [f"[dim]{escape(finding.message)}[/]" if note else escape(finding.message)]
+        message = escape(one_line(finding.message))
+        lines = [f"[dim]{message}[/]" if note else message]
         if not note:
             for item in finding.items[:SHOWN]:
                 where = "" if item.file is None else f"{item.file.name}, row {item.row}: "
                 said = item.reason if item.what in item.reason else f"{item.what}: {item.reason}"
-                lines.append(f"[dim]- {escape(where + said.removesuffix(': '))}[/]")
+                lines.append(f"[dim]- {escape(one_line(where + said.removesuffix(': ')))}[/]")
             if len(finding.items) > SHOWN:
                 lines.append(f"[dim]  and {len(finding.items) - SHOWN:,} more[/]")
             if finding.advice:
-                lines.append(f"[italic]{escape(finding.advice)}[/]")
+                lines.append(f"[italic]{escape(one_line(finding.advice))}[/]")
         style = STYLES[finding.severity]
         table.add_row(f"  [{style}]{finding.severity}[/]", finding.split, "\n".join(lines))
     return table

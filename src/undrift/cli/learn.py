@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from undrift.cli.options import (
@@ -23,6 +24,7 @@ from undrift.cli.options import (
     print_json,
     progress,
 )
+from undrift.errors import one_line
 from undrift.run.progress import calm
 
 if TYPE_CHECKING:
@@ -144,7 +146,7 @@ def learn(
     if fallen:
         said = ", ".join(f"{c.task} by {c.drop:.1f}" for c in fallen)
         text = f"fell by more than {max_drop:g} points: {said}; the adapter is kept in {out}"
-        Console(stderr=True, soft_wrap=True).print(text, highlight=False)
+        Console(stderr=True, soft_wrap=True).print(escape(one_line(text)), highlight=False)
         raise typer.Exit(3)
 
 
@@ -174,5 +176,6 @@ def _show(lesson: Learn, changes: list[Change]) -> None:
             console.print(f"note: the test questions of {change.task} are not those of then")
     if lesson.skipped:
         listed = lesson.files.root / "skipped.jsonl"
-        console.print(f"scored without {len(lesson.skipped)} bad examples: {listed}")
-    console.print(f"the adapter: {lesson.adapter}", highlight=False)
+        said = f"scored without {len(lesson.skipped)} bad examples: {listed}"
+        console.print(escape(one_line(said)))
+    console.print(escape(one_line(f"the adapter: {lesson.adapter}")), highlight=False)

@@ -75,4 +75,6 @@ def print_json(value: object) -> None:
     Args:
         value: Anything JSON can hold.
     """
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    # half a character, of a name that is not UTF-8, becomes an escape, which JSON knows
+    typer.echo(text.encode(errors="backslashreplace").decode())

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from undrift.cli.options import JsonFlag, print_json
-from undrift.errors import ConfigError, DataError, unknown
+from undrift.errors import ConfigError, DataError, one_line, unknown
 
 if TYPE_CHECKING:
     from undrift.scoring import FileScores
@@ -123,7 +123,7 @@ def _show(scorer: str, examples: int, files: Mapping[str, Mapping[str, Any]]) ->
     table.add_column("rule")
     for name, found in files.items():
         count = f"\n{found['scored']} predictions" if broken else ""
-        table.add_column(escape(name) + count, justify="right", overflow="fold")
+        table.add_column(escape(one_line(name)) + count, justify="right", overflow="fold")
         if broken:
             table.add_column("missing\nas wrong", justify="right")
     for part in ("percent", "captions", "lucky", "errors"):

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
+from undrift.errors import one_line
 from undrift.registry import BENCHMARKS
 from undrift.run.progress import CellBar, Lines, Quiet, calm
 
@@ -123,7 +125,9 @@ def _complain(study: Study) -> None:
     """Print the errors of the cells that have failed."""
     console = Console(stderr=True, soft_wrap=True)
     for failure in study.failures.values():
-        console.print(f"\n[bold red]failed:[/] {failure.cell.title}", highlight=False)
+        console.print(
+            f"\n[bold red]failed:[/] {escape(one_line(failure.cell.title))}", highlight=False
+        )
         console.print(f"  {failure.command}", markup=False, highlight=False)
         for line in failure.error.splitlines():
             console.print(f"  {line}", markup=False, highlight=False)

@@ -157,7 +157,7 @@ def _read(
         findings += found
     tell("reading files", len(files), len(files))
     if not any(split.rows for split in splits):
-        raise DataError("\n".join(finding.message for finding in findings))
+        raise DataError(*(finding.message for finding in findings))
     return {source.name: source for source in sources}, splits, findings
 
 

@@ -6,17 +6,19 @@ list that they are given, so that a run may skip them and a doctor may count the
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from undrift.errors import DataError, missing_extra
+from undrift.data.row_files import READERS, brief, json_of, short
+from undrift.errors import DataError
+from undrift.untrusted import Refused, is_folder, is_regular, strange_kind, why
 
-_FILE, _LINK, _FOLDER = range(3)
+_FILE, _LINK, _OTHER = range(3)
+_LONGEST = 4096  # characters of a path; no system takes longer ones
+_LONGEST_NAME = 255
 _NEAREST = 100  # missing pictures for which the nearest name is looked for
 
 
@@ -62,8 +64,9 @@ def read_rows(path: Path, bad: list[BadRow] | None = None) -> Iterator[tuple[int
 
     Args:
         path: A file that ends in .json, .jsonl or .parquet.
-        bad: Receives the rows that are no objects, and the lines that are no JSON. What spoils a
-            whole file (a broken array) is raised all the same.
+        bad: Receives the rows that are no objects, or hold what is refused (see
+            `undrift.untrusted`), and the lines that are no JSON. What spoils a whole file (a
+            broken array) is raised all the same.
 
     Yields:
         The number of the row, from 1, and the row; keys whose value is null are left out.
@@ -72,35 +75,19 @@ def read_rows(path: Path, bad: list[BadRow] | None = None) -> Iterator[tuple[int
         DataError: If the file cannot be read, is damaged, or holds something else.
         MissingExtra: If it is parquet and pyarrow is not installed.
     """
-    readers = {".json": _json_rows, ".jsonl": _line_rows, ".parquet": _parquet_rows}
-    if path.suffix not in readers:
-        raise DataError(f"cannot read {path}: expected a file ending in {', '.join(readers)}")
-    for number, row in readers[path.suffix](path, bad):
+    if path.suffix not in READERS:
+        raise DataError(f"cannot read {path}: expected a file ending in {', '.join(READERS)}")
+    for number, row in READERS[path.suffix](path):
         if isinstance(row, dict):
             yield number, {key: value for key, value in row.items() if value is not None}
         else:
-            refuse(BadRow(path, number, f"expected an object, found {_short(row)}"), bad)
+            found = row.reason if isinstance(row, Refused) else None
+            refuse(BadRow(path, number, found or f"expected an object, found {short(row)}"), bad)
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its value.
-
-    Raises:
-        DataError: If it cannot be read; damaged JSON is named with line and column.
-    """
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is damaged at line {error.lineno}, column {error.colno}: {error.msg}; "
-            "download it again (a cut-off download looks like this)"
-        ) from error
+    """Read a JSON file as a whole; see `json_of`, which raises a DataError."""
+    return json_of(path)
 
 
 def existing(folder: Path, names: Sequence[str]) -> Path:
@@ -117,8 +104,11 @@ def existing(folder: Path, names: Sequence[str]) -> Path:
         DataError: If there is none; the message offers the nearest name.
     """
     for name in names:
-        if (folder / name).exists():
-            return folder / name
+        place = folder / name
+        if is_regular(place) or is_folder(place):
+            return place
+        if kind := strange_kind(place):
+            raise DataError(f"{place} is {kind}; expected a file or a folder")
     others = f" (nor {', '.join(names[1:])})" if len(names) > 1 else ""
     raise DataError(f"{folder / names[0]} does not exist{others}{_instead(folder / names[0])}")
 
@@ -156,7 +146,9 @@ class Pictures:
         """
         path = self.place(name)
         kind = self._entries(path.parent).get(path.name)
-        if kind != _FILE and not (kind == _LINK and path.is_file()):
+        if kind != _FILE and not (kind == _LINK and is_regular(path)):
+            if what := "a folder" if is_folder(path) else strange_kind(path):
+                raise DataError(f"there is no picture {path}: it is {what}; expected a file")
             self._told += 1  # comparing names takes milliseconds, and whole folders may be missing
             nearest = _instead(path, self._names) if self._told <= _NEAREST else ""
             raise DataError(f"there is no picture {path}{nearest}")
@@ -176,10 +168,11 @@ class Pictures:
         """
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
         absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
-        if absolute or not parts or ".." in parts or "\0" in name:
+        impossible = "\0" in name or len(name) > _LONGEST or not _encodes(name)
+        if absolute or not parts or ".." in parts or impossible:
             raise DataError(
-                f"the picture's name {name!r} is not a path inside {self.root}; expected one that "
-                "is relative to that folder, without '..'"
+                f"the picture's name {brief(name)} is not a path inside {self.root}; expected one "
+                "that is relative to that folder, without '..'"
             )
         path = self.root.joinpath(*parts)
         if self._entries(path.parent).get(path.name) == _LINK:
@@ -219,7 +212,16 @@ class Pictures:
 def _kind(entry: os.DirEntry[str]) -> int:
     if entry.is_symlink():
         return _LINK
-    return _FOLDER if entry.is_dir() else _FILE
+    return _FILE if entry.is_file(follow_symlinks=False) else _OTHER
+
+
+def _encodes(name: str) -> bool:
+    """Tell whether a text can be the name of a file."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sorted_names(folder: Path) -> list[str]:
@@ -228,57 +230,22 @@ def _sorted_names(folder: Path) -> list[str]:
 
 def _instead(path: Path, names: Any = _sorted_names) -> str:
     """Say what there is in place of a path that does not exist."""
-    while not path.parent.is_dir() and path.parent != path:
+    from rapidfuzz import process
+    from rapidfuzz.distance import Indel
+
+    while not is_folder(path.parent) and path.parent != path:
         path = path.parent
-    there = names(path.parent)
-    at = bisect(there, path.name)
+    try:
+        there = names(path.parent)
+    except OSError as error:
+        return f"; and {path.parent} cannot be listed ({why(error)})"
+    name = path.name[:_LONGEST_NAME]
+    at = bisect(there, name)
     near = there[max(0, at - 50) : at + 50]  # a folder may hold a hundred thousand pictures
-    missing = f"; {path.name!r} is missing in {path.parent},"
+    missing = f"; {name!r} is missing in {path.parent},"
     if not near:
         return f"{missing} which is empty"
-    folded = {name.casefold(): name for name in near}
-    (best,) = difflib.get_close_matches(path.name.casefold(), folded, n=1, cutoff=0.0)
-    return f"{missing} where the nearest name is {folded[best]!r}"
-
-
-def _json_rows(path: Path, bad: list[BadRow] | None) -> Iterator[tuple[int, Any]]:
-    value = read_json(path)
-    if not isinstance(value, list):
-        raise DataError(f"{path} should hold one array of rows, but it holds {_short(value)}")
-    yield from enumerate(value, 1)
-
-
-def _line_rows(path: Path, bad: list[BadRow] | None) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                where = f"line {number}, column {error.colno}"
-                refuse(BadRow(path, number, f"no JSON at {where}: {error.msg}"), bad)
-
-
-def _parquet_rows(path: Path, bad: list[BadRow] | None) -> Iterator[tuple[int, Any]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "parquet", f"reading {path}") from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            yield from enumerate(rows, 1)
-    except (OSError, ArrowException) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"an object with the keys {', '.join(map(repr, list(value)[:5])) or '(none)'}"
-    return f"{type(value).__name__} {str(value)[:40]!r}"
+    best = process.extractOne(
+        name, near, scorer=Indel.normalized_similarity, processor=str.casefold
+    )
+    return f"{missing} where the nearest name is {best[0]!r}"

@@ -14,15 +14,19 @@ rather than once a row, so that the same data takes more tokens and more example
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from undrift.data.files import BadRow, Pictures, read_rows, refuse
 from undrift.data.messages import as_conversation, dataset_rows, is_dataset, kept_picture
+from undrift.data.row_files import brief
 from undrift.data.types import Example
 from undrift.errors import DataError
+from undrift.untrusted import Refused
 
 IMAGE = "<image>"  # where a picture stands in a text; the collator puts its own token there
 
@@ -95,6 +99,9 @@ def rows_of(path: Path, bad: list[BadRow] | None = None) -> Iterator[tuple[int, 
         DataError: If the file cannot be read, or a row cannot be used.
     """
     for number, row in dataset_rows(path) if is_dataset(path) else read_rows(path, bad):
+        if isinstance(row, Refused):
+            refuse(BadRow(path, number, row.reason), bad)
+            continue
         try:
             yield number, as_conversation(row, number)
         except DataError as error:
@@ -162,7 +169,9 @@ def identity_of(row: Row) -> int | str:
     own, other = ("id", "question_id") if "conversations" in row else ("question_id", "id")
     value = row.get(own, row.get(other))
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
-        raise DataError(f"expected a text or a whole number as id or question_id, found {value!r}")
+        raise DataError(
+            f"expected a text or a whole number as id or question_id, found {brief(value)}"
+        )
     return value
 
 
@@ -207,12 +216,12 @@ def _answers(row: Row) -> tuple[tuple[str, ...], str]:
             if isinstance(value, list) and key != "answer_bbox":
                 return tuple(_plain(one, key) for one in value), key
             return (_plain(value, key),), key
-    known = ", ".join(map(repr, row)) or "none"
-    raise DataError(f"no answer and no conversations; the keys are {known}")
+    raise DataError(f"no answer and no conversations; the keys are {_keys(row)}")
 
 
 def _plain(value: Any, key: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    known = isinstance(value, str | int | float) and not isinstance(value, bool)
+    if not known or (isinstance(value, float) and not math.isfinite(value)):
         raise DataError(f"{key} should be a text or a number, found {str(value)[:60]!r}")
     return str(value)
 
@@ -220,9 +229,16 @@ def _plain(value: Any, key: str) -> str:
 def _text(row: Mapping[str, Any], key: str) -> str:
     value = row.get(key)
     if not isinstance(value, str):
-        known = ", ".join(map(repr, row)) or "none"
-        raise DataError(f"expected a text under {key!r}, found {value!r}; the keys are {known}")
+        raise DataError(
+            f"expected a text under {key!r}, found {brief(value)}; the keys are {_keys(row)}"
+        )
     return value
+
+
+def _keys(row: Mapping[str, Any]) -> str:
+    """Name the keys of a row, the first twenty."""
+    more = ", ..." if len(row) > 20 else ""
+    return ", ".join(map(brief, islice(row, 20))) + more if row else "none"
 
 
 def _numbered(example: Example, times: dict[str, int]) -> Example:

@@ -18,18 +18,21 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from undrift.data.files import cache_folder
+from undrift.data.row_files import brief, json_of, table_rows
 from undrift.errors import DataError, missing_extra
 from undrift.rundir import atomic_write
+from undrift.untrusted import is_regular, strange_kind
 
 Row = dict[str, Any]
 _ROLES = {"user": "human", "assistant": "gpt"}
 _PARTS = {"text", "image"}
+_SUFFIX = 8  # characters of a name that its suffix is looked for in
 _OF_A_DATASET = ("dataset_info.json", "state.json")
 
 
 def is_dataset(path: Path) -> bool:
     """Tell whether a folder was written by `datasets.Dataset.save_to_disk`."""
-    return all((path / name).is_file() for name in _OF_A_DATASET)
+    return all(is_regular(path / name) for name in _OF_A_DATASET)
 
 
 def dataset_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -39,7 +42,8 @@ def dataset_rows(path: Path) -> Iterator[tuple[int, Row]]:
         path: A folder, see `is_dataset`.
 
     Yields:
-        The number of the row, from 1, and the row; keys whose value is null are left out.
+        The number of the row, from 1, and the row, or a `Refused`; keys whose value is null are
+        left out.
 
     Raises:
         MissingExtra: If the library is not installed.
@@ -47,20 +51,35 @@ def dataset_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """
     try:
         import datasets
-        from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise missing_extra("datasets", "trl", f"reading {path}") from error
+    for file in sorted(path.iterdir()):
+        if kind := strange_kind(file):
+            raise DataError(f"cannot read the dataset {path}: {file.name} is {kind}")
+    _check_state(path)
     try:
         rows: Any = datasets.load_from_disk(str(path))
-        for name, kind in rows.features.items():
-            inner = getattr(kind, "feature", kind)
-            if isinstance(inner, datasets.Image):
-                stored = datasets.Image(decode=False)
-                rows = rows.cast_column(name, stored if inner is kind else datasets.List(stored))
-        for number, row in enumerate(rows, 1):
-            yield number, {key: value for key, value in row.items() if value is not None}
-    except (OSError, ValueError, DatasetsError) as error:
+        tables = rows.with_format("arrow").iter(batch_size=256)  # as stored: nothing is decoded
+        for number, row in table_rows(tables):
+            if isinstance(row, dict):
+                row = {key: value for key, value in row.items() if value is not None}
+            yield number, row
+    except Exception as error:  # the library raises whatever damaged files lead it to
         raise DataError(f"cannot read the dataset {path}: {error}") from error
+
+
+def _check_state(path: Path) -> None:
+    """Refuse a dataset that sends its reader to files elsewhere."""
+    state = json_of(path / "state.json")
+    listed = state.get("_data_files") if isinstance(state, dict) else None
+    files = listed if isinstance(listed, list) else []
+    names = [file.get("filename") if isinstance(file, dict) else None for file in files]
+    for name in names:
+        if not isinstance(name, str) or name != PurePosixPath(name).name:
+            raise DataError(
+                f"the dataset {path} names a file {brief(name)} that is none of its own; save it "
+                "again with Dataset.save_to_disk"
+            )
 
 
 def as_conversation(row: Row, number: int) -> Row:
@@ -82,12 +101,11 @@ def as_conversation(row: Row, number: int) -> Row:
     if not isinstance(messages, Sequence) or not all(isinstance(m, Mapping) for m in messages):
         raise DataError(f"messages should be a list of messages, found {str(messages)[:60]!r}")
     turns = [
-        {"from": _ROLES.get(message.get("role", ""), message.get("role")), "value": _said(message)}
-        for message in messages
+        {"from": _speaker(message.get("role")), "value": _said(message)} for message in messages
     ]
     rest = {key: value for key, value in row.items() if key not in ("messages", "images")}
-    if row.get("images"):
-        rest["image"] = list(row["images"])
+    if images := row.get("images"):
+        rest["image"] = images if isinstance(images, list) else [images]
     return {"id": number, **rest, "conversations": turns}
 
 
@@ -109,13 +127,17 @@ def kept_picture(stored: Mapping[str, Any]) -> Path:
             "a picture of the dataset holds no bytes; save it with the pictures inside "
             "(Dataset.save_to_disk does), or give their names instead"
         )
-    suffix = PurePosixPath(str(stored.get("path") or "")).suffix.lower()
+    suffix = PurePosixPath(str(stored.get("path") or "")[-_SUFFIX:]).suffix.lower()
     digest = hashlib.sha256(content).hexdigest()
-    name = digest + (suffix if suffix[1:].isalnum() else "")
+    name = digest + (suffix if suffix.isascii() and suffix[1:].isalnum() else "")
     path = cache_folder() / "pictures" / digest[:2] / name
-    if not path.is_file():
+    if not is_regular(path):
         atomic_write(path, content)
     return path
+
+
+def _speaker(role: Any) -> Any:
+    return _ROLES.get(role, role) if isinstance(role, str) else role
 
 
 def _said(message: Mapping[str, Any]) -> str:
@@ -125,11 +147,19 @@ def _said(message: Mapping[str, Any]) -> str:
         return content
     texts = []
     for part in content if isinstance(content, Sequence) else [content]:
-        if not isinstance(part, Mapping) or part.get("type") not in _PARTS:
+        known: Mapping[str, Any] = part if isinstance(part, Mapping) else {}
+        kind = known.get("type")
+        if not isinstance(kind, str) or kind not in _PARTS:
             raise DataError(
                 "a message's content should be a text, or parts of text and image; found "
                 f"{str(part)[:60]!r}"
             )
-        if part["type"] == "text":
-            texts.append(str(part.get("text") or ""))
+        if kind == "text":
+            texts.append(_text_of(known.get("text") or ""))
     return "\n".join(filter(None, texts))
+
+
+def _text_of(text: Any) -> str:
+    if not isinstance(text, str):
+        raise DataError(f"the text of a message's part should be a text, found {brief(text)}")
+    return text

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from undrift.errors import DataError
+from undrift.untrusted import open_regular
 
 MAX_PIXELS = 2**28 // 3
 """A quarter of a GiB as RGB, 9,459 x 9,459: the number above which Pillow suspects a bomb. With a
@@ -45,8 +46,8 @@ def open_picture(path: Path) -> Image.Image:
         The picture, fully read.
 
     Raises:
-        DataError: If the file is missing, damaged or no picture, or if its header tells of more
-            than `MAX_PIXELS`; then nothing has been decoded.
+        DataError: If the file is missing, damaged or no picture, if it is no regular file, or if
+            its header tells of more than `MAX_PIXELS`; then nothing has been decoded.
     """
     opened = _opened(path)
     if isinstance(opened, str):
@@ -130,9 +131,11 @@ def _try(paths: Iterable[Path]) -> list[tuple[int, int] | str]:
 def _opened(path: Path, side: int | None = None) -> Image.Image | str:
     """Open a picture, in full or small, or say what is wrong with it."""
     try:
-        with Image.open(path) as picture:
+        with open_regular(path) as file, Image.open(file) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 return _too_large(*picture.size)
+            if picture.format == "EPS":
+                return "it is PostScript, a program; make a PNG of it"
             return picture.convert("RGB") if side is None else _small(picture, side)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return _too_large(*_size(path))
@@ -165,7 +168,7 @@ def _size(path: Path) -> tuple[int, int]:
     with _HEADERS_ONLY:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            with Image.open(path) as picture:
+            with open_regular(path) as file, Image.open(file) as picture:
                 return picture.size
         finally:
             Image.MAX_IMAGE_PIXELS = limit

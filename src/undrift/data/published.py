@@ -19,6 +19,7 @@ from undrift.data.instructions import Join, Row, read_examples
 from undrift.data.sources import Lost, Source
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError, DataError, unknown
+from undrift.untrusted import is_folder, is_regular, strange_kind
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def data_folder(name: str, root: Path | None, holds: str) -> Path:
 
 def inner(root: Path, name: str) -> Path:
     """Return a folder inside another if it is there, and the outer one if it is not."""
-    return root / name if (root / name).is_dir() else root
+    return root / name if is_folder(root / name) else root
 
 
 def by_question_id(known: Mapping[str, Row], file: str) -> Join:
@@ -236,11 +237,11 @@ def _second_file(
         return None, task.add
     for place in (folder, images / folder.name):
         for name in task.annotation.files:
-            if (place / name).is_file():
+            if is_regular(place / name) or strange_kind(place / name):  # refused by read_json
                 content = read_json(place / name)
                 try:
                     return place / name, task.annotation.join(content)
-                except (KeyError, TypeError, AttributeError, DataError) as error:
+                except (LookupError, TypeError, ValueError, AttributeError, DataError) as error:
                     raise DataError(
                         f"{place / name} cannot be the annotation file of {task.name} "
                         f"({type(error).__name__}: {error}); put the published file there"

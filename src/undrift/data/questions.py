@@ -16,6 +16,7 @@ from undrift.data.published import PublishedTask
 from undrift.data.types import Example
 from undrift.errors import DataError, unknown
 from undrift.registry import BENCHMARKS
+from undrift.untrusted import is_folder, is_regular, strange_kind
 
 INSTRUCTIONS = ("Instructions_Original", "instructions", "domain", "")
 """Where in a benchmark's folder the tasks' folders are; `""` is the folder itself."""
@@ -69,7 +70,7 @@ def questions_in(task: PublishedTask, root: Path) -> tuple[Example, ...]:
     """
     folders = task.folders or (task.name,)
     places = [root / inner for inner in INSTRUCTIONS]
-    there = [place for place in places if any((place / name).is_dir() for name in folders)]
+    there = [place for place in places if any(is_folder(place / name) for name in folders)]
     folder = existing(there[0] if there else root, folders)
     beside = [folder, *(root / inner / folder.name for inner in _PICTURES)]
     return questions_of(task, existing(folder, task.test), beside)
@@ -99,11 +100,11 @@ def _second_file(task: PublishedTask, folders: Sequence[Path]) -> Join | None:
     if task.annotation is None:
         return task.add
     for path in (folder / name for folder in folders for name in task.annotation.files):
-        if path.is_file():
+        if is_regular(path) or strange_kind(path):  # the latter is refused by its reader
             content = read_json(path)
             try:
                 return task.annotation.join(content)
-            except (KeyError, TypeError, AttributeError, DataError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, DataError) as error:
                 raise DataError(
                     f"{path} cannot be the second file of {task.name} ({type(error).__name__}: "
                     f"{error}); put the published file there"

@@ -13,6 +13,7 @@ from typing import Any
 
 from undrift.errors import DataError, unknown
 from undrift.scoring import check_scorer
+from undrift.untrusted import half_character
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -31,7 +32,8 @@ class Example:
         extra: Whatever a benchmark wants to keep beside it (never shown to the model).
 
     Raises:
-        DataError: If there is no answer, or an empty one.
+        DataError: If there is no answer or an empty one, or if a text holds half a character (a
+            lone surrogate), which no file takes.
     """
 
     id: str
@@ -45,6 +47,11 @@ class Example:
             raise DataError(
                 f"example {self.id!r} has no answer or an empty one: {self.answers!r}; "
                 "give at least one text that is not blank"
+            )
+        if half_character((self.id, self.question, self.answers)):
+            raise DataError(
+                f"example {self.id!r} holds half a character (a lone surrogate) in its id, "
+                "question or answers; write these texts as UTF-8"
             )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from undrift.errors import DataError, RunDirError
 from undrift.methods.parts.state_file import load_tensors, save_tensors
+from undrift.untrusted import open_regular, why
 
 Encoder = Callable[[Sequence[Path]], Tensor]
 Progress = Callable[[int, int, int], None]
@@ -123,6 +124,7 @@ class FeatureStore:
 
 def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"cannot read the picture {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read the picture {path}: {why(error)}") from error

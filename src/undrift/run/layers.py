@@ -13,16 +13,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from undrift.data import bounded_yaml
 from undrift.errors import ConfigError, RunDirError, unknown
 from undrift.registry import METHODS
 from undrift.run.config import PROFILES, RunConfig
-from undrift.rundir import text_of
 from undrift.rundir.files import known_format
+from undrift.untrusted import half_character, is_regular, read_text, strange_kind, why
 
 Layer = Mapping[str, Any]
+
+_STEM = re.compile(r"[\w-]{1,100}")
+_DEEPEST = 10  # parts of a dotted key
 
 
 def resolve(*layers: Layer) -> RunConfig:
@@ -72,6 +75,8 @@ def merged(*layers: Layer) -> dict[str, Any]:
 
 def load_preset(benchmark: str) -> Layer:
     """Read the preset of a benchmark; empty if it has none."""
+    if not isinstance(benchmark, str) or not _STEM.fullmatch(benchmark):
+        return {}  # no benchmark is called so, which others will say
     file = files("undrift") / "presets" / f"{benchmark}.yaml"
     return parse(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else {}
 
@@ -95,7 +100,7 @@ def run_file(name: str) -> Path:
     Raises:
         UnknownName: If there is neither; the nearest preset is named.
     """
-    if Path(name).is_file():
+    if is_regular(Path(name)) or strange_kind(Path(name)):  # the latter is refused by its reader
         return Path(name)
     if name not in presets():
         raise unknown("file or preset", name, presets())
@@ -114,8 +119,9 @@ def load_yaml(path: Path) -> Layer:
     Raises:
         ConfigError: If it cannot be read or is no mapping.
     """
+    content = bounded_yaml.load_yaml(path)
     try:
-        return known_format(path, parse(text_of(path), str(path)))
+        return _mapping(known_format(path, content), str(path))
     except RunDirError as error:
         raise ConfigError(f"the configuration cannot be used: {error}") from error
 
@@ -133,11 +139,10 @@ def parse(text: str, origin: str) -> Layer:
     Raises:
         ConfigError: If it is no YAML, or no mapping.
     """
-    try:
-        content = yaml.load(text, _Loader)  # a SafeLoader that also reads 1e-3
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        said = " ".join(str(error).split()) if str(error) else "it is nested too deep"
-        raise ConfigError(f"{origin} is not valid YAML: {said}") from error
+    return _mapping(bounded_yaml.parse_yaml(text, origin), origin)
+
+
+def _mapping(content: Any, origin: str) -> Layer:
     if content is None:
         return {}
     if not isinstance(content, Mapping):
@@ -161,9 +166,14 @@ def overrides(settings: Iterable[str]) -> Layer:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {setting!r}: expected KEY=VALUE, such as method.delta=0.95")
-        nested: Any = parse(f"value: {value}", f"--set {setting!r}")["value"]
-        for part in reversed(key.strip().split(".")):
+            raise ConfigError(
+                f"--set {setting[:100]!r}: expected KEY=VALUE, such as method.delta=0.95"
+            )
+        parts = key.strip().split(".")
+        if len(parts) > _DEEPEST or half_character(key):
+            raise ConfigError(f"--set {setting[:100]!r}: no key is called so")
+        nested: Any = parse(f"value: {value}", f"--set {setting[:100]!r}").get("value")
+        for part in reversed(parts):
             nested = {part: nested}
         out = merged(out, spelled(nested))
     return out
@@ -179,27 +189,19 @@ def read_order(value: str) -> str | tuple[str, ...]:
         The name, or the task names.
 
     Raises:
-        ConfigError: If the file names no task.
+        ConfigError: If the file names no task, or cannot be read.
     """
     path = Path(value)
-    if not path.is_file():
+    if not is_regular(path) and not strange_kind(path):
         return value
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = read_text(path, bounded_yaml.MAX_BYTES).splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read the order file {path}: {why(error)}") from error
     names = tuple(name for line in lines if (name := line.strip().removeprefix("- ").strip()))
     if not names:
         raise ConfigError(f"the order file {path} names no task; write one name a line")
     return names
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-3 for a text; this takes it for a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
 
 
 def spelled(layer: Layer) -> dict[str, Any]:
@@ -218,7 +220,9 @@ def spelled(layer: Layer) -> dict[str, Any]:
     for key in {"method", "profile"} & out.keys():
         given: Any = {"name": out[key]} if isinstance(out[key], str) else out[key]
         if not isinstance(given, Mapping) or not isinstance(given.get("name", ""), str):
-            raise ConfigError(f"{key}: expected a name, or a mapping with one (got {given!r})")
+            raise ConfigError(
+                f"{key}: expected a name, or a mapping with one (got {repr(given)[:100]})"
+            )
         out[key] = given
     return out
 
@@ -259,7 +263,7 @@ def explained(error: ValidationError, model: type[BaseModel]) -> ConfigError:
             return unknown("key", ".".join(place), known)
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
-    return ConfigError(f"{place}: {problem['msg'].lower()} (got {problem['input']!r})")
+    return ConfigError(f"{place}: {problem['msg'].lower()} (got {repr(problem['input'])[:100]})")
 
 
 def _fields(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:

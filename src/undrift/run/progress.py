@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
+from undrift.errors import one_line
+
 
 class Quiet:
     """Says nothing; the base of the others. Use it as a context.
@@ -113,7 +115,7 @@ class Bars(Quiet):
         """Draw a new bar in the place of the last stage's."""
         if self._stage is not None:
             self._bars.remove_task(self._stage)
-        self._stage = self._bars.add_task(title, total=total, unit="")
+        self._stage = self._bars.add_task(escape(one_line(title)), total=total, unit="")
         self._worth = work / max(total, 1)
 
     def advance(self, pieces: int = 1) -> None:
@@ -125,7 +127,7 @@ class Bars(Quiet):
 
     def event(self, kind: str, text: str, **values: Any) -> None:
         """Print the text above the bars."""
-        self._bars.console.print(text, highlight=False)
+        self._bars.console.print(escape(one_line(text)), highlight=False)
 
 
 class CellBar(Quiet):
@@ -159,12 +161,12 @@ class CellBar(Quiet):
         if self._task is None:
             self._task = self._bar.add_task("", total=total, rest="")
         left = "" if rest is None else f"about {clock(rest)} left"
-        said = escape(f"now {now}") if now else ""
+        said = escape(one_line(f"now {now}")) if now else ""
         self._bar.update(self._task, completed=done, total=total, description=said, rest=left)
 
     def event(self, kind: str, text: str, **values: Any) -> None:
         """Print the text above the bar."""
-        self._bar.console.print(escape(text), highlight=False)
+        self._bar.console.print(escape(one_line(text)), highlight=False)
 
 
 class Lines(Quiet):

@@ -258,13 +258,12 @@ class RunDir:
             return
         changes = difflib.unified_diff(there.splitlines(), config.splitlines(), lineterm="", n=0)
         shown = [line for line in changes if not line.startswith(("---", "+++", "@@"))]
-        listing = "\n  ".join(shown[:12])
         raise RunDirError(
-            f"{self.root} holds another run; what differs (- is there, + was asked for):\n"
-            f"  {listing}\n"
-            f"to resume that run: {self.command}\n"
-            "to delete it and begin again: the same command with --replace\n"
-            "to keep both: another folder with --out"
+            f"{self.root} holds another run; what differs (- is there, + was asked for):",
+            *(f"  {line}" for line in shown[:12]),
+            f"to resume that run: {self.command}",
+            "to delete it and begin again: the same command with --replace",
+            "to keep both: another folder with --out",
         )
 
     def _entries(self) -> list[Path]:

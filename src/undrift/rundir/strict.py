@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
 import stat
 from pathlib import Path
 from typing import Any
 
 from undrift.errors import RunDirError
 from undrift.rundir.damage import damaged
-
-_DEEPEST = 64  # levels; ours have eight at most, and Python's own stack ends at a thousand
-_DIGITS = 20  # of a whole number: 64 bits
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+from undrift.untrusted import NotJson, parse_json
 
 
 def text_of(path: Path) -> str:
@@ -68,73 +63,17 @@ def parsed(path: Path, text: str, line: int = 1) -> Any:
         Its value.
 
     Raises:
-        RunDirError: If it is no JSON, holds a key twice, half a character, a number beyond 64
-            bits or none at all, or is nested too deep.
+        RunDirError: If it is no JSON, holds a key twice, half a character, a number that is none
+            or has hundreds of digits, or is nested too deep.
     """
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_once,
-            parse_constant=_no_number,
-            parse_float=_finite,
-            parse_int=_whole,
-        )
-        if _SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        raise damaged(path, f"line {line + error.lineno - 1}: {error.msg}") from error
-    except RecursionError as error:
-        raise damaged(path, "it is nested too deep") from error
-    except UnicodeEncodeError as error:
-        raise damaged(path, "half a character (U+D800 to U+DFFF)") from error
-    except ValueError as error:
-        raise damaged(path, str(error)) from error
-    if text.count("[") + text.count("{") > _DEEPEST:
-        _check_depth(path, value)
-    return value
+        return parse_json(text, unique=True)
+    except NotJson as error:
+        where = "" if error.line is None else f"line {line + error.line - 1}: "
+        raise damaged(path, f"{where}{error.reason}") from error
 
 
 def short(value: Any) -> str:
     """Show the beginning of a value in a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {short(twice)} stands twice in one object")
-    return found
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {short(text)} is too large")
-    return value
-
-
-def _whole(text: str) -> int:
-    if len(text) > _DIGITS:
-        raise ValueError(f"a whole number of {len(text)} digits is too large")
-    return int(text)
-
-
-def _check_depth(path: Path, value: Any) -> None:
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [
-            inner
-            for each in level
-            if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
-        if not level:
-            return
-    raise damaged(path, "it is nested too deep")

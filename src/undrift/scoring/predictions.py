@@ -8,7 +8,6 @@ predictions, so that a run which broke off looks better than it is.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from undrift.errors import DataError
 from undrift.scoring.caption import caption_scores
 from undrift.scoring.forms import ErrorKind, error_kind
 from undrift.scoring.published import Scores, find_task, score_all
+from undrift.untrusted import NotJson, Refused, is_folder, json_lines, open_regular, why
 
 
 class Question(Protocol):
@@ -176,7 +176,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
         DataError: If there is no such file, or a line is no JSON object.
     """
     merged = path / "merge.jsonl"
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    files = sorted(path.glob("*.jsonl")) if is_folder(path) else [path]
     files = [merged] if merged in files else files
     if not files:
         raise DataError(f"{path} holds no predictions; expected merge.jsonl or other .jsonl files")
@@ -184,23 +184,26 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed_lines(file: Path) -> list[dict[str, Any]]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {file}: {error}") from error
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{file}, line {number}, column {error.colno}: no JSON ({error.msg}); expected "
-                    'one prediction a line: {"question_id": ..., "text": ...}'
-                ) from error
-            if not isinstance(row, dict):
-                raise DataError(f"{file}, line {number}: expected an object, found {line[:40]!r}")
-            rows.append(cast("dict[str, Any]", row))
+    try:
+        with open_regular(file) as opened:
+            for number, row in json_lines(opened):
+                if isinstance(row, Refused):
+                    column = "" if row.column is None else f", column {row.column}"
+                    said = row.reason if row.column is None else f"no JSON ({row.reason})"
+                    raise DataError(
+                        f"{file}, line {number}{column}: {said}; expected one prediction a line: "
+                        '{"question_id": ..., "text": ...}'
+                    )
+                if not isinstance(row, dict):
+                    raise DataError(
+                        f"{file}, line {number}: expected an object, found {str(row)[:40]!r}"
+                    )
+                rows.append(cast("dict[str, Any]", row))
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {why(error)}") from error
+    except NotJson as error:
+        raise DataError(f"cannot read {file}: {error}") from error
     return rows
 
 

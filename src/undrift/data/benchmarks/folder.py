@@ -27,8 +27,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from undrift.data.bounded_yaml import MAX_BYTES, parse_yaml
 from undrift.data.files import BadRow, Pictures, existing
 from undrift.data.instructions import read_examples
 from undrift.data.messages import is_dataset
@@ -37,6 +36,7 @@ from undrift.data.sources import Lost, Source
 from undrift.data.subset import place
 from undrift.data.types import Benchmark, Example, Task
 from undrift.errors import ConfigError, DataError, unknown
+from undrift.untrusted import is_folder, is_regular, read_text, strange_kind, why
 
 LIST = "tasks.yaml"
 _PATHS = ("train", "validation", "test", "images")
@@ -129,7 +129,7 @@ def sources(
         UnknownName: If there is no task of a name in `only`.
     """
     file = _list_file(root)
-    own = list(_listed(file) if file.is_file() else _found(file.parent))
+    own = list(_listed(file) if is_regular(file) else _found(file.parent))
     if not own:
         raise DataError(
             f"{file.parent} holds no task; expected folders with a train.json, or {LIST}"
@@ -209,12 +209,15 @@ def hold_out(
 def _list_file(root: Path | None) -> Path:
     """The list of tasks, whether it is there or not; it lies in the folder with the data."""
     given = data_folder("folder", root, f"a folder for each task, or a {LIST}")
-    return given if given.is_file() else given / LIST
+    file = given if is_regular(given) else given / LIST
+    if kind := strange_kind(file):
+        raise ConfigError(f"the list of tasks {file} is {kind}; expected a file")
+    return file
 
 
 def _found(root: Path) -> Iterable[OwnTask]:
     """Tasks of a folder of folders; a folder without any rows (of pictures only) is none."""
-    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in root.iterdir() if is_folder(path)):
         found = {split: next(iter(_rows(folder, split)), None) for split in _SPLITS}
         if not folder.name.startswith(".") and any(
             path.suffix in _SUFFIXES or is_dataset(path) for path in folder.iterdir()
@@ -227,7 +230,7 @@ def _rows(folder: Path, split: str) -> Iterable[Path]:
     """What holds the rows of a split: files, or datasets that `datasets` has saved."""
     for stem in _SPLITS[split]:
         files = (folder / (stem + suffix) for suffix in _SUFFIXES)
-        yield from (file for file in files if file.is_file())
+        yield from (file for file in files if is_regular(file) or strange_kind(file))
         if is_dataset(folder / stem):
             yield folder / stem
 
@@ -235,8 +238,10 @@ def _rows(folder: Path, split: str) -> Iterable[Path]:
 def _listed(file: Path) -> Iterable[OwnTask]:
     """Tasks of a YAML file."""
     try:
-        rows = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        rows = parse_yaml(read_text(file, MAX_BYTES), "it")
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {why(error)}") from error
+    except ConfigError as error:
         raise ConfigError(f"cannot read {file}: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"{file} should hold a list of tasks, each with a name and a train file")

@@ -48,20 +48,20 @@ def _references(content: Any) -> Join:
     captions: dict[Any, list[str]] = {}
     for note in content["annotations"]:
         captions.setdefault(note["image_id"], []).append(note["caption"])
-    ids: dict[str, Any] = {}
+    known: dict[str, Row] = {}
     for image in content["images"]:
         name = PurePosixPath(image["file_name"]).name
-        if name in ids:
+        if name in known:
             raise DataError(
                 f"two pictures of the caption file are called {name!r}; expected names of their own"
             )
-        ids[name] = image["id"]
+        known[name] = {"answers": captions.get(image["id"]), "image_id": image["id"]}
 
     def join(row: Row) -> Row:
         name = PurePosixPath(str(row.get("image"))).name
-        if name not in ids or ids[name] not in captions:
+        if not known.get(name, {}).get("answers"):
             raise DataError(f"the caption file has no caption of the picture {name!r}")
-        return {**row, "answers": captions[ids[name]], "image_id": ids[name]}
+        return {**row, **known[name]}
 
     return join
 

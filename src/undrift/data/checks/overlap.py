@@ -12,6 +12,7 @@ from pathlib import Path
 
 from undrift.data.checks.finding import Finding, counted
 from undrift.data.checks.split import Split
+from undrift.untrusted import is_regular, open_regular
 
 
 def overlap(train: Split, other: Split) -> Iterator[Finding]:
@@ -61,14 +62,17 @@ def same_files(paths: Iterable[Path]) -> dict[Path, Path]:
     """
     lengths: dict[int, list[Path]] = {}
     for path in sorted(paths):
-        if path.is_file():
+        if is_regular(path):
             lengths.setdefault(path.stat().st_size, []).append(path)
     first: dict[str, Path] = {}
     alike = {}
     for group in lengths.values():
         for path in group if len(group) > 1 else ():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            try:
+                with open_regular(path) as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError:  # listed among the pictures that cannot be opened
+                continue
             if first.setdefault(content, path) != path:
                 alike[path] = first[content]
     return alike

@@ -90,7 +90,7 @@ def second_file(source: Source, test: Split) -> Iterator[Finding]:
     if source.annotation is None:
         return
     name, content = source.annotation.name, read_json(source.annotation)
-    captions = isinstance(content, dict) and "images" in content
+    captions = isinstance(content, dict) and {"images", "annotations"} <= content.keys()
     check = "caption ids" if captions else "annotation"
     if test.unknown:
         said = f"{counted(len(test.unknown), 'row')} that {name} knows nothing about"

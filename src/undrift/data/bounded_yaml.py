@@ -1,0 +1,153 @@
+"""YAML of users, within bounds: of length, of depth, and of what its aliases stand for.
+
+The text is gone through once before anything is made of it. An alias (`*name`) counts for all that
+it stands for, so that nine lines cannot become a billion texts. Numbers must be finite, and texts
+such as a file or a screen can take.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from undrift.errors import ConfigError
+from undrift.untrusted import half_character, read_text, why
+
+MAX_BYTES = 2**18
+MAX_DEPTH = 30
+MAX_VALUES = 50_000  # every alias counted as what it stands for
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a text; this takes it for a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its value; None if it holds nothing.
+
+    Raises:
+        ConfigError: If it cannot be read, is no YAML, or goes beyond a bound.
+    """
+    try:
+        text = read_text(path, MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {why(error)}") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, origin: str) -> Any:
+    """Read a YAML text.
+
+    Args:
+        text: The text.
+        origin: What it is, for the message.
+
+    Returns:
+        Its value; None if it holds nothing.
+
+    Raises:
+        ConfigError: If it is no YAML, or goes beyond a bound.
+    """
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"{origin} has more than {MAX_BYTES:,} characters; write less")
+    try:
+        _measure(text, origin)
+        value = yaml.load(text, _Loader)  # a SafeLoader that also reads 1e-3
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin} is not valid YAML: {_said(error)}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        # a date that there is none of, a number of 5,000 digits, `!!int` before no number
+        raise ConfigError(f"{origin} holds a value that cannot be read: {error}") from error
+    _check(value, origin)
+    return value
+
+
+@dataclass
+class _Open:
+    """A list or mapping that is being gone through: its name, what is in it so far, how deep."""
+
+    anchor: str | None
+    values: int = 1
+    height: int = 1
+
+    def add(self, values: int, height: int) -> None:
+        self.values += values
+        self.height = max(self.height, height + 1)
+
+
+def _measure(text: str, origin: str) -> None:
+    """Refuse what is too deep or stands for too much, before a value is made of it."""
+    known: dict[str, tuple[int, int]] = {}  # what each name stands for: values, height
+    above = [_Open(None)]
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in known and any(one.anchor == event.anchor for one in above):
+                raise ConfigError(f"{origin} holds a list or mapping that holds itself")
+            above[-1].add(*known.get(event.anchor, (1, 1)))
+        elif isinstance(event, yaml.ScalarEvent):
+            above[-1].add(1, 1)
+            if event.anchor:
+                known[event.anchor] = 1, 1
+        elif isinstance(event, yaml.CollectionStartEvent):
+            if event.anchor:
+                known.pop(event.anchor, None)
+            above.append(_Open(event.anchor))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            done = above.pop()
+            above[-1].add(done.values, done.height)
+            if done.anchor:
+                known[done.anchor] = done.values, done.height
+        if len(above) + above[-1].height > MAX_DEPTH + 2:
+            raise ConfigError(
+                f"{origin} has more than {MAX_DEPTH} lists and mappings inside one another"
+            )
+        if above[-1].values > MAX_VALUES:
+            raise ConfigError(
+                f"{origin} holds more than {MAX_VALUES:,} values, counting what aliases stand for"
+            )
+
+
+def _said(error: yaml.YAMLError) -> str:
+    """Write what YAML's parser says in one line."""
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    mark = getattr(error, "problem_mark", None)
+    return problem if mark is None else f"{problem}, line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _check(value: Any, origin: str) -> None:
+    """Refuse numbers that are none, and texts that cannot be written."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list | tuple | set):
+            waiting += one
+        elif isinstance(one, float) and not math.isfinite(one):
+            raise ConfigError(f"{origin} holds {one}; expected a finite number")
+        elif isinstance(one, int) and abs(one) >= 10**300:
+            raise ConfigError(f"{origin} holds a number of more than 300 digits")
+        elif isinstance(one, str) and ("\0" in one or half_character(one)):
+            raise ConfigError(
+                f"{origin} holds a text with a NUL or with half a character (a lone surrogate)"
+            )

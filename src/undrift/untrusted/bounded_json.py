@@ -1,0 +1,240 @@
+"""JSON within bounds: nothing too deep to be walked, no endless number, no half character.
+
+What is refused is named in one line; in an array it spoils its own element only.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+from undrift.untrusted.regular import not_utf8
+
+MAX_LINE = 2**28
+"""Of a line, in bytes: a row with pictures inside it is far below."""
+MAX_DEPTH = 100
+"""Lists and objects inside one another; Python's own limit is near 1000, and differs by release."""
+MAX_DIGITS = 300
+"""Of a whole number: every one of these is a float as well."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_BRACKET_OR_TEXT = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # as JSON writes it; most are halves of a pair
+_LONE = re.compile("[\ud800-\udfff]")
+
+
+class NotJson(ValueError):
+    """A text that is no JSON, or JSON that is refused.
+
+    Args:
+        reason: What is wrong.
+        line: Where, from 1; None where it is the value as a whole.
+        column: From 1.
+    """
+
+    def __init__(self, reason: str, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(reason if line is None else f"{reason} at line {line}, column {column}")
+        self.reason, self.line, self.column = reason, line, column
+
+
+class Refused(NamedTuple):
+    """What stands in the place of a row that is refused; `column` where its JSON is damaged."""
+
+    reason: str
+    column: int | None = None
+
+
+def parse_json(text: str, *, unique: bool = False, surrogates: bool = False) -> Any:
+    """Read a JSON text.
+
+    Args:
+        text: The text.
+        unique: Refuse an object that has a key twice; otherwise the last one counts.
+        surrogates: Let half a character stand, as in the path of a file whose name is not UTF-8.
+
+    Returns:
+        Its value: no deeper than `MAX_DEPTH`, every number finite.
+
+    Raises:
+        NotJson: If it is no JSON, or holds something that is refused.
+    """
+    return _parsed(_Reader(unique=unique, surrogates=surrogates), text)
+
+
+def _parsed(reader: _Reader, text: str) -> Any:
+    value, end = reader.read(text, _past_space(text, 0))
+    if (end := _past_space(text, end)) < len(text):
+        raise _damage(json.JSONDecodeError("Extra data", text, end))
+    if isinstance(value, Refused):
+        raise NotJson(value.reason)
+    return value
+
+
+def json_elements(text: str) -> Iterator[Any]:
+    """Read a JSON array element by element, so that one that is refused spoils no other.
+
+    Args:
+        text: The text; it begins with `[`, perhaps behind space.
+
+    Yields:
+        Each element, or a `Refused` in its place.
+
+    Raises:
+        NotJson: Where the array is damaged.
+    """
+    reader, at = _Reader(), _past_space(text, 0)
+    at = _past_space(text, at + 1)  # behind the bracket
+    if text[at : at + 1] == "]":
+        at += 1
+    else:
+        while True:
+            value, at = reader.read(text, at)
+            yield value
+            at = _past_space(text, at)
+            mark, at = text[at : at + 1], at + 1
+            if mark == "]":
+                break
+            if mark != ",":
+                raise _damage(json.JSONDecodeError("Expecting ',' delimiter", text, at - 1))
+            at = _past_space(text, at)
+    if (at := _past_space(text, at)) < len(text):
+        raise _damage(json.JSONDecodeError("Extra data", text, at))
+
+
+def json_lines(file: BinaryIO) -> Iterator[tuple[int, Any]]:
+    """Read JSON lines one by one, so that one that is refused or damaged spoils no other.
+
+    Args:
+        file: UTF-8, with or without a byte order mark; blank lines are passed over.
+
+    Yields:
+        The number of each line, from 1, and its value, or a `Refused` in its place.
+
+    Raises:
+        NotJson: If a line is longer than `MAX_LINE`, or the file is UTF-16.
+    """
+    reader, number = _Reader(), 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise NotJson(f"it has a line of more than {MAX_LINE:,} bytes, line {number}")
+        if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise NotJson("it is UTF-16; expected UTF-8")
+        try:
+            text = line.removesuffix(b"\n").decode("utf-8-sig" if number == 1 else "utf-8")
+            if text.strip():
+                yield number, _parsed(reader, text)
+        except UnicodeDecodeError as error:
+            yield number, Refused(not_utf8(error))
+        except NotJson as error:
+            yield number, Refused(error.reason, error.column)
+
+
+def half_character(value: Any) -> bool:
+    """Tell whether a text, or any text inside lists and mappings, holds a lone surrogate."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            if not one.isascii() and _LONE.search(one):
+                return True
+        elif isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list | tuple):
+            waiting += one
+    return False
+
+
+class _Reader:
+    """Python's own scanner of JSON, told to note what is refused and to go on."""
+
+    def __init__(self, *, unique: bool = False, surrogates: bool = False) -> None:
+        self._surrogates = surrogates
+        self._wrong = list[str]()
+        self._scan = json.JSONDecoder(
+            parse_int=self._whole,
+            parse_float=self._real,
+            parse_constant=self._constant,
+            object_pairs_hook=self._object if unique else None,
+        ).raw_decode
+
+    def read(self, text: str, start: int) -> tuple[Any, int]:
+        """Read the value that starts at a place; return it, or a Refused, and where it ends."""
+        self._wrong.clear()
+        try:
+            value, end = self._scan(text, start)
+        except json.JSONDecodeError as error:
+            raise _damage(error) from error
+        except RecursionError:
+            return Refused(f"it holds {_TOO_DEEP}"), _end_of(text, start)
+        if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _too_deep(
+            value
+        ):
+            self._wrong.append(_TOO_DEEP)
+        halves = not self._surrogates and _SURROGATE.search(text, start, end)
+        if halves and half_character(value):
+            self._wrong.append("half a character (a lone surrogate such as \\ud800)")
+        return (Refused(f"it holds {self._wrong[0]}") if self._wrong else value), end
+
+    def _whole(self, digits: str) -> int:
+        if len(digits) > MAX_DIGITS:
+            self._wrong.append(f"a number of {len(digits.lstrip('-')):,} digits")
+            return 0
+        return int(digits)
+
+    def _real(self, digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            self._wrong.append(f"the number {digits[:20]}, which is beyond every float")
+        return value
+
+    def _constant(self, name: str) -> float:
+        self._wrong.append(f"{name}, which is no number of JSON's; null stands for nothing")
+        return 0.0
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+            self._wrong.append(f"an object that has the key {twice[:40]!r} twice")
+        return made
+
+
+_TOO_DEEP = f"more than {MAX_DEPTH} lists and objects inside one another"
+
+
+def _too_deep(value: Any) -> bool:
+    """Tell whether a value is deeper than `MAX_DEPTH`, level by level."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH:
+        inner = [one.values() if isinstance(one, dict) else one for one in level
+                 if isinstance(one, dict | list)]  # fmt: skip
+        if not inner:
+            break
+        level, depth = [item for one in inner for item in one], depth + 1
+    return depth > MAX_DEPTH
+
+
+def _end_of(text: str, start: int) -> int:
+    """Find where a value ends that is too deep to be read."""
+    depth = 0
+    for found in _BRACKET_OR_TEXT.finditer(text, start):
+        mark = found.group()
+        depth += (mark in "[{") - (mark in "]}")
+        if not depth:
+            return found.end()
+    raise NotJson(f"it holds {_TOO_DEEP}")
+
+
+def _past_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return found.end() if found else at
+
+
+def _damage(error: json.JSONDecodeError) -> NotJson:
+    return NotJson(error.msg, error.lineno, error.colno)
