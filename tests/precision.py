@@ -13,6 +13,10 @@ down, so that it is off by about sqrt(n) u (the rule of thumb, 2.6). Two orders 
 much. `rounding` takes four times as much as both together: 4 eps sqrt(n), relative to the size of
 what was summed. It bounds the largest error of a tensor against its largest value, for where
 numbers cancel, single ones keep no digits.
+
+That leaves room for what was measured on several processors (a third of the bound at most, mostly
+less than a tenth) and none for a fault: a share of 1e-4 more in a linear's product, in a pool's
+gates, in one batch's part of a sketch or in a step fails the tests of each.
 """
 
 from __future__ import annotations

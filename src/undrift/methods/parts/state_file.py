@@ -47,6 +47,21 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, whole: bool = Fal
             save_file(kept, temporary, metadata={"format": "pt", _FORMAT: str(FORMAT)})
         except SafetensorError as error:  # what the system said of a full disk is inside
             raise OSError(None, _reason(error)) from error
+        _in_order(temporary)
+
+
+def _in_order(file: Path) -> None:
+    """Put the words of the metadata, whose order is left to chance, into one.
+
+    So equal tensors are equal bytes.
+    """
+    first, second = b'"format":"pt"', f'"{_FORMAT}":"{FORMAT}"'.encode()
+    with file.open("r+b") as opened:
+        opened.seek(8)
+        start = b'{"__metadata__":{'
+        if opened.read(len(start + second)) == start + second:
+            opened.seek(8)
+            opened.write(start + first + b"," + second)
 
 
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
