@@ -173,7 +173,7 @@ def load_schedule(schedule: Any, folder: Path) -> None:
     known = {key: value for key, value in saved.items() if key in own}
     if not _alike({key: own[key] for key in known}, known):
         raise damaged(file, "it is of another schedule than is used now")
-    schedule.load_state_dict(known)
+    schedule.load_state_dict(own | known)
 
 
 def _place(file: Path, index: str, count: int) -> int:
