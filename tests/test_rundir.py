@@ -173,7 +173,7 @@ def test_damage_is_named_with_its_line(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 1}\n{"id": \n')
     with pytest.raises(RunDirError, match="line 2"):
         read_lines(tmp_path / "a.jsonl")
-    (tmp_path / "a.json").write_text('{\n"id": 1,\n}')
+    (tmp_path / "a.json").write_text('{\n"id": 1,\n"more" 2}')
     with pytest.raises(RunDirError, match="line 3"):
         read_json(tmp_path / "a.json")
     with pytest.raises(RunDirError, match="cannot read"):

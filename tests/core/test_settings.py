@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import pytest
 
@@ -68,6 +69,6 @@ def test_values_that_cannot_be_used_are_named(field, value):
 
 
 def test_every_field_is_documented():
-    text = f"{Metrics.__doc__}{Settings.__doc__}"
+    text = f"{inspect.getdoc(Metrics)}\n{inspect.getdoc(Settings)}"
     for field in dataclasses.fields(Settings):
-        assert text.count(f"\n        {field.name}: ") == 1
+        assert text.count(f"\n    {field.name}: ") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
@@ -35,9 +36,9 @@ def test_the_model_answers_as_before_until_the_first_step(name):
 def test_the_files_stem_is_its_name_and_every_option_is_documented(name):
     kind = METHODS.load(name)
     assert kind.name == name
-    text = "".join(base.__doc__ or "" for base in kind.Config.__mro__)
+    text = "\n".join(inspect.getdoc(base) or "" for base in kind.Config.__mro__)
     for field in dataclasses.fields(kind.Config):
-        assert f"\n        {field.name}: " in text, field.name
+        assert f"\n    {field.name}: " in text, field.name
 
 
 @pytest.mark.parametrize("name", NAMES)

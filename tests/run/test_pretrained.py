@@ -65,7 +65,7 @@ def test_an_adapter_of_another_base(folder_of, tmp_path):
     model = method.attach(other.model)
     with pytest.raises(AdapterMismatch, match=r"unknown .*\.language_model\.layers\.0"):
         method.load_state(model, tmp_path)
-    with pytest.raises(AdapterMismatch, match=r"does not fit|find no place"):
+    with pytest.raises(AdapterMismatch, match="does not fit"):
         open_adapter(tmp_path, Backbone.load(str(folder_of("idefics3"))))
 
 

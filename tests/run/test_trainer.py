@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from types import SimpleNamespace
 
@@ -82,6 +83,10 @@ def test_random_numbers_go_on(tmp_path):
 
 def test_latest_snapshot_is_by_number(tmp_path):
     assert latest(tmp_path) is None
+    counters = {"epoch": 1.0, "max_steps": 20, "num_train_epochs": 1, "log_history": []}
     for name in ("checkpoint-9", "checkpoint-10", "checkpoint-2", "checkpoint-10.77.writing"):
         (tmp_path / name).mkdir()
+        step = int(name.split("-")[1].split(".")[0])
+        state = json.dumps(counters | {"global_step": step})
+        (tmp_path / name / "trainer_state.json").write_text(state)
     assert latest(tmp_path) == tmp_path / "checkpoint-10"

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from undrift.data.types import Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
 from undrift.methods.base import Method
-from undrift.methods.parts.adapter import check_safetensors
+from undrift.methods.parts.adapter import put_on
 from undrift.methods.parts.budget import check_fits
 from undrift.methods.parts.projector import restore_modules
 from undrift.registry import METHODS
@@ -167,21 +167,13 @@ def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) ->
         )
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(backbone, device=device)
-    check_safetensors(folder)  # PEFT would read adapter_model.bin as well
     for tuner in ("", ".pool", ".soft_prompt"):  # each tells PEFT about its type
         importlib.import_module(f"undrift.tuner{tuner}")
     try:
-        report = backbone.model.load_adapter(str(folder))
+        model = put_on(backbone.model, folder).eval()
     except (RuntimeError, ValueError) as error:
         raise AdapterMismatch(f"{folder} does not fit {backbone.name!r}: {error}") from error
-    astray = {*report.missing_keys, *report.unexpected_keys, *map(str, report.mismatched_keys)}
-    if astray:
-        raise AdapterMismatch(
-            f"{folder} does not fit {backbone.name!r}: {len(astray)} tensors find no place, such "
-            f"as {min(astray)}; give the adapter's own backbone with --backbone"
-        )
-    backbone.model.eval()
-    return Learned(folder, backbone, backbone.model, make_method("zeroshot", {}), {})
+    return Learned(folder, backbone, model, make_method("zeroshot", {}), {})
 
 
 def origin_of(folder: Path) -> dict[str, Any]:

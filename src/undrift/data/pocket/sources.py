@@ -81,7 +81,7 @@ def handwriting() -> list[tuple[np.ndarray, int]]:
 def films(directors: int = 48) -> list[dict[str, Any]]:
     """Films of the directors with most films (Wikidata, CC0): title, year, director."""
     path = _folder("bokeh_sampledata") / "_data" / "movies.db"
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT ID, Title, Year, Director FROM omdb ORDER BY ID").fetchall()
     rows = [r for r in rows if r[3] and r[3].isascii() and "," not in r[3] and len(r[3]) <= 18]
     count: dict[str, int] = {}

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 from torch import nn
 
@@ -36,6 +43,30 @@ def save_adapter(model: nn.Module, directory: Path) -> None:
     with writing(directory):
         model.save_pretrained(str(directory), selected_adapters=[name], save_embedding_layers=False)
     save_tensors(load_file(file), file)  # once more, with the format of what is in it
+
+
+def put_on(model: nn.Module, directory: Path) -> PeftModel:
+    """Put a saved adapter of any type of PEFT's on a model, through PEFT itself.
+
+    The model's own `load_adapter` asks for a release of PEFT that need not be there.
+
+    Args:
+        model: A model without adapters.
+        directory: Where PEFT, or `save_adapter`, saved it.
+
+    Returns:
+        The model with the adapter.
+
+    Raises:
+        RunDirError: If there is no adapter in the folder, or only a pickled one.
+        AdapterMismatch: If a tensor is missing, left over or of another shape.
+    """
+    read_config(directory)  # refuses what PEFT would take at its word
+    config = PeftConfig.from_pretrained(str(directory))
+    config.inference_mode = True
+    made: Any = get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
+    load_adapter(made, directory)
+    return made
 
 
 def load_adapter(model: nn.Module, directory: Path) -> None:
