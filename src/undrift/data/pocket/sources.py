@@ -14,6 +14,7 @@ import importlib
 import json
 import sqlite3
 from importlib import resources
+from contextlib import closing
 from pathlib import Path
 from types import ModuleType
 from typing import Any

@@ -64,6 +64,7 @@ def put_on(model: nn.Module, directory: Path) -> PeftModel:
     read_config(directory)  # refuses what PEFT would take at its word
     config = PeftConfig.from_pretrained(str(directory))
     config.inference_mode = True
+    config.base_model_name_or_path = None  # the caller says which base it is
     made: Any = get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
     load_adapter(made, directory)
     return made
