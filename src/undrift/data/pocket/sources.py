@@ -13,8 +13,8 @@ import gzip
 import importlib
 import json
 import sqlite3
-from importlib import resources
 from contextlib import closing
+from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import Any
