@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import traceback
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
@@ -17,12 +20,14 @@ from undrift.cli.diagnose import HELP as DIAGNOSE_HELP
 from undrift.cli.diagnose import diagnose
 from undrift.cli.doctor import HELP as DOCTOR_HELP
 from undrift.cli.doctor import doctor
+from undrift.cli.failures import advice, goes_on, refusal
 from undrift.cli.learn import HELP as LEARN_HELP
 from undrift.cli.learn import learn
 from undrift.cli.report import report
 from undrift.cli.run import run
 from undrift.cli.score import score
 from undrift.cli.show import show
+from undrift.cli.stopping import stop, stoppable
 from undrift.cli.study import HELP as STUDY_HELP
 from undrift.cli.study import study
 from undrift.errors import ConfigError, UndriftError
@@ -65,24 +70,64 @@ app.command("list")(show)
 
 
 def main() -> None:
-    """Run the command line; a mistake of the user is one line and exit status 2."""
+    """Run the command line; whatever ends it early is told in one line.
+
+    The exit status is 2 after a mistake of the user's, 1 after what could not be done, 128 and the
+    signal's number after a stop. Faults of undrift's own keep their traceback; with
+    UNDRIFT_TRACEBACK set all others show it as well.
+    """
+    command = "".join(sys.argv[1:2])
     for stream in (sys.stdout, sys.stderr):  # no name of a file can be one too strange to print
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
-    except ConfigError as error:
-        _fail(error, 2)
-    except UndriftError as error:
-        _fail(error, 1)
-    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the first the second, with 130
-        if isinstance(ended, SystemExit) and ended.code != 130:
-            raise
-        Console(stderr=True).print("stopped; the same command goes on where it was")
-        sys.exit(130)
+        try:
+            with stoppable():
+                app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk or a closed pipe is met here, not at the exit
+    except BaseException as ended:
+        done = isinstance(ended, SystemExit) and not ended.code
+        if _interrupted(ended) or (stop.number is not None and not done):
+            stop.ignore()
+            _say(
+                "stopped; the same command goes on where it was" if goes_on(command) else "stopped"
+            )
+            sys.exit(128 + (stop.number or signal.SIGINT))
+        if isinstance(ended, SystemExit | BrokenPipeError):  # whoever read has left: no more words
+            _let_go(sys.stdout)
+            sys.exit(ended.code if isinstance(ended, SystemExit) else 1)
+        said = str(ended) + advice(ended, command) if isinstance(ended, UndriftError) else None
+        said = said or refusal(ended, command)
+        if said is None:
+            raise  # a fault of undrift's own
+        if os.environ.get("UNDRIFT_TRACEBACK"):
+            traceback.print_exception(ended)
+        _let_go(sys.stdout)
+        _say(f"[bold red]error:[/] {escape(said)}")
+        sys.exit(2 if isinstance(ended, ConfigError) else 1)
 
 
-def _fail(error: Exception, status: int) -> None:
-    console = Console(stderr=True, soft_wrap=True)
-    console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-    sys.exit(status)
+def _interrupted(ended: BaseException) -> bool:
+    """Tell whether it was Ctrl-C, of which typer makes an exit with status 130."""
+    return isinstance(ended, KeyboardInterrupt) or (
+        isinstance(ended, SystemExit) and ended.code == 130
+    )
+
+
+def _say(text: str) -> None:
+    try:
+        Console(stderr=True, soft_wrap=True).print(text, highlight=False)
+    except OSError:
+        _let_go(sys.stderr)
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Drop what a stream cannot write, which Python would try again, and complain of, at exit."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -68,8 +68,13 @@ def evaluate(
     calm(threads)
     from undrift.data.subset import subset
     from undrift.run import layers
+    from undrift.run.device import find_device
     from undrift.run.saved import SCORES, examine, find_adapter, open_adapter, origin_of
+    from undrift.rundir import check_writable
 
+    find_device(device or "auto")
+    if out is not None:
+        check_writable(out)
     if scoring is not None and scoring not in PROFILES:
         raise unknown("scoring profile", scoring, PROFILES)
     layer = layers.overrides(settings or [])

@@ -47,7 +47,7 @@ def compare(
     Runs of one method that differ in their seed only become one column, a mean.
     """
     from undrift import report
-    from undrift.rundir import atomic_write, write_json
+    from undrift.rundir import atomic_write, check_writable, write_json
     from undrift.rundir.ours import claim_json, claim_page
     from undrift.rundir.records import Summary
 
@@ -56,6 +56,7 @@ def compare(
     articles = report.published(published) if published else None
     results = [report.load(folder) for folder in runs]
     if out is not None:
+        check_writable(out)
         report.check_related(results)
         tables = [out / f"comparison.{kind}" for kind in ("md", "tex", "csv")]
         claim_json(out / "summary.json", Summary, *tables)

@@ -72,8 +72,13 @@ def diagnose(
     calm(threads)
     from undrift import report
     from undrift.diagnose import diagnose as ask
+    from undrift.run.device import find_device
+    from undrift.rundir import check_writable
 
+    find_device(device or "auto")
     loaded = [report.load(folder) for folder in runs]  # what is no run is told at once
+    for folder in runs:
+        check_writable(folder, choose="its answers are kept there")
     opening = {"data": data, "backbone": backbone, "device": device, "limit": limit}
     asked = {"adapters": adapters, "rerouted": reroute, "probe": probe, "again": again}
     for folder, run in zip(runs, loaded, strict=True):

@@ -64,11 +64,12 @@ def doctor(
     as_json: JsonFlag = False,
 ) -> None:
     """Examine a benchmark's data; see HELP."""
-    from undrift.rundir import write_json
+    from undrift.rundir import check_writable, write_json
     from undrift.rundir.ours import claim_json
     from undrift.rundir.records import Findings
 
     if out is not None:
+        check_writable(out, file=True)
         claim_json(out, Findings)
     benchmark, data, backbone, tasks, options = _chosen(target, data, backbone, tasks)
     if instructions is not None:

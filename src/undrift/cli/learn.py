@@ -103,8 +103,13 @@ def learn(
     from undrift.data.benchmarks.folder import OwnTask
     from undrift.data.files import existing
     from undrift.run import layers
+    from undrift.run.device import find_device
     from undrift.run.learn import Learn
     from undrift.run.start import start_from
+    from undrift.rundir import check_writable
+
+    find_device(device or "auto")
+    check_writable(out)
 
     flags: dict[str, Any] = {
         "method": method,

@@ -18,7 +18,9 @@ DataOption = Annotated[Path | None, typer.Option("--data", help="The benchmark's
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", help="'pocket', a folder, or a Hub name.")
 ]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda ...")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps ...")
+]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Such as method.delta=0.95 (repeatable)."),

@@ -24,12 +24,13 @@ def report(
     What `undrift diagnose` has found of a run is part of it.
     """
     from undrift.report import load, page, tell
-    from undrift.rundir import atomic_write
+    from undrift.rundir import atomic_write, check_writable
     from undrift.rundir.ours import claim_page
 
     gc.disable()  # figures are full of cycles; looking for them takes a third of the time
     target = out or runs[0] / "report.html"
     folder = target.with_name(f"{target.stem}-figures")
+    check_writable(target, file=True)
     claim_page(target, folder if figures else None)
     story = tell([load(run) for run in runs])
     atomic_write(target, page(story, target))

@@ -93,7 +93,11 @@ def run(
     _check_names(config)
     calm(config.threads)
     from undrift.run.loop import Run
+    from undrift.run.origin import check_named
+    from undrift.rundir import check_writable
 
+    check_named(config.backbone, config.method.options.get("encoder"), config.device)
+    check_writable(config.folder)
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     with progress(quiet, as_json) as told:
         result = Run(config, told, replace=overwrite).go()

@@ -65,8 +65,12 @@ def study(
     from undrift.run import study_file
     from undrift.run.cells import Plan
     from undrift.run.study import Study
+    from undrift.rundir import check_writable
 
     config = study_file.load(file)
+    if not listing:
+        place = work or Path("runs") / f"study-{file.stem}"
+        check_writable(place, choose="choose another place with --work")
     load, data = BENCHMARKS.load(config.benchmark), config.run.get("data")
     # pictures are drawn here, so that cells side by side do not all draw them
     benchmark = load(None if data is None else Path(data), progress=not (quiet or as_json))

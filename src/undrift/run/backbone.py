@@ -6,10 +6,7 @@ by `run.pretrained`. The weights are frozen: methods add adapters.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,18 +20,18 @@ from undrift.data.collate import FeatureCollator, PixelCollator, TextCollator
 from undrift.data.files import cache_folder
 from undrift.data.pictures import open_picture
 from undrift.data.prompts import Renderer, text_only, tokenizer_of
-from undrift.errors import ConfigError, DataError, UndriftError, unknown
+from undrift.errors import ConfigError, DataError, UndriftError
 from undrift.methods.parts.projector import has_own_modules
+from undrift.run.device import find_device
 from undrift.run.encoder import Encoder, EncodingCollator
 from undrift.run.features import FeatureStore, Progress
 from undrift.run.fingerprint import digest
+from undrift.run.origin import source
 from undrift.run.pretrained import Quantize, read_model, read_processor
 from undrift.tuner import PromptContext
 
-BUILT_IN = {"pocket": "undrift.run.pocket"}  # package with a `tower` module and a `weights` folder
 CACHEABLE = {"llava"}  # families in which a picture's features are one (n_tokens, d) block
 CACHE_LIMIT = 4 * 2**30  # bytes of image features that may be kept in memory
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 Collator = FeatureCollator | PixelCollator | TextCollator | EncodingCollator
@@ -80,7 +77,7 @@ class Backbone:
         Raises:
             ConfigError: If there is no such backbone or it cannot be loaded.
         """
-        place, origin = _device(device), source(name)
+        place, origin = find_device(device), source(name)
         try:
             model = read_model(origin, _dtype(dtype, place), place, quantize)
             processor = read_processor(origin)
@@ -248,50 +245,6 @@ class Backbone:
         """Look token ids up in the model's embedding."""
         table: nn.Module = self.model.get_input_embeddings()
         return table(ids)
-
-
-def source(name: str) -> str:
-    """Find a backbone without loading it.
-
-    Args:
-        name: See `Backbone.load`.
-
-    Returns:
-        The folder or the Hub name behind it.
-
-    Raises:
-        ConfigError: If it can be none.
-        UnknownName: If there is no such name; the nearest is offered.
-    """
-    if name in BUILT_IN:
-        importlib.import_module(f"{BUILT_IN[name]}.tower")
-        spec = importlib.util.find_spec(BUILT_IN[name])
-        if spec is None or not spec.submodule_search_locations:
-            raise ConfigError(f"the backbone {name!r} is not part of this installation")
-        return str(Path(spec.submodule_search_locations[0]) / "weights")
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"the backbone folder {folder} holds no config.json")
-        if "undrift" in (folder / "config.json").read_text():  # a relative of a built-in one
-            for package in BUILT_IN.values():
-                importlib.import_module(f"{package}.tower")
-        return str(folder)
-    if _HUB_NAME.fullmatch(name):
-        return name
-    raise unknown("backbone", name, [*BUILT_IN, "a folder", "a Hub name such as org/model"])
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        found = (
-            torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        )
-        return found or torch.device("cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"no device is called {name!r}; try auto, cpu or cuda") from error
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype | str:

@@ -14,6 +14,7 @@ from undrift.data.collate import Encoded, FeatureCollator, PixelCollator, TextCo
 from undrift.data.pictures import open_picture
 from undrift.data.types import Example
 from undrift.errors import ConfigError
+from undrift.run.origin import encoder_source
 
 _OURS: dict[str, Any] = {"trust_remote_code": False}
 
@@ -54,12 +55,13 @@ class Encoder:
         Raises:
             ConfigError: If there is no such model or it cannot be used.
         """
+        origin = encoder_source(name)
         try:
-            config = AutoConfig.from_pretrained(name, **_OURS)
-            model = AutoModel.from_pretrained(name, config=config, use_safetensors=True, **_OURS)
-            tokenizer = AutoTokenizer.from_pretrained(name, truncation_side="left", **_OURS)
+            config = AutoConfig.from_pretrained(origin, **_OURS)
+            model = AutoModel.from_pretrained(origin, config=config, use_safetensors=True, **_OURS)
+            tokenizer = AutoTokenizer.from_pretrained(origin, truncation_side="left", **_OURS)
             sees = hasattr(model, "get_image_features")
-            pictures = AutoImageProcessor.from_pretrained(name, **_OURS) if sees else None
+            pictures = AutoImageProcessor.from_pretrained(origin, **_OURS) if sees else None
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ConfigError(

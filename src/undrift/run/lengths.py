@@ -20,7 +20,7 @@ from undrift.data.checks.split import Asked, Split
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import ConfigError
-from undrift.run.backbone import source
+from undrift.run.origin import source
 from undrift.run.pretrained import read_processor
 
 LONGEST = 64  # texts a split that are tokenised in any case, to tell how long they get

@@ -23,13 +23,14 @@ from undrift.methods.parts.budget import measured, rank_to_meet, size
 from undrift.report import load as load_results
 from undrift.report import page, tell
 from undrift.run import plan
-from undrift.run.backbone import Backbone, source
+from undrift.run.backbone import Backbone
 from undrift.run.config import MethodConfig, RunConfig
 from undrift.run.evaluate import Examiner
 from undrift.run.learned import from_benchmark
 from undrift.run.live import Reporters, check_reporters
 from undrift.run.manifest import check_unchanged, manifest
 from undrift.run.meter import Meter
+from undrift.run.origin import source
 from undrift.run.pictures import keep_pictures
 from undrift.run.progress import Quiet
 from undrift.run.reading import Skipped, note_skipped, read_benchmark

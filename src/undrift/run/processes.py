@@ -112,7 +112,10 @@ def stopped_with_us(processes: Sequence[Process]) -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    ours = threading.current_thread() is threading.main_thread()
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the command line has its own
+    )
     before = signal.signal(signal.SIGTERM, interrupt) if ours else None
     try:
         yield

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from undrift.errors import ConfigError, RunDirError
 from undrift.run import layers
-from undrift.run.backbone import source
 from undrift.run.config import RunConfig
 from undrift.run.learned import Note
+from undrift.run.origin import source
 from undrift.run.saved import find_adapter, origin_of
 
 

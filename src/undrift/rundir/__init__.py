@@ -13,6 +13,7 @@ from undrift.rundir.files import (
     write_json,
     write_lines,
 )
+from undrift.rundir.given import check_writable, missing
 from undrift.rundir.names import is_name
 from undrift.rundir.paths import RunDir
 from undrift.rundir.record import read_record
@@ -26,8 +27,10 @@ __all__ = [
     "atomic_write",
     "check_format",
     "check_regular",
+    "check_writable",
     "damaged",
     "is_name",
+    "missing",
     "read_answers",
     "read_json",
     "read_lines",

@@ -1,0 +1,37 @@
+"""The program `undrift`: ready to be stopped before anything else of it is imported.
+
+Importing takes a second, and inside a library's import an interrupt may be turned into another
+error, or be lost. So until a command does its work a stop ends the process on the spot: nothing
+has been written yet. From then on `undrift.cli.stopping` ends it in order.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+_GOES_ON = ("run", "learn", "study", "eval", "diagnose")
+_PROCESS = os.getpid()
+
+
+def main() -> None:
+    """Run the command line."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows lacks the last
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _end)
+    from undrift.cli import main as command
+
+    command()
+
+
+def _end(number: int, _frame: object) -> None:
+    if os.getpid() == _PROCESS:  # a worker that was forked from it ends without a word
+        on = "; the same command goes on where it was" if "".join(sys.argv[1:2]) in _GOES_ON else ""
+        os.write(2, f"stopped{on}\n".encode())
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()
