@@ -113,7 +113,7 @@ def _parquet_rows(path: Path) -> Rows:
         raise DataError(f"cannot read {path}: {said}") from error
 
 
-def table_rows(tables: Iterator[Any]) -> Rows:
+def table_rows(tables: Iterator[Any]) -> Iterator[tuple[int, Any]]:
     """Take the rows out of tables of pyarrow.
 
     Args:
