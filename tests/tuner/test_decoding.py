@@ -200,7 +200,7 @@ def test_a_prompt_in_chunks_and_guesses_ahead_are_refused():
     model = Model()
     seen = shown(model)
     model(**tokens(5), memory=DynamicCache())
-    with pytest.raises(ConfigError, match="3 tokens at once go on .* prefill_chunk_size"):
+    with pytest.raises(ConfigError, match=r"3 tokens at once go on .* prefill_chunk_size"):
         model(**tokens(3, behind=5), memory=attended(DynamicCache()))
     PromptContext.attach(model).on_prompt = None
     model(**tokens(3, behind=5), memory=attended(DynamicCache()))  # nobody decides by the prompt

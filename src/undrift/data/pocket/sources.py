@@ -13,6 +13,7 @@ import gzip
 import importlib
 import json
 import sqlite3
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
