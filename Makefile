@@ -18,7 +18,7 @@ DEMO := runs/demo
 CASES ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-slow test-browser fuzz bench lint ci-smoke clean
+.PHONY: help install dev demo test test-slow test-browser test-versions fuzz bench lint ci-smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -76,6 +76,10 @@ test-browser: dev  ## the report in headless chromium, or in the one that $CHROM
 		{ apt-get update -qq && apt-get install --yes -qq --no-install-recommends chromium; } || \
 		{ echo "install chromium, or let CHROMIUM be the path of one"; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser
+
+# Each environment takes about 6 GB while it is used, all of it below build/versions.
+test-versions: dev  ## the default suite on Python 3.11 to 3.13, lowest to newest releases
+	$(BIN)/python scripts/test_versions.py
 
 bench: dev  ## the layer's speed bars; fails if one falls short
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
