@@ -18,8 +18,8 @@ DEMO := runs/demo
 CASES ?= 100000
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-slow test-cpus test-browser fuzz counts times bench lint \
-	ci-smoke clean
+.PHONY: help install dev demo test test-slow test-cpus test-browser test-versions fuzz counts times \
+	bench lint ci-smoke clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -87,6 +87,10 @@ counts: dev  ## the exact bars (bytes, operations, tokens, accuracy); fails if o
 
 times: dev  ## the bars on ratios of times: says which hold, and never fails
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks times
+
+# Each environment takes about 6 GB while it is used, all of it below build/versions.
+test-versions: dev  ## the default suite on Python 3.11 to 3.13, lowest to newest releases
+	$(BIN)/python scripts/test_versions.py
 
 bench: dev  ## both; fails if one falls short
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks

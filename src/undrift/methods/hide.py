@@ -18,6 +18,7 @@ from undrift.methods.parts.matched import MatchedPool
 from undrift.methods.parts.matcher import Matching
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.pool import PoolLoraLayer, pool_layers
+from undrift.tuner.upstream import choose_adapter
 
 FUSED = "fused"  # the adapter of summed factors
 
@@ -108,8 +109,7 @@ class Hide(MatchedPool):
         """
         made = super().gates(prompt)
         fused = self.config.fuse == "factors" and made != "newest"
-        for layer in self._below.values():
-            layer._active_adapter = [FUSED if fused else self._adapter]
+        choose_adapter(self._below.values(), FUSED if fused else self._adapter)
         return made
 
     def mixed(self, weights: Tensor) -> Mapping[str, Gates]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError, UndriftError
-from undrift.tuner.upstream import BaseTunerLayer
+from undrift.tuner.upstream import BaseTunerLayer, device_of
 
 
 class AdaptedLinear(nn.Module, BaseTunerLayer):
@@ -84,7 +84,7 @@ class AdaptedLinear(nn.Module, BaseTunerLayer):
         self, adapter_name: str, device: torch.device | None = None
     ) -> None:
         """Move an adapter to the base layer's device and leave every dtype as it is."""
-        device = device or self._get_base_layer_device_and_dtype(self.get_base_layer())[0]
+        device = device or device_of(self)
         if device is None or device.type == "meta":
             return
         for name in self.adapter_layer_names + self.other_param_names:

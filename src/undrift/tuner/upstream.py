@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 from peft.tuners.lora import LoraLayer  # OSF and plain LoRA: whose factors are watched
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer  # what our tuners and layers are
@@ -39,6 +40,8 @@ __all__ = [
     "LoraLayer",
     "ModulesToSaveWrapper",
     "add_type",
+    "choose_adapter",
+    "device_of",
     "find_adapter_config_file",
     "one_device",
     "register_type",
@@ -58,6 +61,9 @@ OVERRIDDEN: Final = {
         "_prepare_model",  # one context of tokens or gates a model
         "_create_and_replace",  # puts our layer around a linear
         "_check_merge_allowed",  # experts and prompts have no merged weight
+    ),
+    "BaseTunerLayer": (
+        "_move_adapter_to_device_of_base_layer",  # masters stay float32, whatever the base is
     ),
     "Trainer": (
         "_load_from_checkpoint",  # weights come from Method.load_state, with the statistics
@@ -122,6 +128,29 @@ def switch_layers(layers: Iterable[BaseTunerLayer], *, off: bool) -> None:
     """
     for layer in layers:
         layer._disable_adapters = off
+
+
+def choose_adapter(layers: Iterable[BaseTunerLayer], name: str) -> None:
+    """Let layers use one adapter; PEFT's own `set_adapter` also changes what requires gradients.
+
+    Args:
+        layers: The adapters' layers.
+        name: The adapter.
+    """
+    for layer in layers:
+        layer._active_adapter = [name]
+
+
+def device_of(layer: BaseTunerLayer) -> torch.device | None:
+    """Find where a layer's base is, whatever holds its weights.
+
+    Args:
+        layer: An adapter's layer.
+
+    Returns:
+        The device; None where the base has none.
+    """
+    return layer._get_base_layer_device_and_dtype(layer.get_base_layer())[0]
 
 
 def reporters() -> dict[str, Any]:
