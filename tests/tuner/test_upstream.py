@@ -25,6 +25,7 @@ BASES = {
 }
 # torch's own and the standard library's, which this file is not about.
 ELSEWHERE = {
+    "_exit", "_parser",
     "_asdict", "_apply", "_version", "_softmax_backward_data", "_load_from_state_dict",
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks",
 }  # fmt: skip
@@ -189,6 +190,7 @@ def test_hook_names_of_files(tmp_path):
     model = lora()
     model.save_pretrained(tmp_path)
     assert (tmp_path / upstream.SAFETENSORS_WEIGHTS_NAME).is_file()
+    assert (tmp_path / upstream.CONFIG_NAME).is_file()
     assert upstream.WEIGHTS_NAME.endswith(".bin")
     from transformers.trainer import TRAINER_STATE_NAME
 

@@ -22,7 +22,7 @@ from undrift.errors import ConfigError
 from undrift.methods.parts.budget import measured, rank_to_meet, size
 from undrift.report import load as load_results
 from undrift.report import page, tell
-from undrift.run import plan
+from undrift.run import origin, plan
 from undrift.run.backbone import Backbone
 from undrift.run.config import MethodConfig, RunConfig
 from undrift.run.evaluate import Examiner
@@ -30,7 +30,6 @@ from undrift.run.learned import from_benchmark
 from undrift.run.live import Reporters, check_reporters
 from undrift.run.manifest import check_unchanged, manifest
 from undrift.run.meter import Meter
-from undrift.run.origin import source
 from undrift.run.pictures import keep_pictures
 from undrift.run.progress import Quiet
 from undrift.run.reading import Skipped, note_skipped, read_benchmark
@@ -86,7 +85,7 @@ class Run:
         self.method = make_method(config.method.name, config.method.options)
         check_reporters(config.report_to)
         if backbone is None:
-            source(config.backbone)  # a name that cannot be is told now, not after the drawing
+            origin.source(config.backbone)  # a name that cannot be is told now, not after the drawing
         self.skipped: tuple[Skipped, ...] = ()
         if benchmark is None:
             benchmark, self.skipped = read_benchmark(config, self.progress)
