@@ -61,7 +61,7 @@ demo: install  ## learn the pocket's tasks with moelora and same side by side, a
 	$(UNDRIFT) compare $(DEMO)/moelora $(DEMO)/same
 	$(UNDRIFT) report $(DEMO)/moelora $(DEMO)/same --out $(DEMO)/report.html
 
-test: dev  ## the default test suite: offline, under three minutes on two cores
+test: dev  ## the default test suite, offline
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
 
 test-slow: dev  ## what the default suite leaves out: slow and distributed tests

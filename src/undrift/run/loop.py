@@ -85,7 +85,7 @@ class Run:
         self.method = make_method(config.method.name, config.method.options)
         check_reporters(config.report_to)
         if backbone is None:
-            origin.source(config.backbone)  # a name that cannot be is told now, not after the drawing
+            origin.source(config.backbone)  # told now, not after the drawing
         self.skipped: tuple[Skipped, ...] = ()
         if benchmark is None:
             benchmark, self.skipped = read_benchmark(config, self.progress)
