@@ -21,7 +21,7 @@ from undrift.scoring.drift import rules_of
 RIGHT, FORM, PARTLY, WRONG = "right", "form", "partly", "wrong"
 """Marks: right by the strict rule; only by the lenient one; partial credit; wrong by every rule."""
 
-_NUMERAL = r"\s*(\d+\.?\d*|\.\d+)\s*"
+_NUMERAL = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
 _BOX = re.compile(rf"\s*\[{_NUMERAL},{_NUMERAL},{_NUMERAL},{_NUMERAL}\]\s*")
 
 Said = tuple[str, str | None, str | None]

@@ -133,6 +133,8 @@ def _iou(a: _Corners, b: _Corners) -> float:
         return 0.0
     both = width * height
     areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    if not 0 < areas - both < math.inf:  # corners so far or so near that an area is no float
+        return 0.0
     return both / (areas - both)
 
 

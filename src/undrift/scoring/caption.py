@@ -22,7 +22,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+from rapidfuzz.distance import LCSseq
+
 from undrift.errors import DataError
+from undrift.scoring.text_distance import COMPARED
 
 Tokens = Sequence[str]
 Ngrams = Counter[tuple[str, ...]]
@@ -132,15 +135,13 @@ def _rouge_l(candidate: Tokens, references: Sequence[Tokens]) -> float:
 
 
 def _common(left: Tokens, right: Tokens) -> int:
-    """Return the length of the longest common subsequence."""
-    row = [0] * (len(right) + 1)
-    for a in left:
-        diagonal = 0
-        for column, b in enumerate(right, start=1):
-            above = row[column]
-            row[column] = diagonal + 1 if a == b else max(above, row[column - 1])
-            diagonal = above
-    return row[-1]
+    """Return the length of the longest common subsequence of the first `COMPARED` tokens."""
+    numbers: dict[str, int] = {}
+    numbered = [
+        [numbers.setdefault(token, len(numbers)) for token in tokens[:COMPARED]]
+        for tokens in (left, right)
+    ]
+    return LCSseq.similarity(*numbered)
 
 
 def cider(candidates: Mapping[str, Tokens], references: Mapping[str, Sequence[Tokens]]) -> float:

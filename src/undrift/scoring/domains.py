@@ -98,7 +98,7 @@ def science(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -
     if subset in _EQUAL_IN:
         return float(said == truth)
     if "Which states" in _text(extra, "question"):
-        states, found = truth.split(","), said.split(",")
+        states, found = truth.split(","), set(said.split(","))
         return sum(state in found for state in states) / len(states)
     return float(truth in said)
 

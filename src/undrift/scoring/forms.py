@@ -36,7 +36,7 @@ _REFUSAL = re.compile(
 )
 _DECORATED_LETTER = re.compile(r"\W*([^\W\d_])\W*")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
-_NUMERAL = r"\s*[-+]?(?:\d+\.?\d*|\.\d+)\s*"
+_NUMERAL = r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)\s*"  # one way to read it: no backtracking
 _BOX = re.compile(rf"\[{_NUMERAL}(?:,{_NUMERAL}){{3}}\]")
 _SHORT = 2  # words, as MIF has it
 _BRIEF_CAPTION = 4  # words

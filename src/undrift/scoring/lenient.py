@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from undrift.scoring.answers import box
-from undrift.scoring.official import ten_answers
+from undrift.scoring.official import ten_answers, texts_in
 from undrift.scoring.text_distance import similarity
 from undrift.scoring.vqa_text import agreement
 
 _QUOTES = " \t\r\n\"'`“”‘’«»"
-_LEAD = re.compile(r"\Athe (?:correct )?answer is\b:?\s*")
+_BEFORE = re.compile(
+    rf"(?:[{re.escape(_QUOTES)}]*+the (?:correct )?answer is\b:?\s*+)*+[{re.escape(_QUOTES)}]*+"
+)  # possessive: a long text is gone through once
 _LETTER = re.compile(r"[(\[]?([a-z])[)\]]?(?:[.):\]].*)?", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?")
 _WORDS = """
@@ -43,11 +45,9 @@ def content(text: str) -> str:
         Its content; reducing it again changes nothing.
     """
     whole = " ".join(text.casefold().split())
-    left, before = whole, None
-    while left != before:
-        before = left
-        left = _LEAD.sub("", left.strip(_QUOTES).rstrip(".").strip(_QUOTES), count=1)
-    return left or whole
+    end = len(whole.rstrip(f"{_QUOTES}."))
+    before = _BEFORE.match(whole, 0, end)
+    return whole[before.end() if before else 0 : end] or whole
 
 
 def same_content(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
@@ -107,7 +107,7 @@ def choice(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) ->
     Returns:
         0.0 or 1.0.
     """
-    options = [content(str(option)) for option in extra.get("choices") or ()]
+    options = [content(str(option)) for option in texts_in(extra, "choices")]
     said = _chosen(prediction, options)
     chosen = any(said == _chosen(answer, options) for answer in answers)
     return float(chosen or any(_says(prediction, answer) for answer in answers))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from undrift.errors import DataError
 from undrift.scoring.answers import box, caseless, letter
@@ -31,8 +31,27 @@ def ten_answers(answers: Sequence[str], extra: Mapping[str, Any]) -> list[str] |
     Returns:
         Ten texts, or None.
     """
-    given = extra.get("human_answers", answers)
+    given = texts_in(extra, "human_answers") if "human_answers" in extra else answers
     return [str(answer) for answer in given] if len(given) == 10 else None
+
+
+def texts_in(extra: Mapping[str, Any], key: str) -> Sequence[Any]:
+    """Return the texts that an example keeps beside it.
+
+    Args:
+        extra: The example's extra.
+        key: Their name.
+
+    Returns:
+        The texts, or numbers; none if the key is missing or null.
+
+    Raises:
+        DataError: If there is something else.
+    """
+    given = extra.get(key) or ()
+    if not isinstance(given, list | tuple):
+        raise DataError(f"{key!r} of an example should be a list of texts, not {str(given)[:60]!r}")
+    return cast("Sequence[Any]", given)
 
 
 def _needed(answers: Sequence[str], extra: Mapping[str, Any]) -> list[str]:

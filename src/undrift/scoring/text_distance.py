@@ -5,6 +5,12 @@ The common ground of ANLS in its two versions, Prism's and the official one.
 
 from __future__ import annotations
 
+from rapidfuzz.distance import Levenshtein
+
+COMPARED = 2**13
+"""Characters of a text, its first, that are compared one by one: far more than any answer has, and
+a hundredth of a second for two texts of that length. The time grows with the square."""
+
 
 def edit_distance(left: str, right: str) -> int:
     """Count the insertions, deletions and replacements that turn one text into the other.
@@ -14,18 +20,14 @@ def edit_distance(left: str, right: str) -> int:
         right: Another; may be empty.
 
     Returns:
-        The Levenshtein distance in characters, each edit counting 1.
+        The Levenshtein distance in characters, each edit counting 1. Of different texts, all that
+        stands behind the first `COMPARED` characters counts as edited, in the longer of the two.
     """
-    if len(left) < len(right):
-        left, right = right, left
-    previous = list(range(len(right) + 1))
-    for row, a in enumerate(left, start=1):
-        current = [row]
-        for column, b in enumerate(right, start=1):
-            replaced = previous[column - 1] + (a != b)
-            current.append(min(replaced, previous[column] + 1, current[-1] + 1))
-        previous = current
-    return previous[-1]
+    if left == right:
+        return 0
+    longer = max(len(left), len(right))
+    compared = Levenshtein.distance(left[:COMPARED], right[:COMPARED])
+    return compared + max(longer - COMPARED, 0)
 
 
 def similarity(left: str, right: str) -> float:
