@@ -4,8 +4,11 @@ The libraries below torch choose their kernels by what the processor can do, and
 in an order of its own. Environment variables make them choose as an older processor would; a set
 that this one lacks is never forced. A last round has torch's own choice and two threads.
 
-    python scripts/test_cpus.py            # tests/core, tests/tuner, tests/methods, tests/run
+    python scripts/test_cpus.py            # what is numerical of the four folders below
     python scripts/test_cpus.py tests/core # or whatever else pytest understands
+
+Numerical is a file of tests that imports torch. The others (plans, studies, settings, whole runs)
+look at no tensor themselves; `make test` runs them.
 
 Every round runs, even after one has failed; the table at the end has a line for each. Exits 1 if
 one of them failed.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -80,6 +84,16 @@ def unforced() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in FORCING}
 
 
+def numerical() -> list[str]:
+    """The files of tests that look at tensors: those that import torch."""
+    found = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("test_*.py"))
+    return [
+        str(file.relative_to(ROOT))
+        for file in found
+        if re.search(r"^(import|from) torch\b", file.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+
+
 def capability() -> str:
     """Ask torch, in a process of its own, which instruction set it takes when nothing is forced."""
     code = "import torch; print(torch.backends.cpu.get_cpu_capability())"
@@ -137,13 +151,14 @@ def run(each: Round, arguments: list[str]) -> Outcome:
 
 def main() -> int:
     """Run all rounds and print the table."""
-    own, arguments = capability(), sys.argv[1:] or list(FOLDERS)
+    own, arguments = capability(), sys.argv[1:] or numerical()
+    what = " ".join(sys.argv[1:]) or f"the {len(arguments)} files that import torch"
     chosen, lacking = rounds(own, platform.machine())
     outcomes = {}
     for each in chosen:
         print(f"=== {each.name}", flush=True)
         outcomes[each.name] = run(each, arguments)
-    print(f"\n{platform.machine()}, torch takes {own} by itself; {' '.join(arguments)}:")
+    print(f"\n{platform.machine()}, torch takes {own} by itself; {what}:")
     for name, outcome in outcomes.items():
         print(f"  {name:<18} {outcome}")
     for name in lacking:

@@ -130,7 +130,7 @@ class Method(Cost, TrainerCallback):
             model: The backbone, frozen or not.
 
         Returns:
-            The model to train. Until the first step it answers exactly as before.
+            The model to train. Until the first step it answers as before, up to rounding.
         """
         raise NotImplementedError
 
