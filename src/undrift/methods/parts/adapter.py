@@ -51,6 +51,7 @@ def put_on(model: nn.Module, directory: Path) -> PeftModel:
     check_safetensors(directory)
     config = PeftConfig.from_pretrained(str(directory))
     config.inference_mode = True
+    config.base_model_name_or_path = None  # the base may lie elsewhere; its tensors are compared
     made: Any = get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
     load_adapter(made, directory)
     return made
