@@ -25,7 +25,7 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "versions"
-WHAT = "{root}[pocket,trl,dev]"
+WHAT = "{root}[pocket,trl,parquet,dev]"
 ENVIRONMENTS = {
     "3.11": ("lowest", ["--resolution", "lowest-direct"]),
     "3.12": ("pinned", ["--constraint", str(ROOT / "constraints.txt")]),

@@ -105,7 +105,7 @@ def test_a_python_that_is_not_here_is_left_out_and_said_so(here):
     assert end[1:] == [f"not run: Python {version} is not here" for version in ("3.12", "3.13")]
     venv, install, *_ = (here / "calls").read_text().splitlines()
     assert "pyenv/versions/3.11.10/bin/python" in venv  # the newest of them
-    assert "--resolution lowest-direct" in install and "[pocket,trl,dev]" in install
+    assert "--resolution lowest-direct" in install and "[pocket,trl,parquet,dev]" in install
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The program `undrift`: ready to be stopped before anything else of it is imported.
 
 Importing takes a second, and inside a library's import an interrupt may be turned into another
-error, or be lost. So until a command does its work a stop ends the process on the spot: nothing
-has been written yet. From then on `undrift.cli.stopping` ends it in order.
+error, or be lost. So until the command line is imported a stop ends the process on the spot:
+nothing has been written yet. From then on `undrift.cli.stopping` ends it in order.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 
+# As in `undrift.cli.failures`, whose import is what must not be waited for here.
 _GOES_ON = ("run", "learn", "study", "eval", "diagnose")
 _PROCESS = os.getpid()
 

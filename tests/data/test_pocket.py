@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 import sys
 from pathlib import Path
 from random import Random
@@ -112,3 +113,17 @@ def test_pretraining_never_asks_a_question_of_the_benchmark(
 def test_a_missing_package_names_the_command_that_mends_it() -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'undrift\[pocket\]'"):
         sources.package("no_such_package_of_the_pocket")
+
+
+@pytest.mark.foreign("1.5")
+def test_the_connection_to_the_films_is_closed(monkeypatch):
+    connect, opened = sqlite3.connect, []
+
+    def noted(*args, **kwargs):
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", noted)
+    assert sources.films.__wrapped__()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[0].execute("SELECT 1")

@@ -30,6 +30,7 @@ from undrift.data.benchmarks.folder import OwnTask, read_own
 from undrift.data.files import BadRow
 from undrift.data.types import Benchmark, Task
 from undrift.errors import AdapterMismatch, ConfigError
+from undrift.methods.parts.budget import check_fits
 from undrift.run import plan
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
@@ -217,6 +218,8 @@ class Learn:
         if not config.train.train_projector:  # its features change
             pictures = [picture for example in examples for picture in example.images]
             backbone.prepare(pictures, self._features_done)
+        if self.start.adapter is not None:
+            check_fits(self.method, backbone.model, self.start.adapter)
         model = attach(self.method, config, backbone)
         mention_unwatchable(config.watch_routes, self.method, model, self.progress)
         self._write_manifest(backbone)

@@ -26,10 +26,11 @@ SAME_INPUT = (("gate_proj", "up_proj"), ("w1", "w3"), ("q_proj", "k_proj", "v_pr
 class MoeLoraModel(BaseTuner):
     """Puts a `MoeLoraLayer` around every target of a `MoeLoraConfig`.
 
-    Use it through `peft.get_peft_model(model, MoeLoraConfig(...))` or the model's own
-    `add_adapter` and `load_adapter`. While no step has been taken B is zero, and so is what the
-    experts add; the model's output is the base model's up to rounding, for the base's own products
-    are then folded into two dimensions.
+    Use it through `peft.get_peft_model(model, MoeLoraConfig(...))`. The model's own `add_adapter`
+    and `load_adapter` do it too, except in transformers 5.24, which asks for a later PEFT than
+    there is. While no step has been taken B is zero, and so is what the experts add; the model's
+    output is the base model's up to rounding, for the base's own products are then folded into
+    two dimensions.
     """
 
     prefix = f"{NAME}_"

@@ -16,12 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from undrift.errors import AdapterMismatch, ConfigError
-from undrift.methods.parts.adapter_files import check_safetensors, read_config
+from undrift.methods.parts.adapter_files import read_config
 from undrift.methods.parts.state_file import check_finite, load_tensors, save_tensors
 from undrift.rundir.files import writing
 from undrift.tuner.upstream import SAFETENSORS_WEIGHTS_NAME
-
-__all__ = ["active_adapter", "check_safetensors", "load_adapter", "peft_model", "save_adapter"]
 
 
 def save_adapter(model: nn.Module, directory: Path) -> None:
@@ -64,7 +62,7 @@ def put_on(model: nn.Module, directory: Path) -> PeftModel:
     read_config(directory)  # refuses what PEFT would take at its word
     config = PeftConfig.from_pretrained(str(directory))
     config.inference_mode = True
-    config.base_model_name_or_path = None  # the caller says which base it is
+    config.base_model_name_or_path = None  # the base may lie elsewhere; its tensors are compared
     made: Any = get_peft_model(model, config)  # pyright: ignore[reportArgumentType]
     load_adapter(made, directory)
     return made
