@@ -331,3 +331,28 @@ def test_a_newer_format_is_refused_and_an_older_file_is_read(adapter):
         open_adapter(adapter, device="cpu")
     save_file(tensors, adapter / WEIGHTS, metadata={"format": "pt"})
     assert open_adapter(adapter, device="cpu").origin["after"] == 2
+
+
+@pytest.mark.foreign("2.1")
+def test_a_record_does_not_say_where_the_pocket_is_drawn(monkeypatch, tmp_path):
+    from undrift.errors import DataError
+    from undrift.run import learned as records
+
+    def read(config, _progress):
+        assert config.benchmark == "pocket" and config.data is None
+        raise DataError("far enough")
+
+    monkeypatch.setattr(records, "read_benchmark", read)
+    note = {
+        "name": "digits",
+        "digest": "0",
+        "benchmark": "pocket",
+        "data": str(tmp_path),
+        "reading": {},
+        "skip_bad": False,
+        "profile": {"name": "demo"},
+        "split": "test",
+    }
+    with pytest.raises(DataError, match="far enough"):
+        find_again([note], Quiet())
+    assert not list(tmp_path.iterdir())
