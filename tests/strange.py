@@ -23,7 +23,7 @@ def put(path: Path, kind: str) -> Path:
     elif kind == "link to a fifo":
         beside = path.with_name(f"{path.stem}-behind")
         os.mkfifo(beside)
-        path.symlink_to(beside.name)
+        path.symlink_to(beside)
     elif kind == "device":
         path.symlink_to("/dev/null")
     else:

@@ -110,7 +110,9 @@ def read(path, root):
         with held():
             split, findings = read_split(source, "test")
             assert not bad or findings or split.rows
-            write_json(root / "found.json", [finding.content() for finding in findings])
+            write_json(
+                root / "found.json", {"findings": [finding.content() for finding in findings]}
+            )
 
 
 def usable(examples):

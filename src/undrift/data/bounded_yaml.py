@@ -23,7 +23,11 @@ MAX_DEPTH = 30
 MAX_VALUES = 50_000  # every alias counted as what it stands for
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml's is twenty times faster; PyYAML's wheels bring it, what is built by hand may lack it.
+_Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Safe):
     """YAML 1.1 takes 1e-3 for a text; this takes it for a number."""
 
 
