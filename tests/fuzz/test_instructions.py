@@ -197,6 +197,8 @@ def as_yaml(value):
 @given(st.data(), st.one_of(spoiled(SETTINGS), spoiled(TASKS), anything), texts, texts)
 @example(None, {"a": [1]}, "a.b", "*x")
 @example(None, {"a": [1]}, "method", "{name: [1]}")
+@example(None, {"a": "9" * 200_000}, "method", "9" * 200_000)
+@example(None, {"a": int("9" * 4_000)}, "method", "1." + "9" * 200_000)
 def test_configurations(root, data, value, key, text):
     content = as_yaml(value)
     path = root / "x.yaml"
