@@ -78,6 +78,7 @@ rows = st.lists(conversations | evaluations | messages, max_size=4)
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A folder of pictures, some of which are none."""
+    layers.resolve({"benchmark": "pocket"})  # what this imports is no case's time
     root = tmp_path_factory.mktemp("strange")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDRIFT_CACHE", str(root / "cache"))

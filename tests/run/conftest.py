@@ -11,11 +11,17 @@ from typing import Any
 import pytest
 
 from tests.run.families import save_family
+from tests.run.own import LAYER, write_task
 from tests.run.tiny import save_tiny, tiny_benchmark
+from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.types import Benchmark
 from undrift.run.backbone import Backbone
 from undrift.run.layers import resolve
+from undrift.run.learn import Learn
 from undrift.run.loop import Run
+from undrift.run.start import start_from
+
+RUN_OPTIONS = ("overwrite", "force", "progress", "benchmark_")
 
 
 @pytest.fixture(scope="session")
@@ -94,12 +100,34 @@ def make_run(backbone_folder: Path, two: Benchmark, tmp_path: Path) -> Callable[
             "train": {"batch_size": 4, "max_steps": 3, "learning_rate": 0.01, "log_steps": 2},
         }
         given = dict(layers)
-        extra = {k: given.pop(k) for k in ("overwrite", "progress", "benchmark_") if k in given}
+        extra = {k: given.pop(k) for k in RUN_OPTIONS if k in given}
         return Run(
             resolve(small, given),
             extra.get("progress"),
             replace=extra.get("overwrite", False),
+            force=extra.get("force", False),
             benchmark=extra.get("benchmark_", two),
         )
+
+    return make
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for name in ("colours", "capitals"):
+        write_task(root, name)
+    return root
+
+
+@pytest.fixture
+def lesson(data: Path, backbone_folder: Path, tmp_path: Path) -> Callable[..., Learn]:
+    """Make a lesson: of the backbone, or of the adapter named."""
+
+    def make(name: str, start: str = "", tested: bool = True, out: str = "", **more: Any) -> Learn:
+        begun = start_from(str(tmp_path / start) if start else str(backbone_folder), LAYER)
+        test = data / f"{name}-test.jsonl" if tested else None
+        own = OwnTask(name, data / f"{name}.jsonl", data, test=test, max_new_tokens=6)
+        return Learn(begun, own, tmp_path / (out or name), **more)
 
     return make

@@ -9,6 +9,8 @@ from random import Random
 from tests.run.tiny import COLOURS, picture
 
 QUESTIONS = {"colours": "which colour is the picture?", "capitals": "which colour is it?"}
+TRAIN = {"batch_size": 4, "max_steps": 3, "learning_rate": 0.01, "log_steps": 2}
+LAYER = {"method": {"name": "same", "experts": 2, "rank": 2}, "train": TRAIN, "seed": 3}
 
 
 def write_task(root: Path, name: str, train: int = 8, test: int = 4) -> None:

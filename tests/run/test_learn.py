@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,11 @@ import torch
 from safetensors.torch import load_file
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from tests.run.own import list_tasks, write_rows, write_task
+from tests.run.own import LAYER, list_tasks, write_rows
 from tests.run.test_live import Noted
 from tests.run.test_loop import Stop
 from undrift.data.benchmarks.folder import OwnTask
-from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
-from undrift.run.backbone import Backbone
+from undrift.errors import ConfigError, DataError, RunDirError
 from undrift.run.layers import resolve
 from undrift.run.learn import Change, Learn
 from undrift.run.loop import Run
@@ -24,29 +22,6 @@ from undrift.run.start import start_from
 from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-TRAIN = {"batch_size": 4, "max_steps": 3, "learning_rate": 0.01, "log_steps": 2}
-LAYER = {"method": {"name": "same", "experts": 2, "rank": 2}, "train": TRAIN, "seed": 3}
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    root = tmp_path / "data"
-    for name in ("colours", "capitals"):
-        write_task(root, name)
-    return root
-
-
-@pytest.fixture
-def lesson(data: Path, backbone_folder: Path, tmp_path: Path) -> Callable[..., Learn]:
-    """Make a lesson: of the backbone, or of the adapter named."""
-
-    def make(name: str, start: str = "", tested: bool = True, out: str = "", **more) -> Learn:
-        begun = start_from(str(tmp_path / start) if start else str(backbone_folder), LAYER)
-        test = data / f"{name}-test.jsonl" if tested else None
-        own = OwnTask(name, data / f"{name}.jsonl", data, test=test, max_new_tokens=6)
-        return Learn(begun, own, tmp_path / (out or name), **more)
-
-    return make
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -199,15 +174,6 @@ def test_what_cannot_be(lesson, data, tmp_path, backbone_folder):
     (tmp_path / "colours/adapter/undrift.json").unlink()
     with pytest.raises(RunDirError, match="does not say which tasks"):
         start_from(str(tmp_path / "colours"))
-
-
-def test_another_backbone_is_refused(lesson, tmp_path):
-    from tests.run.tiny import save_tiny
-
-    lesson("colours").go()
-    other = Backbone.load(str(save_tiny(tmp_path / "other", seed=5)))
-    with pytest.raises(AdapterMismatch, match="trained on another backbone"):
-        lesson("capitals", "colours", backbone=other).go()
 
 
 def test_a_drop_is_of_earlier_tasks_only():

@@ -148,7 +148,7 @@ def test_a_finished_run_is_neither_done_again_nor_replaced(make_run, tmp_path, m
         patch.setattr(Backbone, "load", lambda *_: pytest.fail("loaded again"))
         assert make_run().go() == first
     make_run(seed=1, overwrite=True)
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.yaml"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["data.json", "run.yaml"]
     make_run(seed=2)  # nothing has come of seed 1: nothing to protect
 
 

@@ -14,8 +14,10 @@ from rich.table import Table
 from undrift.cli.options import (
     BackboneOption,
     DeviceOption,
+    ForceFlag,
     JsonFlag,
     QuietFlag,
+    ReplaceFlag,
     ReportToOption,
     SettingsOption,
     SkipBadFlag,
@@ -92,9 +94,8 @@ def learn(
     device: DeviceOption = None,
     report_to: ReportToOption = None,
     watch_routes: WatchRoutesOption = None,
-    overwrite: Annotated[
-        bool, typer.Option("--replace", "--overwrite", help="Delete what is in the folder.")
-    ] = False,
+    overwrite: ReplaceFlag = False,
+    force: ForceFlag = False,
     quiet: QuietFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -141,6 +142,7 @@ def learn(
             held_out=held_out,
             without=tuple(without or ()),
             replace=overwrite,
+            force=force,
         )
         changes = lesson.go()
     if as_json:

@@ -51,6 +51,16 @@ WatchRoutesOption = Annotated[
         help="Every so many steps, log how far the routes of earlier tasks have moved.",
     ),
 ]
+ForceFlag = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Go on although rows, pictures or the base have changed; it is noted."
+    ),
+]
+ReplaceFlag = Annotated[
+    bool,
+    typer.Option("--replace", "--overwrite", help="Delete what is in the folder; begin again."),
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
 
 

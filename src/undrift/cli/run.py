@@ -13,10 +13,12 @@ from undrift.cli.options import (
     BackboneOption,
     DataOption,
     DeviceOption,
+    ForceFlag,
     FractionOption,
     JsonFlag,
     LimitOption,
     QuietFlag,
+    ReplaceFlag,
     ReportToOption,
     SettingsOption,
     SkipBadFlag,
@@ -58,9 +60,8 @@ def run(
     device: DeviceOption = None,
     report_to: ReportToOption = None,
     watch_routes: WatchRoutesOption = None,
-    overwrite: Annotated[
-        bool, typer.Option("--replace", "--overwrite", help="Delete the run that is in the folder.")
-    ] = False,
+    overwrite: ReplaceFlag = False,
+    force: ForceFlag = False,
     quiet: QuietFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -100,7 +101,7 @@ def run(
     check_writable(config.folder)
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     with progress(quiet, as_json) as told:
-        result = Run(config, told, replace=overwrite).go()
+        result = Run(config, told, replace=overwrite, force=force).go()
     if as_json:
         print_json({"out": str(config.folder), **result})
     elif not quiet:

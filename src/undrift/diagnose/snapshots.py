@@ -118,7 +118,7 @@ class Snapshots:
         )
         self.method = make_method(origin["method"], origin["options"])
         self.tasks = self._tasks(benchmark or read_benchmark(self.config, self.progress)[0])
-        self.backbone = Backbone.load(config.backbone, config.dtype, config.device, config.quantize)
+        self.backbone = Backbone.load_for(config)
         if self.backbone.fingerprint != origin["fingerprint"]:
             raise AdapterMismatch(
                 f"the run in {folder} was made on the backbone {origin['backbone']!r} "

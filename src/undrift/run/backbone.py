@@ -22,6 +22,7 @@ from undrift.data.pictures import open_picture
 from undrift.data.prompts import Renderer, text_only, tokenizer_of
 from undrift.errors import ConfigError, DataError, UndriftError
 from undrift.methods.parts.projector import has_own_modules
+from undrift.run.config import RunConfig
 from undrift.run.device import find_device
 from undrift.run.encoder import Encoder, EncodingCollator
 from undrift.run.features import FeatureStore, Progress
@@ -90,6 +91,11 @@ class Backbone:
                 "safetensors with its processor, or a language model with its tokenizer"
             ) from error
         return cls.of(name, model, processor)
+
+    @classmethod
+    def load_for(cls, config: RunConfig) -> Backbone:
+        """Load the backbone of a run, see `load`."""
+        return cls.load(config.backbone, config.dtype, config.device, config.quantize)
 
     @classmethod
     def of(cls, name: str, model: Any, processor: Any) -> Backbone:

@@ -3,26 +3,14 @@
 The adapter's record (undrift.json) says how it was made, how many tasks it has learned and where
 their test examples are. The new task gets the next number, and its seed from that number, so that
 tasks learned one by one give, bit for bit, the adapter of one `undrift run` over all of them.
-
-```
-OUT/
-├── learn.yaml      what was asked for; the same command goes on with what is not done yet
-├── adapter/        PEFT's format, with the record of all tasks learned so far
-├── eval/before/, eval/after/   01-birds.jsonl ...: every prediction, before and after
-├── train.jsonl     a line each few steps
-├── live/01-birds/  TensorBoard's files, if --report-to asks so
-├── manifest.json   what produced the numbers
-└── result.json     the scores before and after; written last
-```
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import ClassVar
 
 import yaml
 
@@ -35,9 +23,11 @@ from undrift.run import plan
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
 from undrift.run.evaluate import Examiner
-from undrift.run.learned import digest, find_again, from_files
+from undrift.run.inputs import Inputs, splits_of
+from undrift.run.learned import find_again, from_files
 from undrift.run.live import Reporters, check_reporters
 from undrift.run.manifest import manifest
+from undrift.run.origin import source
 from undrift.run.progress import Quiet
 from undrift.run.reading import Skipped, note_skipped, rows_skipped, without_bad_pictures
 from undrift.run.saved import make_method, note_origin
@@ -46,39 +36,17 @@ from undrift.run.teach import attach, explained, teach
 from undrift.run.trainer import StepBar
 from undrift.run.watch import RouteWatch, mention_unwatchable
 from undrift.rundir import (
-    RunDir,
     atomic_folder,
     read_answers,
     read_record,
     write_json,
     write_lines,
 )
-from undrift.rundir.ours import OF_LEARN
+from undrift.rundir.learn_dir import LearnDir
 from undrift.rundir.records import Result
 from undrift.scoring import task_score
 
 BEFORE, AFTER = "before", "after"
-
-
-class LearnDir(RunDir):
-    """The paths of one more task."""
-
-    config_name = "learn.yaml"
-    contents: ClassVar[Mapping[str, str]] = OF_LEARN
-
-    @property
-    def command(self) -> str:
-        """What to type to go on with what is in the folder."""
-        return "the command that began it"
-
-    @property
-    def result_file(self) -> Path:
-        """The scores before and after."""
-        return self.root / "result.json"
-
-    def answers(self, when: str, number: int, name: str) -> Path:
-        """Return the file with every prediction for one task, before or after."""
-        return self.root / "eval" / when / f"{self.task(number, name).name}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -118,12 +86,13 @@ class Learn:
         held_out: Which share of the data is asked where there is no test file.
         without: Earlier tasks that are not asked.
         replace: Delete what an earlier `learn` has left in the folder, and begin again.
+        force: Go on although rows, pictures or weights have changed since it was begun.
         backbone: A backbone that is loaded already.
 
     Raises:
         ConfigError: If something about it cannot be.
         DataError: If the data of this task or the test data of an earlier one cannot be used.
-        RunDirError: If the folder holds something else.
+        RunDirError: If the folder holds something else, or what it was begun with has changed.
     """
 
     def __init__(
@@ -136,6 +105,7 @@ class Learn:
         held_out: float = 0.1,
         without: Sequence[str] = (),
         replace: bool = False,
+        force: bool = False,
         backbone: Backbone | None = None,
     ) -> None:
         self.start, self.config, self.progress = start, start.config, progress or Quiet()
@@ -161,14 +131,19 @@ class Learn:
         self.earlier = find_again(asked, self.progress)
         content = {
             "from": str(start.adapter or self.config.backbone),
-            "task": dict(self.note),
-            "train": {"file": str(own.train.resolve()), "digest": digest(self.task.train)},
+            "task": {key: value for key, value in self.note.items() if key != "digest"},
+            "train": {"file": str(own.train.resolve())},
             "without": list(without),
             "run": yaml.safe_load(self.config.text()),
         }
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         LearnDir.start(out, text, replace=replace)
         self._backbone = backbone
+        base = source(self.config.backbone) if backbone is None else None
+        splits = splits_of([self.task], [task for task, _ in self.earlier])
+        self.inputs = Inputs(
+            self.files, splits, base, start.adapter, force=force, progress=self.progress
+        )
 
     def go(self) -> list[Change]:
         """Do what is not done yet.
@@ -180,7 +155,9 @@ class Learn:
             TrainingDiverged: If a loss is not finite.
             AdapterMismatch: If the adapter belongs to another backbone.
         """
-        if not self.files.result_file.is_file():
+        if self.files.result_file.is_file():
+            self.inputs.check_base(self.config, self._backbone)
+        else:
             self._measure(self._prepare())
         rows = read_record(self.files.result_file, Result)["tasks"]
         known = {field.name for field in fields(Change)}
@@ -204,14 +181,14 @@ class Learn:
 
     def _prepare(self) -> Examiner:
         config = self.config
-        backbone = self._backbone or Backbone.load(
-            config.backbone, config.dtype, config.device, config.quantize
-        )
-        if self.start.fingerprint not in (None, backbone.fingerprint):
+        backbone = self._backbone or Backbone.load_for(config)
+        another = self.start.fingerprint not in (None, backbone.fingerprint)
+        if another and not self.inputs.force:
             raise AdapterMismatch(
                 f"the adapter in {self.start.adapter} was trained on another backbone than "
                 f"{backbone.name!r} is now ({str(self.start.fingerprint)[:12]} against "
-                f"{backbone.fingerprint[:12]}); give its own with --backbone"
+                f"{backbone.fingerprint[:12]}); give its own with --backbone, or go on all the "
+                "same with --force"
             )
         asked = [task.test for task, _ in self.earlier]
         examples = [e for split in (self.task.train, self.task.test, *asked) for e in split]
@@ -271,7 +248,8 @@ class Learn:
         with atomic_folder(self.adapter) as folder:
             self.method.save_state(examiner.model, folder)
             notes = [*self.start.notes, self.note]
-            note_origin(folder, self.config, examiner.backbone, self.index, notes)
+            changes = [*self.start.changes, *self.inputs.changes]
+            note_origin(folder, self.config, examiner.backbone, self.index, notes, changes)
         shutil.rmtree(snapshots, ignore_errors=True)
 
     def _ask(self, examiner: Examiner, tasks: Sequence[Task], when: str) -> None:
@@ -311,6 +289,10 @@ class Learn:
         rate = self.config.train.learning_rate or self.method.learning_rate
         options = {**asdict(self.method.config), "learning_rate": rate}
         content = manifest(self.config, made, made.tasks, backbone, options)
+        trained_on = self.start.fingerprint
+        self.inputs.enter(
+            content, {"weights": {"fingerprint": trained_on}} if trained_on is not None else None
+        )
         write_json(self.files.manifest_file, {**content, "skipped": len(self.skipped)})
         note_skipped(self.skipped, self.files.root, self.progress)
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from undrift.data.types import Benchmark, Task
@@ -26,9 +25,10 @@ from undrift.run import origin, plan
 from undrift.run.backbone import Backbone
 from undrift.run.config import MethodConfig, RunConfig
 from undrift.run.evaluate import Examiner
+from undrift.run.inputs import Inputs, splits_of
 from undrift.run.learned import from_benchmark
 from undrift.run.live import Reporters, check_reporters
-from undrift.run.manifest import check_unchanged, manifest
+from undrift.run.manifest import manifest
 from undrift.run.meter import Meter
 from undrift.run.pictures import keep_pictures
 from undrift.run.progress import Quiet
@@ -58,12 +58,13 @@ class Run:
         config: What to do.
         progress: What is told meanwhile.
         replace: Delete a run that is in the folder, and begin again.
+        force: Go on although rows, pictures or weights have changed since it was begun.
         backbone: A backbone that is loaded already, instead of `config.backbone`.
         benchmark: A benchmark that is loaded already, instead of `config.benchmark`.
 
     Raises:
         ConfigError: If something about the configuration cannot be.
-        RunDirError: If the folder holds another run.
+        RunDirError: If the folder holds another run, or what it was begun with has changed.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Run:
         progress: Quiet | None = None,
         *,
         replace: bool = False,
+        force: bool = False,
         backbone: Backbone | None = None,
         benchmark: Benchmark | None = None,
     ) -> None:
@@ -84,8 +86,8 @@ class Run:
         self.progress = progress or Quiet()
         self.method = make_method(config.method.name, config.method.options)
         check_reporters(config.report_to)
-        if backbone is None:
-            origin.source(config.backbone)  # told now, not after the drawing
+        # told now, not after the drawing
+        base = origin.source(config.backbone) if backbone is None else None
         self.skipped: tuple[Skipped, ...] = ()
         if benchmark is None:
             benchmark, self.skipped = read_benchmark(config, self.progress)
@@ -94,8 +96,10 @@ class Run:
         self.tasks = [plan.cut(task, config.profile, config.eval.split) for task in order]
         self.stages = plan.trainings(self.tasks, self.method.schedule)
         self.cells = plan.cells(config.profile, len(self.tasks), len(self.stages))
-        replace = replace or _only_planned(config.folder)
+        replace = replace or RunDir(config.folder).only_planned
         self.files = RunDir.start(config.folder, config.text(), replace=replace)
+        splits = splits_of(self.tasks)
+        self.inputs = Inputs(self.files, splits, base, force=force, progress=self.progress)
         self._backbone = backbone
         self._at = 0  # how many trainings the model in memory has had
         self._seconds: dict[str, float] = {}
@@ -111,6 +115,7 @@ class Run:
             TrainingDiverged: If a loss is not finite; what was finished before is kept.
         """
         if self._complete():
+            self.inputs.check_base(self.config, self._backbone)
             return read_record(self.files.matrix_file, Matrix)
         examiner = self._prepare()
         self.progress.plan(
@@ -147,9 +152,7 @@ class Run:
         """Load the backbone, keep its image features, attach the method."""
         config = self.config
         with self._timed("load"):
-            backbone = self._backbone or Backbone.load(
-                config.backbone, config.dtype, config.device, config.quantize
-            )
+            backbone = self._backbone or Backbone.load_for(config)
         with self._timed("features"):
             splits = [split for task in self.tasks for split in (task.train, task.test)]
             pictures = [picture for split in splits for e in split for picture in e.images]
@@ -207,7 +210,8 @@ class Run:
             self._note_budget(index, {"task": stage.name, **asdict(budget), **meter.effort()})
             learned = self.tasks[:index] if len(self.stages) > 1 else self.tasks
             sources = from_benchmark(self.config, learned)
-            note_origin(folder, self.config, examiner.backbone, index, sources)
+            changes = self.inputs.changes
+            note_origin(folder, self.config, examiner.backbone, index, sources, changes)
         shutil.rmtree(snapshots, ignore_errors=True)
         self._at = index
         last = {key: value for key, value in last.items() if not key.startswith(ROUTES)}
@@ -291,7 +295,7 @@ class Run:
         content = manifest(self.config, self.benchmark, self.tasks, backbone, options)
         there = self.files.manifest_file
         before = read_record(there, Manifest) if there.is_file() else {}
-        check_unchanged(before, content, self.files.root)
+        self.inputs.enter(content)
         content["match_budget"] = self.config.match_budget
         content["budget"] = before.get("budget", [])
         content["seconds"] = before.get("seconds", {})
@@ -312,9 +316,3 @@ class Run:
             content["seconds"][phase] = round(content["seconds"].get(phase, 0.0) + seconds, 3)
         self._seconds = {}
         write_json(self.files.manifest_file, content)
-
-
-def _only_planned(folder: Path) -> bool:
-    """Tell whether undrift has begun a run there that has not produced anything."""
-    alone = folder.is_dir() and [path.name for path in folder.iterdir()] == [RunDir.config_name]
-    return alone and RunDir(folder).begun_here

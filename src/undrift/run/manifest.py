@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from undrift.data.types import Benchmark, Task
-from undrift.errors import RunDirError
 from undrift.report.protocol import short_hash
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
@@ -88,28 +87,6 @@ def manifest(
         "versions": {"python": platform.python_version(), **_versions()},
         "hardware": _hardware(backbone.device),
     }
-
-
-def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Refuse to go on with other data or another backbone than a run was begun with.
-
-    Args:
-        before: The manifest that is there; empty where the run begins.
-        now: What `manifest` gathers now.
-        folder: The run's folder, for the message.
-
-    Raises:
-        RunDirError: If a fingerprint differs.
-    """
-    for part in ("data", "weights"):
-        is_now = now[part]["fingerprint"]
-        was = before.get(part, now[part])["fingerprint"]
-        if was != is_now:
-            raise RunDirError(
-                f"the {part} of the run in {folder} were others when it was begun "
-                f"({was[:12]} against {is_now[:12]}); put them back, or begin again with "
-                "--replace or in another folder with --out"
-            )
 
 
 def _tokenizer(processor: Any) -> Any:

@@ -71,6 +71,7 @@ def note_origin(
     backbone: Backbone,
     after: int,
     learned: Sequence[Mapping[str, Any]],
+    changes: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write beside an adapter what is needed to open it again, and to go on learning.
 
@@ -80,6 +81,7 @@ def note_origin(
         backbone: What the adapter belongs to.
         after: How many tasks it has learned.
         learned: A note of each task, see `undrift.run.learned`.
+        changes: What has changed while it was made, see `undrift.run.inputs`.
     """
     content = {
         "backbone": config.backbone,
@@ -93,6 +95,8 @@ def note_origin(
         "learned": list(learned),
         "run": yaml.safe_load(config.text()),
     }
+    if changes:
+        content["changes"] = list(changes)
     write_json(folder / _ORIGIN, content)
 
 

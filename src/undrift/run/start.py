@@ -26,12 +26,14 @@ class Start:
         adapter: The adapter's folder; None to start one.
         notes: A note of each task it has learned, see `undrift.run.learned`.
         fingerprint: Of the backbone that it was trained on, if there is one.
+        changes: What had changed while it was made, see `undrift.run.inputs`.
     """
 
     config: RunConfig
     adapter: Path | None = None
     notes: Sequence[Note] = ()
     fingerprint: str | None = None
+    changes: Sequence[Mapping[str, Any]] = ()
 
 
 def start_from(given: str, *asked: Mapping[str, Any]) -> Start:
@@ -71,4 +73,5 @@ def start_from(given: str, *asked: Mapping[str, Any]) -> Start:
         config = RunConfig.model_validate(content)
     except ValidationError as error:
         raise layers.explained(error, RunConfig) from error
-    return Start(config, folder, origin["learned"], origin["fingerprint"])
+    changes = origin.get("changes", ())
+    return Start(config, folder, origin["learned"], origin["fingerprint"], changes)

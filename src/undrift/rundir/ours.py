@@ -16,6 +16,7 @@ _ANSWERS = r"on-\d+\.(jsonl|json|part)"
 _ADAPTER = r"([^/]+/)?[^/]+\.(safetensors|json|md)"
 
 OF_RUN: Mapping[str, str] = {
+    "data.json": "",
     "manifest.json": "",
     "matrix.json": "",
     "report.html": "",
@@ -31,6 +32,7 @@ OF_RUN: Mapping[str, str] = {
 a folder, what the files in it are called."""
 
 OF_LEARN: Mapping[str, str] = {
+    "data.json": "",
     "manifest.json": "",
     "result.json": "",
     "train.jsonl": "",

@@ -3,6 +3,7 @@
 ```
 ROOT/
 ├── run.yaml          the format, and the configuration: two runs with one text are the same run
+├── data.json         digests of every row and picture: a resumed run notices what has changed
 ├── manifest.json     method, benchmark, seed, order, profile, backbone, versions, hardware ...
 ├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
@@ -239,6 +240,12 @@ class RunDir:
     def is_done(self, index: int, name: str) -> bool:
         """Tell whether a task has its DONE mark."""
         return (self.task(index, name) / "DONE").is_file()
+
+    @property
+    def only_planned(self) -> bool:
+        """Whether undrift has begun a run here that has not produced anything."""
+        there = {path.name for path in self._entries()} if self.root.is_dir() else set()
+        return there <= {self.config_name, "data.json"} and self.begun_here
 
     def check_folders(self) -> None:
         """Refuse to write into a run whose folders are links (see `ours.refuse_links`)."""

@@ -22,6 +22,16 @@ from undrift.rundir.record import Name, Number, Place, Record, check
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
+class Change(Record):
+    """What had changed when a run was gone on with by --force."""
+
+    date: str
+    what: list[str]
+    before: dict[str, Any]
+    after: dict[str, Any]
+    learned_before: list[str]
+
+
 class _BenchmarkNote(Record):
     name: Name
     digest: str
@@ -75,6 +85,7 @@ class Origin(Record):
     after: NonNegativeInt = 0
     learned: list[_Note] = Field(default=[])
     run: dict[str, Any] = Field(default={})
+    changes: list[Change] = Field(default=[])
 
     @model_validator(mode="after")
     def _each_once(self) -> Origin:
@@ -153,6 +164,15 @@ class Manifest(Record):
     budget: list[_Budget] = Field(default=[])
     seconds: dict[str, float] = Field(default={})
     skipped: NonNegativeInt = 0
+    changes: list[Change] = Field(default=[])
+
+
+class Begun(Record):
+    """data.json: what a run was begun with, see `undrift.run.inputs`."""
+
+    rows: dict[str, dict[str, Annotated[list[str], Field(min_length=1)]]]
+    files: dict[str, Annotated[list[int | str], Field(min_length=1, max_length=4)]]
+    base: dict[str, list[int]]
 
 
 class Summary(Record):
