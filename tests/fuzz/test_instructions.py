@@ -7,7 +7,7 @@ import json
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -235,7 +235,7 @@ def test_what_is_made_here_is_valid_often_enough(root):
     """A fuzz over rows that are all refused at the first look would prove little."""
     good = []
 
-    @many
+    @settings(many, max_examples=200)
     @given(spoiled(rows))
     def count(made):
         path = root / "x.json"

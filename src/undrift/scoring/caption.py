@@ -103,7 +103,7 @@ def bleu(
 
 
 def _ngrams(words: Tokens, n: int) -> Ngrams:
-    return Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
+    return Counter(zip(*(words[start:] for start in range(n)), strict=False))
 
 
 def rouge_l(candidates: Mapping[str, Tokens], references: Mapping[str, Sequence[Tokens]]) -> float:
