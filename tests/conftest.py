@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -23,3 +24,9 @@ hypothesis.settings.load_profile("unhurried")
 # A shell that starts the tests in the background has them, and all they start, ignore SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Hide all that was imported from the garbage collector, which would look through it often."""
+    gc.collect()
+    gc.freeze()

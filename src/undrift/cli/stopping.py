@@ -72,6 +72,8 @@ class _Stop:
             os._exit(128 + number)  # a worker that was forked from us ends without a word
         if self.number is None:
             self.number, self._since = number, time.monotonic()
+            if _importing(frame):  # a library may drop the exception there; nothing is half done
+                self._kill(number, frame)
             _ring(GRACE)
             raise Stopped
         if time.monotonic() - self._since > _SAME_PRESS:
@@ -121,6 +123,15 @@ def stoppable() -> Iterator[None]:
         sys.unraisablehook = heard
         if stop.number is None:
             stop.end()
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Tell whether a module is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _ring(seconds: float) -> None:
