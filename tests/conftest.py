@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -12,6 +13,7 @@ os.environ.setdefault("UNDRIFT_TEST_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", os.environ["UNDRIFT_TEST_THREADS"])
 
 import hypothesis
+import pytest
 import torch
 
 torch.set_num_threads(int(os.environ["UNDRIFT_TEST_THREADS"]))
@@ -30,3 +32,14 @@ def pytest_collection_finish() -> None:
     """Hide all that was imported from the garbage collector, which would look through it often."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Put back what a command line that ended in this process has set, for processes to come."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
