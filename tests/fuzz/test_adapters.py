@@ -64,7 +64,7 @@ def tensors_of(content: bytes, folder: Path, random: Random) -> bytes:
     return save(tensors, {"format": "pt", "undrift_format": random.choice(["1", "2", "x", "-1"])})
 
 
-@many
+@many(2)
 @given(seed=seeds)
 @example(seed=429509)  # a tensor without dimensions in the place of a pool's factors
 def test_spoilt_files_are_refused_or_still_an_adapter(made, seed):
@@ -90,7 +90,7 @@ def test_spoilt_files_are_refused_or_still_an_adapter(made, seed):
     assert sorted(os.listdir(place)) == sorted(files)
 
 
-@many
+@many(2)
 @given(seed=seeds)
 def test_a_pattern_that_is_let_through_ends(seed):
     random = Random(seed)

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -124,7 +124,7 @@ def usable(examples):
         assert all(path.is_file() for path in one.images)
 
 
-@many
+@many(5)
 @given(st.data(), spoiled(rows), st.booleans())
 def test_rows_with_something_wrong_in_them(root, data, made, lines):
     values = made if lines and isinstance(made, list) else [made]
@@ -135,7 +135,7 @@ def test_rows_with_something_wrong_in_them(root, data, made, lines):
         read(path, root)
 
 
-@many
+@many(5)
 @given(st.one_of(st.binary(max_size=200), anything.map(lambda v: json.dumps(v).encode())))
 @example(b"[" * 100_000)
 @example(b'{"a":' * 100_000)
@@ -155,7 +155,7 @@ def test_any_bytes(root, content):
             read(path, root)
 
 
-@many
+@many(5)
 @given(st.data(), spoiled(st.lists(conversations | messages, min_size=1, max_size=3)))
 def test_tables(root, data, made):
     pyarrow = pytest.importorskip("pyarrow")
@@ -194,7 +194,7 @@ def as_yaml(value):
     return yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "surrogatepass")
 
 
-@many
+@many(5)
 @given(st.data(), st.one_of(spoiled(SETTINGS), spoiled(TASKS), anything), texts, texts)
 @example(None, {"a": [1]}, "a.b", "*x")
 @example(None, {"a": [1]}, "method", "{name: [1]}")
@@ -216,7 +216,7 @@ def test_configurations(root, data, value, key, text):
             layers.read_order(key)
 
 
-@many
+@many(5)
 @given(
     st.data(),
     spoiled(st.lists(st.fixed_dictionaries({"question_id": IDS, "text": WORDS}), max_size=3)),
@@ -235,7 +235,7 @@ def test_what_is_made_here_is_valid_often_enough(root):
     """A fuzz over rows that are all refused at the first look would prove little."""
     good = []
 
-    @settings(many, max_examples=200)
+    @many(5)
     @given(spoiled(rows))
     def count(made):
         path = root / "x.json"

@@ -122,7 +122,7 @@ def put(folder: Path, name: str, value: Any, random: Random) -> Path:
     return file
 
 
-@many
+@many(5)
 @given(seed=seeds)
 def test_records_of_adapters_and_of_learning(folder, seed):
     random = Random(seed)
@@ -139,7 +139,7 @@ def test_records_of_adapters_and_of_learning(folder, seed):
         ReplayMemory().load(put(folder, "memory.json", MEMORY, random))
 
 
-@many
+@many(5)
 @given(seed=seeds)
 def test_files_of_a_run(folder, seed):
     random = Random(seed)
@@ -188,7 +188,7 @@ def whole(folder) -> Any:
     return lambda: (optimizer, schedule, files)
 
 
-@many
+@many(5)
 @given(seed=seeds)
 @example(seed=529722621)  # a schedule without its lambdas
 @example(seed=435199)  # a schedule whose lambdas were a text
@@ -216,7 +216,7 @@ def test_snapshots(folder, whole, seed):
         torch.set_rng_state(states[2])
 
 
-@many
+@many(5)
 @given(seed=seeds)
 def test_configurations(folder, seed):
     random = Random(seed)
@@ -228,7 +228,7 @@ def test_configurations(folder, seed):
         load_study(file)
 
 
-@many
+@many(5)
 @given(seed=seeds)
 def test_a_folder_of_answers(folder, seed):
     random = Random(seed)

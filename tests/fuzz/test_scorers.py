@@ -69,7 +69,7 @@ def sound(value):
     assert value is None or (math.isfinite(value) and 0 <= value <= 1), value
 
 
-@many
+@many(4)
 @given(names, said, several, extras, st.booleans())
 @example("trigap/DocVQA", "a" * 30_000, ["b" * 30_000], {}, False)
 @example("coin/Grounding", "[" + "1" * 100_000, ["[0, 0, 1, 1]"], {}, False)
@@ -99,7 +99,7 @@ def test_one_line_by_every_profile(name, prediction, answers, extra, right):
             assert strict <= caseless
 
 
-@many
+@many(4)
 @given(st.sampled_from(KINDS), said, several)
 def test_the_form_of_anything(kind, prediction, answers):
     with held():
@@ -109,7 +109,7 @@ def test_the_form_of_anything(kind, prediction, answers):
         worn(prediction, [answers], {"later": [answers[::-1], [prediction]]})
 
 
-@many
+@many(4)
 @given(st.lists(st.tuples(said, st.lists(short, min_size=1, max_size=3)), min_size=1, max_size=3))
 @example([("word " * 20_000, ["word " * 20_000 + "."])])
 def test_captions(pairs):
@@ -123,7 +123,7 @@ def test_captions(pairs):
         assert math.isfinite(value) and 0 <= value <= top * (1 + 1e-6), (name, value)
 
 
-@many
+@many(4)
 @given(st.sampled_from(list(TASKS)), st.lists(said, max_size=2), several, extras)
 def test_whole_files(task, predictions, answers, extra):
     rows = [{"question_id": number, "text": text} for number, text in enumerate(predictions)]

@@ -1,7 +1,7 @@
 """How the readers of other people's files are fuzzed, and what each is held to.
 
-`many` decorates a test made with `given`: 1,000 cases in `make test`, the same ones every time;
-as many new ones as FUZZ_CASES says in `make fuzz`.
+A file of tests is about one reader, and its tests share that reader's cases: 1,000 in `make test`,
+the same ones every time; as many new ones as FUZZ_CASES says in `make fuzz`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from undrift.errors import UndriftError
 CASES = int(os.environ.get("FUZZ_CASES", "1000"))
 SECOND = 1.0  # of CPU time, so that a busy machine fails nothing
 
-many = settings(
-    max_examples=CASES,
-    deadline=None,
-    derandomize="FUZZ_CASES" not in os.environ,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+
+def many(tests: int) -> settings:
+    """Decorate a test made with `given`, one of so many that share the cases of a reader."""
+    return settings(
+        max_examples=-(-CASES // tests),
+        deadline=None,
+        derandomize="FUZZ_CASES" not in os.environ,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @contextmanager
