@@ -112,6 +112,7 @@ def test_the_form_of_anything(kind, prediction, answers):
 @many(4)
 @given(st.lists(st.tuples(said, st.lists(short, min_size=1, max_size=3)), min_size=1, max_size=3))
 @example([("word " * 20_000, ["word " * 20_000 + "."])])
+@example([("İ" * 100_000, ["a"])] * 3)
 def test_captions(pairs):
     with held():
         found = caption_scores(

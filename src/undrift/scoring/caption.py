@@ -20,6 +20,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from statistics import fmean
 
 from rapidfuzz.distance import LCSseq
@@ -53,7 +54,8 @@ def tokens(text: str) -> list[str]:
 
     Not alike: British spelling is kept (theirs turns `colour` into `color`); brackets vanish
     (theirs may stay as `-lrb-`); a period after an abbreviation (`mr.`) is dropped; fractions,
-    currencies, slashes, web addresses and smileys get no treatment of their own.
+    currencies, slashes, web addresses and smileys get no treatment of their own. Of a text of more
+    tokens the first `COMPARED` count (no caption comes near).
 
     Args:
         text: A caption; line breaks are spaces.
@@ -63,7 +65,8 @@ def tokens(text: str) -> list[str]:
     """
     text = text.lower().replace("’", "'")
     text = _JOINED.sub(lambda found: " ".join(filter(None, found.groups())), text)
-    return _TOKEN.findall(_CLITIC.sub(r" \1", text))
+    found = _TOKEN.finditer(_CLITIC.sub(r" \1", text))
+    return [token.group() for token in islice(found, COMPARED)]
 
 
 def bleu(
@@ -135,11 +138,10 @@ def _rouge_l(candidate: Tokens, references: Sequence[Tokens]) -> float:
 
 
 def _common(left: Tokens, right: Tokens) -> int:
-    """Return the length of the longest common subsequence of the first `COMPARED` tokens."""
+    """Return the length of the longest common subsequence."""
     numbers: dict[str, int] = {}
     numbered = [
-        [numbers.setdefault(token, len(numbers)) for token in tokens[:COMPARED]]
-        for tokens in (left, right)
+        [numbers.setdefault(token, len(numbers)) for token in tokens] for tokens in (left, right)
     ]
     return LCSseq.similarity(*numbered)
 
