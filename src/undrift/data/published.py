@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from undrift.data.bars import bar
 from undrift.data.files import BadRow, Pictures, existing, read_json
 from undrift.data.instructions import Join, Row, read_examples
 from undrift.data.sources import Lost, Source
@@ -133,20 +134,19 @@ def published(
     Raises:
         DataError: If a row cannot be used.
     """
-    from rich.progress import track
-
     loaded = []
-    for source in track(sources, f"reading {name}", disable=not progress, transient=True):
-        train, test, pictures = source.files["train"], source.files["test"], source.pictures
-        splits = {
-            "train": read_examples(train, pictures, number_repeats=True, bad=bad),
-            "validation": (),
-            "test": read_examples(test, pictures, join=source.join, bad=bad),
-        }
-        made = Task(
-            source.name, **splits, scorer=source.scorer, max_new_tokens=source.max_new_tokens
-        )
-        loaded.append(made)
+    with bar(sources, f"reading {name}", shown=progress) as found:
+        for source in found:
+            train, test, pictures = source.files["train"], source.files["test"], source.pictures
+            splits = {
+                "train": read_examples(train, pictures, number_repeats=True, bad=bad),
+                "validation": (),
+                "test": read_examples(test, pictures, join=source.join, bad=bad),
+            }
+            made = Task(
+                source.name, **splits, scorer=source.scorer, max_new_tokens=source.max_new_tokens
+            )
+            loaded.append(made)
     orders = {"reversed": tuple(task.name for task in reversed(loaded))}
     return Benchmark(name, version, tuple(loaded), licence, orders, fingerprint(loaded, root))
 

@@ -27,6 +27,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from undrift.data.bars import bar
 from undrift.data.bounded_yaml import MAX_BYTES, parse_yaml
 from undrift.data.files import BadRow, Pictures, existing
 from undrift.data.instructions import read_examples
@@ -100,10 +101,8 @@ def benchmark(
         ConfigError: If no folder is given, or if the list of tasks cannot be used.
         DataError: If a folder or file is missing, or a row cannot be used.
     """
-    from rich.progress import track
-
-    bar = track(sources(root), "reading your data", disable=not progress, transient=True)
-    tasks = [read_own(source, held_out=held_out, seed=seed, bad=bad) for source in bar]
+    with bar(sources(root), "reading your data", shown=progress) as found:
+        tasks = [read_own(source, held_out=held_out, seed=seed, bad=bad) for source in found]
     orders = {"reversed": tuple(task.name for task in reversed(tasks))}
     terms = "your own data: undrift knows nothing of its terms"
     digest = fingerprint(tasks, _list_file(root).parent)

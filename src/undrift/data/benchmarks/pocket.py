@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from random import Random
 
+from undrift.data.bars import bar
 from undrift.data.files import cache_folder
 from undrift.data.pocket import documents, scenes
 from undrift.data.pocket.task import SPLITS, PocketTask
@@ -79,19 +80,15 @@ def _example(row: Mapping[str, str], pictures: Path) -> Example:
 
 
 def _draw_all(folder: Path, missing: Iterable[tuple[str, str]], progress: bool) -> None:
-    from rich.progress import track
-
     missing = sorted(missing, key=lambda job: -TASKS[job[0]].sizes[job[1]])
     for name, _ in missing:  # a missing package is reported here, not from a worker
         TASKS[name].pools()
     with ProcessPoolExecutor(os.cpu_count()) as workers:
         jobs = [workers.submit(draw_split, folder, *job) for job in missing]
-        bar = track(
-            as_completed(jobs), "drawing the pocket (once)", total=len(jobs), disable=not progress,
-            transient=True,
-        )  # fmt: skip
-        for job in bar:
-            job.result()
+        title, done = "drawing the pocket (once)", as_completed(jobs)
+        with bar(done, title, total=len(jobs), shown=progress) as drawn:
+            for job in drawn:
+                job.result()
 
 
 def draw_split(folder: Path, name: str, split: str) -> None:
