@@ -134,6 +134,8 @@ def run(each: Round, arguments: list[str]) -> Outcome:
     threads = str(each.threads)
     environment = unforced() | each.forced
     environment |= {"OMP_NUM_THREADS": threads, "UNDRIFT_TEST_THREADS": threads}
+    # Two workers of two threads share the cores: who waits must not spin on one that another needs.
+    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-n", "2", "-q", f"--junit-xml={report}"]
