@@ -30,9 +30,9 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def begin(place: Path, *words: object, before: str = "", **environment: str) -> subprocess.Popen:
-    """Start the program as its console script does, perhaps with something done before."""
-    program = f"{before}\nfrom undrift.__main__ import main\nmain()"
+def begin(place: Path, *words: object, **environment: str) -> subprocess.Popen:
+    """Start the program as its console script does."""
+    program = "from undrift.__main__ import main\nmain()"
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, words)],
         cwd=place,

@@ -23,7 +23,7 @@ MAX_DEPTH = 30
 MAX_VALUES = 50_000  # every alias counted as what it stands for
 
 
-# libyaml's is twenty times faster; PyYAML's wheels bring it, what is built by hand may lack it.
+# libyaml's is about six times faster; PyYAML's wheels bring it, what is built by hand may lack it.
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
