@@ -155,7 +155,7 @@ FAULTS = [
     (no_caption, "ucit", "caption ids", "error", "VizWiz", "test", "2 pictures, and there are 3"),
     (shared_name, "coin", "ambiguous name", "note", "", "", "2331.jpg"),
     (outside, "coin", "picture outside", "error", "GQA", "test", "not a path inside"),
-    (no_answer, "coin", "row", "error", "VQAv2", "test", "no answer and no conversations"),
+    (no_answer, "coin", "row", "error", "VQAv2", "test", "no answer beside 'text'"),
     (empty_answer, "coin", "row", "error", "VQAv2", "test", "no answer or an empty one"),
     (broken_json, "coin", "file", "error", "GQA", "train", "damaged at line 63, column 12"),
     (no_file, "coin", "file", "error", "GQA", "", "nearest name is 'tests.json'"),

@@ -103,16 +103,15 @@ def test_numbers_and_lists_are_answers(pictures, value, text):
 
 
 BAD_ROWS = {
-    "no id": (asked(question_id=ABSENT), "as id or question_id, found None"),
     "an empty id": (asked(question_id=" "), "as id or question_id"),
     "a truth value as id": (talk(id=True), "found True"),
-    "no question": (asked(text=ABSENT), "a text under 'text', found None"),
+    "no question": (asked(text=ABSENT), "no question beside 'answer'; the keys are"),
     "an empty question": (asked(text=" <image>\n "), "question 1 is empty"),
-    "no answer": (asked(answer=ABSENT), "no answer and no conversations; the keys are"),
+    "no answer": (asked(answer=ABSENT), "no answer beside 'text'; the keys are"),
     "an empty answer": (asked(answer="  "), "has no answer or an empty one"),
     "no accepted answer": (asked(answers=[]), "has no answer or an empty one"),
     "an answer that is an object": (asked(answer={"a": 1}), "answer should be a text or a number"),
-    "a box that is a list": (asked(answer_bbox=[0, 0, 1, 1]), "answer_bbox should be a text"),
+    "a box that is a list": (asked(answer_bbox=[0, 0, 1, 1]), r"answer_bbox is the list of numbers '\[0, 0, 1, 1\]'; for a box say scorer: box"),
     "an empty answer in a turn": (
         talk(conversations=[*SAID, MORE[0], {"from": "gpt", "value": ""}]),
         "answer 2 is empty",
@@ -120,8 +119,8 @@ BAD_ROWS = {
     "no turns": (talk(conversations=[]), "expected turns from human, gpt"),
     "turns that are no list": (talk(conversations="hello"), "found 'hello'"),
     "an unknown role": (
-        talk(conversations=[{"from": "user", "value": "a"}, {"from": "gpt", "value": "b"}]),
-        r"expected turns from human, gpt, .* found \['user', 'gpt'\]",
+        talk(conversations=[{"from": "tool", "value": "a"}, {"from": "gpt", "value": "b"}]),
+        r"expected turns from human, gpt, .* found \['tool', 'gpt'\]",
     ),
     "the answer first": (talk(conversations=SAID[::-1]), r"found \['gpt', 'human'\]"),
     "a question without answer": (talk(conversations=[*SAID, MORE[0]]), "expected turns"),
@@ -136,8 +135,8 @@ BAD_ROWS = {
         "answer 1 holds <image>",
     ),
     "a picture without bytes": (asked(image={"bytes": "", "path": "1.jpg"}), "holds no bytes"),
-    "an empty picture's name": (asked(image=""), "image is ''"),
-    "an empty list of pictures": (asked(image=[]), "no such key where there is no picture"),
+    "a gap among pictures": (asked(image=["1.jpg", ""]), "image holds 1 pictures and 1 gaps"),
+    "a picture that is a number": (asked(image=3), "image is 3; expected the name of a picture"),
     "a missing picture": (asked(image="3.jpg"), "no picture .*3.jpg; .*nearest name is '[12].jpg'"),
     "a picture outside": (asked(image="../1.jpg"), "is not a path inside"),
 }  # fmt: skip

@@ -11,8 +11,7 @@ from PIL import Image
 from undrift.data.benchmarks.folder import benchmark
 from undrift.data.doctor import examine
 from undrift.data.files import Pictures
-from undrift.data.instructions import read_examples
-from undrift.data.messages import as_conversation
+from undrift.data.instructions import examples_of, read_examples
 from undrift.errors import DataError
 
 datasets = pytest.importorskip("datasets")
@@ -90,19 +89,24 @@ def test_a_folder_of_datasets_is_a_benchmark(tmp_path):
 
 
 def test_what_is_no_conversation_is_told():
-    with pytest.raises(DataError, match=r"parts of text and image; found .*video"):
-        as_conversation({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, 1)
-    with pytest.raises(DataError, match="list of messages"):
-        as_conversation({"messages": "hello"}, 1)
+    nowhere = Pictures(Path("nowhere"))
+    for kind, said in (
+        ("video", "of type 'video': that is not"),
+        ("tool", "text and image; found"),
+    ):
+        with pytest.raises(DataError, match=said):
+            examples_of({"messages": [{"role": "user", "content": [{"type": kind}]}]}, nowhere)
+    with pytest.raises(DataError, match="expected turns from human, gpt"):
+        examples_of({"messages": "hello"}, nowhere)
 
 
-def test_a_system_message_or_a_picture_without_bytes_makes_a_row_bad(tmp_path):
+def test_a_tool_or_a_picture_that_is_not_there_makes_a_row_bad(tmp_path):
     made = rows()
-    made["messages"][0].insert(0, {"role": "system", "content": [{"type": "text", "text": "x"}]})
+    made["messages"][0].insert(0, {"role": "tool", "content": [{"type": "text", "text": "x"}]})
     made["images"][1] = [{"bytes": None, "path": "gone.png"}]
     datasets.Dataset.from_dict(made).to_parquet(tmp_path / "train.parquet")
     bad = []
     examples = read_examples(tmp_path / "train.parquet", Pictures(tmp_path), bad=bad)
     assert [e.id for e in examples] == ["3"]
-    assert "turns from human, gpt" in bad[0].reason and "system" in bad[0].reason
-    assert "holds no bytes" in bad[1].reason
+    assert "turns from human, gpt" in bad[0].reason and "tool" in bad[0].reason
+    assert "there is no picture" in bad[1].reason and "gone.png" in bad[1].reason

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,25 +14,36 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undrift.cli.options import BackboneOption, DataOption, JsonFlag, QuietFlag, print_json
+from undrift.cli.options import (
+    BackboneOption,
+    BooleansOption,
+    DataOption,
+    ImagesOption,
+    JsonFlag,
+    QuietFlag,
+    print_json,
+)
 from undrift.errors import ConfigError, UndriftError, one_line, unknown
 from undrift.registry import BENCHMARKS
 
 if TYPE_CHECKING:
-    from undrift.data.checks.finding import Finding
+    from undrift.data.checks.finding import Finding, Item
     from undrift.data.doctor import Progress, Report
 
 HELP = """Look through a benchmark's files, rows and pictures before anything is learned.
 
 \b
   undrift doctor coin --data ~/CoIN
-  undrift doctor folder --data my-data --backbone llava-hf/llava-1.5-7b-hf
+  undrift doctor my-data --backbone llava-hf/llava-1.5-7b-hf
+  undrift doctor my-data/birds/train.csv --images photos
   undrift doctor my-run.yaml --out findings.json
 
 \b
 It looks for
-  files     missing ones, with the nearest name; damaged ones, with the line
-  rows      that cannot be used; ids that repeat or mix numbers and texts; counts
+  files     missing ones, with the nearest name; damaged ones, with the line;
+            those that lie with your data and are not read
+  rows      that cannot be used or would lose a picture; ids that repeat or mix
+            numbers and texts; counts; keys that the model is not shown
   pictures  missing, unreadable, outside their folder, of odd sizes, alike in name
   prompts   the line that says how to answer: missing, twice, other in the test
   overlap   questions of the test that are trained on
@@ -42,17 +55,24 @@ It looks for
 Ends with 0 (notes at most), 1 (errors or warnings) or 2 (it could not look).
 The screen shows the first few places of a finding, --json and --out all of them.
 """
-SHOWN = 3  # places of a finding on the screen
+SHOWN = 3  # places of a finding on the screen that have one reason
+_NAMES = re.compile(r"'[^']*'|\"[^\"]*\"|/\S+|\d[\d,.]*")
 STYLES = {"error": "bold red", "warning": "yellow", "note": "blue"}
 
 
 def doctor(
-    target: Annotated[str, typer.Argument(help="A benchmark's name, or a run's YAML file.")],
+    target: Annotated[
+        str,
+        typer.Argument(help="A benchmark's name, a run's YAML file, or a file or folder of yours."),
+    ],
     data: DataOption = None,
     backbone: BackboneOption = None,
     instructions: Annotated[
         str | None, typer.Option(help="CoIN's wording: Original, Diverse or 10Type.")
     ] = None,
+    images: ImagesOption = None,
+    scorer: Annotated[str | None, typer.Option(help="The rule of your own tasks.")] = None,
+    booleans: BooleansOption = None,
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="Only this task (repeatable).")
     ] = None,
@@ -72,8 +92,8 @@ def doctor(
         check_writable(out, file=True)
         claim_json(out, Findings)
     benchmark, data, backbone, tasks, options = _chosen(target, data, backbone, tasks)
-    if instructions is not None:
-        options["instructions"] = instructions
+    given = {"instructions": instructions, "images": images, "scorer": scorer, "booleans": booleans}
+    options |= {key: value for key, value in given.items() if value is not None}
     try:
         with _bars(drawn=not (quiet or as_json)) as progress:
             report = _examined(benchmark, data, backbone, tasks, options, workers, progress)
@@ -92,8 +112,12 @@ def doctor(
 def _chosen(
     target: str, data: Path | None, backbone: str | None, tasks: list[str] | None
 ) -> tuple[str, Path | None, str | None, list[str] | None, dict[str, Any]]:
-    """Take what is not given beside a run's file from that file."""
+    """Take what is not given beside a run's file from that file; a path is data of one's own."""
     options: dict[str, Any] = {}
+    path = Path(target)
+    listed = path.name == "tasks.yaml" or not target.endswith((".yaml", ".yml"))
+    if data is None and target not in BENCHMARKS.names() and listed and path.exists():
+        return "folder", path, backbone, tasks, options
     if target.endswith((".yaml", ".yml")):
         from undrift.run import layers
 
@@ -132,8 +156,15 @@ def _examined(
         from undrift.run.lengths import Ruler
 
         ruler = Ruler.load(backbone)  # before the pictures: a wrong name should not cost an hour
+    sees = ruler is not None and not ruler.renderer.text_only
     report = examine(
-        benchmark, data, only=tasks, options=options, workers=workers, progress=progress
+        benchmark,
+        data,
+        only=tasks,
+        options=options,
+        workers=workers,
+        progress=progress,
+        sees=sees,
     )
     if ruler is None:
         return report
@@ -185,7 +216,7 @@ def _show(report: Report, out: Path | None) -> None:
     console.print(f"\n{verdict}: {said}")
     if out is not None:
         console.print(f"written: {escape(one_line(str(out)))}")
-    elif any(len(f.items) > SHOWN or (f.items and f.severity == "note") for f in report.findings):
+    elif any(len(_shown(f)) < len(f.items) for f in report.findings):
         console.print("[dim]--out FILE writes every place of every finding")
 
 
@@ -211,14 +242,33 @@ def _table(findings: list[Finding]) -> Table:
         message = escape(one_line(finding.message))
         lines = [f"[dim]{message}[/]" if note else message]
         if not note:
-            for item in finding.items[:SHOWN]:
-                where = "" if item.file is None else f"{item.file.name}, row {item.row}: "
-                said = item.reason if item.what in item.reason else f"{item.what}: {item.reason}"
-                lines.append(f"[dim]- {escape(one_line(where + said.removesuffix(': ')))}[/]")
-            if len(finding.items) > SHOWN:
-                lines.append(f"[dim]  and {len(finding.items) - SHOWN:,} more[/]")
+            shown = _shown(finding)
+            lines += [f"[dim]- {escape(one_line(_place(item)))}[/]" for item in shown]
+            if 0 < len(shown) < len(finding.items):
+                lines.append(f"[dim]  and {len(finding.items) - len(shown):,} more[/]")
             if finding.advice:
                 lines.append(f"[italic]{escape(one_line(finding.advice))}[/]")
         style = STYLES[finding.severity]
         table.add_row(f"  [{style}]{finding.severity}[/]", finding.split, "\n".join(lines))
     return table
+
+
+def _shown(finding: Finding) -> list[Item]:
+    """The first places of each reason, names and numbers in it apart; none of a note."""
+    if finding.severity == "note" or finding.check == "unread file":  # whose message has them
+        return []
+    times: Counter[str] = Counter()
+    shown = []
+    for item in finding.items:
+        reason = _NAMES.sub("", item.reason.replace(item.what, ""))
+        times[reason] += 1
+        if times[reason] <= SHOWN:
+            shown.append(item)
+    return shown
+
+
+def _place(item: Item) -> str:
+    """Say where something is, and what is wrong there."""
+    where = "" if item.row is None or item.file is None else f"{item.file.name}, row {item.row}: "
+    named = item.what in item.reason or item.what == f"row {item.row}"
+    return where + (item.reason if named else f"{item.what}: {item.reason}").removesuffix(": ")

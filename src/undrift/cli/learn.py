@@ -13,8 +13,10 @@ from rich.table import Table
 
 from undrift.cli.options import (
     BackboneOption,
+    BooleansOption,
     DeviceOption,
     ForceFlag,
+    ImagesOption,
     JsonFlag,
     QuietFlag,
     ReplaceFlag,
@@ -43,10 +45,11 @@ every earlier one are asked, before and after.
   undrift learn adapters/v1 --data forms.jsonl --test forms-test.jsonl --out adapters/v2
 
 \b
-A line of the data is a question about a picture with its answer, in either shape:
-  {"id": 1, "image": "scans/1.png", "conversations":
+The data is JSON, CSV, TSV, parquet or a dataset that `datasets` has saved. A row is a question
+about pictures with its answer, such as one of these (docs/data.md has all of them):
+  {"image": "scans/1.png", "conversations":
       [{"from": "human", "value": "<image>\\nWhat is the total?"}, {"from": "gpt", "value": "12"}]}
-  {"question_id": 1, "image": "scans/1.png", "text": "What is the total?", "answer": "12"}
+  {"images": ["scans/1.png"], "question": "What is the total?", "answer": "12"}
 
 Exit status: 0, or 3 if an earlier task fell by more than --max-drop points, 1 or 2 after an error.
 """.replace("[", "\\[")  # brackets are markup otherwise
@@ -55,7 +58,7 @@ Exit status: 0, or 3 if an earlier task fell by more than --max-drop points, 1 o
 def learn(
     start: Annotated[str, typer.Argument(metavar="MODEL_OR_ADAPTER", help="What to go on from.")],
     data: Annotated[
-        Path, typer.Option("--data", help="The new task: .json, .jsonl, .parquet, or a dataset.")
+        Path, typer.Option("--data", help="The new task: a file of rows, or a folder with train.")
     ],
     out: Annotated[Path, typer.Option(help="The folder of the new adapter and its scores.")],
     name: Annotated[
@@ -64,16 +67,20 @@ def learn(
     test: Annotated[
         Path | None, typer.Option(help="Test questions; without them, part of --data is held out.")
     ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="What pictures' names are relative to; the data's folder by itself."),
-    ] = None,
+    images: ImagesOption = None,
     scorer: Annotated[
         str, typer.Option(help="How answers are scored; `undrift list scorers` names the rules.")
     ] = "exact",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How long an answer may get.")] = 128,
+    booleans: BooleansOption = None,
     held_out: Annotated[
-        float, typer.Option(min=0, max=1, help="The share of --data that is asked, not learned.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The share of --data that is asked, not learned. With 0 all is learned, and what "
+            "was learned is asked.",
+        ),
     ] = 0.1,
     max_drop: Annotated[
         float | None,
@@ -101,8 +108,7 @@ def learn(
 ) -> None:
     """Learn one more task."""
     calm(threads)
-    from undrift.data.benchmarks.folder import OwnTask
-    from undrift.data.files import existing
+    from undrift.data.benchmarks.folder import existing_path, own_task
     from undrift.run import layers
     from undrift.run.device import find_device
     from undrift.run.learn import Learn
@@ -124,13 +130,14 @@ def learn(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     begun = start_from(start, given, layers.overrides(settings or []))
-    own = OwnTask(
-        name or data.stem,
-        existing(data.parent, (data.name,)),
-        data.parent if images is None else existing(images.parent, (images.name,)),
-        test=None if test is None else existing(test.parent, (test.name,)),
+    own = own_task(
+        data,
+        name=name,
+        images=None if images is None else existing_path(images),
+        test=None if test is None else existing_path(test),
         scorer=scorer,
         max_new_tokens=max_new_tokens,
+        booleans=booleans,
     )
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     with progress(quiet, as_json) as told:

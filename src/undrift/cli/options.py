@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="The benchmark's folder.")]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="What pictures' names are relative to; the folder of the data by itself. Absolute "
+        "paths must lead into it."
+    ),
+]
+BooleansOption = Annotated[
+    str | None,
+    typer.Option(metavar="yes-no", help="Read answers true and false as Yes and No."),
+]
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", help="'pocket', a folder, or a Hub name.")
 ]

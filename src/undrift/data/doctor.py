@@ -7,16 +7,25 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from undrift.data.checks.finding import Finding
+from undrift.data.checks.finding import Finding, Item, Severity, counted
 from undrift.data.checks.looks import ambiguous_names, picture_sizes, unreadable_pictures
 from undrift.data.checks.overlap import overlap
 from undrift.data.checks.prompts import format_lines
-from undrift.data.checks.rows import count_rows, id_kinds, repeated_ids, second_file
+from undrift.data.checks.rows import (
+    count_rows,
+    extra_keys,
+    id_kinds,
+    no_pictures,
+    repeated_ids,
+    second_file,
+)
 from undrift.data.checks.split import Split, read_split, split_of
+from undrift.data.own_files import is_data
 from undrift.data.pictures import Survey, survey
 from undrift.data.sources import Lost, Source
+from undrift.data.subset import hold_out
 from undrift.data.types import Benchmark
 from undrift.errors import ConfigError, DataError, unknown
 from undrift.registry import BENCHMARKS
@@ -48,7 +57,7 @@ class Report:
         return all(finding.severity == "note" for finding in self.findings)
 
     def plus(self, findings: Iterable[Finding]) -> Report:
-        """Return it with more findings, in the order of the tasks; those about several come last.
+        """Return it with more findings: by task, those about several last; the worst first.
 
         Args:
             findings: The further ones.
@@ -59,7 +68,8 @@ class Report:
         names = dict.fromkeys(split.task for split in self.splits)
         place = {task: number for number, task in enumerate([*names, ""])}
         both = [*self.findings, *findings]
-        both.sort(key=lambda finding: place.get(finding.task, -1))  # -1: none of its files is there
+        worst = list(get_args(Severity))
+        both.sort(key=lambda f: (place.get(f.task, -1), worst.index(f.severity)))  # -1: no file
         return replace(self, findings=tuple(both))
 
     def content(self) -> dict[str, Any]:
@@ -89,6 +99,7 @@ def examine(
     options: Mapping[str, Any] | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    sees: bool = False,
 ) -> Report:
     """Look a benchmark through.
 
@@ -99,6 +110,7 @@ def examine(
         options: More options of the benchmark, such as `{"instructions": "Diverse"}`.
         workers: Threads that open pictures; one a CPU if not given.
         progress: Called with (what is being done, pieces done, pieces in all).
+        sees: Whether the model that it is for takes pictures.
 
     Returns:
         The report.
@@ -115,7 +127,9 @@ def examine(
     for number, task in enumerate(tasks):
         tell("comparing", number, len(tasks))
         own = [split for split in splits if split.task == task]
-        findings += _of_task(own, sources.get(task), opened)
+        findings += _of_task(own, sources.get(task), opened, options or {})
+        findings += extra_keys(own)
+        findings += no_pictures(own, sees=sees)
     tell("comparing", len(tasks), len(tasks))
     findings += ambiguous_names(splits)
     return Report(name, root, tuple(splits), opened.sizes, ()).plus(findings)
@@ -156,12 +170,36 @@ def _read(
         splits.append(made_split)
         findings += found
     tell("reading files", len(files), len(files))
+    findings += _unread(vars(sys.modules[benchmark.__module__]).get("unread"), root)
     if not any(split.rows for split in splits):
         raise DataError(*(finding.message for finding in findings))
     return {source.name: source for source in sources}, splits, findings
 
 
-def _of_task(splits: list[Split], source: Source | None, opened: Survey) -> Iterator[Finding]:
+def _unread(find: Callable[..., list[tuple[str, Path]]] | None, root: Path | None) -> list[Finding]:
+    """Name the files that lie with the data and are not read."""
+    found: dict[tuple[str, bool], list[Path]] = {}
+    for task, path in find(root) if find is not None else ():
+        found.setdefault((task, is_data(path)), []).append(path)
+    return [
+        Finding(
+            "unread file",
+            "warning" if meant else "note",
+            task,
+            "",
+            f"{counted(len(paths), 'file')} not read: {', '.join(path.name for path in paths)}",
+            "name rows train, validation or test, in a format that is read; move the rest away"
+            if meant
+            else "",
+            tuple(Item(path.name, "", path) for path in paths),
+        )
+        for (task, meant), paths in found.items()
+    ]
+
+
+def _of_task(
+    splits: list[Split], source: Source | None, opened: Survey, options: Mapping[str, Any]
+) -> Iterator[Finding]:
     """Ask all questions to one task."""
     by_name = {split.name: split for split in splits}
     for split in splits:
@@ -173,10 +211,22 @@ def _of_task(splits: list[Split], source: Source | None, opened: Survey) -> Iter
     if source is not None and "test" in by_name:
         yield from second_file(source, by_name["test"])
     elif source is not None:
-        said = "no test file: a part of the training questions is held out, and asked"
-        yield Finding("file", "note", source.name, "test", said)
+        yield _held_out(by_name["train"], source, options)
     yield from format_lines(splits)
     for split in splits:
         if split.name != "train" and "train" in by_name:
             yield from overlap(by_name["train"], split)
     yield from picture_sizes(splits[0].task, splits, opened.sizes)
+
+
+def _held_out(train: Split, source: Source, options: Mapping[str, Any]) -> Finding:
+    """Tell what is asked where there is no test file."""
+    share, seed = options.get("held_out", 0.1), options.get("seed", 0)
+    said = f"no test file: {'a part of' if share else 'all of'} the training questions "
+    said += "is held out, and asked" if share else "are asked, none is held out"
+    examples = [asked.example for asked in train.asked]
+    try:
+        hold_out(examples, share, seed, source.pictures.root)
+    except DataError as error:
+        return Finding("file", "error", source.name, "test", str(error))
+    return Finding("file", "note", source.name, "test", said)

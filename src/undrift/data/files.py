@@ -11,14 +11,19 @@ from bisect import bisect
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
+from unicodedata import normalize
+from urllib.parse import unquote
 
-from undrift.data.row_files import READERS, brief, json_of, short
+from undrift.data.formats import rows_in
+from undrift.data.formats.json_text import json_of
+from undrift.data.formats.wording import brief, short
 from undrift.errors import DataError
 from undrift.untrusted import Refused, is_folder, is_regular, strange_kind, why
 
 _FILE, _LINK, _OTHER = range(3)
 _LONGEST = 4096  # characters of a path; no system takes longer ones
 _LONGEST_NAME = 255
+_WEB = ("http://", "https://", "s3://", "gs://", "ftp://")
 _NEAREST = 100  # missing pictures for which the nearest name is looked for
 
 
@@ -40,8 +45,13 @@ class BadRow(NamedTuple):
     row: int
     reason: str
 
+    @property
+    def where(self) -> str:
+        """The row, without its file."""
+        return f"row {self.row}"
+
     def __str__(self) -> str:
-        return f"{self.file}, row {self.row}: {self.reason}"
+        return f"{self.file}, {self.where}: {self.reason}"
 
 
 def refuse(row: BadRow, bad: list[BadRow] | None) -> None:
@@ -60,10 +70,10 @@ def refuse(row: BadRow, bad: list[BadRow] | None) -> None:
 
 
 def read_rows(path: Path, bad: list[BadRow] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read the rows of a JSON array, of JSON lines or of a parquet file, by the file's suffix.
+    """Read the rows of a file, or of a dataset that `datasets` has saved.
 
     Args:
-        path: A file that ends in .json, .jsonl or .parquet.
+        path: See `undrift.data.formats`.
         bad: Receives the rows that are no objects, or hold what is refused (see
             `undrift.untrusted`), and the lines that are no JSON. What spoils a whole file (a
             broken array) is raised all the same.
@@ -73,11 +83,9 @@ def read_rows(path: Path, bad: list[BadRow] | None = None) -> Iterator[tuple[int
 
     Raises:
         DataError: If the file cannot be read, is damaged, or holds something else.
-        MissingExtra: If it is parquet and pyarrow is not installed.
+        MissingExtra: If what reads it is not installed.
     """
-    if path.suffix not in READERS:
-        raise DataError(f"cannot read {path}: expected a file ending in {', '.join(READERS)}")
-    for number, row in READERS[path.suffix](path):
+    for number, row in rows_in(path):
         if isinstance(row, dict):
             yield number, {key: value for key, value in row.items() if value is not None}
         else:
@@ -116,9 +124,10 @@ def existing(folder: Path, names: Sequence[str]) -> Path:
 class Pictures:
     """The picture files below one folder, found by the names that rows give them.
 
-    A name is a path relative to the folder, and is taken as it stands: a picture is never looked
-    for elsewhere, since two data sets may both hold a `000001.jpg`. No picture is opened; each
-    folder is listed once, which costs far less than asking for every file.
+    A name is a path relative to the folder, or an absolute one that leads into it, and is taken as
+    it stands: a picture is never looked for elsewhere, since two data sets may both hold a
+    `000001.jpg`. An accented letter may be written in one character or in two. No picture is
+    opened; each folder is listed once, which costs far less than asking for every file.
 
     Args:
         root: The folder.
@@ -135,7 +144,7 @@ class Pictures:
         """Return the file of a picture.
 
         Args:
-            name: A relative path, with slashes; it may begin with `./`.
+            name: A path with slashes, see `place`.
 
         Returns:
             The path below `root`.
@@ -158,25 +167,57 @@ class Pictures:
         """Return where a picture should be, whether it is there or not.
 
         Args:
-            name: A relative path, with slashes; it may begin with `./`.
+            name: A path with slashes: relative to `root`, perhaps with `./` before it, or an
+                absolute one that leads into `root`, perhaps with `file://` before it.
 
         Returns:
             The path below `root`.
 
         Raises:
-            DataError: If it leads out of `root`: by `..`, as an absolute path, or through a link.
+            DataError: If it is a web address, or leads out of `root`: by `..`, as an absolute path,
+                or through a link.
         """
-        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-        absolute = PurePosixPath(name).is_absolute() or PureWindowsPath(name).anchor
-        impossible = "\0" in name or len(name) > _LONGEST or not _encodes(name)
-        if absolute or not parts or ".." in parts or impossible:
+        if (address := name[:8].lower()).startswith(_WEB):
+            raise DataError(
+                f"the picture {brief(name)} is a web address, and nothing is fetched; download it "
+                f"into {self.root} and give its name"
+            )
+        given = unquote(name[7:]) if address.startswith("file://") else name
+        parts = self._inner(given)
+        impossible = "\0" in given or len(given) > _LONGEST or not _encodes(given)
+        if impossible or not parts or ".." in parts:
             raise DataError(
                 f"the picture's name {brief(name)} is not a path inside {self.root}; expected one "
-                "that is relative to that folder, without '..'"
+                "that is relative to that folder, without '..', or an absolute one that leads into "
+                "it (--images DIR, or images: in tasks.yaml, names another folder)"
             )
         path = self.root.joinpath(*parts)
+        if not given.isascii():
+            path = self._as_written(parts)
         if self._entries(path.parent).get(path.name) == _LINK:
             self._inside(path)
+        return path
+
+    def _inner(self, name: str) -> list[str]:
+        """The parts of a name relative to the root; none if it is an absolute one of elsewhere."""
+        if PurePosixPath(name).is_absolute():
+            whole = PurePosixPath(name)
+            roots = map(PurePosixPath, (self.root.absolute(), self._real))
+            inside = next((root for root in roots if whole.is_relative_to(root)), None)
+            return [] if inside is None else [*whole.relative_to(inside).parts]
+        if PureWindowsPath(name).anchor:
+            return []
+        return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+
+    def _as_written(self, parts: Sequence[str]) -> Path:
+        """Follow a name whose accents may be written in another way than those of the files."""
+        path = self.root
+        for part in parts:
+            there = self._entries(path)
+            if part not in there:
+                composed = normalize("NFC", part)
+                part = next((name for name in there if normalize("NFC", name) == composed), part)
+            path /= part
         return path
 
     def _entries(self, folder: Path) -> dict[str, int]:

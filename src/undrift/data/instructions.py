@@ -1,41 +1,50 @@
-r"""Rows of instruction files to examples: the conversations of LLaVA, and their evaluation rows.
+"""Rows of instruction files to examples, whatever their format and their shape.
 
-Two shapes are known, and a file may hold either (a third, of messages, is in messages.py)::
+How files are read stands in `undrift.data.formats`, what their rows say in `undrift.data.shapes`.
+Here every key and every part is accounted for: a picture that would be dropped, or a video, makes a
+row bad; what else a row holds goes into `extra`, which the model is never shown.
 
-    {"id": 17, "image": "a/1.jpg", "conversations": [{"from": "human", "value": "<image>\n..."},
-                                                     {"from": "gpt", "value": "B"}, ...]}
-    {"question_id": "17", "image": "a/1.jpg", "text": "...", "answer": "B"}
-
-A conversation of several turns becomes one example a question, each with the row's pictures. That
-is how the model is asked, and it differs from training on the whole conversation as LLaVA does: a
-question does not see the questions and answers before it, and the picture is shown once a question
-rather than once a row, so that the same data takes more tokens and more examples.
+A conversation of several turns becomes one example a question, with the pictures up to its own.
+That is how the model is asked, and it differs from training on the whole conversation as LLaVA
+does: a question does not see the questions and answers before it, and a picture is shown once a
+question rather than once a row, so that the same data takes more tokens and more examples.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from undrift.data.files import BadRow, Pictures, read_rows, refuse
-from undrift.data.messages import as_conversation, dataset_rows, is_dataset, kept_picture
-from undrift.data.row_files import brief
+from undrift.data.formats.wording import brief
+from undrift.data.shapes import read_row
+from undrift.data.shapes.media import KEYS, find_picture, pictures_of, unread_media
+from undrift.data.shapes.said import IMAGE, Reading, Said
 from undrift.data.types import Example
 from undrift.errors import DataError
-from undrift.untrusted import Refused
-
-IMAGE = "<image>"  # where a picture stands in a text; the collator puts its own token there
 
 Row = dict[str, Any]
 Join = Callable[[Row], Row]
 """Adds to a row what a second file knows about it; raises DataError where that knows nothing."""
 
-_USED = {"id", "question_id", "image", "conversations", "text", "answers"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Read(NamedTuple):
+    """A row that was read.
+
+    Args:
+        number: Its number in the file, from 1.
+        identity: Its id as the file has it; None if it has none.
+        examples: Its examples, in the order of its questions.
+    """
+
+    number: int
+    identity: int | str | None
+    examples: list[Example]
 
 
 def read_examples(
@@ -43,23 +52,25 @@ def read_examples(
     pictures: Pictures,
     *,
     join: Join | None = None,
+    reading: Reading | None = None,
     number_repeats: bool = False,
     bad: list[BadRow] | None = None,
 ) -> tuple[Example, ...]:
     """Read the examples of one file; no picture is opened, but each must be there.
 
     Args:
-        path: The file: .json, .jsonl or .parquet; or a folder that `datasets` has saved.
+        path: The file, or a folder that `datasets` has saved; see `undrift.data.formats`.
         pictures: Where the pictures are.
         join: Applied to each row before it is read.
+        reading: How answers are read; see `Reading`.
         number_repeats: Tell examples that share an id apart by `~2`, `~3` ... in the order of the
             file. For training, where published files repeat ids and nothing is matched by them;
             otherwise a repeated id makes a row bad.
         bad: Receives the rows that cannot be used; without it, the first one is raised.
 
     Returns:
-        The examples in the order of the file. Ids are texts, whatever they are in the file; those
-        of a row with several questions end in `#1`, `#2` ...
+        The examples in the order of the file. Ids are texts, whatever they are in the file; a row
+        without one has its number. Those of a row with several questions end in `#1`, `#2` ...
 
     Raises:
         DataError: If the file cannot be read, or if a row cannot be used; the message names both.
@@ -67,184 +78,163 @@ def read_examples(
     examples: list[Example] = []
     first: dict[str, int] = {}  # id -> row
     times: dict[str, int] = {}
-    for number, row in rows_of(path, bad):
-        try:
-            made = examples_of(row if join is None else join(row), pictures)
-            if number_repeats:
-                made = [_numbered(example, times) for example in made]
-            for example in made:
-                if example.id in first:
-                    raise DataError(
-                        f"the id {example.id!r} is that of row {first[example.id]} as well; "
-                        "answers are matched by id, so ids must be unique"
-                    )
-            first |= {example.id: number for example in made}
-            examples += made
-        except DataError as error:
-            refuse(BadRow(path, number, str(error)), bad)
+    for number, _, made in each_row(path, pictures, join=join, reading=reading, bad=bad):
+        if number_repeats:
+            made = [_numbered(example, times) for example in made]
+        if taken := [example.id for example in made if example.id in first]:
+            said = (
+                f"the id {taken[0]!r} is that of row {first[taken[0]]} as well; "
+                "answers are matched by id, so ids must be unique"
+            )
+            refuse(BadRow(path, number, said), bad)
+            continue
+        first |= {example.id: number for example in made}
+        examples += made
     return tuple(examples)
 
 
-def rows_of(path: Path, bad: list[BadRow] | None = None) -> Iterator[tuple[int, Row]]:
-    """Read rows of any kind that is known: those of messages come as conversations.
+def each_row(
+    path: Path,
+    pictures: Pictures,
+    *,
+    join: Join | None = None,
+    reading: Reading | None = None,
+    bad: list[BadRow] | None = None,
+) -> Iterator[Read]:
+    """Read a file row by row; see `read_examples`. Ids are not compared.
 
     Args:
-        path: A file, or a folder that `datasets` has saved.
+        path: The file.
+        pictures: Where the pictures are.
+        join: Applied to each row before it is read.
+        reading: How answers are read.
         bad: Receives the rows that cannot be used; without it, the first one is raised.
 
     Yields:
-        The number of the row, from 1, and the row, without null values.
+        Each row that can be used.
 
     Raises:
-        DataError: If the file cannot be read, or a row cannot be used.
+        DataError: If the file cannot be read, or if a row cannot be used; the message names both.
     """
-    for number, row in dataset_rows(path) if is_dataset(path) else read_rows(path, bad):
-        if isinstance(row, Refused):
-            refuse(BadRow(path, number, row.reason), bad)
-            continue
+    for number, row in read_rows(path, bad):
         try:
-            yield number, as_conversation(row, number)
+            identity, _ = _identity(row)
+            row = row if join is None else join(row)
+            made = examples_of(row, pictures, number=number, reading=reading)
         except DataError as error:
             refuse(BadRow(path, number, str(error)), bad)
+        else:
+            yield Read(number, identity, made)
 
 
-def examples_of(row: Row, pictures: Pictures) -> list[Example]:
+def examples_of(
+    row: Row, pictures: Pictures, *, number: int = 1, reading: Reading | None = None
+) -> list[Example]:
     """Read one row.
 
     The placeholder `<image>` is taken out of the questions: every picture is shown before the
-    question, in the order of `image`, even where a text had placed it further behind.
+    question, in the order in which they are placed.
 
     Args:
-        row: A row of either shape, without null values.
+        row: A row of any shape, without null values.
         pictures: Where its pictures are.
+        number: Its number in the file, which is its id if it has none.
+        reading: How answers are read; see `Reading`.
 
     Returns:
         One example a question. What the row holds besides goes into `extra`.
 
     Raises:
-        DataError: If something is missing, empty or of the wrong kind.
+        DataError: If something is missing, empty, of the wrong kind, or would be dropped.
     """
-    identity = identity_of(row)
-    if "conversations" in row:
-        asked = [(question, (answer,)) for question, answer in _turns(row["conversations"])]
-        used = _USED
-    else:
-        answers, key = _answers(row)
-        asked = [(_text(row, "text"), answers)]
-        used = _USED | {key}
-    names = _names(row)
-    placed = sum(question.count(IMAGE) for question, _ in asked)
-    if placed not in (0, len(names)):
-        raise DataError(
-            f"{placed} times {IMAGE} for {len(names)} pictures; expected one for each picture, "
-            "or none at all"
-        )
-    images = tuple(
-        pictures.find(name) if isinstance(name, str) else kept_picture(name) for name in names
-    )
-    kept = {key: value for key, value in row.items() if key not in used}
+    reading = reading or Reading()
+    identity, key = _identity(row)
+    said = read_row(row)
+    given = pictures_of(row)
+    used = {*said.used, *KEYS, "system", *([key] if key else [])}
+    kept = {key: value for key, value in row.items() if key not in used} | dict(said.unread)
+    shown, wrong = _dealt(said, given)
+    if wrong := [*unread_media(kept, [one for each in shown for one in each]), *wrong]:
+        raise DataError("; ".join(wrong))
+    system = _system(row, said)
     extra = MappingProxyType(kept) if kept else _NOTHING
+    found: dict[int, Path] = {}  # a picture that several turns see is looked for once
     made = []
-    for turn, (question, answers) in enumerate(asked, 1):
-        question = question.replace(IMAGE, "").strip()
+    for place, (turn, seen) in enumerate(zip(said.turns, shown, strict=True), 1):
+        question = turn.question.replace(IMAGE, "").strip()
         if not question:
-            raise DataError(f"question {turn} is empty")
-        suffix = f"#{turn}" if len(asked) > 1 else ""
-        made.append(Example(f"{identity}{suffix}", question, answers, images, extra))
+            raise DataError(f"question {place} is empty")
+        for held in seen:
+            if id(held) not in found:
+                found[id(held)] = find_picture(held, pictures)
+        images = tuple(found[id(held)] for held in seen)
+        suffix = f"#{place}" if len(said.turns) > 1 else ""
+        answers = reading.answers(turn.answer, turn.key)
+        name = f"{identity if key else number}{suffix}"
+        made.append(Example(name, question, answers, images, extra, system))
     return made
 
 
-def identity_of(row: Row) -> int | str:
-    """Return the id of a row of either shape, as the file has it.
+def _dealt(said: Said, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]]:
+    """Deal pictures to the turns that see them; also say where places and pictures differ.
 
-    Args:
-        row: The row.
-
-    Returns:
-        The id: `id` of a conversation, `question_id` of an evaluation row, or else the other.
-
-    Raises:
-        DataError: If it has none.
+    A turn sees the pictures up to its own. Where no place is marked, all are the first turn's.
     """
-    own, other = ("id", "question_id") if "conversations" in row else ("question_id", "id")
-    value = row.get(own, row.get(other))
+    places = [[*turn.places] for turn in said.turns]
+    own = [held for turn in places for held in turn if held is not None]
+    open_places = sum(map(len, places)) - len(own)
+    wrong = []
+    if own and not open_places and given:
+        if own != given:
+            wrong.append("parts hold pictures of their own, and image or images hold others")
+        given = []
+    if open_places not in (0, len(given)):
+        wrong.append(
+            f"{open_places} times {IMAGE} for {len(given)} pictures; expected one for each picture "
+            "or none at all, and a part of type image is one if it holds no picture itself"
+        )
+        return [[*own, *given] for _ in places], wrong
+    waiting = iter(given)
+    shown: list[list[Any]] = []
+    seen = [] if open_places else [*given]
+    for turn in places:
+        seen = [*seen, *(next(waiting) if held is None else held for held in turn)]
+        shown.append(seen)
+    return shown, wrong
+
+
+def _system(row: Row, said: Said) -> str:
+    """Return the system turn, from the row or from its first turn."""
+    given = row.get("system", "")
+    if not isinstance(given, str):
+        raise DataError(f"system should be a text, found {brief(given)}")
+    if given.strip() and said.system.strip() and given != said.system:
+        raise DataError("system and the first turn hold different system turns; leave one out")
+    system = given if given.strip() else said.system
+    if IMAGE in system:
+        raise DataError(f"the system's turn holds {IMAGE}; pictures belong to questions")
+    return system if system.strip() else ""
+
+
+def _identity(row: Row) -> tuple[int | str | None, str]:
+    """Return a row's id as the file has it, and its key; (None, "") if it has none.
+
+    It is `id` of a conversation, `question_id` of an evaluation row, or else the other.
+    """
+    own = ("id", "question_id") if "conversations" in row else ("question_id", "id")
+    key = next((key for key in own if row.get(key) is not None), "")
+    value = row.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not key:
+        return None, ""
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
         raise DataError(
             f"expected a text or a whole number as id or question_id, found {brief(value)}"
         )
-    return value
-
-
-def _names(row: Row) -> list[str | Mapping[str, Any]]:
-    """The pictures of a row: their names, or what stands for them inside a dataset."""
-    value = row.get("image", [])
-    names = value if isinstance(value, list) else [value]
-    known = [isinstance(n, Mapping) or (isinstance(n, str) and bool(n.strip())) for n in names]
-    if "image" in row and not (names and all(known)):
-        raise DataError(
-            f"image is {str(value)[:60]!r}; expected the name of a picture or a list of names, and "
-            "no such key where there is no picture"
-        )
-    return names
-
-
-def _turns(value: Any) -> list[tuple[str, str]]:
-    """Questions and answers of a conversation."""
-    whole = isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value)
-    roles = [turn.get("from") for turn in value] if whole else []
-    if not roles or len(roles) % 2 or roles != ["human", "gpt"] * (len(roles) // 2):
-        said = roles[:6] if whole else str(value)[:60]
-        raise DataError(f"expected turns from human, gpt, human, gpt ..., found {said!r}")
-    texts = [_text(turn, "value") for turn in value]
-    pairs = list(zip(texts[::2], texts[1::2], strict=True))
-    for turn, (_, answer) in enumerate(pairs, 1):
-        if not answer.strip():
-            raise DataError(f"answer {turn} is empty")
-        if IMAGE in answer:
-            raise DataError(f"answer {turn} holds {IMAGE}; pictures belong to questions")
-    return pairs
-
-
-def _answers(row: Row) -> tuple[tuple[str, ...], str]:
-    """Accepted answers of an evaluation row, and the key that gave them.
-
-    `answers` wins over `answer_bbox`, and that over `answer`, which then stays in `extra`.
-    """
-    for key in ("answers", "answer_bbox", "answer"):
-        if key in row:
-            value = row[key]
-            if isinstance(value, list) and key != "answer_bbox":
-                return tuple(_plain(one, key) for one in value), key
-            return (_plain(value, key),), key
-    raise DataError(f"no answer and no conversations; the keys are {_keys(row)}")
-
-
-def _plain(value: Any, key: str) -> str:
-    known = isinstance(value, str | int | float) and not isinstance(value, bool)
-    if not known or (isinstance(value, float) and not math.isfinite(value)):
-        raise DataError(f"{key} should be a text or a number, found {str(value)[:60]!r}")
-    return str(value)
-
-
-def _text(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise DataError(
-            f"expected a text under {key!r}, found {brief(value)}; the keys are {_keys(row)}"
-        )
-    return value
-
-
-def _keys(row: Mapping[str, Any]) -> str:
-    """Name the keys of a row, the first twenty."""
-    more = ", ..." if len(row) > 20 else ""
-    return ", ".join(map(brief, islice(row, 20))) + more if row else "none"
+    return value, key
 
 
 def _numbered(example: Example, times: dict[str, int]) -> Example:
     count = times[example.id] = times.get(example.id, 0) + 1
-    if count == 1:
-        return example
-    return Example(
-        f"{example.id}~{count}", example.question, example.answers, example.images, example.extra
-    )
+    return example if count == 1 else replace(example, id=f"{example.id}~{count}")

@@ -168,6 +168,7 @@ def fingerprint(tasks: Sequence[Task], root: Path) -> str:
             for example in split:
                 names = [os.fspath(path).removeprefix(start) for path in example.images]
                 content = [example.id, example.question, example.answers, names]
+                content += [example.system] if example.system else []
                 digest.update(json.dumps(content).encode())
     return digest.hexdigest()[:16]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from undrift.data.files import Pictures
 from undrift.data.instructions import Join
+from undrift.data.shapes.said import Reading
 
 Lost = dict[str, str]
 """Tasks whose files cannot be found, with what is missing."""
@@ -29,6 +30,7 @@ class Source:
         rows: Published numbers of rows by split, where they are known.
         annotation: The second file about the test rows, if there is one.
         join: Adds to a test row what that file knows.
+        reading: How answers are read.
     """
 
     name: str
@@ -39,3 +41,4 @@ class Source:
     rows: Mapping[str, int] = field(default_factory=dict)
     annotation: Path | None = None
     join: Join | None = None
+    reading: Reading = field(default_factory=Reading)

@@ -16,6 +16,7 @@ import yaml
 
 from undrift.data.benchmarks.folder import OwnTask, read_own
 from undrift.data.files import BadRow
+from undrift.data.prompts import text_only
 from undrift.data.types import Benchmark, Task
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.parts.budget import check_fits
@@ -200,6 +201,7 @@ class Learn:
         model = attach(self.method, config, backbone)
         mention_unwatchable(config.watch_routes, self.method, model, self.progress)
         self._write_manifest(backbone)
+        self._tell(backbone)
         return Examiner(
             backbone,
             model,
@@ -208,6 +210,16 @@ class Learn:
             self.progress,
             config.eval.scoring,
         )
+
+    def _tell(self, backbone: Backbone) -> None:
+        """Say what may not be meant: a task without pictures, one that is asked what it learns."""
+        name = self.task.name
+        if not text_only(backbone.processor) and not any(e.images for e in self.task.train):
+            text = f"no question of {name} shows a picture, though {backbone.name} takes pictures"
+            self.progress.event("no picture", text, task=name)
+        if self.note.get("held_out") == 0:
+            text = f"nothing of {name} is held out: its scores are of what it was trained on"
+            self.progress.event("held out", text, task=name)
 
     def _measure(self, examiner: Examiner) -> None:
         settings = plan.settings(

@@ -14,9 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from undrift.data.benchmarks.folder import OwnTask, hold_out
 from undrift.data.files import BadRow, Pictures
 from undrift.data.instructions import read_examples
+from undrift.data.own_tasks import OwnTask
+from undrift.data.shapes.said import Reading
+from undrift.data.subset import hold_out
 from undrift.data.types import Example, Task
 from undrift.errors import DataError
 from undrift.run import layers, plan
@@ -71,6 +73,7 @@ def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: b
         "images": str(own.images.resolve()),
         "scorer": own.scorer,
         "max_new_tokens": own.max_new_tokens,
+        **({"booleans": own.booleans} if own.booleans else {}),
         "skip_bad": skip_bad,
     }
 
@@ -146,10 +149,13 @@ def _of_files(note: Note, progress: Quiet) -> Task:
     progress.event("reading", text, task=note["name"], file=source, images=note["images"])
     pictures = Pictures(Path(note["images"]))
     bad: list[BadRow] | None = [] if note["skip_bad"] else None
+    reading = Reading(note["scorer"], note.get("booleans", ""))
     if note.get("test"):
-        test = read_examples(Path(note["test"]), pictures, bad=bad)
+        test = read_examples(Path(note["test"]), pictures, reading=reading, bad=bad)
     else:
-        rows = read_examples(Path(note["train"]), pictures, number_repeats=True, bad=bad)
+        rows = read_examples(
+            Path(note["train"]), pictures, reading=reading, number_repeats=True, bad=bad
+        )
         _, test = hold_out(rows, note["held_out"], note["seed"], pictures.root)
     task = Task(note["name"], test, (), test, note["scorer"], note["max_new_tokens"])
     return without_bad_pictures([task], progress)[0][0] if note["skip_bad"] else task
@@ -157,5 +163,14 @@ def _of_files(note: Note, progress: Quiet) -> Task:
 
 def digest(examples: Sequence[Example]) -> str:
     """Return a digest of the texts of examples and the names of their pictures, not the folders."""
-    rows = [[e.id, e.question, e.answers, [path.name for path in e.images]] for e in examples]
+    rows = [
+        [
+            e.id,
+            e.question,
+            e.answers,
+            [path.name for path in e.images],
+            *([e.system] if e.system else []),
+        ]
+        for e in examples
+    ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]

@@ -48,11 +48,12 @@ class _FilesNote(Record):
     digest: str
     test: Place | None = None
     train: Place | None = None
-    held_out: Share | None = None
+    held_out: Annotated[float, Field(ge=0, lt=1)] | None = None
     seed: NonNegativeInt | None = None
     images: Place
     scorer: str
     max_new_tokens: PositiveInt
+    booleans: str = ""
     skip_bad: bool
 
     @model_validator(mode="after")
@@ -270,6 +271,7 @@ class _Kept(Record):
     question: str
     answers: list[str] = Field(min_length=1)
     images: list[Place]
+    system: str = ""
 
     @model_validator(mode="after")
     def _answered(self) -> _Kept:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from undrift.untrusted.regular import not_utf8
@@ -75,42 +75,53 @@ def _parsed(reader: _Reader, text: str) -> Any:
     return value
 
 
-def json_elements(text: str) -> Iterator[Any]:
-    """Read a JSON array element by element, so that one that is refused spoils no other.
+def json_elements(text: str, *, unique: bool = False) -> Iterator[Any]:
+    """Read JSON value by value, arrays by their elements, so that a refused one spoils no other.
 
     Args:
-        text: The text; it begins with `[`, perhaps behind space.
+        text: An array, or arrays and other values one after another.
+        unique: See `parse_json`.
 
     Yields:
-        Each element, or a `Refused` in its place.
+        Each element and each other value, or a `Refused` in its place.
 
     Raises:
-        NotJson: Where the array is damaged.
+        NotJson: Where the text is damaged, or if there is nothing in it.
     """
-    reader, at = _Reader(), _past_space(text, 0)
-    at = _past_space(text, at + 1)  # behind the bracket
-    if text[at : at + 1] == "]":
-        at += 1
-    else:
-        while True:
+    reader, at = _Reader(unique=unique), _past_space(text, 0)
+    while True:
+        if text[at : at + 1] == "[":
+            at = yield from _elements(reader, text, at + 1)
+        else:
             value, at = reader.read(text, at)
             yield value
-            at = _past_space(text, at)
-            mark, at = text[at : at + 1], at + 1
-            if mark == "]":
-                break
-            if mark != ",":
-                raise _damage(json.JSONDecodeError("Expecting ',' delimiter", text, at - 1))
-            at = _past_space(text, at)
-    if (at := _past_space(text, at)) < len(text):
-        raise _damage(json.JSONDecodeError("Extra data", text, at))
+        if (at := _past_space(text, at)) == len(text):
+            return
 
 
-def json_lines(file: BinaryIO) -> Iterator[tuple[int, Any]]:
+def _elements(reader: _Reader, text: str, at: int) -> Generator[Any, None, int]:
+    """Read the elements of an array from behind its bracket; return where it ends."""
+    at = _past_space(text, at)
+    if text[at : at + 1] == "]":
+        return at + 1
+    while True:
+        value, at = reader.read(text, at)
+        yield value
+        at = _past_space(text, at)
+        mark, at = text[at : at + 1], at + 1
+        if mark == "]":
+            return at
+        if mark != ",":
+            raise _damage(json.JSONDecodeError("Expecting ',' delimiter", text, at - 1))
+        at = _past_space(text, at)
+
+
+def json_lines(file: BinaryIO, *, unique: bool = False) -> Iterator[tuple[int, Any]]:
     """Read JSON lines one by one, so that one that is refused or damaged spoils no other.
 
     Args:
         file: UTF-8, with or without a byte order mark; blank lines are passed over.
+        unique: See `parse_json`.
 
     Yields:
         The number of each line, from 1, and its value, or a `Refused` in its place.
@@ -118,7 +129,7 @@ def json_lines(file: BinaryIO) -> Iterator[tuple[int, Any]]:
     Raises:
         NotJson: If a line is longer than `MAX_LINE`, or the file is UTF-16.
     """
-    reader, number = _Reader(), 0
+    reader, number = _Reader(unique=unique), 0
     while line := file.readline(MAX_LINE + 1):
         number += 1
         if len(line) > MAX_LINE:

@@ -120,8 +120,9 @@ def read_text(path: Path, most: int = MAX_BYTES) -> str:
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    """Say where a text is not UTF-8, in one line."""
-    return f"it is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start:,})"
+    """Say where a text is not UTF-8, in one line, and what it may be."""
+    where = f"it is not UTF-8 (byte 0x{error.object[error.start]:02x} at {error.start:,})"
+    return f"{where}, perhaps it is Latin-1 (Windows-1252); save it as UTF-8"
 
 
 def why(error: OSError) -> str:

@@ -1,8 +1,9 @@
-"""Rows: as many as were published, each under an id of its own, ids of one kind, known captions."""
+"""Rows: their number, ids, captions; what they hold besides, and whether they show pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from undrift.data.checks.finding import Finding, Item, counted
@@ -75,6 +76,40 @@ def repeated_ids(split: Split) -> Iterator[Finding]:
     else:
         advice = "give each an id of its own: answers are matched by id"
         yield Finding("repeated id", "error", split.task, split.name, said, advice, tuple(items))
+
+
+def extra_keys(splits: Sequence[Split]) -> Iterator[Finding]:
+    """Name what the rows of a task hold that is no part of questions and answers.
+
+    Args:
+        splits: The task's.
+
+    Yields:
+        A note.
+    """
+    found = Counter(key for s in splits for asked in s.asked for key in asked.example.extra)
+    if found:
+        named = ", ".join(f"{key!r} ({count:,})" for key, count in found.most_common())
+        said = f"keys that the model is not shown, with how often they are there: {named}"
+        yield Finding("extra keys", "note", splits[0].task, "", said)
+
+
+def no_pictures(splits: Sequence[Split], *, sees: bool) -> Iterator[Finding]:
+    """Look for a task without a single picture.
+
+    Args:
+        splits: The task's.
+        sees: Whether the model that it is for takes pictures.
+
+    Yields:
+        A warning if the model sees, a note otherwise.
+    """
+    asked = [one for split in splits for one in split.asked]
+    if asked and not any(one.example.images for one in asked):
+        said = "no question shows a picture" + (", and the model takes pictures" if sees else "")
+        severity = "warning" if sees else "note"
+        advice = "look at one row: is its picture under a key that is read, image or images?"
+        yield Finding("no picture", severity, splits[0].task, "", said, advice)
 
 
 def second_file(source: Source, test: Split) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from undrift.data.checks.finding import Finding, Item, counted
 from undrift.data.files import BadRow, Pictures
-from undrift.data.instructions import examples_of, identity_of, rows_of
+from undrift.data.instructions import Read, Row, each_row
 from undrift.data.sources import Source
 from undrift.data.types import Example, Task
 from undrift.errors import DataError
@@ -74,6 +74,11 @@ class SoughtPictures(Pictures):
         self.missing: dict[Path, str] = {}
         self.outside: dict[Path, str] = {}
 
+    def forget(self) -> None:
+        """Begin with another row."""
+        self.missing.clear()
+        self.outside.clear()
+
     def find(self, name: str) -> Path:
         """Return where a picture is or should be.
 
@@ -97,7 +102,7 @@ class SoughtPictures(Pictures):
 
 
 def read_split(source: Source, name: str) -> tuple[Split, list[Finding]]:
-    """Read one split, and find what keeps rows from being used.
+    """Read one split as a run does, and find what keeps rows from being used.
 
     Args:
         source: The task's files.
@@ -108,36 +113,39 @@ def read_split(source: Source, name: str) -> tuple[Split, list[Finding]]:
     """
     file, pictures = source.files[name], SoughtPictures(source.pictures.root)
     join = source.join if name == "test" else None
-    rows, broken, bad, unknown = 0, list[BadRow](), list[BadRow](), list[Item]()
-    asked, ids = list[Asked](), list[tuple[int, int | str]]()
+    bad, strangers = list[BadRow](), set[str]()
+    read, damaged = list[Read](), ""
     missing, outside = dict[Path, Item](), dict[Path, Item]()
-    damaged = ""
+
+    def joined(row: Row) -> Row:
+        pictures.forget()
+        try:
+            return row if join is None else join(row)
+        except DataError as error:
+            strangers.add(str(error))
+            raise
+
     try:
-        for number, row in rows_of(file, broken):
-            rows += 1
-            try:
-                identity = identity_of(row)
-                ids.append((number, identity))
-                try:
-                    row = row if join is None else join(row)
-                except DataError as error:
-                    unknown.append(Item(str(identity), str(error), file, number))
-                    continue
-                asked += [Asked(number, example) for example in examples_of(row, pictures)]
-            except DataError as error:
-                bad.append(BadRow(file, number, str(error)))
+        for one in each_row(file, pictures, join=joined, reading=source.reading, bad=bad):
+            read.append(one)
             for noted, items in ((pictures.missing, missing), (pictures.outside, outside)):
                 for path, reason in noted.items():
-                    items.setdefault(path, Item(str(path), reason, file, number))
-                noted.clear()
+                    items.setdefault(path, Item(str(path), reason, file, one.number))
     except DataError as error:
         damaged = str(error)
-    bad = sorted([*broken, *bad], key=lambda row: row.row)
-    absent = frozenset({*missing, *outside})
+    unknown = [Item(row.where, row.reason, file, row.row) for row in bad if row.reason in strangers]
     split = Split(
-        source.name, name, file, rows + len(broken), tuple(asked), tuple(ids), absent,
-        tuple(unknown), source.max_new_tokens,
-    )  # fmt: skip
+        source.name,
+        name,
+        file,
+        len(read) + len(bad),
+        tuple(Asked(one.number, example) for one in read for example in one.examples),
+        tuple((one.number, one.identity) for one in read if one.identity is not None),
+        frozenset({*missing, *outside}),
+        tuple(unknown),
+        source.max_new_tokens,
+    )
+    bad = [row for row in bad if row.reason not in strangers]
     return split, list(_findings(split, damaged, bad, missing.values(), outside.values()))
 
 
@@ -171,7 +179,7 @@ def _findings(
         said = f"{split.file} holds no row"
         yield Finding("file", "error", task, name, said, "get the file again")
     if bad:
-        items = tuple(Item(f"row {row.row}", row.reason, row.file, row.row) for row in bad)
+        items = tuple(Item(row.where, row.reason, row.file, row.row) for row in bad)
         said = f"{counted(len(items), 'row')} that cannot be used"
         advice = "mend them, or leave them out with --skip-bad"
         yield Finding("row", "error", task, name, said, advice, items)

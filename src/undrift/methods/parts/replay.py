@@ -162,9 +162,11 @@ class ReplayMemory:
 def _row(example: Example) -> dict[str, Any]:
     images = [str(path.absolute()) for path in example.images]
     answers = list(example.answers)
-    return {"id": example.id, "question": example.question, "answers": answers, "images": images}
+    row = {"id": example.id, "question": example.question, "answers": answers, "images": images}
+    return row | ({"system": example.system} if example.system else {})
 
 
 def _example(row: dict[str, Any]) -> Example:
     images = tuple(Path(name) for name in row["images"])
-    return Example(row["id"], row["question"], tuple(row["answers"]), images)
+    answers = tuple(row["answers"])
+    return Example(row["id"], row["question"], answers, images, system=row.get("system", ""))

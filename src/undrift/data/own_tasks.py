@@ -1,0 +1,153 @@
+"""Your own tasks: found in folders by the names of their files, or listed in a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from undrift.data.bounded_yaml import MAX_BYTES, parse_yaml
+from undrift.data.files import Pictures, existing
+from undrift.data.formats.saved import is_dataset, is_dataset_dict
+from undrift.data.own_files import has_rows, has_train, splits_in
+from undrift.data.shapes.said import Reading
+from undrift.data.sources import Lost, Source
+from undrift.errors import ConfigError, DataError, unknown
+from undrift.untrusted import is_folder, is_regular, read_text, why
+
+_YAML = (".yaml", ".yml")
+_PATHS = ("train", "validation", "test", "images")
+_KINDS = {int: "whole number", str: "text"}
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """One task of yours, with the files it is read from.
+
+    Args:
+        name: The task's name.
+        train: The training file.
+        images: What the pictures' names are relative to.
+        validation: Examples to choose settings on.
+        test: Examples that are measured; without it a part of `train` is held out.
+        scorer: A name in `undrift.scoring.SCORERS`.
+        max_new_tokens: How long an answer may get.
+        booleans: "yes-no" to read true and false as Yes and No.
+    """
+
+    name: str
+    train: Path
+    images: Path
+    validation: Path | None = None
+    test: Path | None = None
+    scorer: str = "exact"
+    max_new_tokens: int = 128
+    booleans: str = ""
+
+    def source(self) -> Source:
+        """Return the same as every benchmark gives it."""
+        files = {"train": self.train, "validation": self.validation, "test": self.test}
+        there = {split: file for split, file in files.items() if file is not None}
+        reading = Reading(self.scorer, self.booleans)
+        pictures = Pictures(self.images)
+        return Source(self.name, there, pictures, self.scorer, self.max_new_tokens, reading=reading)
+
+
+def own_task(
+    data: Path, *, name: str | None = None, images: Path | None = None, **settings: Any
+) -> OwnTask:
+    """Make a task of one file, of a saved dataset or DatasetDict, or of a task's folder.
+
+    Args:
+        data: The file or folder.
+        name: The task's name; that of the file or folder if not given.
+        images: What the pictures' names are relative to; the task's folder, or that of the file.
+        **settings: Further fields of `OwnTask`; what is None counts as not given.
+
+    Returns:
+        The task.
+
+    Raises:
+        DataError: If there are no such rows.
+    """
+    data = data if data.name else data.absolute()
+    data = existing(data.parent, (data.name,))
+    folder = is_folder(data) and not is_dataset(data)
+    given: dict[str, Any] = {**splits_in(data)} if folder else {"train": data}
+    given |= {key: value for key, value in settings.items() if value is not None}
+    place = (data if folder else data.parent) if images is None else images
+    return OwnTask(name or (data.name if folder else data.stem), images=place, **given)
+
+
+def is_one_task(place: Path) -> bool:
+    """Tell whether a folder is one task's, or a saved DatasetDict."""
+    return is_dataset_dict(place) or has_train(place)
+
+
+def own_tasks(place: Path, lost: Lost | None) -> Iterator[OwnTask]:
+    """Find tasks.
+
+    Args:
+        place: A YAML list, a file of rows, a task's folder, or a folder of such.
+        lost: Receives the folders whose files cannot be used; without it, the first is raised.
+
+    Yields:
+        The tasks, in their order.
+
+    Raises:
+        ConfigError: If the list cannot be used.
+        DataError: If a file is missing, or a folder can be meant in two ways.
+    """
+    if is_regular(place) and place.suffix.lower() in _YAML:
+        yield from _listed(place)
+        return
+    if not is_folder(place) or is_dataset(place):
+        yield own_task(place)
+        return
+    inner = sorted(path for path in place.iterdir() if is_folder(path) and path.name[0] != ".")
+    folders = [path for path in inner if not is_dataset(path) and has_rows(path)]
+    if is_one_task(place):
+        if folders:
+            raise DataError(
+                f"{place} holds rows of train, and tasks' folders as well ({folders[0].name}); "
+                "give the path of one of them, or put the rows into a folder of their own"
+            )
+        yield own_task(place)
+        return
+    for folder in folders:
+        try:
+            yield own_task(folder)
+        except DataError as error:
+            if lost is None:
+                raise
+            lost[folder.name] = str(error)
+
+
+def _listed(file: Path) -> Iterator[OwnTask]:
+    """Tasks of a YAML file."""
+    try:
+        rows = parse_yaml(read_text(file, MAX_BYTES), "it")
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {why(error)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ConfigError(f"{file} should hold a list of tasks, each with a name and a train file")
+    known = [field.name for field in fields(OwnTask)]
+    for number, row in enumerate(rows, 1):
+        for key in row:
+            if key not in known:
+                raise unknown(f"key of task {number} in {file}:", str(key), known)
+            kind = int if key == "max_new_tokens" else str
+            if type(row[key]) is not kind:
+                raise ConfigError(f"{key} of task {number} in {file} is no {_KINDS[kind]}")
+        for key in ("name", "train"):
+            if key not in row:
+                raise ConfigError(f"task {number} in {file} has no {key}")
+        given: dict[str, Any] = {"images": file.parent}
+        for key, value in row.items():
+            given[key] = existing(file.parent, (value,)) if key in _PATHS else value
+        if is_folder(given["train"]) and not is_dataset(given["train"]):
+            given = splits_in(given["train"]) | {k: v for k, v in given.items() if k != "train"}
+        yield OwnTask(**given)

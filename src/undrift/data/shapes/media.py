@@ -1,0 +1,227 @@
+"""Pictures in rows: by name, or inside the row as bytes; and what looks like one and is not read.
+
+What stands inside a row is written once into the cache, byte for byte, under the digest of its
+content, since examples name their pictures by path.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from undrift.data.files import Pictures, cache_folder
+from undrift.data.formats.wording import brief
+from undrift.errors import DataError
+from undrift.rundir import atomic_write
+from undrift.untrusted import is_regular
+
+KEYS = ("image", "images")
+
+_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what it can hold as it is
+_SUFFIX = 8  # characters of a name that its suffix is looked for in
+_MOVING = re.compile(r"\.(mp4|avi|mov|mkv|webm|mpe?g|m4v|wav|mp3|flac|ogg|m4a|aac|opus)", re.I)
+_STILL = re.compile(
+    r"\.(jpe?g|jfif|png|gif|bmp|tiff?|webp|heic|heif|avif|jp2|ppm|pgm|svg|ico|tga|dcm)", re.I
+)
+_NAME = re.compile(
+    r"(image|img|pic|picture|photo|screenshot|video|audio)s?_?\d*"
+    r"(_?(path|file|filename|file_name|name|url|uri|bytes|data|b64|base64))?s?"
+)
+_HEARD = re.compile(r"video|audio")
+_BASE64 = ("iVBORw0KGgo", "/9j/")  # how PNG and JPEG begin in it
+
+
+def pictures_of(row: Mapping[str, Any]) -> list[Any]:
+    """Return the pictures of a row as it holds them.
+
+    Args:
+        row: The row; `image` or `images` is one picture or a list, and nothing (`""`, null, `[]`)
+            means that there is none.
+
+    Returns:
+        Names, bytes, or what else stands for a picture.
+
+    Raises:
+        DataError: If both keys hold pictures, and other ones, or if a list has gaps.
+    """
+    found = [(key, listed(row[key], key)) for key in KEYS if key in row]
+    given = [(key, pictures) for key, pictures in found if pictures]
+    if len(given) == 2 and given[0][1] != given[1][1]:
+        raise DataError("image and images hold different pictures; leave one of the keys out")
+    return given[0][1] if given else []
+
+
+def listed(value: Any, key: str) -> list[Any]:
+    """Return pictures as a list, whether there is one, several or none.
+
+    Args:
+        value: What stands under the key.
+        key: Its name.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        DataError: If a list holds pictures and gaps.
+    """
+    several = value if isinstance(value, list | tuple) else [value]
+    there = [one for one in several if not _is_nothing(one)]
+    if there and len(there) < len(several):
+        raise DataError(f"{key} holds {len(there)} pictures and {len(several) - len(there)} gaps")
+    return there
+
+
+def find_picture(held: Any, pictures: Pictures) -> Path:
+    """Return the file of a picture, writing it into the cache if it stands inside the row.
+
+    Args:
+        held: A name, a data URL, bytes, a PIL image, or an object with `bytes`, `path`, `url` ...
+        pictures: Where names are looked for.
+
+    Returns:
+        The file.
+
+    Raises:
+        DataError: If there is no such file, or no picture can be made of it.
+    """
+    if isinstance(held, str):
+        if _is_base64(held):
+            held = f"data:;base64,{held}"
+        return _kept(_decoded(held)) if held[:5].lower() == "data:" else pictures.find(held)
+    if isinstance(held, bytes) and held:
+        return _kept(held)
+    if isinstance(held, Image.Image):
+        file = io.BytesIO()
+        (held if held.mode in _PNG else held.convert("RGB")).save(file, "png")
+        return _kept(file.getvalue(), ".png")
+    if isinstance(held, Mapping):
+        content = held.get("bytes")
+        if isinstance(content, bytes) and content:
+            name = str(held.get("path") or "")[-_SUFFIX:]
+            return _kept(content, PurePosixPath(name).suffix.lower())
+        named = [held[key] for key in ("path", "image", "url", "image_url") if held.get(key)]
+        if content in (None, b"") and len(named) == 1:
+            return find_picture(named[0], pictures)
+        if "bytes" in held:
+            raise DataError(
+                "a picture of the dataset holds no bytes; save it with the pictures inside "
+                "(Dataset.save_to_disk does), or give their names instead"
+            )
+    raise DataError(
+        f"image is {brief(held)}; expected the name of a picture or a list of names, and nothing "
+        "where there is no picture"
+    )
+
+
+def unread_media(held: Mapping[str, Any], shown: Iterable[Any]) -> list[str]:
+    """Name what was not read of a row and looks like a picture, a video or sound.
+
+    The name of a picture that is shown may stand under another key as well.
+
+    Args:
+        held: What was not read, by key.
+        shown: The pictures that were.
+
+    Returns:
+        What to say, a text each.
+    """
+    names = {PurePosixPath(name).name for one in shown if (name := _name_of(one))}
+    return [
+        f"videos and sound are not supported, and {key!r} is {brief(value)}"
+        if what == "moving"
+        else f"the key {key!r} is not read, and looks like a picture ({brief(value)}): call it "
+        "image or images, or leave it out"
+        for key, value in held.items()
+        if (what := _looks(str(key), value, names))
+    ]
+
+
+def _looks(key: str, value: Any, names: set[str]) -> str:
+    """Tell whether a value looks like a "picture" or like "moving" ones; of neither it is ""."""
+    own = key.rsplit(".", 1)[-1].strip().lower().replace("-", "_")
+    if _NAME.fullmatch(own) and _may_hold_media(value, names):
+        return "moving" if _HEARD.match(own) else "picture"
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            for inner, held in one.items():
+                if _NAME.fullmatch(str(inner).strip().lower()) and _may_hold_media(held, names):
+                    return "moving" if _HEARD.match(str(inner).lower()) else "picture"
+                waiting.append(held)
+        elif isinstance(one, list | tuple):
+            waiting += one
+        elif isinstance(one, Image.Image) or (isinstance(one, bytes) and len(one) > _SUFFIX):
+            return "picture"
+        elif isinstance(one, str) and len(one) <= 4096:
+            if one[:11].lower() in ("data:video/", "data:audio/") or _ends(one, _MOVING):
+                return "moving"
+            if one[:11].lower() == "data:image/" or (
+                _ends(one, _STILL) and PurePosixPath(one).name not in names
+            ):
+                return "picture"
+        elif isinstance(one, str) and (one[:5].lower() == "data:" or _is_base64(one)):
+            return "picture"
+    return ""
+
+
+def _may_hold_media(value: Any, names: set[str]) -> bool:
+    """Tell whether there is anything that could be a picture: numbers, say, could not."""
+    if isinstance(value, list | tuple):
+        return any(_may_hold_media(one, names) for one in value)
+    if isinstance(value, str):
+        return bool(value.strip()) and PurePosixPath(value).name not in names
+    return isinstance(value, bytes | Image.Image) or (isinstance(value, Mapping) and bool(value))
+
+
+def _ends(text: str, suffix: re.Pattern[str]) -> bool:
+    """Tell whether a text is the name of a file with such a suffix."""
+    end = PurePosixPath(text.partition("?")[0][-_SUFFIX:].strip()).suffix
+    return "\n" not in text and bool(suffix.fullmatch(end))
+
+
+def _is_base64(text: str) -> bool:
+    """Tell whether a text is a picture in base64: no name is so long."""
+    return len(text) > 255 and text.startswith(_BASE64)
+
+
+def _is_nothing(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return not any(one is not None for one in value.values())
+    return value is None or (isinstance(value, str | bytes | list | tuple) and not value)
+
+
+def _name_of(held: Any) -> str:
+    name = held.get("path") if isinstance(held, Mapping) else held
+    return name if isinstance(name, str) else ""
+
+
+def _decoded(url: str) -> bytes:
+    """Decode a data URL."""
+    head, _, content = url.partition(",")
+    try:
+        if not head.lower().endswith(";base64"):
+            raise ValueError("it is not base64")
+        return base64.b64decode(content, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"the data URL {brief(url)} cannot be decoded: {error}") from error
+
+
+def _kept(content: bytes, suffix: str = "") -> Path:
+    """Write a picture into the cache, unless it is there."""
+    if not content:
+        raise DataError("a picture inside the row holds no bytes")
+    digest = hashlib.sha256(content).hexdigest()
+    name = digest + (suffix if suffix.isascii() and suffix[1:].isalnum() else "")
+    path = cache_folder() / "pictures" / digest[:2] / name
+    if not is_regular(path):
+        atomic_write(path, content)
+    return path
