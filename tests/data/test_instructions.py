@@ -111,7 +111,10 @@ BAD_ROWS = {
     "an empty answer": (asked(answer="  "), "has no answer or an empty one"),
     "no accepted answer": (asked(answers=[]), "has no answer or an empty one"),
     "an answer that is an object": (asked(answer={"a": 1}), "answer should be a text or a number"),
-    "a box that is a list": (asked(answer_bbox=[0, 0, 1, 1]), r"answer_bbox is the list of numbers '\[0, 0, 1, 1\]'; for a box say scorer: box"),
+    "a box that is a list": (
+        asked(answer_bbox=[0, 0, 1, 1]),
+        r"answer_bbox is the list of numbers '\[0, 0, 1, 1\]'; for a box say scorer: box",
+    ),
     "an empty answer in a turn": (
         talk(conversations=[*SAID, MORE[0], {"from": "gpt", "value": ""}]),
         "answer 2 is empty",

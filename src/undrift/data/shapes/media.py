@@ -26,6 +26,7 @@ from undrift.untrusted import is_regular
 KEYS = ("image", "images")
 
 _PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what it can hold as it is
+_LONGEST = 4096  # characters of a name
 _SUFFIX = 8  # characters of a name that its suffix is looked for in
 _MOVING = re.compile(r"\.(mp4|avi|mov|mkv|webm|mpe?g|m4v|wav|mp3|flac|ogg|m4a|aac|opus)", re.I)
 _STILL = re.compile(
@@ -133,7 +134,8 @@ def unread_media(held: Mapping[str, Any], shown: Iterable[Any]) -> list[str]:
     Returns:
         What to say, a text each.
     """
-    names = {PurePosixPath(name).name for one in shown if (name := _name_of(one))}
+    named = [name for one in shown if (name := _name_of(one))]
+    names = {*named, *(PurePosixPath(name).name for name in named)}
     return [
         f"videos and sound are not supported, and {key!r} is {brief(value)}"
         if what == "moving"
@@ -161,14 +163,14 @@ def _looks(key: str, value: Any, names: set[str]) -> str:
             waiting += one
         elif isinstance(one, Image.Image) or (isinstance(one, bytes) and len(one) > _SUFFIX):
             return "picture"
-        elif isinstance(one, str) and len(one) <= 4096:
+        elif isinstance(one, str) and _is_base64(one):
+            return "picture"
+        elif isinstance(one, str) and len(one) <= _LONGEST:
             if one[:11].lower() in ("data:video/", "data:audio/") or _ends(one, _MOVING):
                 return "moving"
-            if one[:11].lower() == "data:image/" or (
-                _ends(one, _STILL) and PurePosixPath(one).name not in names
-            ):
+            if one[:11].lower() == "data:image/" or (_ends(one, _STILL) and one not in names):
                 return "picture"
-        elif isinstance(one, str) and (one[:5].lower() == "data:" or _is_base64(one)):
+        elif isinstance(one, str) and one[:5].lower() == "data:":
             return "picture"
     return ""
 
@@ -178,7 +180,7 @@ def _may_hold_media(value: Any, names: set[str]) -> bool:
     if isinstance(value, list | tuple):
         return any(_may_hold_media(one, names) for one in value)
     if isinstance(value, str):
-        return bool(value.strip()) and PurePosixPath(value).name not in names
+        return bool(value.strip()) and value not in names
     return isinstance(value, bytes | Image.Image) or (isinstance(value, Mapping) and bool(value))
 
 
