@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.data.damaged import bomb
 from undrift import cli
@@ -136,3 +137,80 @@ def test_help_teaches(doctor):
     assert status == 0
     for said in ("undrift doctor coin --data ~/CoIN", "its weights are not", "could not look"):
         assert said in out
+
+
+PICTURED = {"question": "Which?", "answer": "red", "image": "0.png"}
+ODD = {  # a task's file, and what is said of it
+    "array.jsonl": ([PICTURED] * 2, None),
+    "images.json": ([{**PICTURED, "images": ["1.png"]}], "hold different pictures"),
+    "imgs.json": ([{**PICTURED, "imgs": ["1.png"]}], "the key 'imgs' is not read"),
+    "video.json": ([{**PICTURED, "video": "a.mp4"}], "videos and sound are not supported"),
+    "mark.json": ([{**PICTURED, "question": "<image><image>?"}], "2 times <image> for 1 pictures"),
+    "web.json": ([{**PICTURED, "image": "https://x.org/1.png"}], "nothing is fetched"),
+    "outside.json": ([{**PICTURED, "image": "/etc/x.png"}], "is not a path inside"),
+    "missing.json": ([{**PICTURED, "image": "9.png"}], "there is no picture"),
+    "truth.json": ([{**PICTURED, "answer": True}], "booleans: yes-no"),
+    "box.json": ([{**PICTURED, "answer": [1, 2, 3, 4]}], "for a box say scorer: box"),
+    "nan.json": ('[{"question": "?", "answer": NaN}]', "NaN"),
+    "twice.json": ('[{"question": "?", "answer": "a", "answer": "b"}]', "twice"),
+    "shape.json": ([{"caption": "a"}], "no question and no answer"),
+    "both.json": ([{**PICTURED, "text": "?"}], "can be read as"),
+    "tool.json": ([{"messages": [{"role": "tool", "content": "?"}]}], "expected turns"),
+    "latin.json": ('[{"question": "café?", "answer": "a"}]'.encode("latin-1"), "Latin-1"),
+    "cut.json": ('[{"question": "?", "ans', "is damaged at line 1"),
+    "empty.json": ("", "is empty"),
+    "none.json": ("[]", "holds no row"),
+    "one.json": ([PICTURED], "the hold-out would take all"),
+    "head.csv": ("question,answer,answer\na,b,c\n", "two columns"),
+    "wide.csv": ("question,answer\na,b,c\n", "has 3 cells"),
+    "book.xlsx": (b"PK\x03\x04", "Excel"),
+    "zip.gz": (b"\x1f\x8b", "compressed with gzip"),
+    "program.pkl": (b"\x80\x04", "a pickle"),
+    "words.txt": ("hello", "it is no JSON"),
+    "table.parquet": (b"PAR1", "cannot read"),
+    "plain.json": ([{"question": f"{n}?", "answer": "a"} for n in range(9)], "shows a picture"),
+}
+
+
+def test_every_odd_file_of_many_is_named_the_worst_first(doctor, tmp_path):
+    pytest.importorskip("pyarrow")
+    for name, (content, _) in ODD.items():
+        folder = tmp_path / "odd" / name.partition(".")[0]
+        folder.mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (40, 30), (number, 0, 0)).save(folder / f"{number}.png")
+        content = json.dumps(content) if isinstance(content, list) else content
+        path = folder / f"train.{name.partition('.')[2]}"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    for name in ("labels.txt", "more.csv", "README.md", *(f"part-{n}.json" for n in range(9))):
+        (tmp_path / "odd/plain" / name).write_text("[]")
+    (tmp_path / "odd/two").mkdir()
+    for suffix in ("json", "jsonl"):
+        (tmp_path / f"odd/two/train.{suffix}").write_text("[]")
+    (tmp_path / "odd/lost").mkdir()
+    (tmp_path / "odd/lost/tarin.json").write_text("[]")
+    (tmp_path / "odd/stray.docx").write_bytes(b"PK\x03\x04")
+    status, out, err = doctor(tmp_path / "odd", "--out", "found.json")
+    assert status == 1, err
+    plain = " ".join(out.split())
+    for name, (_, said) in ODD.items():
+        assert name.partition(".")[0] in out and (said is None or said in plain), (name, plain)
+    for said in ("train.json and train.jsonl", "nearest name is 'tarin.json'", "stray.docx",
+                 "labels.txt", "more.csv", "README.md", *(f"part-{n}.json" for n in range(9))):  # fmt: skip
+        assert said in plain
+    findings = json.loads(Path("found.json").read_text())["findings"]
+    tasks = list(dict.fromkeys(finding["task"] for finding in findings))
+    assert len(tasks) == len(set(tasks)) and tasks[-1] == ""
+    worst = ["error", "warning", "note"]
+    for task in tasks:
+        own = [worst.index(f["severity"]) for f in findings if f["task"] == task]
+        assert own == sorted(own)
+
+
+@pytest.mark.foreign("3.9")
+def test_a_model_that_sees_is_a_reason_to_warn(doctor, tmp_path):
+    rows = [{"question": f"{n}?", "answer": "a"} for n in range(9)]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    assert doctor("train.json")[0] == 0
+    status, out, _ = doctor("train.json", "--backbone", "pocket")
+    assert status == 1 and "no question shows a picture, and the model takes pictures" in out

@@ -91,3 +91,35 @@ def test_a_mistake_is_one_line(undrift, words, message):
     status, _, err = undrift("learn", *words, "--out", "v1")
     assert status in (1, 2) and message in err
     assert "Traceback" not in err and not Path("v1").exists()
+
+
+@pytest.mark.foreign("3.9")
+@pytest.mark.foreign("3.28")
+def test_one_row_without_a_picture_is_learned_if_that_is_meant(undrift, tmp_path):
+    row = {"question": "Is it red?", "answer": True}
+    Path("facts.json").write_text(json.dumps(row))
+    words = ("learn", "model", "--data", "facts.json", "--out", "v1", *SMALL)
+    status, _, err = undrift(*words, "--booleans", "yes-no")
+    assert status == 1 and "--test FILE" in err and "--held-out 0" in err
+    status, _, err = undrift(*words, "--held-out", 0)
+    assert status == 1 and "--booleans yes-no" in err
+    status, out, err = undrift(*words, "--held-out", 0, "--booleans", "yes-no")
+    assert status == 0, err
+    said = " ".join(err.split())
+    assert "no question of facts shows a picture, though model takes pictures" in said
+    assert "nothing of facts is held out: its scores are of what it was trained on" in said
+    status, out, err = undrift("eval", "v1", "--json")  # found again, and read in the same way
+    assert status == 0 and list(json.loads(out)["scores"]) == ["facts"], err
+
+
+@pytest.mark.foreign("3.32")
+def test_a_tasks_folder_is_learned(undrift, tmp_path):
+    task = tmp_path / "birds"
+    task.mkdir()
+    (tmp_path / "colours").rename(task / "colours")
+    (tmp_path / "colours.jsonl").rename(task / "train.jsonl")
+    (tmp_path / "colours-test.jsonl").rename(task / "test.jsonl")
+    status, out, err = undrift("learn", "model", "--data", "birds", "--out", "v1", *SMALL, "--json")
+    assert status == 0, err
+    (row,) = json.loads(out.splitlines()[-1])["tasks"]
+    assert (row["task"], row["examples"]) == ("birds", 4)

@@ -235,7 +235,8 @@ def test_parts_of_videos_and_sound_are_refused(root, part):
 @pytest.mark.parametrize(
     "more",
     [
-        {"imgs": "a.png"}, {"img": "scan 1"}, {"Image": "1.png"}, {"mask": "masks/0.png"}, {"IMAGES": ["1"]},
+        {"imgs": "a.png"}, {"img": "scan 1"}, {"Image": "1.png"}, {"mask": "masks/0.png"},
+        {"IMAGES": ["1"]},
         {"picture": "x"}, {"photo_path": "a"}, {"image_url": "https://x.org/a"}, {"scan": "a.JPG"},
         {"pages": ["a.tiff", "b.tiff"]}, {"meta": {"shown": {"file": "a.webp"}}},
         {"blob": png()}, {"x": {"bytes": png(), "path": None}}, {"x": [DATA_URL]},

@@ -36,7 +36,6 @@ _NAME = re.compile(
     r"(image|img|pic|picture|photo|screenshot|video|audio)s?_?\d*"
     r"(_?(path|file|filename|file_name|name|url|uri|bytes|data|b64|base64))?s?"
 )
-_HEARD = re.compile(r"video|audio")
 _BASE64 = ("iVBORw0KGgo", "/9j/")  # how PNG and JPEG begin in it
 
 
@@ -148,31 +147,35 @@ def unread_media(held: Mapping[str, Any], shown: Iterable[Any]) -> list[str]:
 
 def _looks(key: str, value: Any, names: set[str]) -> str:
     """Tell whether a value looks like a "picture" or like "moving" ones; of neither it is ""."""
-    own = key.rsplit(".", 1)[-1].strip().lower().replace("-", "_")
-    if _NAME.fullmatch(own) and _may_hold_media(value, names):
-        return "moving" if _HEARD.match(own) else "picture"
-    waiting = [value]
+    waiting = [(key.rsplit(".", 1)[-1], value)]
     while waiting:
-        one = waiting.pop()
+        key, one = waiting.pop()
+        named = _NAME.fullmatch(key.strip().lower().replace("-", "_"))
+        if named and _may_hold_media(one, names):
+            return "moving" if named[1] in ("video", "audio") else "picture"
         if isinstance(one, Mapping):
-            for inner, held in one.items():
-                if _NAME.fullmatch(str(inner).strip().lower()) and _may_hold_media(held, names):
-                    return "moving" if _HEARD.match(str(inner).lower()) else "picture"
-                waiting.append(held)
+            waiting += [(str(inner), held) for inner, held in one.items()]
         elif isinstance(one, list | tuple):
-            waiting += one
+            waiting += [("", held) for held in one]
+        elif isinstance(one, str):
+            if what := _told_by_text(one, names):
+                return what
         elif isinstance(one, Image.Image) or (isinstance(one, bytes) and len(one) > _SUFFIX):
             return "picture"
-        elif isinstance(one, str) and _is_base64(one):
-            return "picture"
-        elif isinstance(one, str) and len(one) <= _LONGEST:
-            if one[:11].lower() in ("data:video/", "data:audio/") or _ends(one, _MOVING):
-                return "moving"
-            if one[:11].lower() == "data:image/" or (_ends(one, _STILL) and one not in names):
-                return "picture"
-        elif isinstance(one, str) and one[:5].lower() == "data:":
-            return "picture"
     return ""
+
+
+def _told_by_text(text: str, names: set[str]) -> str:
+    """Tell what a text looks like that may be a name, a data URL, or a picture in base64."""
+    kind = text[:11].lower()
+    if kind.startswith("data:") or _is_base64(text):
+        return "moving" if kind in ("data:video/", "data:audio/") else "picture"
+    if len(text) > _LONGEST or "\n" in text:
+        return ""
+    end = PurePosixPath(text.partition("?")[0][-_SUFFIX:].strip()).suffix
+    if _MOVING.fullmatch(end):
+        return "moving"
+    return "picture" if _STILL.fullmatch(end) and text not in names else ""
 
 
 def _may_hold_media(value: Any, names: set[str]) -> bool:
@@ -182,12 +185,6 @@ def _may_hold_media(value: Any, names: set[str]) -> bool:
     if isinstance(value, str):
         return bool(value.strip()) and value not in names
     return isinstance(value, bytes | Image.Image) or (isinstance(value, Mapping) and bool(value))
-
-
-def _ends(text: str, suffix: re.Pattern[str]) -> bool:
-    """Tell whether a text is the name of a file with such a suffix."""
-    end = PurePosixPath(text.partition("?")[0][-_SUFFIX:].strip()).suffix
-    return "\n" not in text and bool(suffix.fullmatch(end))
 
 
 def _is_base64(text: str) -> bool:
