@@ -195,8 +195,9 @@ def test_every_odd_file_of_many_is_named_the_worst_first(doctor, tmp_path):
     plain = " ".join(out.split())
     for name, (_, said) in ODD.items():
         assert name.partition(".")[0] in out and (said is None or said in plain), (name, plain)
+    parts = [f"part-{n}.json" for n in range(9)]
     for said in ("train.json and train.jsonl", "nearest name is 'tarin.json'", "stray.docx",
-                 "labels.txt", "more.csv", "README.md", *(f"part-{n}.json" for n in range(9))):  # fmt: skip
+                 "labels.txt", "more.csv", "README.md", *parts):  # fmt: skip
         assert said in plain
     findings = json.loads(Path("found.json").read_text())["findings"]
     tasks = list(dict.fromkeys(finding["task"] for finding in findings))

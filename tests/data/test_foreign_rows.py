@@ -753,3 +753,20 @@ def test_files_that_are_not_read_are_named(root, undrift):
     (task / "train.jsonl").unlink()
     with pytest.raises(DataError, match=r"train\.xlsx: it is a zip archive, as Excel's"):
         benchmark(root, progress=False)
+
+
+def test_a_folder_without_tasks_is_looked_into_file_by_file(root, undrift, monkeypatch):
+    for name in ("a.json", "b.csv"):
+        (root / name).write_text("question;answer\nWhich?;red\n" if name == "b.csv" else "[7]")
+    (root / "c.xlsx").write_bytes(b"PK\x03\x04")
+    status, out, _ = undrift("doctor", root)
+    assert status == 1 and "a.json, row 1: expected an object, found int" in out
+    assert "\nb.csv  train 1 rows" in out and "3 files not read: a.json, b.csv, c.xlsx" in out
+    with pytest.raises(DataError, match="holds no task"):
+        benchmark(root, progress=False)
+    (root / "train.json").write_text(json.dumps(rows_of(20)))
+    monkeypatch.chdir(root)
+    status, out, _ = undrift("doctor", ".")
+    assert "\ndata  train 20 rows" in out and "3 files not read: a.json, b.csv, c.xlsx" in out
+    status, _, err = undrift("doctor", "nowhere/at/all")
+    assert status == 2 and "nowhere/at/all does not exist" in err

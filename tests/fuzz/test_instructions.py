@@ -57,7 +57,8 @@ PARTS = st.lists(
     st.one_of(
         st.fixed_dictionaries({"type": st.just("text"), "text": WORDS}),
         st.just({"type": "image"}),
-        st.just({"type": "image", "image": "a.png"}),
+        st.fixed_dictionaries({"type": st.just("image"), "image": PICTURES | anything}),
+        st.fixed_dictionaries({"type": st.just("image_url"), "image_url": PICTURES | anything}),
     ),
     max_size=3,
 )
@@ -70,9 +71,22 @@ messages = st.fixed_dictionaries(
             ]
         )
     },
-    optional={"images": PICTURES, "image": PICTURES, "id": IDS},
+    optional={"images": PICTURES, "image": PICTURES, "id": IDS, "system": WORDS | anything},
 )
-rows = st.lists(conversations | evaluations | messages, max_size=4)
+pairs = st.one_of(
+    st.fixed_dictionaries(
+        {question: WORDS, answer: ANSWERS},
+        optional={
+            "images": PICTURES, "input": WORDS, "video": PICTURES,
+            "history": st.lists(st.lists(WORDS, min_size=2, max_size=2), max_size=2),
+        },
+    )
+    for question, answer in (
+        ("question", "answer"), ("query", "response"), ("instruction", "output"),
+        ("prompt", "completion"), ("problem", "solution"),
+    )
+)  # fmt: skip
+rows = st.lists(conversations | evaluations | messages | pairs, max_size=4)
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +161,13 @@ def test_rows_with_something_wrong_in_them(root, data, made, lines):
 @example(b'["' + b"\\" * 100_001)
 @example(b" " * 500_000)
 @example(b"\n" * 100_000)
+@example(b"question,answer\n" + b'"' * 100_001)
+@example(b"question,answer\nWhich?,red\n")
+@example("question\tanswer\nWhich?\tred\n".encode("utf-16"))
+@example(b'{"question": "?", "answer": "!"}' * 1000)
+@example(b"\0\0\xfe\xff[")
 def test_any_bytes(root, content):
-    for suffix in ("json", "jsonl", "parquet"):
+    for suffix in ("json", "jsonl", "csv", "tsv", "parquet", "txt"):
         path = root / f"y.{suffix}"
         path.write_bytes(content)
         with at_once(60):

@@ -91,10 +91,10 @@ def doctor(
     if out is not None:
         check_writable(out, file=True)
         claim_json(out, Findings)
-    benchmark, data, backbone, tasks, options = _chosen(target, data, backbone, tasks)
     given = {"instructions": instructions, "images": images, "scorer": scorer, "booleans": booleans}
-    options |= {key: value for key, value in given.items() if value is not None}
     try:
+        benchmark, data, backbone, tasks, options = _chosen(target, data, backbone, tasks)
+        options |= {key: value for key, value in given.items() if value is not None}
         with _bars(drawn=not (quiet or as_json)) as progress:
             report = _examined(benchmark, data, backbone, tasks, options, workers, progress)
     except UndriftError as error:  # for other commands damaged data is no wrong use; here, no look
@@ -113,6 +113,8 @@ def _chosen(
     target: str, data: Path | None, backbone: str | None, tasks: list[str] | None
 ) -> tuple[str, Path | None, str | None, list[str] | None, dict[str, Any]]:
     """Take what is not given beside a run's file from that file; a path is data of one's own."""
+    from undrift.data.files import existing
+
     options: dict[str, Any] = {}
     path = Path(target)
     listed = path.name == "tasks.yaml" or not target.endswith((".yaml", ".yml"))
@@ -127,6 +129,8 @@ def _chosen(
         if tasks is None and not isinstance(config.order, str):
             tasks = list(config.order)
     if target not in BENCHMARKS.names():
+        if path.parent != Path():  # no name of a benchmark
+            existing(path.parent, (path.name,))
         raise unknown("benchmark", target, BENCHMARKS.names())
     return target, data, backbone, tasks, options
 

@@ -71,13 +71,13 @@ def own_task(
     Raises:
         DataError: If there are no such rows.
     """
-    data = data if data.name else data.absolute()
-    data = existing(data.parent, (data.name,))
+    data = existing(data.parent, (data.name,)) if data.name else data
     folder = is_folder(data) and not is_dataset(data)
     given: dict[str, Any] = {**splits_in(data)} if folder else {"train": data}
     given |= {key: value for key, value in settings.items() if value is not None}
     place = (data if folder else data.parent) if images is None else images
-    return OwnTask(name or (data.name if folder else data.stem), images=place, **given)
+    called = data.resolve().name if folder else data.stem
+    return OwnTask(name or called, images=place, **given)
 
 
 def is_one_task(place: Path) -> bool:

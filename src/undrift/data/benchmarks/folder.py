@@ -29,6 +29,7 @@ from typing import Any
 
 from undrift.data.bars import bar
 from undrift.data.files import BadRow, existing
+from undrift.data.formats import SUFFIXES
 from undrift.data.formats.saved import is_dataset
 from undrift.data.instructions import read_examples
 from undrift.data.own_files import unread_in
@@ -100,7 +101,8 @@ def sources(
         root: What --data names.
         only: Names of the wanted tasks; all if None.
         lost: Receives the folders whose files cannot be used; without it, the first is raised. A
-            list of tasks that names what is not there is a mistake in whole.
+            list of tasks that names what is not there is a mistake in whole. With it, the files of
+            a folder without any task are given as well, each by itself.
         images: See `benchmark`.
         scorer: See `benchmark`.
         booleans: See `benchmark`.
@@ -115,6 +117,9 @@ def sources(
     """
     place = _given(root)
     own = list(own_tasks(place, lost))
+    if not own and not lost and lost is not None and is_folder(place):  # rows all the same
+        files = [path for path in sorted(place.iterdir()) if path.suffix.lower() in SUFFIXES]
+        own = [own_task(path, name=path.name) for path in files]
     if not own and not lost:
         raise DataError(
             f"{place} holds no task; expected folders with a train.json (or .jsonl, .csv, .tsv, "
@@ -185,19 +190,16 @@ def unread(root: Path | None = None) -> list[tuple[str, Path]]:
     place = _given(root)
     if not is_folder(place) or is_dataset(place):
         return []
-    found = [("", path) for path in unread_in(place, set())]
+    lost: Lost = {}
     try:
-        own = [own_task(place)] if is_one_task(place) else [*own_tasks(place, {})]
+        own = {task.images: task for task in own_tasks(place, lost)}
     except DataError:  # told as an error of its own
-        return found
-    read = {path for task in own for path in (task.train, task.validation, task.test) if path}
-    folders = {path: path.name for path in place.iterdir() if is_folder(path)}
-    if is_one_task(place):
-        return [(own[0].name, path) for path in unread_in(place, read)]
-    names = {task.name for task in own}
-    return found + [
-        (name if name in names else "", path)
-        for folder, name in sorted(folders.items())
-        if name[0] != "." and not is_dataset(folder)
+        return []
+    read = {path for t in own.values() for path in (t.train, t.validation, t.test) if path}
+    inner = [] if is_one_task(place) else sorted(filter(is_folder, place.iterdir()))
+    folders = [f for f in inner if f.name[0] != "." and f.name not in lost and not is_dataset(f)]
+    return [
+        (own[folder].name if folder in own else "", path)
+        for folder in (place, *folders)
         for path in unread_in(folder, read)
     ]

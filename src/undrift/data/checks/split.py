@@ -128,9 +128,10 @@ def read_split(source: Source, name: str) -> tuple[Split, list[Finding]]:
     try:
         for one in each_row(file, pictures, join=joined, reading=source.reading, bad=bad):
             read.append(one)
-            for noted, items in ((pictures.missing, missing), (pictures.outside, outside)):
-                for path, reason in noted.items():
-                    items.setdefault(path, Item(str(path), reason, file, one.number))
+            for path, reason in pictures.missing.items():
+                missing.setdefault(path, Item(str(path), reason, file, one.number))
+            for path, reason in pictures.outside.items():
+                outside.setdefault(path, Item(f"row {one.number}", reason, file, one.number))
     except DataError as error:
         damaged = str(error)
     unknown = [Item(row.where, row.reason, file, row.row) for row in bad if row.reason in strangers]

@@ -10,10 +10,10 @@ import csv
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from undrift.data.formats.encodings import utf8
-from undrift.data.formats.wording import Rows, brief
+from undrift.data.formats.wording import brief
 from undrift.errors import DataError
 from undrift.untrusted import Refused, not_utf8
 from undrift.untrusted.bounded_json import MAX_LINE
@@ -21,7 +21,7 @@ from undrift.untrusted.bounded_json import MAX_LINE
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
 
 
-def rows(path: Path) -> Rows:
+def rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Read the rows of a table.
 
     Args:

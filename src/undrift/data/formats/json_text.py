@@ -8,11 +8,11 @@ meant cannot be known.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from undrift.data.formats.encodings import utf8
-from undrift.data.formats.wording import Rows
 from undrift.errors import DataError
 from undrift.untrusted import (
     NotJson,
@@ -48,7 +48,7 @@ def json_of(path: Path) -> Any:
         raise _damaged(path, error) from error
 
 
-def rows(path: Path) -> Rows:
+def rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Read the rows of a JSON file.
 
     Args:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from undrift.data.formats.tables import features_of, table_rows
-from undrift.data.formats.wording import Rows
 from undrift.errors import DataError, missing_extra
 from undrift.untrusted import open_regular, why
 
 AT_ONCE = 256  # rows of a table that are in memory, for they may hold pictures
 
 
-def rows(path: Path) -> Rows:
+def rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Read the rows of a parquet file.
 
     Args:

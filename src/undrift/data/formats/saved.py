@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from undrift.data.formats.json_text import json_of
 from undrift.data.formats.tables import table_rows
-from undrift.data.formats.wording import Rows, brief
+from undrift.data.formats.wording import brief
 from undrift.errors import DataError, missing_extra
 from undrift.untrusted import is_regular, strange_kind
 
@@ -25,7 +26,7 @@ def is_dataset_dict(path: Path) -> bool:
     return is_regular(path / "dataset_dict.json")
 
 
-def rows(path: Path) -> Rows:
+def rows(path: Path) -> Iterator[tuple[int, Any]]:
     """Read the rows of a saved dataset, pictures as they are stored.
 
     Args:

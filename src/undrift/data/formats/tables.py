@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from undrift.data.formats.wording import Rows
 from undrift.untrusted import NotJson, Refused, parse_json
 
 Features = Mapping[str, Any]
 """What `datasets` says about columns, as JSON: {"label": {"names": [...], "_type": ...}, ...}."""
 
 
-def table_rows(tables: Iterable[Any], features: Features) -> Rows:
+def table_rows(tables: Iterable[Any], features: Features) -> Iterator[tuple[int, Any]]:
     """Take the rows out of tables of pyarrow.
 
     Args:

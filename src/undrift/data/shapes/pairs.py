@@ -70,8 +70,8 @@ SHAPES = (
     Pair("text", _ANSWERS),
     Pair("question", _ANSWERS),
     Pair("query", ("response",)),
-    Pair("instruction", ("output",), more="input"),
-    Pair("prompt", ("completion",)),
+    Pair("instruction", ("response", "output"), more="input"),
+    Pair("prompt", ("response", "completion")),
     Pair("problem", ("solution",)),
 )
 
