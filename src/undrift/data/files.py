@@ -200,12 +200,12 @@ class Pictures:
 
     def _inner(self, name: str) -> list[str]:
         """The parts of a name relative to the root; none if it is an absolute one of elsewhere."""
-        if PurePosixPath(name).is_absolute():
+        if name.startswith("/"):
             whole = PurePosixPath(name)
             roots = map(PurePosixPath, (self.root.absolute(), self._real))
             inside = next((root for root in roots if whole.is_relative_to(root)), None)
             return [] if inside is None else [*whole.relative_to(inside).parts]
-        if PureWindowsPath(name).anchor:
+        if (":" in name or "\\" in name) and PureWindowsPath(name).anchor:
             return []
         return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
 

@@ -105,8 +105,9 @@ def hold_out(
             break
         out.update(groups[group])
     if examples and len(out) == len(examples):
-        few = "there is one question alone" if len(out) == 1 else "they share too few pictures"
-        few = "all of them are about the same picture" if len(groups) == 1 < len(out) else few
+        few = f"they are about {len(groups)} pictures alone"
+        if len(groups) == 1:
+            few = "there is one alone" if len(out) == 1 else "all are about the same picture"
         raise DataError(
             f"the hold-out would take all of the {len(out)} training questions ({few}): give test "
             "questions (--test FILE, or a test file beside train), or --held-out 0 to ask what is "

@@ -8,6 +8,7 @@ meant cannot be known.
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,17 +70,21 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
                         row = Refused(f"no JSON at {where}: {row.reason}")
                     yield number, row
                 return
-            content = file.read(MAX_BYTES + 1)
-            if len(content) > MAX_BYTES:
-                raise DataError(
-                    f"cannot read {path}: it has more than {MAX_BYTES:,} bytes, and is no file of "
-                    "a row a line"
-                )
-            yield from enumerate(json_elements(content.decode(), unique=True), 1)
+            yield from enumerate(json_elements(_whole(path, file), unique=True), 1)
         except UnicodeDecodeError as error:
             raise DataError(f"cannot read {path}: {not_utf8(error)}") from error
         except NotJson as error:
             raise _damaged(path, error) from error
+
+
+def _whole(path: Path, file: BinaryIO) -> str:
+    """Read what is left of a file that has no row a line."""
+    start = file.tell()
+    size = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    if size > MAX_BYTES:
+        raise DataError(f"cannot read {path}: it has more than {MAX_BYTES:,} bytes, and no lines")
+    return file.read(size).decode()
 
 
 def _has_a_row_a_line(path: Path, file: BinaryIO) -> bool:
