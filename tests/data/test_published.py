@@ -237,7 +237,7 @@ def test_vizwiz_is_asked_on_val_since_test_has_no_answers(copied):
     assert load("coin")[1]["VizWiz"].test[0].images[0].name == "VizWiz_val_00000100.jpg"
     root = copied("coin")
     (root / "Instructions_Original" / "VizWiz" / "val.json").unlink()
-    with pytest.raises(DataError, match=r"test\.json, row 1: no answer and no conversations"):
+    with pytest.raises(DataError, match=r"test\.json, row 1: no answer beside 'text'"):
         load("coin", root)
 
 
@@ -252,7 +252,7 @@ def test_gqa_takes_answers_from_the_official_file_where_it_must(copied):
     edit(file, lambda rows: [{k: v for k, v in r.items() if k != "answer"} for r in rows])
     assert [e.answers for e in load("coin", root)[1]["GQA"].test] == before
     official.unlink()
-    with pytest.raises(DataError, match="no answer and no conversations"):
+    with pytest.raises(DataError, match="no answer beside 'text'"):
         load("coin", root)
 
 
