@@ -31,7 +31,8 @@ HELP = """Look through a benchmark's files, rows and pictures before anything is
 It looks for
   files     missing ones, with the nearest name; damaged ones, with the line
   rows      that cannot be used; ids that repeat or mix numbers and texts; counts
-  pictures  missing, unreadable, outside their folder, of odd sizes, alike in name
+  pictures  missing, unreadable, outside their folder, of odd sizes, alike in name; turned,
+            laid on white, scaled to 8 bits, or the first of several frames
   prompts   the line that says how to answer: missing, twice, other in the test
   overlap   questions of the test that are trained on
   captions  test rows that the file of references does not know
