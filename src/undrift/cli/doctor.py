@@ -99,7 +99,7 @@ def _chosen(
         from undrift.run import layers
 
         config = layers.resolve(layers.load_yaml(layers.run_file(target)))
-        target, data, backbone = config.benchmark, data or config.data, backbone or config.backbone
+        target, data, backbone = config.benchmark, data or config.data, backbone or config.base
         options.update(config.reading)
         if tasks is None and not isinstance(config.order, str):
             tasks = list(config.order)

@@ -219,7 +219,8 @@ def _seen(picture: Image.Image) -> tuple[Image.Image, tuple[Change, ...]]:
     elif picture.has_transparency_data:
         seen, alpha = Image.new("RGB", picture.size, "white"), _with_alpha(picture, key)
         seen.paste(alpha, mask=alpha)
-        changes += ["flattened"] if alpha.getextrema()[3][0] < 255 else []
+        if alpha.getchannel("A").getextrema() != (255, 255):
+            changes.append("flattened")
     else:
         seen = picture.convert("RGB")
     turn = _orientation(picture)
