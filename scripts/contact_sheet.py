@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from undrift.data.benchmarks.pocket import benchmark
+from undrift.data.pictures import open_picture
 from undrift.data.pocket.drawing import font
 from undrift.data.pocket.sources import font_path
 
@@ -27,8 +28,8 @@ def main() -> None:
             (8, top), f"{task.name}:  {question}   →   {first.answers[0]}", (0, 0, 0), font=face
         )
         for column, example in enumerate(task.test[:8]):
-            with Image.open(example.images[0]) as picture:
-                sheet.paste(picture.resize((144, 144)), (8 + column * 150, top + 18))
+            picture = open_picture(example.images[0]).resize((144, 144))
+            sheet.paste(picture, (8 + column * 150, top + 18))
             pen.text(
                 (8 + column * 150, top + 162), example.answers[0][:20], (90, 90, 90), font=face
             )

@@ -11,6 +11,7 @@ from PIL import Image
 from tests.run.tiny import tiny_llava
 from undrift.data.files import cache_folder
 from undrift.errors import DataError
+from undrift.run import features
 from undrift.run.backbone import Backbone
 from undrift.run.features import FeatureStore
 
@@ -68,6 +69,21 @@ def test_a_damaged_file_is_computed_again(pictures, tmp_path):
     again = Encoder()
     FeatureStore(tmp_path / "kept", again).prepare(pictures)
     assert again.calls == pictures
+
+
+@pytest.mark.foreign("4.1")
+def test_features_of_pictures_that_were_read_otherwise_are_left_alone(
+    pictures, tmp_path, monkeypatch
+):
+    FeatureStore(tmp_path / "kept", Encoder()).prepare(pictures)
+    (file,) = (tmp_path / "kept").iterdir()
+    old = file.rename(file.with_name(file.name.partition("-")[2]))  # as they were called before
+    before, again, later = old.read_bytes(), Encoder(), Encoder()
+    FeatureStore(tmp_path / "kept", again).prepare(pictures)
+    monkeypatch.setattr(features, "READING", features.READING + 1)
+    FeatureStore(tmp_path / "kept", later).prepare(pictures)
+    assert again.calls == later.calls == pictures
+    assert old.read_bytes() == before and len(list((tmp_path / "kept").iterdir())) == 3
 
 
 def test_features_that_do_not_fit_half_precision_are_refused(pictures, tmp_path):

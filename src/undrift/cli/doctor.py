@@ -44,7 +44,8 @@ It looks for
             those that lie with your data and are not read
   rows      that cannot be used or would lose a picture; ids that repeat or mix
             numbers and texts; counts; keys that the model is not shown
-  pictures  missing, unreadable, outside their folder, of odd sizes, alike in name
+  pictures  missing, unreadable, outside their folder, of odd sizes, alike in name; turned,
+            laid on white, scaled to 8 bits, or the first of several frames
   prompts   the line that says how to answer: missing, twice, other in the test
   overlap   questions of the test that are trained on
   captions  test rows that the file of references does not know
@@ -124,7 +125,7 @@ def _chosen(
         from undrift.run import layers
 
         config = layers.resolve(layers.load_yaml(layers.run_file(target)))
-        target, data, backbone = config.benchmark, data or config.data, backbone or config.backbone
+        target, data, backbone = config.benchmark, data or config.data, backbone or config.base
         options.update(config.reading)
         if tasks is None and not isinstance(config.order, str):
             tasks = list(config.order)

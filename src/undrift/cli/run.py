@@ -97,7 +97,7 @@ def run(
     from undrift.run.origin import check_named
     from undrift.rundir import check_writable
 
-    check_named(config.backbone, config.method.options.get("encoder"), config.device)
+    check_named(config.base, config.method.options.get("encoder"), config.device)
     check_writable(config.folder)
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     with progress(quiet, as_json) as told:

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from undrift.data.checks.finding import Finding, Item, Severity, counted
-from undrift.data.checks.looks import ambiguous_names, picture_sizes, unreadable_pictures
+from undrift.data.checks.looks import (
+    ambiguous_names,
+    changed_pictures,
+    picture_sizes,
+    unreadable_pictures,
+)
 from undrift.data.checks.overlap import overlap
 from undrift.data.checks.prompts import format_lines
 from undrift.data.checks.rows import (
@@ -41,7 +46,7 @@ class Report:
         benchmark: Its name.
         data: Its folder, if one was given.
         splits: Its splits as their files have them, task by task.
-        sizes: Width and height of every picture that can be read.
+        sizes: Width and height, as it is seen, of every picture that can be read.
         findings: Everything that was found, task by task.
     """
 
@@ -216,6 +221,7 @@ def _of_task(
     for split in splits:
         if split.name != "train" and "train" in by_name:
             yield from overlap(by_name["train"], split)
+    yield from changed_pictures(splits[0].task, splits, opened)
     yield from picture_sizes(splits[0].task, splits, opened.sizes)
 
 

@@ -95,7 +95,7 @@ class Backbone:
     @classmethod
     def load_for(cls, config: RunConfig) -> Backbone:
         """Load the backbone of a run, see `load`."""
-        return cls.load(config.backbone, config.dtype, config.device, config.quantize)
+        return cls.load(config.base, config.dtype, config.device, config.quantize)
 
     @classmethod
     def of(cls, name: str, model: Any, processor: Any) -> Backbone:

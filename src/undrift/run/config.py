@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -149,7 +150,8 @@ class RunConfig(_Frozen):
             last task. "none" leaves the rank alone.
         seed: Decides initial weights, order of examples and sketches.
         order: "default", a name the benchmark knows, or task names.
-        backbone: "pocket", a folder, or a Hub name.
+        backbone: "pocket", a folder, or a Hub name, as it was typed.
+        backbone_folder: Where that folder lies, from anywhere; a run notes it by itself.
         dtype: "auto", or a torch dtype's name.
         quantize: "none", or "8bit" or "4bit" for a frozen language model kept by bitsandbytes.
         profile: How much of the benchmark is used.
@@ -173,6 +175,7 @@ class RunConfig(_Frozen):
     seed: NonNegativeInt = 0
     order: str | tuple[str, ...] = "default"
     backbone: str = "pocket"
+    backbone_folder: Path | None = None
     dtype: str = "auto"
     quantize: Literal["none", "8bit", "4bit"] = "none"
     profile: Profile = Profile(name="full")
@@ -207,10 +210,34 @@ class RunConfig(_Frozen):
         name = "-".join([self.benchmark, self.method.name, *extra, f"s{self.seed}"])
         return Path("runs") / name
 
+    @property
+    def base(self) -> str:
+        """Where the backbone is loaded from, see `located`."""
+        return located(self.backbone, self.backbone_folder)
+
     def text(self) -> str:
-        """Return the text of run.yaml: what decides the run's numbers, and nothing else."""
+        """Return the text of run.yaml: what decides the run's numbers, and where its base lies."""
         content = self.model_dump(mode="json", exclude=DO_NOT_MATTER)
         content["method"] = {"name": self.method.name, **self.method.options}
         if self.match_budget == "none":  # as in the runs from before there was a choice
             del content["match_budget"]
+        if self.backbone_folder is None:
+            del content["backbone_folder"]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def located(name: str, folder: str | Path | None) -> str:
+    """Say where a backbone that was recorded is loaded from.
+
+    Args:
+        name: As it was typed, a relative folder perhaps.
+        folder: Where that folder was; None of a Hub name, or in an older record.
+
+    Returns:
+        The folder; the name if the folder is gone and the name leads to one from here.
+    """
+    if folder is None or (
+        not Path(folder).is_dir() and os.path.isdir(os.path.expanduser(name))  # noqa: PTH111, PTH112
+    ):
+        return name
+    return str(folder)

@@ -2,9 +2,9 @@
 
 A run trains adapters of the language model only, so a picture's features never change (unless
 `train_projector` is on, when pixels are used): they are computed once per backbone, kept in half
-precision, and put in the place of the image tokens. The file name is the backbone's fingerprint,
-the key within it the digest of the picture's bytes, so a changed picture or backbone can never be
-answered from an old file.
+precision, and put in the place of the image tokens. The folder's name is the backbone's
+fingerprint, a file's begins with the number of how pictures are read, and the key within it is the
+digest of the picture's bytes: what has changed can never be answered from an old file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from undrift.data.pictures import READING
 from undrift.errors import DataError, RunDirError
 from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.untrusted import open_regular, why
@@ -83,7 +84,7 @@ class FeatureStore:
         return self._features
 
     def _read(self, wanted: set[str]) -> None:
-        for file in sorted(self.folder.glob("*.safetensors")):
+        for file in sorted(self.folder.glob(f"{READING}-*.safetensors")):
             try:
                 content = load_tensors(file)
                 digests = [bytes(row).hex() for row in content["digests"].numpy()]
@@ -111,7 +112,7 @@ class FeatureStore:
         keys = torch.tensor([list(bytes.fromhex(digest)) for digest in digests], dtype=torch.uint8)
         name = hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
         kept = {"features": features, "digests": keys}
-        save_tensors(kept, self.folder / f"{name}.safetensors")
+        save_tensors(kept, self.folder / f"{READING}-{name}.safetensors")
 
     def _append(self, digests: Sequence[str], features: Tensor) -> None:
         fresh = [i for i, digest in enumerate(digests) if digest not in self._row_of_digest]

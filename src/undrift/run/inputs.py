@@ -102,6 +102,7 @@ class Inputs:
             was = (there.get(part) or content[part])["fingerprint"]
             if was != is_now:
                 line = f"fingerprint {was[:12]} then, {is_now[:12]} now"
+                line += " (give its own with --backbone DIR)" if part == "weights" else ""
                 self._settle(part, [line], {"fingerprint": was}, {"fingerprint": is_now})
         if self.changes:
             content["changes"] = self.changes

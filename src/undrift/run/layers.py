@@ -228,12 +228,15 @@ def spelled(layer: Layer) -> dict[str, Any]:
 
 
 def _without_replaced(below: Layer, above: Layer) -> Layer:
-    """Leave out the options of a method or profile that the layer above replaces by another."""
+    """Leave out what belongs to a method, profile or backbone that the layer above replaces."""
     return {
         key: value
         for key, value in below.items()
-        if key not in ("method", "profile")
-        or above.get(key, {}).get("name", value.get("name")) == value.get("name")
+        if not (key == "backbone_folder" and "backbone" in above)
+        and (
+            key not in ("method", "profile")
+            or above.get(key, {}).get("name", value.get("name")) == value.get("name")
+        )
     }
 
 

@@ -28,7 +28,7 @@ from undrift.run.inputs import Inputs, splits_of
 from undrift.run.learned import find_again, from_files
 from undrift.run.live import Reporters, check_reporters
 from undrift.run.manifest import manifest
-from undrift.run.origin import source
+from undrift.run.origin import placed, source
 from undrift.run.progress import Quiet
 from undrift.run.reading import Skipped, note_skipped, rows_skipped, without_bad_pictures
 from undrift.run.saved import make_method, note_origin
@@ -109,7 +109,9 @@ class Learn:
         force: bool = False,
         backbone: Backbone | None = None,
     ) -> None:
-        self.start, self.config, self.progress = start, start.config, progress or Quiet()
+        self.start, self.progress = start, progress or Quiet()
+        self.files = LearnDir(out)
+        self.config = placed(start.config, None if replace else self.files)
         check_reporters(self.config.report_to)
         self.method = make_method(self.config.method.name, self.config.method.options)
         if self.method.schedule != "sequential":
@@ -124,14 +126,13 @@ class Learn:
         for name in without:
             if name not in names:
                 raise ConfigError(f"--without {name}: the adapter has learned {', '.join(names)}")
-        self.files = LearnDir(out)
         self.files.task(self.index, own.name)  # refuses a name that cannot be a file's
         self.task, self.skipped = self._read(own, held_out)
         self.note = from_files(own, self.task, held_out, self.config.seed, self.config.skip_bad)
         asked = [note for note in start.notes if note["name"] not in without]
         self.earlier = find_again(asked, self.progress)
         content = {
-            "from": str(start.adapter or self.config.backbone),
+            "from": str(start.adapter.resolve() if start.adapter else self.config.backbone),
             "task": {key: value for key, value in self.note.items() if key != "digest"},
             "train": {"file": str(own.train.resolve())},
             "without": list(without),
@@ -140,7 +141,7 @@ class Learn:
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         LearnDir.start(out, text, replace=replace)
         self._backbone = backbone
-        base = source(self.config.backbone) if backbone is None else None
+        base = source(self.config.base) if backbone is None else None
         splits = splits_of([self.task], [task for task, _ in self.earlier])
         self.inputs = Inputs(
             self.files, splits, base, start.adapter, force=force, progress=self.progress

@@ -82,12 +82,15 @@ class Run:
                 "undrift run uses one process; for several, put the method into your own Trainer "
                 "(callbacks=[undrift.Same()]) and start that with torchrun"
             )
+        there = RunDir(config.folder)
+        replace = replace or there.only_planned
+        config = origin.placed(config, None if replace else there)
         self.config = config
         self.progress = progress or Quiet()
         self.method = make_method(config.method.name, config.method.options)
         check_reporters(config.report_to)
         # told now, not after the drawing
-        base = origin.source(config.backbone) if backbone is None else None
+        base = origin.source(config.base) if backbone is None else None
         self.skipped: tuple[Skipped, ...] = ()
         if benchmark is None:
             benchmark, self.skipped = read_benchmark(config, self.progress)
@@ -96,7 +99,6 @@ class Run:
         self.tasks = [plan.cut(task, config.profile, config.eval.split) for task in order]
         self.stages = plan.trainings(self.tasks, self.method.schedule)
         self.cells = plan.cells(config.profile, len(self.tasks), len(self.stages))
-        replace = replace or RunDir(config.folder).only_planned
         self.files = RunDir.start(config.folder, config.text(), replace=replace)
         splits = splits_of(self.tasks)
         self.inputs = Inputs(self.files, splits, base, force=force, progress=self.progress)

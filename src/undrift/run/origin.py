@@ -10,17 +10,21 @@ import importlib
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 
 from undrift.errors import ConfigError, unknown
+from undrift.run import layers
+from undrift.run.config import RunConfig
 from undrift.run.device import find_device
-from undrift.rundir import missing
+from undrift.rundir import RunDir, missing
 
 BUILT_IN = {"pocket": "undrift.run.pocket"}  # package with a `tower` module and a `weights` folder
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_ELSEWHERE = {"backbone": "; if it has moved, give its folder with --backbone DIR", "encoder": ""}
 _PATIENCE = 5.0  # seconds in which the Hub has to answer at all
 
 
@@ -51,7 +55,7 @@ def source(name: str) -> str:
         name: "pocket", a folder, or a Hub name such as "llava-hf/llava-1.5-7b-hf".
 
     Returns:
-        The folder or the Hub name behind it.
+        The folder, from anywhere, or the Hub name behind it.
 
     Raises:
         ConfigError: If it can be none.
@@ -68,11 +72,41 @@ def source(name: str) -> str:
         if "undrift" in (folder / "config.json").read_text():  # a relative of a built-in one
             for package in BUILT_IN.values():
                 importlib.import_module(f"{package}.tower")
-        return str(folder)
+        return str(folder.resolve())  # PEFT writes it beside an adapter
     if not _HUB_NAME.fullmatch(name):
         raise unknown("backbone", name, [*BUILT_IN, "a folder", "a Hub name such as org/model"])
     check_hub(name, "backbone")
     return name
+
+
+def placed(config: RunConfig, files: RunDir | None) -> RunConfig:
+    """Note where the backbone of a run lies, so that it is found from any other folder.
+
+    A run that is gone on with keeps the name that its base was begun with, wherever that lies now:
+    `--backbone DIR` names another place, and whether the same base is there its fingerprint tells.
+
+    Args:
+        config: What is asked for.
+        files: The folder of the run, which may hold one that was begun; None to begin anew.
+
+    Returns:
+        The configuration with `backbone_folder`, if the backbone is a folder.
+    """
+    place = config.base
+    folder = expanded(place).resolve()
+    if place in BUILT_IN or not folder.is_dir():
+        return config
+    name = config.backbone
+    if files is not None and files.config_file.is_file():
+        there = layers.load_yaml(files.config_file)
+        run = there.get("run", there)  # of `learn`, and of `run`
+        begun = run.get("backbone") if isinstance(run, Mapping) else None
+        if isinstance(begun, str) and (
+            files.manifest_file.is_file() or str(folder) in (begun, run.get("backbone_folder"))
+        ):
+            name = begun
+    kept = None if str(folder) == name else folder
+    return config.model_copy(update={"backbone": name, "backbone_folder": kept})
 
 
 def encoder_source(name: str) -> str:
@@ -115,7 +149,7 @@ def local_folder(name: str, kind: str) -> Path | None:
     if os.path.lexists(folder):
         raise ConfigError(f"{folder} is no folder; expected that of the {kind}, or a Hub name")
     if looks_local(name):
-        raise ConfigError(f"cannot load the {kind} {name!r}: {missing(folder)}")
+        raise ConfigError(f"cannot load the {kind} {name!r}: {missing(folder)}{_ELSEWHERE[kind]}")
     return None
 
 
@@ -162,5 +196,5 @@ def check_hub(name: str, kind: str) -> None:
     if not isinstance(try_to_load_from_cache(name, "config.json"), str):
         raise ConfigError(
             f"cannot load the {kind} {name!r}: no folder of that name is here, it is not in the "
-            f"Hub's cache, and {why}; give a folder, or download it first"
+            f"Hub's cache, and {why}; give a folder, or download it first{_ELSEWHERE[kind]}"
         )

@@ -22,7 +22,7 @@ from undrift.methods.parts.projector import restore_modules
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
 from undrift.run.claimed import check_names, claim, digest
-from undrift.run.config import RunConfig
+from undrift.run.config import RunConfig, located
 from undrift.run.evaluate import Examiner
 from undrift.run.generate import answers
 from undrift.run.progress import Quiet
@@ -85,6 +85,7 @@ def note_origin(
     """
     content = {
         "backbone": config.backbone,
+        "backbone_folder": config.backbone_folder and str(config.backbone_folder),
         "fingerprint": backbone.fingerprint,
         "dtype": config.dtype,
         "quantize": config.quantize,
@@ -144,7 +145,8 @@ def open_adapter(
     origin = origin_of(folder)
     if not isinstance(backbone, Backbone):
         quantize = origin.get("quantize", "none")  # an older adapter does not say
-        backbone = Backbone.load(backbone or origin["backbone"], origin["dtype"], device, quantize)
+        place = backbone or located(origin["backbone"], origin.get("backbone_folder"))
+        backbone = Backbone.load(place, origin["dtype"], device, quantize)
     if backbone.fingerprint != origin["fingerprint"]:
         raise AdapterMismatch(
             f"the adapter in {folder} was trained on the backbone {origin['backbone']!r} "

@@ -69,6 +69,8 @@ def start_from(given: str, *asked: Mapping[str, Any]) -> Start:
             "leave out --method"
         )
     content = layers.merged(layers.spelled(origin["run"]), *map(layers.spelled, asked))
+    if "backbone" in own and "backbone_folder" not in own:
+        content.pop("backbone_folder", None)  # that of another place
     try:
         config = RunConfig.model_validate(content)
     except ValidationError as error:

@@ -24,6 +24,7 @@ from undrift.rundir.ours import OF_LEARN
 from undrift.rundir.paths import RunDir
 
 _DIGEST = re.compile(r"^  digest: .*\n", re.MULTILINE)
+_FROM = re.compile(r"^from: (.+)$", re.MULTILINE)
 
 
 class LearnDir(RunDir):
@@ -47,5 +48,14 @@ class LearnDir(RunDir):
         return self.root / "eval" / when / f"{self.task(number, name).name}.jsonl"
 
     def config_text(self) -> str:
-        """Read the configuration; digests of rows, in older ones, are those of data.json now."""
-        return _DIGEST.sub("", super().config_text())
+        """Read what makes the configuration another one.
+
+        Older ones hold digests of rows, those of data.json now, and name an adapter as typed.
+        """
+        return _FROM.sub(_whole, _DIGEST.sub("", super().config_text()))
+
+
+def _whole(found: re.Match[str]) -> str:
+    adapter = Path(found[1])
+    is_one = (adapter / "adapter_config.json").is_file()
+    return f"from: {adapter.resolve()}" if is_one else found[0]

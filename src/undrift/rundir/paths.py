@@ -38,6 +38,8 @@ from undrift.rundir.ours import OF_RUN, refuse_links, refuse_strangers
 from undrift.rundir.strict import text_of
 
 _FORMAT = re.compile(r"format: *(.*)\n")
+_PLACE = re.compile(r"^( *)backbone_folder:.*\n(?:\1 +.*\n)*", re.MULTILINE)
+"""Where the base lies, with the lines that a long path is folded into: no part of what a run is."""
 
 
 class RunDir:
@@ -121,15 +123,15 @@ class RunDir:
         return bool(_FORMAT.match(text_of(self.config_file))) or self.manifest_file.is_file()
 
     def config_text(self) -> str:
-        """Read the configuration as `start` was given it.
+        """Read what makes the configuration another one.
 
         Returns:
-            The text of the file without its format.
+            The text of the file without its format and the place of its base.
 
         Raises:
             RunDirError: If it cannot be read, or was written by a newer undrift.
         """
-        text = text_of(self.config_file)
+        text = _PLACE.sub("", text_of(self.config_file))
         if (said := _FORMAT.match(text)) is None:
             return text
         number = said[1].strip()
@@ -260,7 +262,7 @@ class RunDir:
         refuse_strangers(self.root, self.contents, names or tuple(self.contents))
 
     def _check_same(self, config: str) -> None:
-        there = self.config_text()
+        there, config = self.config_text(), _PLACE.sub("", config)
         if there == config:
             return
         changes = difflib.unified_diff(there.splitlines(), config.splitlines(), lineterm="", n=0)

@@ -77,6 +77,7 @@ class Origin(Record):
     """undrift.json beside an adapter: how it was made, and what it has learned."""
 
     backbone: Place
+    backbone_folder: Place | None = None
     fingerprint: str
     dtype: str
     quantize: Literal["none", "8bit", "4bit"] = "none"

@@ -1,4 +1,4 @@
-"""What the pictures are like: readable, of a size that models take, under names of their own."""
+"""What the pictures are like: readable, seen as they are, of good sizes, under their own names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,36 @@ from pathlib import Path
 
 from undrift.data.checks.finding import Finding, Item, counted
 from undrift.data.checks.split import Split
-from undrift.data.pictures import Survey
+from undrift.data.pictures import Change, Survey
 
 TINY = 28  # pixels a side: two patches of 14, the least that vision towers see something in
 NARROW = 200  # times as long as wide; Qwen's processors refuse more
 
 Size = tuple[int, int]
+
+_CHANGED: Mapping[Change, tuple[str, str, str]] = {
+    "turned": (
+        "turned picture",
+        "turned as the camera says",
+        "the model sees them upright; boxes in their answers should count from that, too",
+    ),
+    "flattened": (
+        "transparent picture",
+        "partly transparent, laid on white",
+        "what is white on a transparent ground cannot be seen: give such pictures a ground",
+    ),
+    "scaled": (
+        "deep picture",
+        "of more than 8 bits, scaled to 8 by the range of their type",
+        "where they use a small part of it they are nearly black: save them with 8 bits",
+    ),
+    "first of several": (
+        "several frames",
+        "of which the first frame or page is seen, and no other",
+        "make a picture of each that matters",
+    ),
+}
+"""By what was done: the check, what is said, and what to do."""
 
 
 def unreadable_pictures(split: Split, opened: Survey) -> Iterator[Finding]:
@@ -34,6 +58,32 @@ def unreadable_pictures(split: Split, opened: Survey) -> Iterator[Finding]:
         said = f"{counted(len(items), 'picture')} that cannot be opened"
         advice = "mend them, or leave their rows out with --skip-bad"
         yield Finding("unreadable picture", "error", split.task, split.name, said, advice, items)
+
+
+def changed_pictures(task: str, splits: Iterable[Split], opened: Survey) -> Iterator[Finding]:
+    """List the pictures that are not shown to the model as they are stored.
+
+    Args:
+        task: The task's name.
+        splits: Its splits.
+        opened: What came of opening its pictures.
+
+    Yields:
+        A note for each kind of change.
+    """
+    rows: dict[Path, tuple[Path | None, int]] = {}
+    for split in splits:
+        for path, row in split.pictures().items():
+            rows.setdefault(path, (split.file, row))
+    for change, (check, said, advice) in _CHANGED.items():
+        items = tuple(
+            Item(str(path), "", *place)
+            for path, place in rows.items()
+            if change in opened.changes.get(path, ())
+        )
+        if items:
+            said = f"{counted(len(items), 'picture')} {said}"
+            yield Finding(check, "note", task, "", said, advice, items)
 
 
 def picture_sizes(
