@@ -10,12 +10,12 @@ To add a scorer: write the function, add it to SCORERS.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from undrift.errors import DataError, unknown
+from undrift.scoring.boxes import Box, find_box, overlap
 
 Scorer = Callable[[str, Sequence[str]], float]
 
@@ -63,10 +63,11 @@ _LETTER_IN_SENTENCE = re.compile(r"the answer is \(?([A-Za-z])\)?(?:\.|$)", re.I
 def letter(prediction: str, answers: Sequence[str]) -> float:
     """1 if the prediction chooses the right option letter.
 
-    Accepted forms of the letter C: `C`, `C.` and `C. any text`, `C)`, `(C)`, `C: any text`, and a
-    text that says `the answer is C.` exactly once. The case of the letter counts (`c` is wrong
-    where the answer is `C`). A word that merely begins with the letter (`Cat`) does not count, nor
-    does a text that offers two answers.
+    Accepted forms of the letter C, on both sides: `C`, `C.` and `C. any text`, `C)`, `(C)`, `C: any
+    text`, and a text that says `the answer is C.` exactly once. The case of the letter counts (`c`
+    is wrong where the answer is `C`). A word that merely begins with the letter (`Cat`) does not
+    count, nor does a text that offers two answers; an accepted answer that is such a text is right
+    for no prediction (`undrift doctor` lists it).
 
     Args:
         prediction: What the model said.
@@ -75,21 +76,25 @@ def letter(prediction: str, answers: Sequence[str]) -> float:
     Returns:
         0.0 or 1.0.
     """
-    text = prediction.strip()
+    said = _chosen(prediction)
+    return float(said is not None and any(said == _chosen(answer) for answer in answers))
+
+
+def _chosen(text: str) -> str | None:
+    """Return the letter that a text chooses."""
+    text = text.strip()
     plain = _LETTER.fullmatch(text)
     found = [plain.group(1)] if plain else _LETTER_IN_SENTENCE.findall(text)
-    return exact(found[0], answers) if len(found) == 1 else 0.0
-
-
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+    return found[0] if len(found) == 1 else None
 
 
 def box(prediction: str, answers: Sequence[str]) -> float:
     """1 if the predicted box overlaps an answer's box with IoU >= 0.5.
 
-    Boxes are `[x1, y1, x2, y2]`, x1 < x2 and y1 < y2, in any unit that both sides share. The
-    prediction's first four numbers are taken, whatever brackets stand around them; a prediction
-    with fewer, or one whose corners are swapped, is wrong.
+    Boxes are four numbers x1, y1, x2, y2 that stand together, x1 < x2 and y1 < y2, in any unit that
+    both sides share; `boxes.find_box` says in which ways they may be written. Of several boxes in a
+    text the first counts, on both sides. A prediction without one, or whose corners are swapped, is
+    wrong.
 
     Args:
         prediction: What the model said.
@@ -101,41 +106,30 @@ def box(prediction: str, answers: Sequence[str]) -> float:
     Raises:
         DataError: If an answer is not a box.
     """
-    said = _corners(prediction)
-    best = 0.0
-    for answer in answers:
-        truth = _corners(answer)
-        if truth is None:
-            raise DataError(
-                f"the answer {answer!r} is not a box; expected [x1, y1, x2, y2] with "
-                "x1 < x2 and y1 < y2"
-            )
-        if said is not None:
-            best = max(best, _iou(said, truth))
-    return float(best >= 0.5)
+    said = find_box(prediction)
+    truths = [true_box(answer) for answer in answers]
+    return float(said is not None and any(overlap(said, truth) >= 0.5 for truth in truths))
 
 
-_Corners = tuple[float, float, float, float]
+def true_box(answer: str) -> Box:
+    """Return the box of an accepted answer.
 
+    Args:
+        answer: The answer.
 
-def _corners(text: str) -> _Corners | None:
-    numbers = [float(number) for number in _NUMBER.findall(text)[:4]]
-    if len(numbers) < 4 or not all(map(math.isfinite, numbers)):
-        return None
-    x1, y1, x2, y2 = numbers
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    Returns:
+        Its first box.
 
-
-def _iou(a: _Corners, b: _Corners) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    if not 0 < areas - both < math.inf:  # corners so far or so near that an area is no float
-        return 0.0
-    return both / (areas - both)
+    Raises:
+        DataError: If there is none.
+    """
+    found = find_box(answer)
+    if found is None:
+        raise DataError(
+            f"the answer {answer[:200]!r} is not a box; expected [x1, y1, x2, y2] with x1 < x2 and "
+            "y1 < y2"
+        )
+    return found
 
 
 SCORERS: dict[str, Scorer] = {"exact": exact, "caseless": caseless, "letter": letter, "box": box}

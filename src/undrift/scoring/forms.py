@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from undrift.errors import unknown
+from undrift.scoring.boxes import four_numbers
 from undrift.scoring.lenient import content
 
 ErrorKind = Literal[
@@ -36,8 +37,7 @@ _REFUSAL = re.compile(
 )
 _DECORATED_LETTER = re.compile(r"\W*([^\W\d_])\W*")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
-_NUMERAL = r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)\s*"  # one way to read it: no backtracking
-_BOX = re.compile(rf"\[{_NUMERAL}(?:,{_NUMERAL}){{3}}\]")
+_NUMERAL = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:e[-+]?\d++)?", re.IGNORECASE)
 _SHORT = 2  # words, as MIF has it
 _BRIEF_CAPTION = 4  # words
 
@@ -54,7 +54,8 @@ def error_kind(kind: str, prediction: str, answers: Sequence[str]) -> ErrorKind 
     - short text, consensus, document, chart: a final period or quotes where no answer has them; at
       most two words, or as many as the longest answer.
     - number: digits, nothing else.
-    - box: `[x1, y1, x2, y2]`; fewer than four numbers are unparsable.
+    - box: as an accepted answer once numbers and spaces are left out; what has no four numbers
+      that stand together (`boxes.four_numbers`) is unparsable.
     - caption: ends with a period, and has more than four words or stands in a reference.
 
     Args:
@@ -156,11 +157,13 @@ def _number(said: str, answers: Sequence[str]) -> ErrorKind | None:
 
 
 def _box(said: str, answers: Sequence[str]) -> ErrorKind | None:
-    if len(_NUMBER.findall(said)) < 4:
+    if four_numbers(said) is None:
         return "unparsable box"
-    if _BOX.fullmatch(said):
-        return None
-    return _around(said)
+    return None if _frame(said) in map(_frame, answers) else _around(said)
+
+
+def _frame(text: str) -> str:
+    return "".join(_NUMERAL.sub("#", text).split())
 
 
 def _around(said: str) -> ErrorKind:

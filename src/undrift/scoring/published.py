@@ -1,9 +1,10 @@
 """The tasks of the published benchmarks: which kind of answer, and which rules, each has.
 
 A *kind* of answer decides what is lenient and which form is right; a *profile* decides what is
-strict: `coin`, `hide` and `prism` are the public codes' rules, `official` the data set's own
-metric, `lenient` content only. Where only one public code scores a task (UCIT: HiDe; TriGap: Prism;
-MLLM-DCL: MLLM-CL), its rule stands under all three, so that a profile serves any benchmark.
+strict: `coin`, `hide` and `prism` are the public codes' rules, `official` the data set's own metric
+(`official-2015` as VQAv2's and VizWiz's first was), `lenient` content only. Where only one public
+code scores a task (UCIT: HiDe; TriGap: Prism; MLLM-DCL: MLLM-CL), its rule stands under all three,
+so that a profile serves any benchmark.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from undrift.scoring.forms import form
 
 Rule = Callable[[str, Sequence[str], Mapping[str, Any]], float]
 
-PROFILES = ("coin", "hide", "prism", "official", "lenient")
+PROFILES = ("coin", "hide", "prism", "official", "official-2015", "lenient")
 
 LENIENT: dict[str, Rule | None] = {
     "letter": lenient.choice,
@@ -53,6 +54,8 @@ def _one_rule(kind: str, rule: Rule | None, metric: Rule | None) -> PublishedTas
 
 
 _CAPTIONS = _one_rule("caption", None, None)
+_SAME = (public.same_upper, public.same_upper, public.same_upper_stripped)
+_OCR = (public.ocrvqa_lower, public.ocrvqa_lower, public.ocrvqa_stripped)
 
 TASKS: dict[str, PublishedTask] = {
     "coin/ScienceQA": PublishedTask(
@@ -65,7 +68,7 @@ TASKS: dict[str, PublishedTask] = {
     "coin/TextVQA": _one_rule("consensus", official.textvqa_m4c, official.textvqa_m4c),
     "coin/ImageNet": _one_rule("class name", public.either_contains, official.accuracy),
     "coin/GQA": _one_rule("short text", public.gqa, public.gqa),
-    "coin/VizWiz": _one_rule("short text", public.same_upper, official.vqa_soft),
+    "coin/VizWiz": PublishedTask("short text", *_SAME, official.vqa_soft),
     "coin/Grounding": PublishedTask(
         "box",
         coin=public.box_outer_digits_lost,
@@ -73,8 +76,8 @@ TASKS: dict[str, PublishedTask] = {
         prism=public.box_first_numbers,
         official=official.box_half,
     ),
-    "coin/VQAv2": _one_rule("short text", public.same_upper, official.vqa_soft),
-    "coin/OCRVQA": _one_rule("short text", public.ocrvqa_lower, official.accuracy),
+    "coin/VQAv2": PublishedTask("short text", *_SAME, official.vqa_soft),
+    "coin/OCRVQA": PublishedTask("short text", *_OCR, official.accuracy),
     "ucit/ImageNet-R": _one_rule("class name", public.same_upper, official.accuracy),
     "ucit/ArxivQA": _one_rule("letter", public.same_upper, official.letter_accuracy),
     "ucit/VizWiz": _CAPTIONS,
@@ -157,10 +160,9 @@ def score_all(
     if not answers:
         raise DataError(f"nothing to compare the prediction {prediction!r} with: no answers")
     content = LENIENT[entry.kind]
-    rules = {**entry._asdict(), "lenient": content}
-    if profile == "official" and entry.official is None and entry.kind != "caption":
+    if profile.startswith("official") and entry.official is None and entry.kind != "caption":
         raise DataError(f"the official metric of {task} is not known; choose another profile")
-    strict: Rule | None = rules[profile]
+    strict = strict_rule(entry, profile)
     metric = None if _lacks_ten(entry, answers, extra) else entry.official
     return Scores(
         strict=strict and strict(prediction, answers, extra),
@@ -168,6 +170,24 @@ def score_all(
         lenient=content and content(prediction, answers, extra),
         form=form(entry.kind, prediction, answers),
     )
+
+
+def strict_rule(entry: PublishedTask, profile: str) -> Rule | None:
+    """Return what a profile calls right.
+
+    Args:
+        entry: The task's.
+        profile: One of PROFILES.
+
+    Returns:
+        The rule; None for a caption, and where the official metric is not known.
+    """
+    if profile == "lenient":
+        return LENIENT[entry.kind]
+    if profile == "official-2015":
+        before = entry.official is official.vqa_soft
+        return official.vqa_soft_2015 if before else entry.official
+    return entry._asdict()[profile]
 
 
 def _lacks_ten(entry: PublishedTask, answers: Sequence[str], extra: Mapping[str, Any]) -> bool:
