@@ -33,6 +33,7 @@ It looks for
   rows      that cannot be used; ids that repeat or mix numbers and texts; counts
   pictures  missing, unreadable, outside their folder, of odd sizes, alike in name
   prompts   the line that says how to answer: missing, twice, other in the test
+  answers   of which even a perfect copy would not be right; boxes in several units
   overlap   questions of the test that are trained on
   captions  test rows that the file of references does not know
   lengths   with --backbone: prompts beyond the model's positions, answers beyond

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from undrift.data.checks.answers import scored_answers
 from undrift.data.checks.finding import Finding
 from undrift.data.checks.looks import ambiguous_names, picture_sizes, unreadable_pictures
 from undrift.data.checks.overlap import overlap
@@ -176,6 +177,7 @@ def _of_task(splits: list[Split], source: Source | None, opened: Survey) -> Iter
         said = "no test file: a part of the training questions is held out, and asked"
         yield Finding("file", "note", source.name, "test", said)
     yield from format_lines(splits)
+    yield from scored_answers(splits)
     for split in splits:
         if split.name != "train" and "train" in by_name:
             yield from overlap(by_name["train"], split)

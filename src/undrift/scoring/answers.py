@@ -5,16 +5,21 @@
 both sides. What is right strictly is right caselessly. A scorer's rule never changes under its
 name; a new rule is a new name.
 
-To add a scorer: write the function, add it to SCORERS.
+To add a scorer: write the function, add it to SCORERS, or register it in a package of one's own
+under the entry point group `undrift.scorers`. It needs to say what is right and no more: for a
+scorer that `drift` knows no kind of answer for, lenient is what it says once case is folded.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from undrift.errors import DataError, unknown
+from undrift import registry
+from undrift.errors import ConfigError, DataError, UndriftError, unknown
 from undrift.scoring.boxes import Box, find_box, overlap
 
 Scorer = Callable[[str, Sequence[str]], float]
@@ -139,7 +144,7 @@ def find_scorer(name: str) -> Scorer:
     """Return the scorer of this name.
 
     Args:
-        name: A key of SCORERS.
+        name: A key of SCORERS, or an entry point of the group `undrift.scorers`.
 
     Returns:
         The function.
@@ -147,16 +152,26 @@ def find_scorer(name: str) -> Scorer:
     Raises:
         UnknownName: If there is none; the message offers the nearest.
     """
-    if name not in SCORERS:
-        raise unknown("scorer", name, SCORERS)
-    return SCORERS[name]
+    return SCORERS[name] if name in SCORERS else _plugged(name, tuple(sys.path))
+
+
+@lru_cache  # looked up once a path, not once a prediction
+def _plugged(name: str, _path: tuple[str, ...]) -> Scorer:
+    if name not in registry.SCORERS.plugins():
+        raise unknown("scorer", name, [*SCORERS, *registry.SCORERS.plugins()])
+    found = registry.SCORERS.load(name)
+    if not callable(found):
+        raise ConfigError(
+            f"the scorer {name!r} is {found!r}; expected a function (prediction, answers) -> float"
+        )
+    return found
 
 
 def score(scorer: str, prediction: str, answers: Sequence[str]) -> Score:
     """Score one prediction twice, as it is and with letter case folded.
 
     Args:
-        scorer: A key of SCORERS.
+        scorer: A name that `find_scorer` knows.
         prediction: What the model said; an empty text is a wrong answer, not an error.
         answers: The accepted answers, at least one.
 
@@ -165,10 +180,44 @@ def score(scorer: str, prediction: str, answers: Sequence[str]) -> Score:
 
     Raises:
         UnknownName: If there is no such scorer.
-        DataError: If there is no answer to compare with.
+        DataError: If there is no answer to compare with, or if the scorer gives no score.
     """
-    rule = find_scorer(scorer)
     if not answers:
         raise DataError(f"nothing to compare the prediction {prediction!r} with: no answers")
+    strict = strict_score(scorer, prediction, answers)
     folded = [answer.casefold() for answer in answers]
-    return Score(rule(prediction, answers), rule(prediction.casefold(), folded))
+    return Score(strict, max(strict, strict_score(scorer, prediction.casefold(), folded)))
+
+
+def strict_score(scorer: str, prediction: str, answers: Sequence[str]) -> float:
+    """Score one prediction as it is.
+
+    Args:
+        scorer: A name that `find_scorer` knows.
+        prediction: What the model said.
+        answers: The accepted answers, at least one.
+
+    Returns:
+        A number from 0 to 1.
+
+    Raises:
+        DataError: If an answer cannot be used, or if a scorer of one's own fails or gives anything
+            else.
+    """
+    rule = find_scorer(scorer)
+    try:
+        found = float(rule(prediction, tuple(answers)))
+    except UndriftError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the scorer {scorer!r} failed on the prediction {prediction[:200]!r} with the answers "
+            f"{str(list(answers))[:200]} ({type(error).__name__}: {error}); mend it, or name "
+            "another one"
+        ) from error
+    if not 0.0 <= found <= 1.0:
+        raise DataError(
+            f"the scorer {scorer!r} gave {found} for the prediction {prediction[:200]!r}; expected "
+            "a number from 0 to 1"
+        )
+    return found

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # Possessive throughout: a long text is gone through once.
@@ -125,3 +126,20 @@ def overlap(a: Box, b: Box) -> float:
     both = width * height
     union = (a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - both
     return both / union if 0 < union < math.inf else 0.0
+
+
+def other_unit(prediction: str, answers: Sequence[str]) -> bool:
+    """Tell whether a predicted box is in shares of the picture and its answers are not, or reverse.
+
+    Their overlap is then next to nothing, whatever they show.
+
+    Args:
+        prediction: What the model said.
+        answers: The accepted boxes.
+
+    Returns:
+        False as well where one side is no box.
+    """
+    said = find_box(prediction)
+    truths = [truth for truth in map(find_box, answers) if truth is not None]
+    return said is not None and bool(truths) and all(t.shares != said.shares for t in truths)

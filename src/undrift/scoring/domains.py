@@ -32,8 +32,8 @@ def contains(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) 
 def contains_word(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
     """Score RS and AD: the prediction contains the answer, roughly as a word.
 
-    An answer of one word loses ALL its periods (`No.` is `no`, and `2.5` is `25`, which a prediction
-    of `2.5` does not hold). If the prediction has a space, that word must stand behind a space, or
+    An answer of one word loses ALL its periods (`No.` is `no`, and `2.5` is `25`, which the text
+    `2.5` does not hold). If the prediction has a space, that word must stand behind a space, or
     before a space, a period or a comma: `no` is not found in `it snows`, but it is in `a casino
     is`. Else, as for answers of several words, the prediction has to contain it: `snow` has `no`.
 

@@ -42,7 +42,7 @@ _SHORT = 2  # words, as MIF has it
 _BRIEF_CAPTION = 4  # words
 
 
-def error_kind(kind: str, prediction: str, answers: Sequence[str]) -> ErrorKind | None:
+def error_kind(kind: str | None, prediction: str, answers: Sequence[str]) -> ErrorKind | None:
     """Name what is wrong with the form of a prediction.
 
     An accepted answer, letter for letter, has no error. Else the first of these that fits: empty,
@@ -59,7 +59,7 @@ def error_kind(kind: str, prediction: str, answers: Sequence[str]) -> ErrorKind 
     - caption: ends with a period, and has more than four words or stands in a reference.
 
     Args:
-        kind: A key of KINDS_OF_FORM.
+        kind: A key of KINDS_OF_FORM; None if it is not known, and nothing more is looked for.
         prediction: What the model said.
         answers: The accepted answers, which show the form that is asked for.
 
@@ -69,7 +69,7 @@ def error_kind(kind: str, prediction: str, answers: Sequence[str]) -> ErrorKind 
     Raises:
         UnknownName: If there is no such kind of answer.
     """
-    if kind not in KINDS_OF_FORM:
+    if kind is not None and kind not in KINDS_OF_FORM:
         raise unknown("kind of answer", kind, KINDS_OF_FORM)
     said, accepted = prediction.strip(), [answer.strip() for answer in answers]
     if said in accepted:
@@ -78,7 +78,7 @@ def error_kind(kind: str, prediction: str, answers: Sequence[str]) -> ErrorKind 
         return "empty"
     if kind != "caption" and _refuses(said) and not any(map(_refuses, accepted)):
         return "refusal"
-    return KINDS_OF_FORM[kind](said, accepted)
+    return None if kind is None else KINDS_OF_FORM[kind](said, accepted)
 
 
 def form(kind: str, prediction: str, answers: Sequence[str]) -> float:

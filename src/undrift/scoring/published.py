@@ -33,6 +33,8 @@ LENIENT: dict[str, Rule | None] = {
     "caption": None,
 }
 KINDS = tuple(LENIENT)
+BY_TEN = (official.vqa_soft, official.vqa_soft_2015, official.textvqa_m4c, lenient.consensus)
+"""The rules that measure how far ten people agree."""
 
 
 class PublishedTask(NamedTuple):
@@ -154,15 +156,10 @@ def score_all(
         DataError: If there is no answer, if the strict rule needs something that the example has
             not got, or if the profile is `official` and the data set's metric is not known.
     """
-    entry = find_task(task)
-    if profile not in PROFILES:
-        raise unknown("scoring profile", profile, PROFILES)
+    entry, strict = find_task(task), strict_rule(task, profile)
     if not answers:
         raise DataError(f"nothing to compare the prediction {prediction!r} with: no answers")
     content = LENIENT[entry.kind]
-    if profile.startswith("official") and entry.official is None and entry.kind != "caption":
-        raise DataError(f"the official metric of {task} is not known; choose another profile")
-    strict = strict_rule(entry, profile)
     metric = None if _lacks_ten(entry, answers, extra) else entry.official
     return Scores(
         strict=strict and strict(prediction, answers, extra),
@@ -172,24 +169,32 @@ def score_all(
     )
 
 
-def strict_rule(entry: PublishedTask, profile: str) -> Rule | None:
+def strict_rule(task: str, profile: str) -> Rule | None:
     """Return what a profile calls right.
 
     Args:
-        entry: The task's.
+        task: A key of TASKS.
         profile: One of PROFILES.
 
     Returns:
-        The rule; None for a caption, and where the official metric is not known.
+        The rule; None for a caption.
+
+    Raises:
+        UnknownName: If there is no such task or profile.
+        DataError: If the profile is official and the data set's metric is not known.
     """
+    entry = find_task(task)
+    if profile not in PROFILES:
+        raise unknown("scoring profile", profile, PROFILES)
     if profile == "lenient":
         return LENIENT[entry.kind]
-    if profile == "official-2015":
-        before = entry.official is official.vqa_soft
-        return official.vqa_soft_2015 if before else entry.official
-    return entry._asdict()[profile]
+    if not profile.startswith("official"):
+        return entry._asdict()[profile]
+    if entry.official is None and entry.kind != "caption":
+        raise DataError(f"the official metric of {task} is not known; choose another profile")
+    first = profile == "official-2015" and entry.official is official.vqa_soft
+    return official.vqa_soft_2015 if first else entry.official
 
 
 def _lacks_ten(entry: PublishedTask, answers: Sequence[str], extra: Mapping[str, Any]) -> bool:
-    needs_ten = entry.official in (official.vqa_soft, official.textvqa_m4c)
-    return needs_ten and official.ten_answers(answers, extra) is None
+    return entry.official in BY_TEN and official.ten_answers(answers, extra) is None
