@@ -177,7 +177,7 @@ def _rows(part: str, keys: Sequence[str], scorer: str) -> dict[str, str]:
     for names in _alike(scorer, None) if first else ():
         there = [name for name in names if name in keys]
         if there:
-            rows[there[0]] = first if there == ["strict"] else f"{first}, {' = '.join(there)}"
+            rows[there[0]] = f"{first}, {' = '.join(there)}".removesuffix(", strict")
     rest = [key for key in keys if key not in (*PUBLIC, "strict")]
     return rows | {key: f"form: {key}" if part == "errors" else key for key in rest}
 

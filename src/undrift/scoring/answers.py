@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from undrift import registry
 from undrift.errors import ConfigError, DataError, UndriftError, unknown
@@ -164,7 +164,7 @@ def _plugged(name: str, _path: tuple[str, ...]) -> Scorer:
         raise ConfigError(
             f"the scorer {name!r} is {found!r}; expected a function (prediction, answers) -> float"
         )
-    return found
+    return cast("Scorer", found)
 
 
 def score(scorer: str, prediction: str, answers: Sequence[str]) -> Score:
