@@ -161,7 +161,7 @@ def test_several_files_and_a_folder_of_parts(undrift, rows, write, tmp_path):
         (("coin/ScienceQA", "m"), 2, "either --data DIR or --answers FILE"),
         (("coin/ScienceAQ", "m", "--data", "."), 2, "did you mean 'coin/ScienceQA'"),
         (("coin/GQA", "m", "--data", ".", "--profile", "hid"), 2, "did you mean 'hide'"),
-        (("letter", "m", "--data", "."), 2, "letter is a scorer: give the test file"),
+        (("letter", "m", "--data", "."), 2, "letter is a scorer: give the test file of your"),
         (("leter", "m", "--answers", "f"), 2, "did you mean 'letter'"),
         (("letter", "m", "--answers", "f", "--profile", "hide"), 2, "unknown scoring profile"),
         (("coin/ScienceQA", "none.jsonl", "--answers", SCIENCE), 1, "cannot read none.jsonl"),

@@ -22,7 +22,7 @@ from undrift.scoring import SCORERS, check_scorer, find_scorer, rules_of, score,
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
-    pytest.mark.foreign("5.own"),
+    pytest.mark.foreign("5.scorer"),
 ]
 GUIDE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
 GROUP = "undrift.scorers"

@@ -84,9 +84,7 @@ def _asked(task: str, data: Path | None, answers: Path | None) -> tuple[str, Seq
     if "/" not in task:
         check_scorer(task)
         if answers is None or data is not None:
-            raise ConfigError(
-                f"{task} is a scorer: give the test file that it is to score --answers"
-            )
+            raise ConfigError(f"{task} is a scorer: give the test file of your data with --answers")
         return task, questions.questions_in_file(answers)
     published = questions.find_published(task)
     if answers is not None and data is None:

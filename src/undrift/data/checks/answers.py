@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from undrift.data.checks.finding import Finding, Item, counted
 from undrift.data.checks.split import Asked, Split
-from undrift.errors import ConfigError, DataError
+from undrift.errors import DataError, UndriftError
 from undrift.scoring import TASKS, check_scorer, copy_fault, kind_of_answer
 from undrift.scoring.boxes import find_box
 
@@ -27,7 +27,7 @@ def scored_answers(splits: Sequence[Split]) -> Iterator[Finding]:
     scorer, task = splits[0].scorer, splits[0].task
     try:
         check_scorer(scorer)
-    except ConfigError as error:
+    except UndriftError as error:
         yield Finding("scorer", "error", task, "", str(error), "no answer was scored")
         return
     for split in splits:
