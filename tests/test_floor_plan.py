@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "registry": {"errors"},
     "untrusted": set(),
     "core": {"errors"},
-    "scoring": {"errors", "untrusted"},
+    "scoring": {*GROUND},
     "rundir": {"errors", "untrusted"},
     "tuner": {"core", *GROUND},
     "data": {"scoring", "rundir", *GROUND},

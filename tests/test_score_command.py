@@ -124,6 +124,28 @@ def test_captions_have_their_metrics(undrift, write):
     assert set(found["percent"]) == {"form"} and found["lucky"] == {}
 
 
+@pytest.mark.foreign("5.3")
+def test_boxes_in_other_units_are_said_beside_the_table_and_in_json(undrift, write):
+    file = FIXTURES / "coin/Instructions_Original/Grounding/test.json"
+    asked = json.loads(file.read_text())
+    path = write([{"question_id": r["question_id"], "text": "[99, 9, 500, 700]"} for r in asked])
+    words = ("score", "coin/Grounding", path, "--answers", file)
+    status, out, err = undrift(*words)
+    said = f"{len(asked)} of {len(asked)} predictions are boxes in other units than their answers"
+    assert status == 0 and said in err and err.count("\n") == 1 and said not in out
+    status, out, err = undrift(*words, "--json")
+    assert scores(out, path)["units"].startswith(said) and said in err
+
+
+@pytest.mark.foreign("5.11")
+def test_the_first_official_rule_is_a_profile(undrift, rows, write):
+    path = write(rows)
+    words = ("score", "coin/ScienceQA", path, "--answers", SCIENCE, "--json")
+    found = scores(undrift(*words, "--profile", "official-2015")[1], path)
+    assert found["percent"].keys() == {"official-2015", "lenient", "form"}
+    assert found["percent"]["official-2015"] == pytest.approx(200 / 3) and found["lucky"] == {}
+
+
 def test_several_files_and_a_folder_of_parts(undrift, rows, write, tmp_path):
     whole = write(rows)
     write(rows[:1], "parts/2_0.jsonl")
@@ -139,6 +161,9 @@ def test_several_files_and_a_folder_of_parts(undrift, rows, write, tmp_path):
         (("coin/ScienceQA", "m"), 2, "either --data DIR or --answers FILE"),
         (("coin/ScienceAQ", "m", "--data", "."), 2, "did you mean 'coin/ScienceQA'"),
         (("coin/GQA", "m", "--data", ".", "--profile", "hid"), 2, "did you mean 'hide'"),
+        (("letter", "m", "--data", "."), 2, "letter is a scorer: give the test file of your"),
+        (("leter", "m", "--answers", "f"), 2, "did you mean 'letter'"),
+        (("letter", "m", "--answers", "f", "--profile", "hide"), 2, "unknown scoring profile"),
         (("coin/ScienceQA", "none.jsonl", "--answers", SCIENCE), 1, "cannot read none.jsonl"),
         (("coin/ScienceQA", "m", "--data", "nowhere"), 1, "nowhere"),
     ],

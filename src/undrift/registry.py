@@ -5,6 +5,8 @@ Nothing is imported before it is asked for: `names()` reads the folder's listing
 
     [project.entry-points."undrift.methods"]
     mymethod = "mypackage.mymethod:MyMethod"
+
+What cannot be loaded hurts only who asks for it by its name.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from undrift.errors import ConfigError, unknown
+from undrift.errors import ConfigError, UndriftError, unknown
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,11 @@ class Registry:
 
     def names(self) -> list[str]:
         """List every name, sorted, without importing any of the files."""
-        return sorted({*self._files(), *self._plugins()})
+        return sorted({*self._files(), *self.plugins()})
+
+    def plugins(self) -> set[str]:
+        """Return the names that other packages add."""
+        return {point.name for point in entry_points(group=self.package)}
 
     def load(self, name: str) -> Any:
         """Import the file called `name` and return its object.
@@ -51,17 +57,18 @@ class Registry:
 
         Raises:
             UnknownName: If there is no such name; the message offers the nearest.
-            ConfigError: If the file lacks the attribute, or if another package registers a name
-                that undrift itself uses.
+            ConfigError: If the file lacks the attribute, if another package registers a name that
+                undrift itself or a third one uses, or if what it registers cannot be loaded.
         """
-        files, plugins = self._files(), self._plugins()
-        if name in files and name in plugins:
+        files = self._files()
+        plugins = [point for point in entry_points(group=self.package) if point.name == name]
+        if name in files and plugins:
             raise ConfigError(
-                f"{self.kind} {name!r} is part of undrift, and {plugins[name].value} registers "
+                f"{self.kind} {name!r} is part of undrift, and {plugins[0].value} registers "
                 f"the same name; rename the entry point in the group {self.package!r}"
             )
-        if name in plugins:
-            return plugins[name].load()
+        if plugins:
+            return self._plugged(name, plugins)
         if name not in files:
             raise unknown(self.kind, name, self.names())
         module = importlib.import_module(f"{self.package}.{name}")
@@ -101,9 +108,25 @@ class Registry:
             if not module.ispkg and not module.name.startswith("_")
         } - set(self.hidden)
 
-    def _plugins(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.package)}
+    def _plugged(self, name: str, points: list[EntryPoint]) -> Any:
+        places = sorted({point.value for point in points})
+        if len(places) > 1:
+            raise ConfigError(
+                f"{self.kind} {name!r} is registered twice, as {' and '.join(places)}; rename one "
+                f"of the entry points in the group {self.package!r}, or uninstall its package"
+            )
+        try:
+            return points[0].load()
+        except UndriftError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{self.kind} {name!r} cannot be loaded from {places[0]}, which the group "
+                f"{self.package!r} names ({type(error).__name__}: {error}); mend that package or "
+                "uninstall it"
+            ) from error
 
 
 METHODS = Registry("method", "undrift.methods", "METHOD", hidden=("base",))
 BENCHMARKS = Registry("benchmark", "undrift.data.benchmarks", "benchmark")
+SCORERS = Registry("scorer", "undrift.scorers", "")  # of other packages: ours are in scoring

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from undrift.data.types import Example
+from undrift.data.types import Example, Task
 from undrift.run.evaluate import Examiner, scored
 from undrift.run.progress import Quiet
 from undrift.rundir import read_lines
@@ -42,3 +42,22 @@ def test_a_cell_keeps_the_order_of_the_test_set(backbone, tiny, tmp_path: Path, 
     assert [line["id"] for line in lines] == list(truth)
     assert mean_score(lines, "caseless") == 100.0
     assert not (tmp_path / "on-02.part").exists()
+
+
+@pytest.mark.foreign("5.3")
+def test_boxes_in_other_units_are_told_when_they_are_asked(backbone, tmp_path, monkeypatch):
+    told = []
+
+    class Told(Quiet):
+        def event(self, kind, text, **values):
+            told.append((kind, text, values))
+
+    asked = tuple(Example(str(n), "where?", ("[0.1, 0.1, 0.4, 0.4]",)) for n in range(3))
+    task = Task("t", asked, (), asked, "box", 9)
+    said = {"0": "[100, 100, 400, 400]", "1": "[0.1, 0.1, 0.4, 0.4]", "2": "a bus"}
+    monkeypatch.setattr("undrift.run.evaluate.answers", lambda *given: iter(said.items()))
+    examiner = Examiner(backbone, backbone.model, backbone.collator(), 4, Told())
+    assert examiner.cell(task, tmp_path / "on-01.jsonl", "asking") == pytest.approx(100 / 3)
+    ((kind, text, values),) = told
+    assert (kind, values) == ("units", {"task": "t"})
+    assert text.startswith("task t: 1 of 3 predictions are boxes in other units")

@@ -51,22 +51,22 @@ def test_normalisation_golden(text, vqa, m4c):
 @pytest.mark.parametrize(
     ("matches", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
 )
-@pytest.mark.parametrize("rule", [official.vqa_soft, official.textvqa_m4c])
+@pytest.mark.parametrize("rule", [official.vqa_soft_2015, official.textvqa_m4c])
 def test_soft_accuracy_leaves_one_person_out(rule, matches, expected):
     ten = ["cat"] * matches + ["dog"] * (10 - matches)
     assert rule("The cat.", ten, {}) == pytest.approx(expected)
     assert rule("The cat.", ["cat"], {"human_answers": ten}) == pytest.approx(expected)
 
 
-def test_vqa_answers_lose_punctuation_only_and_only_if_they_differ():
+def test_vqa_answers_of_2015_lose_punctuation_only_and_only_if_they_differ():
     # Ten times the same: compared as they are, so the period cannot be matched.
-    assert official.vqa_soft("cat", ["cat."] * 10, {}) == 0.0
-    assert official.vqa_soft("cat", ["cat."] * 9 + ["dog"], {}) == 1.0
-    assert official.vqa_soft("the cat", ["the cat"] * 9 + ["dog"], {}) == 0.0
+    assert official.vqa_soft_2015("cat", ["cat."] * 10, {}) == 0.0
+    assert official.vqa_soft_2015("cat", ["cat."] * 9 + ["dog"], {}) == 1.0
+    assert official.vqa_soft_2015("the cat", ["the cat"] * 9 + ["dog"], {}) == 0.0
     assert official.textvqa_m4c("the cat", ["the cat"] * 10, {}) == 1.0
 
 
-@pytest.mark.parametrize("rule", [official.vqa_soft, official.textvqa_m4c])
+@pytest.mark.parametrize("rule", [official.vqa_soft, official.vqa_soft_2015, official.textvqa_m4c])
 def test_ten_answers_are_needed(rule):
     for answers in (["cat"], ["cat"] * 9, ["cat"] * 11):
         with pytest.raises(DataError, match="ten people"):
@@ -168,7 +168,13 @@ def test_accuracy_folds_case_and_forgives_no_part_of_a_word():
 
 def test_no_text_breaks_a_rule():
     ten = ["cat"] * 10
-    rules = (official.vqa_soft, official.textvqa_m4c, official.anls, official.relaxed_accuracy)
+    rules = (
+        official.vqa_soft,
+        official.vqa_soft_2015,
+        official.textvqa_m4c,
+        official.anls,
+        official.relaxed_accuracy,
+    )
     for rule in (*rules, official.letter_accuracy, official.accuracy):
         for prediction in ("", "\x00", "?!.,;:", "日本語" * 2000, "1" * 5000, "a" * 20000):
             assert rule(prediction, ten, {}) == 0.0

@@ -115,7 +115,7 @@ def test_examples_that_cannot_be_scored():
         score_file("coin/ScienceQA", [], [*LETTERS, LETTERS[1]], "hide")
     with pytest.raises(DataError, match="no examples"):
         score_file("coin/ScienceQA", [], [], "hide")
-    with pytest.raises(UnknownName, match="unknown task"):
+    with pytest.raises(UnknownName, match="unknown scorer"):
         score_file("coin/Chess", rows(*"ABCD"), LETTERS, "hide")
 
 

@@ -145,9 +145,9 @@ def test_anls_of_prism_has_no_threshold():
     assert public.anls_without_threshold("abcd", ["axyz"], {}) == 0.25
 
 
-def test_anls_of_prism_is_the_best_over_the_answers_and_keeps_spaces():
+def test_anls_of_prism_is_the_best_over_the_answers_and_keeps_inner_spaces():
     assert public.anls_without_threshold("Cat", ["dog", "cat"], {}) == 1.0
-    assert public.anls_without_threshold(" cat", ["cat"], {}) == 0.75
+    assert public.anls_without_threshold(" c at", ["cat "], {}) == 0.75
     assert public.anls_without_threshold("", ["cat"], {}) == 0.0
 
 

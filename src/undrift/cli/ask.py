@@ -57,7 +57,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     scoring: Annotated[
         str | None,
-        typer.Option(help="Whose strict rules: coin, hide, prism, official or lenient."),
+        typer.Option(
+            help="Whose strict rules: coin, hide, prism, official, official-2015 or lenient."
+        ),
     ] = None,
     threads: ThreadsOption = None,
     device: DeviceOption = None,

@@ -47,6 +47,7 @@ It looks for
   pictures  missing, unreadable, outside their folder, of odd sizes, alike in name; turned,
             laid on white, scaled to 8 bits, or the first of several frames
   prompts   the line that says how to answer: missing, twice, other in the test
+  answers   of which even a perfect copy would not be right; boxes in several units
   overlap   questions of the test that are trained on
   captions  test rows that the file of references does not know
   lengths   with --backbone: prompts beyond the model's positions, answers beyond

@@ -1,4 +1,4 @@
-"""The command `undrift score`: what a file of predictions is worth, by every public rule."""
+"""The command `undrift score`: what a file of predictions is worth, by every rule of its task."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from undrift.errors import ConfigError, DataError, one_line, unknown
 if TYPE_CHECKING:
     from undrift.scoring import FileScores
 
-OFFICIAL = "official"
+OFFICIAL = ("official", "official-2015")
 PUBLIC = ("coin", "hide", "prism")
 
 
 def score(
-    task: Annotated[str, typer.Argument(help="A published task, such as coin/ScienceQA.")],
+    task: Annotated[
+        str, typer.Argument(help="A published task, such as coin/ScienceQA, or a scorer.")
+    ],
     predictions: Annotated[
         list[Path],
         typer.Argument(help="JSON lines with question_id and text, or their folder (repeatable)."),
@@ -34,7 +36,8 @@ def score(
         Path | None, typer.Option(help="The task's test file, in place of --data.")
     ] = None,
     profile: Annotated[
-        str | None, typer.Option(help="Only the rule of coin, hide, prism, or the official metric.")
+        str | None,
+        typer.Option(help="Only the rule of coin, hide, prism, official or official-2015."),
     ] = None,
     partial: Annotated[
         bool,
@@ -48,31 +51,47 @@ def score(
 ) -> None:
     """Score predictions for a published task, another code's too, by every rule side by side.
 
-    Matched by id; a null text is wrong; a file that leaves questions out is refused.
+    Matched by id; a null text is wrong; a file that leaves questions out is refused. For data of
+    your own, name its scorer and give its test file as --answers.
     """
-    from undrift.data.questions import find_published, questions_in, questions_of
     from undrift.scoring import read_predictions
 
-    if profile is not None and profile not in (*PUBLIC, OFFICIAL):
-        raise unknown("scoring profile", profile, (*PUBLIC, OFFICIAL))
-    published = find_published(task)
-    if answers is not None and data is None:
-        examples = questions_of(published, answers)
-    elif data is not None and answers is None:
-        examples = questions_in(published, data)
-    else:
-        raise ConfigError("give either --data DIR or --answers FILE")
-    scorer, files = published.scorer, dict[str, dict[str, Any]]()
+    profiles = (*PUBLIC, *OFFICIAL) if "/" in task else ()
+    if profile is not None and profile not in profiles:
+        raise unknown("scoring profile", profile, profiles)
+    scorer, examples = _asked(task, data, answers)
+    files = dict[str, dict[str, Any]]()
     for path in predictions:
         rows = read_predictions(path)
         try:
             files[str(path)] = _scored(scorer, rows, examples, profile, partial)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
+    for name, found in files.items():
+        if found["units"]:
+            typer.echo(one_line(f"{name}: {found['units']}"), err=True)
     if as_json:
         print_json({"task": scorer, "examples": len(examples), "files": files})
     else:
         _show(scorer, len(examples), files)
+
+
+def _asked(task: str, data: Path | None, answers: Path | None) -> tuple[str, Sequence[Any]]:
+    """Return the scorer that a task has, and its questions."""
+    from undrift.data import questions
+    from undrift.scoring import check_scorer
+
+    if "/" not in task:
+        check_scorer(task)
+        if answers is None or data is not None:
+            raise ConfigError(f"{task} is a scorer: give the test file of your data with --answers")
+        return task, questions.questions_in_file(answers)
+    published = questions.find_published(task)
+    if answers is not None and data is None:
+        return published.scorer, questions.questions_of(published, answers)
+    if data is not None and answers is None:
+        return published.scorer, questions.questions_in(published, data)
+    raise ConfigError("give either --data DIR or --answers FILE")
 
 
 def _scored(
@@ -90,10 +109,12 @@ def _scored(
         found = score_file(scorer, rows, examples, names[0], partial=partial)
         by_rule |= dict.fromkeys(names, found)
     one = next(iter(by_rule.values()))
-    judged = {} if profile == OFFICIAL or one.captions else by_rule
+    judged = {} if profile in OFFICIAL or one.captions else by_rule
     shares = {name: found.strict for name, found in judged.items()}
-    if profile in (None, OFFICIAL) and not one.captions:
-        shares[OFFICIAL] = one.official
+    if profile == "official-2015":
+        shares[profile] = one.strict
+    if profile in (None, "official") and not one.captions:
+        shares["official"] = one.official
     shares |= {"lenient": one.lenient, "form": one.form}
     known = {name: value for name, value in shares.items() if value is not None}
     return {
@@ -103,13 +124,16 @@ def _scored(
         "captions": dict(one.captions),
         "lucky": {name: found.lucky for name, found in judged.items()},
         "errors": dict(one.errors),
+        "units": one.units,
     }
 
 
 def _alike(scorer: str, profile: str | None) -> list[list[str]]:
     """Gather the public codes whose rules for a task are one and the same."""
-    from undrift.scoring import find_task
+    from undrift.scoring import TASKS, find_task
 
+    if scorer not in TASKS or profile == "official-2015":
+        return [[profile or "strict"]]
     shared: dict[Any, list[str]] = {}
     for name in (profile,) if profile in PUBLIC else PUBLIC:
         shared.setdefault(getattr(find_task(scorer), name), []).append(name)
@@ -151,8 +175,8 @@ def _rows(part: str, keys: Sequence[str], scorer: str) -> dict[str, str]:
     for names in _alike(scorer, None) if first else ():
         there = [name for name in names if name in keys]
         if there:
-            rows[there[0]] = f"{first}, {' = '.join(there)}"
-    rest = [key for key in keys if key not in PUBLIC]
+            rows[there[0]] = f"{first}, {' = '.join(there)}".removesuffix(", strict")
+    rest = [key for key in keys if key not in (*PUBLIC, "strict")]
     return rows | {key: f"form: {key}" if part == "errors" else key for key in rest}
 
 

@@ -9,6 +9,7 @@ import typer
 from undrift.cli.options import JsonFlag, print_json
 from undrift.errors import unknown
 from undrift.registry import BENCHMARKS, METHODS
+from undrift.registry import SCORERS as PLUGGED
 from undrift.run.progress import calm
 from undrift.scoring import SCORERS, TASKS
 
@@ -27,7 +28,7 @@ def show(
         "methods": METHODS.names(),
         "benchmarks": BENCHMARKS.names(),
         "presets": layers.presets(),
-        "scorers": [*SCORERS, *TASKS],
+        "scorers": [*SCORERS, *sorted(PLUGGED.plugins()), *TASKS],
         "backbones": ["pocket", "a folder", "a Hub name, such as llava-hf/llava-1.5-7b-hf"],
     }
     if what is not None and what not in (*names, "settings"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from undrift.data.checks.answers import scored_answers
 from undrift.data.checks.finding import Finding, Item, Severity, counted
 from undrift.data.checks.looks import (
     ambiguous_names,
@@ -218,6 +219,7 @@ def _of_task(
     elif source is not None:
         yield _held_out(by_name["train"], source, options)
     yield from format_lines(splits)
+    yield from scored_answers(splits)
     for split in splits:
         if split.name != "train" and "train" in by_name:
             yield from overlap(by_name["train"], split)

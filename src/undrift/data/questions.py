@@ -1,7 +1,7 @@
-"""The test questions of one published task, to score answers by: no picture is looked for.
+"""The test questions of a task, most often a published one, to score answers by.
 
-`coin/REC` is the task as the benchmark calls it, `coin/Grounding` as `undrift.scoring.TASKS` does;
-both are understood. The training file need not be there.
+No picture is looked for. `coin/REC` is the task as the benchmark calls it, `coin/Grounding` as
+`undrift.scoring.TASKS` does; both are understood. The training file need not be there.
 """
 
 from __future__ import annotations
@@ -94,6 +94,21 @@ def questions_of(
     """
     folders = beside or (file.parent,)
     return read_examples(file, Unseen(file.parent), join=_second_file(task, folders))
+
+
+def questions_in_file(file: Path) -> tuple[Example, ...]:
+    """Read the test questions of one's own data.
+
+    Args:
+        file: The test file, in any format that `undrift run folder` reads.
+
+    Returns:
+        The examples.
+
+    Raises:
+        DataError: If it is missing, or a row cannot be used.
+    """
+    return read_examples(file, Unseen(file.parent))
 
 
 def _second_file(task: PublishedTask, folders: Sequence[Path]) -> Join | None:

@@ -94,13 +94,14 @@ class EvalConfig(_Frozen):
         batch_size: Prompts at a time.
         split: Which examples are asked: "test", or "validation" where settings are chosen.
         scoring: Whose rules say what is right on a published benchmark: the public code's "coin",
-            "hide" or "prism", the data sets' own, "official", or content only, "lenient". All of
-            them are kept with every prediction.
+            "hide" or "prism", the data sets' own, "official" (as VQAv2's and VizWiz's first was,
+            "official-2015"), or content only, "lenient". All of them are kept with every
+            prediction.
     """
 
     batch_size: PositiveInt = 16
     split: Literal["test", "validation"] = "test"
-    scoring: Literal["coin", "hide", "prism", "official", "lenient"] = "coin"
+    scoring: Literal["coin", "hide", "prism", "official", "official-2015", "lenient"] = "coin"
 
 
 class Profile(_Frozen):

@@ -16,7 +16,7 @@ from undrift.rundir import atomic_write, read_answers, text_of, write_lines
 from undrift.rundir.files import line_of, read_line, writing
 from undrift.rundir.record import check
 from undrift.rundir.records import Said
-from undrift.scoring import scores_of, task_score
+from undrift.scoring import in_other_units, scores_of, task_score
 
 
 class Examiner:
@@ -66,6 +66,9 @@ class Examiner:
             self.progress.stage(title, len(task.test), work)
             write_lines(file, self._rows(task, file.with_suffix(".part")))
             file.with_suffix(".part").unlink(missing_ok=True)
+            units = in_other_units(task.scorer, read_answers(file))
+            if units:
+                self.progress.event("units", f"task {task.name}: {units}", task=task.name)
         return task_score(read_answers(file))
 
     def _rows(self, task: Task, notes: Path) -> list[dict[str, Any]]:

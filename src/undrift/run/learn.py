@@ -30,7 +30,13 @@ from undrift.run.live import Reporters, check_reporters
 from undrift.run.manifest import manifest
 from undrift.run.origin import placed, source
 from undrift.run.progress import Quiet
-from undrift.run.reading import Skipped, note_skipped, rows_skipped, without_bad_pictures
+from undrift.run.reading import (
+    Skipped,
+    check_answers,
+    note_skipped,
+    rows_skipped,
+    without_bad_pictures,
+)
 from undrift.run.saved import make_method, note_origin
 from undrift.run.start import Start
 from undrift.run.teach import attach, explained, teach
@@ -131,6 +137,8 @@ class Learn:
         self.note = from_files(own, self.task, held_out, self.config.seed, self.config.skip_bad)
         asked = [note for note in start.notes if note["name"] not in without]
         self.earlier = find_again(asked, self.progress)
+        asked_tasks = [self.task, *(task for task, _ in self.earlier)]
+        check_answers(asked_tasks, self.config.eval.scoring, self.progress)
         content = {
             "from": str(start.adapter.resolve() if start.adapter else self.config.backbone),
             "task": {key: value for key, value in self.note.items() if key != "digest"},

@@ -32,7 +32,7 @@ from undrift.run.manifest import manifest
 from undrift.run.meter import Meter
 from undrift.run.pictures import keep_pictures
 from undrift.run.progress import Quiet
-from undrift.run.reading import Skipped, note_skipped, read_benchmark
+from undrift.run.reading import Skipped, check_answers, note_skipped, read_benchmark
 from undrift.run.saved import make_method, note_origin
 from undrift.run.teach import attach, explained, teach
 from undrift.run.trainer import StepBar
@@ -97,6 +97,7 @@ class Run:
         self.benchmark = benchmark
         order = self.benchmark.in_order(config.order)
         self.tasks = [plan.cut(task, config.profile, config.eval.split) for task in order]
+        check_answers(self.tasks, config.eval.scoring, self.progress)
         self.stages = plan.trainings(self.tasks, self.method.schedule)
         self.cells = plan.cells(config.profile, len(self.tasks), len(self.stages))
         self.files = RunDir.start(config.folder, config.text(), replace=replace)

@@ -16,6 +16,7 @@ from undrift.registry import BENCHMARKS
 from undrift.run.config import RunConfig
 from undrift.run.progress import Quiet
 from undrift.rundir import write_lines
+from undrift.scoring import copy_fault
 
 _SPLITS = ("train", "validation", "test")
 _NOT_OPTIONS = {"root", "progress", "only", "bad"}
@@ -77,6 +78,35 @@ def _options(name: str, reading: Mapping[str, Any], known: Sequence[str]) -> dic
                 raise DataError(f"the benchmark {name!r} has no options; leave out reading.{key}")
             raise unknown("key", f"reading.{key}", allowed)
     return dict(reading)
+
+
+def check_answers(tasks: Sequence[Task], scoring: str, progress: Quiet) -> None:
+    """Score a perfect copy of every answer that will be asked for, before anything is learned.
+
+    Args:
+        tasks: Tasks.
+        scoring: The profile that decides what is right.
+        progress: Told of the tasks where even perfect copies are wrong.
+
+    Raises:
+        DataError: If an answer cannot be scored at all.
+    """
+    for task in tasks:
+        wrong: list[str] = []
+        for example in task.test:
+            extra = {"question": example.question, **example.extra}
+            try:
+                fault = copy_fault(task.scorer, example.answers, extra, scoring)
+            except DataError as error:
+                raise DataError(f"task {task.name}, example {example.id}: {error}") from error
+            if fault is not None:
+                wrong.append(f"{example.id}: {fault}")
+        if wrong:
+            text = (
+                f"task {task.name}: of {len(wrong)} of {len(task.test)} answers even a perfect "
+                f"copy is not right, such as {wrong[0]}"
+            )
+            progress.event("answers", text, task=task.name, count=len(wrong))
 
 
 def note_skipped(skipped: Sequence[Skipped], root: Path, progress: Quiet) -> None:

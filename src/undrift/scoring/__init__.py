@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from undrift.scoring.answers import SCORERS, Score, find_scorer, score
 from undrift.scoring.caption import caption_scores, mean_of_seven
-from undrift.scoring.drift import Rules, form_share, rules_of, worn
+from undrift.scoring.drift import Rules, form_share, kind_of_answer, rules_of, worn
 from undrift.scoring.format import is_case_only, share_case_only
 from undrift.scoring.forms import ERROR_KINDS, MIF, ErrorKind, error_kind, form
-from undrift.scoring.lines import check_scorer, mean_score, scores_of, task_score
+from undrift.scoring.lines import (
+    check_scorer,
+    copy_fault,
+    in_other_units,
+    mean_score,
+    scores_of,
+    task_score,
+)
 from undrift.scoring.matrix import FORMULAS, metrics, stage_averages
 from undrift.scoring.predictions import FileScores, read_predictions, score_file
 from undrift.scoring.published import KINDS, PROFILES, TASKS, Scores, find_task, score_all
@@ -32,12 +39,15 @@ __all__ = [
     "Scores",
     "caption_scores",
     "check_scorer",
+    "copy_fault",
     "error_kind",
     "find_scorer",
     "find_task",
     "form",
     "form_share",
+    "in_other_units",
     "is_case_only",
+    "kind_of_answer",
     "mean_of_seven",
     "mean_score",
     "metrics",

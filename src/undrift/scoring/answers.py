@@ -5,17 +5,22 @@
 both sides. What is right strictly is right caselessly. A scorer's rule never changes under its
 name; a new rule is a new name.
 
-To add a scorer: write the function, add it to SCORERS.
+To add a scorer: write the function, add it to SCORERS, or register it in a package of one's own
+under the entry point group `undrift.scorers`. It needs to say what is right and no more: for a
+scorer that `drift` knows no kind of answer for, lenient is what it says once case is folded.
 """
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, cast
 
-from undrift.errors import DataError, unknown
+from undrift import registry
+from undrift.errors import ConfigError, DataError, UndriftError, unknown
+from undrift.scoring.boxes import Box, find_box, overlap
 
 Scorer = Callable[[str, Sequence[str]], float]
 
@@ -63,10 +68,11 @@ _LETTER_IN_SENTENCE = re.compile(r"the answer is \(?([A-Za-z])\)?(?:\.|$)", re.I
 def letter(prediction: str, answers: Sequence[str]) -> float:
     """1 if the prediction chooses the right option letter.
 
-    Accepted forms of the letter C: `C`, `C.` and `C. any text`, `C)`, `(C)`, `C: any text`, and a
-    text that says `the answer is C.` exactly once. The case of the letter counts (`c` is wrong
-    where the answer is `C`). A word that merely begins with the letter (`Cat`) does not count, nor
-    does a text that offers two answers.
+    Accepted forms of the letter C, on both sides: `C`, `C.` and `C. any text`, `C)`, `(C)`, `C: any
+    text`, and a text that says `the answer is C.` exactly once. The case of the letter counts (`c`
+    is wrong where the answer is `C`). A word that merely begins with the letter (`Cat`) does not
+    count, nor does a text that offers two answers; an accepted answer that is such a text is right
+    for no prediction (`undrift doctor` lists it).
 
     Args:
         prediction: What the model said.
@@ -75,21 +81,25 @@ def letter(prediction: str, answers: Sequence[str]) -> float:
     Returns:
         0.0 or 1.0.
     """
-    text = prediction.strip()
+    said = _chosen(prediction)
+    return float(said is not None and any(said == _chosen(answer) for answer in answers))
+
+
+def _chosen(text: str) -> str | None:
+    """Return the letter that a text chooses."""
+    text = text.strip()
     plain = _LETTER.fullmatch(text)
     found = [plain.group(1)] if plain else _LETTER_IN_SENTENCE.findall(text)
-    return exact(found[0], answers) if len(found) == 1 else 0.0
-
-
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+    return found[0] if len(found) == 1 else None
 
 
 def box(prediction: str, answers: Sequence[str]) -> float:
     """1 if the predicted box overlaps an answer's box with IoU >= 0.5.
 
-    Boxes are `[x1, y1, x2, y2]`, x1 < x2 and y1 < y2, in any unit that both sides share. The
-    prediction's first four numbers are taken, whatever brackets stand around them; a prediction
-    with fewer, or one whose corners are swapped, is wrong.
+    Boxes are four numbers x1, y1, x2, y2 that stand together, x1 < x2 and y1 < y2, in any unit that
+    both sides share; `boxes.find_box` says in which ways they may be written. Of several boxes in a
+    text the first counts, on both sides. A prediction without one, or whose corners are swapped, is
+    wrong.
 
     Args:
         prediction: What the model said.
@@ -101,41 +111,30 @@ def box(prediction: str, answers: Sequence[str]) -> float:
     Raises:
         DataError: If an answer is not a box.
     """
-    said = _corners(prediction)
-    best = 0.0
-    for answer in answers:
-        truth = _corners(answer)
-        if truth is None:
-            raise DataError(
-                f"the answer {answer!r} is not a box; expected [x1, y1, x2, y2] with "
-                "x1 < x2 and y1 < y2"
-            )
-        if said is not None:
-            best = max(best, _iou(said, truth))
-    return float(best >= 0.5)
+    said = find_box(prediction)
+    truths = [true_box(answer) for answer in answers]
+    return float(said is not None and any(overlap(said, truth) >= 0.5 for truth in truths))
 
 
-_Corners = tuple[float, float, float, float]
+def true_box(answer: str) -> Box:
+    """Return the box of an accepted answer.
 
+    Args:
+        answer: The answer.
 
-def _corners(text: str) -> _Corners | None:
-    numbers = [float(number) for number in _NUMBER.findall(text)[:4]]
-    if len(numbers) < 4 or not all(map(math.isfinite, numbers)):
-        return None
-    x1, y1, x2, y2 = numbers
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    Returns:
+        Its first box.
 
-
-def _iou(a: _Corners, b: _Corners) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    if not 0 < areas - both < math.inf:  # corners so far or so near that an area is no float
-        return 0.0
-    return both / (areas - both)
+    Raises:
+        DataError: If there is none.
+    """
+    found = find_box(answer)
+    if found is None:
+        raise DataError(
+            f"the answer {answer[:200]!r} is not a box; expected [x1, y1, x2, y2] with x1 < x2 and "
+            "y1 < y2"
+        )
+    return found
 
 
 SCORERS: dict[str, Scorer] = {"exact": exact, "caseless": caseless, "letter": letter, "box": box}
@@ -145,7 +144,7 @@ def find_scorer(name: str) -> Scorer:
     """Return the scorer of this name.
 
     Args:
-        name: A key of SCORERS.
+        name: A key of SCORERS, or an entry point of the group `undrift.scorers`.
 
     Returns:
         The function.
@@ -153,16 +152,26 @@ def find_scorer(name: str) -> Scorer:
     Raises:
         UnknownName: If there is none; the message offers the nearest.
     """
-    if name not in SCORERS:
-        raise unknown("scorer", name, SCORERS)
-    return SCORERS[name]
+    return SCORERS[name] if name in SCORERS else _plugged(name, tuple(sys.path))
+
+
+@lru_cache  # looked up once a path, not once a prediction
+def _plugged(name: str, _path: tuple[str, ...]) -> Scorer:
+    if name not in registry.SCORERS.plugins():
+        raise unknown("scorer", name, [*SCORERS, *registry.SCORERS.plugins()])
+    found = registry.SCORERS.load(name)
+    if not callable(found):
+        raise ConfigError(
+            f"the scorer {name!r} is {found!r}; expected a function (prediction, answers) -> float"
+        )
+    return cast("Scorer", found)
 
 
 def score(scorer: str, prediction: str, answers: Sequence[str]) -> Score:
     """Score one prediction twice, as it is and with letter case folded.
 
     Args:
-        scorer: A key of SCORERS.
+        scorer: A name that `find_scorer` knows.
         prediction: What the model said; an empty text is a wrong answer, not an error.
         answers: The accepted answers, at least one.
 
@@ -171,10 +180,44 @@ def score(scorer: str, prediction: str, answers: Sequence[str]) -> Score:
 
     Raises:
         UnknownName: If there is no such scorer.
-        DataError: If there is no answer to compare with.
+        DataError: If there is no answer to compare with, or if the scorer gives no score.
     """
-    rule = find_scorer(scorer)
     if not answers:
         raise DataError(f"nothing to compare the prediction {prediction!r} with: no answers")
+    strict = strict_score(scorer, prediction, answers)
     folded = [answer.casefold() for answer in answers]
-    return Score(rule(prediction, answers), rule(prediction.casefold(), folded))
+    return Score(strict, max(strict, strict_score(scorer, prediction.casefold(), folded)))
+
+
+def strict_score(scorer: str, prediction: str, answers: Sequence[str]) -> float:
+    """Score one prediction as it is.
+
+    Args:
+        scorer: A name that `find_scorer` knows.
+        prediction: What the model said.
+        answers: The accepted answers, at least one.
+
+    Returns:
+        A number from 0 to 1.
+
+    Raises:
+        DataError: If an answer cannot be used, or if a scorer of one's own fails or gives anything
+            else.
+    """
+    rule = find_scorer(scorer)
+    try:
+        found = float(rule(prediction, tuple(answers)))
+    except UndriftError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the scorer {scorer!r} failed on the prediction {prediction[:200]!r} with the answers "
+            f"{str(list(answers))[:200]} ({type(error).__name__}: {error}); mend it, or name "
+            "another one"
+        ) from error
+    if not 0.0 <= found <= 1.0:
+        raise DataError(
+            f"the scorer {scorer!r} gave {found} for the prediction {prediction[:200]!r}; expected "
+            "a number from 0 to 1"
+        )
+    return found

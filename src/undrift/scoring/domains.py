@@ -32,10 +32,10 @@ def contains(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) 
 def contains_word(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
     """Score RS and AD: the prediction contains the answer, roughly as a word.
 
-    Where the answer is one word and the prediction has spaces, some occurrence must touch a space,
-    a period or a comma on one side: `no` is not found in `it snows`, but it is in `a casino is`,
-    and in `snow`, which has no spaces. We know this rule from a description only, not from the
-    code; whether both sides must be free is not verified.
+    An answer of one word loses ALL its periods (`No.` is `no`, and `2.5` is `25`, which the text
+    `2.5` does not hold). If the prediction has a space, that word must stand behind a space, or
+    before a space, a period or a comma: `no` is not found in `it snows`, but it is in `a casino
+    is`. Else, as for answers of several words, the prediction has to contain it: `snow` has `no`.
 
     Args:
         prediction: What the model said.
@@ -46,12 +46,13 @@ def contains_word(prediction: str, answers: Sequence[str], extra: Mapping[str, A
         0.0 or 1.0.
     """
     said, truth = prediction.lower(), answers[0].lower()
-    if not _answered(prediction) or truth not in said:
+    if not _answered(prediction):
         return 0.0
-    if " " in truth or " " not in said:
-        return 1.0
-    touching = [f"{mark}{truth}" for mark in " .,"] + [f"{truth}{mark}" for mark in " .,"]
-    return float(any(text in said for text in touching))
+    if " " in truth:
+        return float(truth in said)
+    truth = truth.replace(".", "")
+    marked = [f" {truth}", f"{truth} ", f"{truth}.", f"{truth},"] if " " in said else [truth]
+    return float(any(text in said for text in marked))
 
 
 def same_without_spaces(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:

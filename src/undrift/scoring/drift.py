@@ -37,16 +37,16 @@ class Rules(NamedTuple):
     error: ErrorKind | None
 
 
-def kind_of_answer(scorer: str, answers: Sequence[str]) -> str:
+def kind_of_answer(scorer: str, answers: Sequence[str]) -> str | None:
     """Say which kind of answer a scorer is for.
 
     Args:
-        scorer: A key of `answers.SCORERS` or of `published.TASKS`.
+        scorer: A scorer's name, or a key of `published.TASKS`.
         answers: The accepted answers. `exact` serves several kinds, which these tell apart:
             letters to choose from, numbers, names.
 
     Returns:
-        One of `published.KINDS`.
+        One of `published.KINDS`; None for a scorer of one's own, which need not be there any more.
     """
     if scorer in TASKS:
         return TASKS[scorer].kind
@@ -54,11 +54,15 @@ def kind_of_answer(scorer: str, answers: Sequence[str]) -> str:
         return "choice"
     if scorer == "exact" and all(map(_NUMBER.fullmatch, answers)):
         return "number"
-    return _KIND[scorer]
+    return _KIND.get(scorer)
 
 
 def rules_of(scorer: str, line: Mapping[str, Any]) -> Rules:
     """Judge a kept prediction by content and by form.
+
+    A scorer of one's own says only what is right. Its lenient score is what it says once letter
+    case is folded; the form is right where the answer is, and else unless it is empty, a refusal,
+    or wrong by letter case alone.
 
     Args:
         scorer: The name that its task's scorer has.
@@ -71,10 +75,15 @@ def rules_of(scorer: str, line: Mapping[str, Any]) -> Rules:
     """
     said, answers = line["prediction"], tuple(line["answers"])
     strict: float | None = line["strict"]
-    error, right = _judged(scorer, said, answers)
+    kind = kind_of_answer(scorer, answers)
+    if kind is None and strict == 1.0:
+        return Rules(1.0, 1.0, 1.0, None)
+    error, right = _judged(scorer, kind, said, answers)
     well_formed = float(error is None)
     if error is None and strict is not None and strict < 1.0 <= line["caseless"]:
         error = "case"
+    if kind is None:
+        return Rules(strict, line["caseless"], float(error is None), error)
     if "lenient" in line:
         return Rules(strict, line["lenient"], line["form"], error)
     lenient = None if right is None or strict is None else max(strict, right)
@@ -83,11 +92,10 @@ def rules_of(scorer: str, line: Mapping[str, Any]) -> Rules:
 
 @lru_cache(maxsize=2**15)  # a run says the same things again and again
 def _judged(
-    scorer: str, said: str, answers: tuple[str, ...]
+    scorer: str, kind: str | None, said: str, answers: tuple[str, ...]
 ) -> tuple[ErrorKind | None, float | None]:
     """Return the error of form and, as far as the text alone tells, the lenient score."""
-    kind = kind_of_answer(scorer, answers)
-    rule = None if scorer in TASKS else LENIENT[kind]
+    rule = None if kind is None or scorer in TASKS else LENIENT[kind]
     return error_kind(kind, said, answers), rule and rule(said, answers, {})
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from undrift.errors import unknown
+from undrift.scoring.boxes import four_numbers
 from undrift.scoring.lenient import content
 
 ErrorKind = Literal[
@@ -36,13 +37,12 @@ _REFUSAL = re.compile(
 )
 _DECORATED_LETTER = re.compile(r"\W*([^\W\d_])\W*")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
-_NUMERAL = r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)\s*"  # one way to read it: no backtracking
-_BOX = re.compile(rf"\[{_NUMERAL}(?:,{_NUMERAL}){{3}}\]")
+_NUMERAL = re.compile(r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:e[-+]?\d++)?", re.IGNORECASE)
 _SHORT = 2  # words, as MIF has it
 _BRIEF_CAPTION = 4  # words
 
 
-def error_kind(kind: str, prediction: str, answers: Sequence[str]) -> ErrorKind | None:
+def error_kind(kind: str | None, prediction: str, answers: Sequence[str]) -> ErrorKind | None:
     """Name what is wrong with the form of a prediction.
 
     An accepted answer, letter for letter, has no error. Else the first of these that fits: empty,
@@ -54,11 +54,12 @@ def error_kind(kind: str, prediction: str, answers: Sequence[str]) -> ErrorKind 
     - short text, consensus, document, chart: a final period or quotes where no answer has them; at
       most two words, or as many as the longest answer.
     - number: digits, nothing else.
-    - box: `[x1, y1, x2, y2]`; fewer than four numbers are unparsable.
+    - box: as an accepted answer once numbers and spaces are left out; what has no four numbers
+      that stand together (`boxes.four_numbers`) is unparsable.
     - caption: ends with a period, and has more than four words or stands in a reference.
 
     Args:
-        kind: A key of KINDS_OF_FORM.
+        kind: A key of KINDS_OF_FORM; None if it is not known, and nothing more is looked for.
         prediction: What the model said.
         answers: The accepted answers, which show the form that is asked for.
 
@@ -68,7 +69,7 @@ def error_kind(kind: str, prediction: str, answers: Sequence[str]) -> ErrorKind 
     Raises:
         UnknownName: If there is no such kind of answer.
     """
-    if kind not in KINDS_OF_FORM:
+    if kind is not None and kind not in KINDS_OF_FORM:
         raise unknown("kind of answer", kind, KINDS_OF_FORM)
     said, accepted = prediction.strip(), [answer.strip() for answer in answers]
     if said in accepted:
@@ -77,7 +78,7 @@ def error_kind(kind: str, prediction: str, answers: Sequence[str]) -> ErrorKind 
         return "empty"
     if kind != "caption" and _refuses(said) and not any(map(_refuses, accepted)):
         return "refusal"
-    return KINDS_OF_FORM[kind](said, accepted)
+    return None if kind is None else KINDS_OF_FORM[kind](said, accepted)
 
 
 def form(kind: str, prediction: str, answers: Sequence[str]) -> float:
@@ -156,11 +157,13 @@ def _number(said: str, answers: Sequence[str]) -> ErrorKind | None:
 
 
 def _box(said: str, answers: Sequence[str]) -> ErrorKind | None:
-    if len(_NUMBER.findall(said)) < 4:
+    if four_numbers(said) is None:
         return "unparsable box"
-    if _BOX.fullmatch(said):
-        return None
-    return _around(said)
+    return None if _frame(said) in map(_frame, answers) else _around(said)
+
+
+def _frame(text: str) -> str:
+    return "".join(_NUMERAL.sub("#", text).split())
 
 
 def _around(said: str) -> ErrorKind:

@@ -12,10 +12,11 @@ from typing import Any, cast
 
 from undrift.errors import DataError
 from undrift.scoring.answers import box, caseless, letter
-from undrift.scoring.text_distance import similarity
+from undrift.scoring.text_distance import edit_distance
 from undrift.scoring.vqa_text import (
     agreement,
     m4c_normalised,
+    one_line,
     vqa_normalised,
     without_punctuation,
 )
@@ -86,12 +87,36 @@ def textvqa_m4c(prediction: str, answers: Sequence[str], extra: Mapping[str, Any
 
 
 def vqa_soft(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
-    """Score VQAv2 and VizWiz: agreement with ten people, normalised as the VQA evaluation does.
+    """Score VQAv2 and VizWiz: agreement with ten people, as the official repository has it now.
+
+    Space around a text and line breaks never count. Where the ten answers are all the same, nothing
+    else is normalised: `none` is right for ten times `none`, and `None` is not. Else both sides
+    lose case, punctuation and articles, and number words become digits.
+
+    Args:
+        prediction: What the model said.
+        answers: The ten answers, unless `extra` has them.
+        extra: `human_answers`, ten texts.
+
+    Returns:
+        A score between 0 and 1.
+
+    Raises:
+        DataError: If there are not exactly ten.
+    """
+    ten = [one_line(answer) for answer in _needed(answers, extra)]
+    said = one_line(prediction)
+    if len(set(ten)) > 1:
+        said, ten = vqa_normalised(said), [vqa_normalised(answer) for answer in ten]
+    return agreement([answer == said for answer in ten])
+
+
+def vqa_soft_2015(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
+    """Score VQAv2 and VizWiz as the first version of the evaluation did, which is still copied.
 
     The prediction loses case, punctuation, articles and number words. The answers lose punctuation
     ONLY, and only if the ten are not all the same: an answer with an article or a capital letter
-    cannot be matched (the published answers have neither). Some later copies of the code
-    normalise both sides fully.
+    cannot be matched, nor can `none` or `two` (the prediction says 0 and 2 by then).
 
     Args:
         prediction: What the model said.
@@ -114,8 +139,10 @@ def vqa_soft(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) 
 def anls(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
     """Score DocVQA and InfographicVQA: the best similarity to an answer, 0 where it is below 0.5.
 
-    Case is folded, space around the text dropped, inner space made single. A similarity of exactly
-    0.5 counts as 0.5, as in the evaluation script; the paper's formula makes it 0.
+    1 - the edit distance of the texts, case folded, space around them dropped and inner space made
+    single, over the length of the longer AS IT STANDS: space that was dropped makes a wrong text
+    more similar (`ABC  d` is 0.667 like `ABC`, not 0.6). A similarity of exactly 0.5 counts as 0.5,
+    as in the evaluation script; the paper's formula makes it 0.
 
     Args:
         prediction: What the model said.
@@ -125,9 +152,14 @@ def anls(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> f
     Returns:
         0, or a score between 0.5 and 1.
     """
-    said = _squeezed(prediction)
-    best = max(similarity(said, _squeezed(answer)) for answer in answers)
+    best = max(_alike(prediction, answer) for answer in answers)
     return best if best >= 0.5 else 0.0
+
+
+def _alike(prediction: str, answer: str) -> float:
+    distance = edit_distance(_squeezed(prediction), _squeezed(answer))
+    longer = max(len(prediction.upper()), len(answer.upper()))  # the script's: `ß` counts for two
+    return 1.0 - distance / longer if longer else 1.0
 
 
 def _squeezed(text: str) -> str:
@@ -137,9 +169,9 @@ def _squeezed(text: str) -> str:
 def relaxed_accuracy(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
     """Score ChartQA: numbers within 5 % of the answer are right, other texts must be equal.
 
-    `12 %` is the number 0.12, on both sides. A number with a comma (`1,200`) is a text, and so is
-    every comparison with the answer 0, since 5 % of nothing is nothing. Texts are compared with
-    case folded and space around them dropped.
+    `12 %` and `12%%` are the number 0.12, on both sides. A number with a comma (`1,200`) is a text,
+    and so is every comparison with the answer 0, since 5 % of nothing is nothing. Texts are
+    compared with case folded and space around them dropped.
 
     Args:
         prediction: What the model said.
@@ -162,7 +194,7 @@ def _within_five_percent(prediction: str, answer: str) -> bool:
 def _float(text: str) -> float | None:
     text = text.strip()
     try:
-        number = float(text.removesuffix("%"))
+        number = float(text.rstrip("%"))
     except ValueError:
         return None
     if not math.isfinite(number):

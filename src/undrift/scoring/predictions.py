@@ -16,8 +16,10 @@ from typing import Any, Protocol, cast
 
 from undrift.errors import DataError
 from undrift.scoring.caption import caption_scores
+from undrift.scoring.drift import rules_of
 from undrift.scoring.forms import ErrorKind, error_kind
-from undrift.scoring.published import Scores, find_task, score_all
+from undrift.scoring.lines import check_scorer, in_other_units, scores_of
+from undrift.scoring.published import TASKS, Scores, score_all
 from undrift.untrusted import NotJson, Refused, is_folder, json_lines, open_regular, why
 
 
@@ -59,6 +61,7 @@ class FileScores:
             texts and parts of words on ImageNet, for instance.
         errors: How many predictions have which error of form.
         captions: The metrics of `caption.METRICS`; empty but for captions.
+        units: What to know of boxes in other units than their answers; most often nothing.
         lines: Each scored example's own scores, by id, in the examples' order.
         scored: How many examples the averages are over.
         examples: How many examples there are.
@@ -71,6 +74,7 @@ class FileScores:
     lucky: int
     errors: Mapping[ErrorKind, int]
     captions: Mapping[str, float]
+    units: str
     lines: Mapping[str, Scores]
     scored: int
     examples: int
@@ -100,11 +104,11 @@ def score_file(
     """Score all predictions for one task.
 
     Args:
-        task: A key of `published.TASKS`.
+        task: A key of `published.TASKS`, or a scorer's name.
         rows: The parsed lines: `question_id`, a text or an integer, and `text`, a text or null.
             Other keys are ignored, and so is the order.
         examples: The task's test examples.
-        profile: One of `published.PROFILES`.
+        profile: One of `published.PROFILES`; a scorer has none.
         partial: Take the average over the predictions that there are, instead of refusing; CIDEr
             then weighs words by the references of these only.
 
@@ -116,7 +120,7 @@ def score_file(
         DataError: If a row has no id or no text, if an id occurs twice or is no example's, or if
             examples have no prediction and `partial` is not set (or none has one).
     """
-    kind = find_task(task).kind
+    check_scorer(task)
     said = by_id(rows)
     asked = _examples_by_id(examples)
     strange = [key for key in said if key not in asked]
@@ -136,15 +140,13 @@ def score_file(
     errors: Counter[ErrorKind] = Counter()
     for key, example in asked.items():
         if key in said:
-            extra = {"question": example.question, **example.extra}
             text = said[key]
-            error = error_kind(kind, text or "", example.answers)
+            whole, error = _judged(task, text or "", example, profile)
             if error is not None:
                 errors[error] += 1
-            whole = score_all(task, text or "", example.answers, extra, profile)
             lines[key] = whole if text is not None else _wrong_like(whole)
     captions: dict[str, float] = {}
-    if kind == "caption":
+    if task in TASKS and TASKS[task].kind == "caption":
         captions = caption_scores(
             {key: said[key] or "" for key in lines}, {key: asked[key].answers for key in lines}
         )
@@ -156,10 +158,25 @@ def score_file(
         lucky=sum((line.strict or 0.0) > (line.lenient or 0.0) for line in lines.values()),
         errors=errors,
         captions=captions,
+        units=in_other_units(
+            task, ({"prediction": said[k] or "", "answers": asked[k].answers} for k in lines)
+        ),
         lines=lines,
         scored=len(lines),
         examples=len(asked),
     )
+
+
+def _judged(
+    task: str, text: str, example: Question, profile: str
+) -> tuple[Scores, ErrorKind | None]:
+    extra = {"question": example.question, **example.extra}
+    if task in TASKS:
+        error = error_kind(TASKS[task].kind, text, example.answers)
+        return score_all(task, text, example.answers, extra, profile), error
+    scores = scores_of(task, text, example.answers, extra, profile)
+    rules = rules_of(task, {"prediction": text, "answers": example.answers, **scores})
+    return Scores(rules.strict, None, rules.lenient, rules.form), rules.error
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:

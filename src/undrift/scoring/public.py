@@ -107,6 +107,20 @@ def same_upper(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]
     return float(prediction.upper() == answers[0].upper())
 
 
+def same_upper_stripped(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
+    """Score VizWiz and VQAv2 as Prism does: `same_upper` without the space around either text.
+
+    Args:
+        prediction: What the model said.
+        answers: The answer, first.
+        extra: Not used.
+
+    Returns:
+        0.0 or 1.0.
+    """
+    return same_upper(prediction.strip(), [answers[0].strip()], extra)
+
+
 def ocrvqa_lower(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
     """Score OCR-VQA: equal once in lower case, and no `Unanswerable` in the prediction.
 
@@ -119,6 +133,20 @@ def ocrvqa_lower(prediction: str, answers: Sequence[str], extra: Mapping[str, An
         0.0 or 1.0.
     """
     return float("Unanswerable" not in prediction and prediction.lower() == answers[0].lower())
+
+
+def ocrvqa_stripped(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
+    """Score OCR-VQA as Prism does: `ocrvqa_lower` without the space around either text.
+
+    Args:
+        prediction: What the model said.
+        answers: The answer, first.
+        extra: Not used.
+
+    Returns:
+        0.0 or 1.0.
+    """
+    return ocrvqa_lower(prediction.strip(), [answers[0].strip()], extra)
 
 
 def gqa(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
@@ -163,14 +191,13 @@ def box_outer_digits_lost(
     return float(_iou(_numbers(text[1:-1]), _true_box(answers)) > 0.5)
 
 
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def box_first_numbers(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
     """Score REC as Prism does: IoU > 0.5 of the first four numbers in the text.
 
-    What Prism takes for a number is not written down for us; here it is digits with an optional
-    sign and decimal point, without exponent.
+    A number is digits with an optional sign, decimal point and exponent, be it part of a word.
 
     Args:
         prediction: What the model said.
@@ -215,8 +242,8 @@ def anls_without_threshold(
 ) -> float:
     """Score DocVQA and InfographicVQA as Prism does: the best similarity, however small.
 
-    Letter case is folded and nothing else; the official ANLS makes every value below 0.5 a 0, so
-    this one is higher.
+    Letter case is folded and space around either text dropped, nothing else; the official ANLS
+    makes every value below 0.5 a 0. A blank prediction has nothing in common with any answer.
 
     Args:
         prediction: What the model said.
@@ -226,4 +253,5 @@ def anls_without_threshold(
     Returns:
         A score between 0 and 1.
     """
-    return max(similarity(prediction.lower(), answer.lower()) for answer in answers)
+    said = prediction.strip().lower()
+    return max(similarity(said, answer.strip().lower()) for answer in answers)

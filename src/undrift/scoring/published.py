@@ -1,9 +1,10 @@
 """The tasks of the published benchmarks: which kind of answer, and which rules, each has.
 
 A *kind* of answer decides what is lenient and which form is right; a *profile* decides what is
-strict: `coin`, `hide` and `prism` are the public codes' rules, `official` the data set's own
-metric, `lenient` content only. Where only one public code scores a task (UCIT: HiDe; TriGap: Prism;
-MLLM-DCL: MLLM-CL), its rule stands under all three, so that a profile serves any benchmark.
+strict: `coin`, `hide` and `prism` are the public codes' rules, `official` the data set's own metric
+(`official-2015` as VQAv2's and VizWiz's first was), `lenient` content only. Where only one public
+code scores a task (UCIT: HiDe; TriGap: Prism; MLLM-DCL: MLLM-CL), its rule stands under all three,
+so that a profile serves any benchmark.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from undrift.scoring.forms import form
 
 Rule = Callable[[str, Sequence[str], Mapping[str, Any]], float]
 
-PROFILES = ("coin", "hide", "prism", "official", "lenient")
+PROFILES = ("coin", "hide", "prism", "official", "official-2015", "lenient")
 
 LENIENT: dict[str, Rule | None] = {
     "letter": lenient.choice,
@@ -32,6 +33,8 @@ LENIENT: dict[str, Rule | None] = {
     "caption": None,
 }
 KINDS = tuple(LENIENT)
+BY_TEN = (official.vqa_soft, official.vqa_soft_2015, official.textvqa_m4c, lenient.consensus)
+"""The rules that measure how far ten people agree."""
 
 
 class PublishedTask(NamedTuple):
@@ -53,6 +56,8 @@ def _one_rule(kind: str, rule: Rule | None, metric: Rule | None) -> PublishedTas
 
 
 _CAPTIONS = _one_rule("caption", None, None)
+_SAME = (public.same_upper, public.same_upper, public.same_upper_stripped)
+_OCR = (public.ocrvqa_lower, public.ocrvqa_lower, public.ocrvqa_stripped)
 
 TASKS: dict[str, PublishedTask] = {
     "coin/ScienceQA": PublishedTask(
@@ -65,7 +70,7 @@ TASKS: dict[str, PublishedTask] = {
     "coin/TextVQA": _one_rule("consensus", official.textvqa_m4c, official.textvqa_m4c),
     "coin/ImageNet": _one_rule("class name", public.either_contains, official.accuracy),
     "coin/GQA": _one_rule("short text", public.gqa, public.gqa),
-    "coin/VizWiz": _one_rule("short text", public.same_upper, official.vqa_soft),
+    "coin/VizWiz": PublishedTask("short text", *_SAME, official.vqa_soft),
     "coin/Grounding": PublishedTask(
         "box",
         coin=public.box_outer_digits_lost,
@@ -73,8 +78,8 @@ TASKS: dict[str, PublishedTask] = {
         prism=public.box_first_numbers,
         official=official.box_half,
     ),
-    "coin/VQAv2": _one_rule("short text", public.same_upper, official.vqa_soft),
-    "coin/OCRVQA": _one_rule("short text", public.ocrvqa_lower, official.accuracy),
+    "coin/VQAv2": PublishedTask("short text", *_SAME, official.vqa_soft),
+    "coin/OCRVQA": PublishedTask("short text", *_OCR, official.accuracy),
     "ucit/ImageNet-R": _one_rule("class name", public.same_upper, official.accuracy),
     "ucit/ArxivQA": _one_rule("letter", public.same_upper, official.letter_accuracy),
     "ucit/VizWiz": _CAPTIONS,
@@ -151,16 +156,10 @@ def score_all(
         DataError: If there is no answer, if the strict rule needs something that the example has
             not got, or if the profile is `official` and the data set's metric is not known.
     """
-    entry = find_task(task)
-    if profile not in PROFILES:
-        raise unknown("scoring profile", profile, PROFILES)
+    entry, strict = find_task(task), strict_rule(task, profile)
     if not answers:
         raise DataError(f"nothing to compare the prediction {prediction!r} with: no answers")
     content = LENIENT[entry.kind]
-    rules = {**entry._asdict(), "lenient": content}
-    if profile == "official" and entry.official is None and entry.kind != "caption":
-        raise DataError(f"the official metric of {task} is not known; choose another profile")
-    strict: Rule | None = rules[profile]
     metric = None if _lacks_ten(entry, answers, extra) else entry.official
     return Scores(
         strict=strict and strict(prediction, answers, extra),
@@ -170,6 +169,32 @@ def score_all(
     )
 
 
+def strict_rule(task: str, profile: str) -> Rule | None:
+    """Return what a profile calls right.
+
+    Args:
+        task: A key of TASKS.
+        profile: One of PROFILES.
+
+    Returns:
+        The rule; None for a caption.
+
+    Raises:
+        UnknownName: If there is no such task or profile.
+        DataError: If the profile is official and the data set's metric is not known.
+    """
+    entry = find_task(task)
+    if profile not in PROFILES:
+        raise unknown("scoring profile", profile, PROFILES)
+    if profile == "lenient":
+        return LENIENT[entry.kind]
+    if not profile.startswith("official"):
+        return entry._asdict()[profile]
+    if entry.official is None and entry.kind != "caption":
+        raise DataError(f"the official metric of {task} is not known; choose another profile")
+    first = profile == "official-2015" and entry.official is official.vqa_soft
+    return official.vqa_soft_2015 if first else entry.official
+
+
 def _lacks_ten(entry: PublishedTask, answers: Sequence[str], extra: Mapping[str, Any]) -> bool:
-    needs_ten = entry.official in (official.vqa_soft, official.textvqa_m4c)
-    return needs_ten and official.ten_answers(answers, extra) is None
+    return entry.official in BY_TEN and official.ten_answers(answers, extra) is None

@@ -80,15 +80,15 @@ def plain_words(text: str) -> str:
 
 
 def vqa_normalised(text: str) -> str:
-    """Normalise a prediction as the evaluation of VQAv2 does.
+    """Normalise a prediction or an answer as the evaluation of VQAv2 does.
 
     Args:
-        text: What the model said.
+        text: What the model or a person said.
 
     Returns:
         Lower-case words; may be empty.
     """
-    return plain_words(without_punctuation(_one_line(text)))
+    return plain_words(without_punctuation(one_line(text)))
 
 
 def m4c_normalised(text: str) -> str:
@@ -104,10 +104,11 @@ def m4c_normalised(text: str) -> str:
         Lower-case words; may be empty.
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    return plain_words(without_punctuation(_one_line(text.strip())))
+    return plain_words(without_punctuation(one_line(text.strip())))
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return a text without the space around it, line breaks and tabs as spaces."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 

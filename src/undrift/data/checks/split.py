@@ -36,6 +36,7 @@ class Split:
         absent: Pictures that are not there, or not in the folder of the pictures.
         unknown: Test rows that the second file knows nothing about.
         max_new_tokens: How long an answer may get.
+        scorer: How answers are scored.
     """
 
     task: str
@@ -47,6 +48,7 @@ class Split:
     absent: frozenset[Path] = frozenset()
     unknown: tuple[Item, ...] = ()
     max_new_tokens: int = 128
+    scorer: str = "exact"
 
     def item(self, asked: Asked, reason: str = "") -> Item:
         """Return the place of a question."""
@@ -145,6 +147,7 @@ def read_split(source: Source, name: str) -> tuple[Split, list[Finding]]:
         frozenset({*missing, *outside}),
         tuple(unknown),
         source.max_new_tokens,
+        source.scorer,
     )
     bad = [row for row in bad if row.reason not in strangers]
     return split, list(_findings(split, damaged, bad, missing.values(), outside.values()))
@@ -162,8 +165,8 @@ def split_of(task: Task, name: str) -> Split:
     """
     examples: tuple[Example, ...] = getattr(task, name)
     asked = tuple(Asked(number, example) for number, example in enumerate(examples, 1))
-    length = task.max_new_tokens
-    return Split(task.name, name, None, len(examples), asked, max_new_tokens=length)
+    length, scorer = task.max_new_tokens, task.scorer
+    return Split(task.name, name, None, len(examples), asked, max_new_tokens=length, scorer=scorer)
 
 
 def _findings(
