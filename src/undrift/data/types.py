@@ -30,6 +30,7 @@ class Example:
         answers: Accepted answers; the first is the one that is trained on.
         images: Picture files in the order in which the model sees them; may be empty.
         extra: Whatever a benchmark wants to keep beside it (never shown to the model).
+        system: A system turn that stands before the question; empty for none.
 
     Raises:
         DataError: If there is no answer or an empty one, or if a text holds half a character (a
@@ -41,6 +42,7 @@ class Example:
     answers: tuple[str, ...]
     images: tuple[Path, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=_nothing, hash=False)
+    system: str = ""
 
     def __post_init__(self) -> None:
         if not self.answers or not all(answer.strip() for answer in self.answers):
@@ -48,10 +50,10 @@ class Example:
                 f"example {self.id!r} has no answer or an empty one: {self.answers!r}; "
                 "give at least one text that is not blank"
             )
-        if half_character((self.id, self.question, self.answers)):
+        if half_character((self.id, self.question, self.answers, self.system)):
             raise DataError(
                 f"example {self.id!r} holds half a character (a lone surrogate) in its id, "
-                "question or answers; write these texts as UTF-8"
+                "question, answers or system turn; write these texts as UTF-8"
             )
 
 

@@ -205,12 +205,14 @@ class Backbone:
         return EncodingCollator(fitting, self.encoder) if self.encoder is not None else fitting
 
     def _collator(self) -> FeatureCollator | PixelCollator | TextCollator:
-        renderer = Renderer(self.processor, self.stop_ids)
+        renderer = Renderer(self.processor, self.stop_ids, self.model.config)
+        takes = inspect.signature(self.model.forward).parameters
         if text_only(self.processor):
-            takes = inspect.signature(self.model.forward).parameters
-            return TextCollator(renderer, positions="position_ids" in takes)
+            return TextCollator(
+                renderer, positions="position_ids" in takes, cut="logits_to_keep" in takes
+            )
         if self.store is None or not self.keeps_features:
-            return PixelCollator(renderer)
+            return PixelCollator(renderer, cut="logits_to_keep" in takes)
         token_id = self.model.config.image_token_id
         token = self.tokenizer.convert_ids_to_tokens(token_id)
         return FeatureCollator(renderer, self.store, token, token_id)
