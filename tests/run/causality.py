@@ -1,4 +1,4 @@
-"""Whether a model sees an answer while it learns it: no logit may depend on a later answer token."""
+"""Whether a model sees an answer while it learns it: no logit hangs on a later answer token."""
 
 from __future__ import annotations
 

@@ -220,7 +220,9 @@ def test_whatever_has_the_prompts_length_is_lengthened_or_refused():
 # ---------------------------------------------------------------- the last logits, as indices
 
 
-@pytest.mark.parametrize("family", ["llama", "llava", "gemma3", "qwen2_5_vl", "paligemma", "mllama"])
+@pytest.mark.parametrize(
+    "family", ["llama", "llava", "gemma3", "qwen2_5_vl", "paligemma", "mllama"]
+)
 def test_logits_of_the_last_places_alone_give_the_same_loss(family, backbone_of, asked):
     backbone, examples = backbone_of(family), of_family(family, asked)
     collator = backbone.collator()

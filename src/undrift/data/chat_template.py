@@ -1,4 +1,4 @@
-"""A model's chat template, in whichever form it takes its turns; what it cannot write is refused."""
+"""A model's chat template, in whichever form it takes turns; what it cannot write is refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ChatTemplate:
             One text each.
 
         Raises:
-            DataError: If the template refuses an example, or has no system turn and the example has.
+            DataError: If the template refuses an example, or has no system turn for it.
         """
         for example in examples:
             if example.system and not self._has_system:

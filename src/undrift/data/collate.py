@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from undrift.data.lengthen import IGNORED, lengthened, shortened
+from undrift.data.lengthen import IGNORED, lengthened
 from undrift.data.pictures import open_picture
 from undrift.data.prompts import Renderer
-from undrift.data.refusal import REFUSALS, refusal
+from undrift.data.refusal import naming
 from undrift.data.types import Example
 from undrift.errors import DataError
 
@@ -158,10 +158,7 @@ class PixelCollator:
             DataError: If a prompt has not one image token for each picture, or a text holds a
                 token that stands for one.
         """
-        encoded = _encoded(self._renderer, examples, answered=answered)
-        for example, made in zip(examples, encoded, strict=True):
-            self._renderer.check(example, made.text, made.prompt, made.answer)
-        return encoded
+        return _encoded(self._renderer, examples, answered=answered)
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """Let the processor make the prompt's tensors, then put the answers behind them.
@@ -175,14 +172,9 @@ class PixelCollator:
         Raises:
             DataError: If the processor refuses an example; it is named.
         """
-        try:
+        who, blank = type(self._renderer.processor).__name__, self._renderer.blank
+        with naming(who, batch, lambda one: self._read([one]), blank):
             made = self._read(batch)
-        except REFUSALS as error:
-            who = type(self._renderer.processor).__name__
-            found = refusal(
-                who, batch, error, lambda one: self._read([one]), self._renderer.plain
-            )
-            raise found from error
         if not batch[0].answer:
             return made
         answers = [example.answer for example in batch]
@@ -202,9 +194,9 @@ class TextCollator:
 
     Args:
         renderer: The prompts.
-        cut: Whether the model takes `logits_to_keep`: then only the last positions get logits.
         positions: Whether the model takes `position_ids`; learned positions would else be counted
             from the padding.
+        cut: Whether the model takes `logits_to_keep`: then only the last positions get logits.
     """
 
     def __init__(self, renderer: Renderer, *, positions: bool, cut: bool = False) -> None:
@@ -224,7 +216,7 @@ class TextCollator:
             One encoded example each, in the same order.
 
         Raises:
-            DataError: If an example has a picture.
+            DataError: If an example has a picture, or a text holds a token that ends one.
         """
         for example in examples:
             if example.images:
@@ -281,10 +273,13 @@ def _encoded(renderer: Renderer, examples: Sequence[Example], *, answered: bool)
     prompts = renderer.ids(texts)
     empty: list[list[int]] = [[] for _ in examples]
     answers = renderer.answers(examples, texts) if answered else empty
-    return [
-        Encoded(example.id, text, prompt, answer, example.images, [], example.question)
-        for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True)
-    ]
+    encoded = []
+    for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True):
+        renderer.check(example, text, prompt, answer)
+        encoded.append(
+            Encoded(example.id, text, prompt, answer, example.images, [], example.question)
+        )
+    return encoded
 
 
 def _left_padded(batch: Sequence[Encoded], pad: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Renderer:
 
     def __init__(self, processor: Any, stop_ids: Iterable[int], config: Any = None) -> None:
         self.template = ChatTemplate(processor)
-        self.processor = processor
+        self.processor, self.config = processor, config
         self.tokenizer = tokenizer_of(processor)
         stops = [i for i in (self.tokenizer.eos_token_id, *stop_ids) if i is not None]
         if not stops:
@@ -55,8 +55,10 @@ class Renderer:
         self._spelled: Any = ...  # made when an answer needs it
         self._starts_itself = False  # whether the processor puts a start token of its own
         self._tails: dict[str, str] = {}
-        self._marks: dict[int, Counter[int]] = {}
+        self._marks: dict[tuple[int, bool], Counter[int]] = {}
         self.media = {} if text_only(processor) else media_tokens(processor, config)
+        ends = {token: self.tokenizer.convert_ids_to_tokens(token) for token in self._ends}
+        self._names = {**ends, **self.media}
         self._before, self._behind = self._added()
 
     # ------------------------------------------------------------ prompts
@@ -83,7 +85,8 @@ class Renderer:
         distinct = list(dict.fromkeys(prompts))
         made = self.tokenizer(distinct, **self.text_options)["input_ids"]
         known = {
-            prompt: ids[: len(ids) - self.behind] for prompt, ids in zip(distinct, made, strict=True)
+            prompt: ids[: len(ids) - self.behind]
+            for prompt, ids in zip(distinct, made, strict=True)
         }
         return [known[prompt] for prompt in prompts]
 
@@ -105,7 +108,7 @@ class Renderer:
         answer: Sequence[int],
         times: Mapping[int, int] | None = None,
     ) -> None:
-        """Refuse a text that holds a token which stands for a picture, a video or a sound.
+        """Refuse a text with a token that stands for media, or that begins or ends what is read.
 
         Args:
             example: The example.
@@ -115,24 +118,23 @@ class Renderer:
             times: How many of a token the prompt has in the place of one of the template's.
 
         Raises:
-            DataError: If question, answer or system turn holds one of `media`, or if the template
-                does not write each picture.
+            DataError: If question, answer or system turn holds one of `media`, if question or
+                system turn holds one that begins or ends a text or a turn, or if the template does
+                not write each picture.
         """
         number = len(example.images)
-        if self.media and number not in self._marks:
-            probe = replace(example, question=PROBE, system="")
-            (ids,) = self.ids(self.template.prompts([probe]))
-            self._marks[number] = Counter(ids)
-        for token, name in self.media.items():
+        own = self._own(number, bool(example.system))
+        for token, name in self._names.items():
             one = (times or {}).get(token, 1)
-            found = prompt.count(token) // one + answer.count(token)
-            if found > self._marks[number][token]:
-                raise DataError(
-                    f"the text of example {example.id!r} holds {name!r}, which stands for a "
-                    f"picture, a video or a sound, {found} times, and the example has {number} "
-                    f"pictures; take it out: {example.question[:80]!r}, {example.answers[0][:80]!r}"
-                )
-
+            found = prompt.count(token) // one + (answer.count(token) if token in self.media else 0)
+            if found > own[token]:
+                text = f"the text of example {example.id!r} holds {name!r}, which "
+                if token in self.media:
+                    text += f"stands for a picture, a video or a sound, {found} times, and the "
+                    text += f"example has {number} pictures"
+                else:
+                    text += "begins or ends the model's texts"
+                raise DataError(f"{text}; take it out: {_shown(example)}")
         image = getattr(self.processor, "image_token", None)
         if image is not None and text.count(image) != number:
             raise DataError(
@@ -140,10 +142,10 @@ class Renderer:
                 f"example has {number} pictures; look at the chat template: {text[:80]!r}"
             )
 
-    def plain(self) -> dict[str, Any]:
-        """Let the processor make the tensors of a plain picture with a short question."""
-        example = replace(_BLANK, images=(Path("plain"),))
-        return self.read(self.prompts([example]), [[Image.new("RGB", PLAIN, "grey")]])
+    def blank(self, size: tuple[int, int] = PLAIN) -> dict[str, Any]:
+        """Let the processor make the tensors of a short question with a grey picture of a size."""
+        example = replace(_BLANK, images=(Path(),))
+        return self.read(self.prompts([example]), [[Image.new("RGB", size, "grey")]])
 
     def read(self, texts: Sequence[str], pictures: Sequence[Sequence[Any]]) -> dict[str, Any]:
         """Let the processor make the tensors of prompts with pictures, padded on the left.
@@ -180,6 +182,19 @@ class Renderer:
         )
         made = {name: value for name, value in made.items() if name != "labels"}
         return shortened(made, behind)
+
+    def suspicious(self, example: Example) -> bool:
+        """Tell whether a text could be refused for a token in it; without a look at its tokens."""
+        text = "".join((example.system, example.question, example.answers[0]))
+        return any(name in text for name in self._names.values())
+
+    def _own(self, images: int, system: bool) -> Counter[int]:
+        """Count the tokens of the template around so many pictures, with a system turn or not."""
+        if (images, system) not in self._marks:
+            asked = replace(_BLANK, images=(Path(),) * images, system=PROBE if system else "")
+            (ids,) = self.ids(self.template.prompts([asked]))
+            self._marks[images, system] = Counter(ids)
+        return self._marks[images, system]
 
     # ------------------------------------------------------------ answers
 
@@ -229,7 +244,7 @@ class Renderer:
             raise DataError(
                 f"the answer of example {example.id!r} holds {' or '.join(map(repr, texts))}, "
                 "where the model's answers begin or end, and the tokenizer cannot take it for "
-                f"plain text; take it out: {example.answers[0][:80]!r}"
+                f"plain text; take it out: {_shown(example)}"
             )
         return [*ids, stop]
 
@@ -287,6 +302,10 @@ def training_template(family: str) -> str:
 def _asked(example: Example) -> tuple[str, str, int]:
     """What a prompt is made of."""
     return example.system, example.question, len(example.images)
+
+
+def _shown(example: Example) -> str:
+    return f"{example.question[:80]!r}, {example.answers[0][:80]!r}"
 
 
 def _behind(tokenise: Callable[[str], list[int]], first: str, text: str) -> list[int]:

@@ -117,7 +117,9 @@ class Snapshots:
             update={"method": config.method.model_copy(update={"options": origin["options"]})}
         )
         self.method = make_method(origin["method"], origin["options"])
-        self.tasks = self._tasks(benchmark or read_benchmark(self.config, self.progress)[0])
+        if benchmark is None:
+            benchmark, _ = read_benchmark(self.config, self.progress, config.backbone)
+        self.tasks = self._tasks(benchmark)
         self.backbone = Backbone.load_for(config)
         if self.backbone.fingerprint != origin["fingerprint"]:
             raise AdapterMismatch(

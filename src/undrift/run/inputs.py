@@ -211,7 +211,9 @@ def splits_of(tasks: Sequence[Task], asked: Sequence[Task] = ()) -> Mapping[str,
 
 def _texts(example: Example) -> str:
     names = [path.name for path in example.images]
-    return _digest(json.dumps([example.question, example.answers, names]))
+    return _digest(
+        json.dumps([example.question, example.answers, names, *filter(None, [example.system])])
+    )
 
 
 def _digest(text: str) -> str:

@@ -29,7 +29,7 @@ from undrift.run.live import Reporters, check_reporters
 from undrift.run.manifest import manifest
 from undrift.run.origin import source
 from undrift.run.progress import Quiet
-from undrift.run.reading import Skipped, note_skipped, rows_skipped, without_bad_pictures
+from undrift.run.reading import Skipped, note_skipped, rows_skipped, without_bad
 from undrift.run.saved import make_method, note_origin
 from undrift.run.start import Start
 from undrift.run.teach import attach, explained, teach
@@ -113,6 +113,7 @@ class Learn:
         self.method = make_method(self.config.method.name, self.config.method.options)
         if self.method.schedule != "sequential":
             raise ConfigError(f"{self.method.name!r} does not learn one task after another")
+        self._backbone = backbone
         self.index = len(start.notes) + 1
         names = [note["name"] for note in start.notes]
         if own.name in names:
@@ -128,7 +129,7 @@ class Learn:
         self.task, self.skipped = self._read(own, held_out)
         self.note = from_files(own, self.task, held_out, self.config.seed, self.config.skip_bad)
         asked = [note for note in start.notes if note["name"] not in without]
-        self.earlier = find_again(asked, self.progress)
+        self.earlier = find_again(asked, self.progress, backbone or self.config.backbone)
         content = {
             "from": str(start.adapter or self.config.backbone),
             "task": {key: value for key, value in self.note.items() if key != "digest"},
@@ -138,7 +139,6 @@ class Learn:
         }
         text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         LearnDir.start(out, text, replace=replace)
-        self._backbone = backbone
         base = source(self.config.backbone) if backbone is None else None
         splits = splits_of([self.task], [task for task, _ in self.earlier])
         self.inputs = Inputs(
@@ -176,7 +176,9 @@ class Learn:
             return read_own(own.source(), held_out=held_out, seed=seed), []
         bad: list[BadRow] = []
         task = read_own(own.source(), held_out=held_out, seed=seed, bad=bad)
-        (task,), pictures = without_bad_pictures([task], self.progress)
+        (task,), pictures = without_bad(
+            [task], self.progress, self._backbone or self.config.backbone
+        )
         return task, [*rows_skipped(bad), *pictures]
 
     def _prepare(self) -> Examiner:
