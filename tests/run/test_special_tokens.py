@@ -8,7 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from tests.run.families import SEEING, template, tokenizer
 from undrift.data.checks.split import Asked, Split
@@ -189,7 +197,8 @@ def test_the_doctor_lists_every_one_of_them(folder_of):
     ]
     asked = tuple(Asked(row, example) for row, example in enumerate(examples, 1))
     found = lengths(ruler, [Split("t", "train", None, 4, asked)], {})
-    assert [(f.check, f.severity, [i.what for i in f.items]) for f in found][0] == (
+    first = found[0]
+    assert (first.check, first.severity, [i.what for i in first.items]) == (
         "refused", "error", ["asked", "said", "ends"],
     )  # fmt: skip
     assert "'<|image_pad|>'" in found[0].items[0].reason and "--skip-bad" in found[0].advice
