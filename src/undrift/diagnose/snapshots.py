@@ -117,9 +117,8 @@ class Snapshots:
             update={"method": config.method.model_copy(update={"options": origin["options"]})}
         )
         self.method = make_method(origin["method"], origin["options"])
-        if benchmark is None:
-            benchmark, _ = read_benchmark(self.config, self.progress, config.backbone)
-        self.tasks = self._tasks(benchmark)
+        read = benchmark or read_benchmark(self.config, self.progress, config.backbone)[0]
+        self.tasks = self._tasks(read)
         self.backbone = Backbone.load_for(config)
         if self.backbone.fingerprint != origin["fingerprint"]:
             raise AdapterMismatch(
