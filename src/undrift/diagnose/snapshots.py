@@ -103,8 +103,7 @@ class Snapshots:
         self.results = load(folder)
         if why := nothing_later(self.results):
             raise ConfigError(f"{folder}: {why}")
-        self.progress = progress or Quiet()
-        self.limit = limit
+        self.progress, self.limit = progress or Quiet(), limit
         given = {"data": data, "device": device, "backbone": backbone}
         chosen = {key: value for key, value in given.items() if value is not None}
         config = layers.resolve(layers.load_yaml(self.files.config_file), chosen)
