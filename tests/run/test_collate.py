@@ -136,8 +136,7 @@ def test_prompt_and_answer_are_the_tokens_of_the_whole_conversation(backbone, ti
     prompts = renderer.prompts(examples)
     found = zip(renderer.ids(prompts), renderer.answers(examples, prompts), strict=True)
     for example, (prompt, answer) in zip(examples, found, strict=True):
-        conversation = [renderer._question(example), renderer._reply(example)]
-        whole = backbone.processor.apply_chat_template(conversation, tokenize=False)
+        whole = renderer.template.conversation(example)
         expected = backbone.processor.tokenizer(whole, add_special_tokens=False)["input_ids"]
         assert prompt + answer == expected[: len(prompt + answer)]
 

@@ -83,7 +83,10 @@ def evaluate(
     origin = {} if benchmark else origin_of(find_adapter(adapter))
     with progress(quiet or as_json, False) as told:
         if origin.get("learned") and data is None and not layer:
-            name, found = "what it has learned", _learned(origin["learned"], tasks, told)
+            name, found = (
+                "what it has learned",
+                _learned(origin["learned"], tasks, told, backbone or origin["backbone"]),
+            )
             part = {"limit": limit, "fraction": fraction}
             chosen = [replace(task, test=subset(task.test, **part)) for task in found]
         else:
@@ -97,7 +100,9 @@ def evaluate(
                 "skip_bad": skip_bad,
                 "profile": {"limit": limit, "fraction": fraction},
             }
-            chosen = _of_benchmark(layers.resolve(asked, layer), told)
+            chosen = _of_benchmark(
+                layers.resolve(asked, layer), told, backbone or origin.get("backbone")
+            )
         learned = open_adapter(adapter, backbone, device or "auto")
         rules = scoring or learned.origin.get("run", {}).get("eval", {}).get("scoring", "coin")
         scores = examine(learned, chosen, out, batch_size, told, rules)
@@ -140,7 +145,9 @@ def predict(
         Console(soft_wrap=True).print(answer, markup=False, highlight=False)
 
 
-def _learned(notes: Sequence[Note], names: Sequence[str] | None, told: Quiet) -> Sequence[Task]:
+def _learned(
+    notes: Sequence[Note], names: Sequence[str] | None, told: Quiet, backbone: str
+) -> Sequence[Task]:
     """Find the tasks that an adapter has learned, with the test examples of then."""
     from undrift.run.learned import find_again
 
@@ -149,15 +156,15 @@ def _learned(notes: Sequence[Note], names: Sequence[str] | None, told: Quiet) ->
         if name not in known:
             raise unknown("task", name, known)
     wanted = [note for note in notes if note["name"] in (names or known)]
-    return [task for task, _ in find_again(wanted, told)]
+    return [task for task, _ in find_again(wanted, told, backbone)]
 
 
-def _of_benchmark(config: RunConfig, told: Quiet) -> Sequence[Task]:
+def _of_benchmark(config: RunConfig, told: Quiet, backbone: str | None) -> Sequence[Task]:
     """Read a benchmark's tasks."""
     from undrift.run import plan
     from undrift.run.reading import read_benchmark
 
-    made, skipped = read_benchmark(config, told)
+    made, skipped = read_benchmark(config, told, backbone)
     if skipped:
         count = len(skipped)
         told.event("skipped", f"{count} bad examples left out, such as {skipped[0].where}")

@@ -150,6 +150,7 @@ def _examined(
 
     from PIL import Image
 
+    from undrift.data.chat_template import text_only
     from undrift.data.doctor import examine
 
     # what Pillow suspects is refused and listed
@@ -162,7 +163,7 @@ def _examined(
         from undrift.run.lengths import Ruler
 
         ruler = Ruler.load(backbone)  # before the pictures: a wrong name should not cost an hour
-    sees = ruler is not None and not ruler.renderer.text_only
+    sees = ruler is not None and not text_only(ruler.renderer.processor)
     report = examine(
         benchmark,
         data,

@@ -8,7 +8,7 @@ carry labels. There are three collators with one interface, `encode` (once per t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from undrift.data.lengthen import IGNORED, lengthened
 from undrift.data.pictures import open_picture
 from undrift.data.prompts import Renderer
+from undrift.data.refusal import naming
 from undrift.data.types import Example
 from undrift.errors import DataError
-
-IGNORED = -100  # the label that cross entropy leaves out
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class FeatureCollator:
             One encoded example each, in the same order.
 
         Raises:
-            DataError: If a text holds the image token as plain text.
+            DataError: If a text holds a token that stands for a picture, or the template writes
+                none for one.
         """
         texts = self._renderer.prompts(examples)
         places = self._image_token * self._features.tokens
@@ -108,13 +109,9 @@ class FeatureCollator:
         empty: list[list[int]] = [[] for _ in examples]
         answers = self._renderer.answers(examples, texts) if answered else empty
         encoded = []
+        times = {self._image_token_id: self._features.tokens}
         for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True):
-            expected = self._features.tokens * len(example.images)
-            if (prompt + answer).count(self._image_token_id) != expected:
-                raise DataError(
-                    f"the text of example {example.id!r} holds {self._image_token!r}, which stands "
-                    f"for a picture; take it out: {example.question[:80]!r}"
-                )
+            self._renderer.check(example, text, prompt, answer, times)
             rows = self._features.rows(example.images)
             encoded.append(
                 Encoded(example.id, text, prompt, answer, example.images, rows, example.question)
@@ -130,7 +127,7 @@ class FeatureCollator:
         if batch[0].answer:
             kept = max(len(example.answer) for example in batch) + 1
             labels = [[IGNORED] * (kept - len(e.answer)) + e.answer for e in batch]
-            out |= {"labels": torch.tensor(labels), "logits_to_keep": kept}
+            out |= {"labels": torch.tensor(labels), "logits_to_keep": _last(out, kept)}
         return out
 
 
@@ -139,10 +136,12 @@ class PixelCollator:
 
     Args:
         renderer: The prompts.
+        cut: Whether the model takes `logits_to_keep`: then only the last positions get logits.
     """
 
-    def __init__(self, renderer: Renderer) -> None:
+    def __init__(self, renderer: Renderer, *, cut: bool = False) -> None:
         self._renderer = renderer
+        self._cut = cut
         self._pad = _pad_id(renderer.tokenizer)
 
     def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
@@ -156,33 +155,38 @@ class PixelCollator:
             One encoded example each, in the same order.
 
         Raises:
-            DataError: If a prompt has not one image token for each picture.
+            DataError: If a prompt has not one image token for each picture, or a text holds a
+                token that stands for one.
         """
-        encoded = _encoded(self._renderer, examples, answered=answered)
-        token = getattr(self._renderer.processor, "image_token", None)
-        for example, made in zip(examples, encoded, strict=True):
-            if token is not None and made.text.count(token) != len(example.images):
-                raise DataError(
-                    f"the prompt of example {example.id!r} holds {token!r}, which stands for a "
-                    f"picture, {made.text.count(token)} times, and the example has "
-                    f"{len(example.images)} pictures; take it out of the text, or look at the "
-                    f"chat template: {made.text[:80]!r}"
-                )
-        return encoded
+        return _encoded(self._renderer, examples, answered=answered)
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
-        """Let the processor make the prompt's tensors, then put the answers behind them."""
-        texts = [example.text for example in batch]
+        """Let the processor make the prompt's tensors, then put the answers behind them.
+
+        Args:
+            batch: Encoded examples.
+
+        Returns:
+            The tensors; with answers also `labels`.
+
+        Raises:
+            DataError: If the processor refuses an example; it is named.
+        """
+        who, blank = type(self._renderer.processor).__name__, self._renderer.blank
+        with naming(who, batch, lambda one: self._read([one]), blank):
+            made = self._read(batch)
+        if not batch[0].answer:
+            return made
+        answers = [example.answer for example in batch]
+        out = lengthened(made, answers, self._pad, self._renderer.processor)
+        if self._cut:
+            kept = max(map(len, answers)) + 1
+            out |= {"labels": out["labels"][:, -kept:], "logits_to_keep": _last(out, kept)}
+        return out
+
+    def _read(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         pictures = [[open_picture(path) for path in example.images] for example in batch]
-        made = self._renderer.processor(
-            text=texts,
-            images=pictures if any(pictures) else None,
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-            **self._renderer.text_options(texts),
-        )
-        return _append_answers(dict(made), [example.answer for example in batch], self._pad)
+        return self._renderer.read([example.text for example in batch], pictures)
 
 
 class TextCollator:
@@ -192,10 +196,12 @@ class TextCollator:
         renderer: The prompts.
         positions: Whether the model takes `position_ids`; learned positions would else be counted
             from the padding.
+        cut: Whether the model takes `logits_to_keep`: then only the last positions get logits.
     """
 
-    def __init__(self, renderer: Renderer, *, positions: bool) -> None:
+    def __init__(self, renderer: Renderer, *, positions: bool, cut: bool = False) -> None:
         self._renderer = renderer
+        self._cut = cut
         self._positions = positions
         self._pad = _pad_id(renderer.tokenizer)
 
@@ -210,7 +216,7 @@ class TextCollator:
             One encoded example each, in the same order.
 
         Raises:
-            DataError: If an example has a picture.
+            DataError: If an example has a picture, or a text holds a token that ends one.
         """
         for example in examples:
             if example.images:
@@ -227,8 +233,11 @@ class TextCollator:
             del out["position_ids"]
         if batch[0].answer:
             length = out["input_ids"].shape[1]
-            labels = [[IGNORED] * (length - len(e.answer)) + e.answer for e in batch]
+            kept = max(len(e.answer) for e in batch) + 1 if self._cut else length
+            labels = [[IGNORED] * (kept - len(e.answer)) + e.answer for e in batch]
             out["labels"] = torch.tensor(labels)
+            if self._cut:
+                out["logits_to_keep"] = _last(out, kept)
         return out
 
 
@@ -264,10 +273,13 @@ def _encoded(renderer: Renderer, examples: Sequence[Example], *, answered: bool)
     prompts = renderer.ids(texts)
     empty: list[list[int]] = [[] for _ in examples]
     answers = renderer.answers(examples, texts) if answered else empty
-    return [
-        Encoded(example.id, text, prompt, answer, example.images, [], example.question)
-        for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True)
-    ]
+    encoded = []
+    for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True):
+        renderer.check(example, text, prompt, answer)
+        encoded.append(
+            Encoded(example.id, text, prompt, answer, example.images, [], example.question)
+        )
+    return encoded
 
 
 def _left_padded(batch: Sequence[Encoded], pad: int) -> dict[str, Any]:
@@ -282,24 +294,10 @@ def _left_padded(batch: Sequence[Encoded], pad: int) -> dict[str, Any]:
     }
 
 
-def _append_answers(
-    made: dict[str, Any], answers: Sequence[Sequence[int]], pad: int
-) -> dict[str, Any]:
-    """Lengthen every per-token tensor of a processor's output by the answers, padded right."""
-    room = max(map(len, answers))
-    if not room:
-        return made
-    shape = made["input_ids"].shape
-    tail = torch.tensor([[*answer, *[pad] * (room - len(answer))] for answer in answers])
-    there = torch.tensor([[1] * len(a) + [0] * (room - len(a)) for a in answers])
-    tails = {"input_ids": tail, "attention_mask": there}
-    for key, value in made.items():
-        if isinstance(value, Tensor) and value.shape == shape:
-            more = tails.get(key, torch.zeros_like(tail))
-            made[key] = torch.cat([value, more.to(value.dtype)], dim=1)
-    labels = torch.full(shape, IGNORED)
-    made["labels"] = torch.cat([labels, tail.masked_fill(there == 0, IGNORED)], dim=1)
-    return made
+def _last(made: Mapping[str, Any], count: int) -> Tensor:
+    """The last positions as indices: of a slice, the product with the head is not contiguous."""
+    length = made["input_ids"].shape[1]
+    return torch.arange(length - count, length)
 
 
 def _pad_id(tokenizer: Any) -> int:

@@ -103,8 +103,7 @@ class Snapshots:
         self.results = load(folder)
         if why := nothing_later(self.results):
             raise ConfigError(f"{folder}: {why}")
-        self.progress = progress or Quiet()
-        self.limit = limit
+        self.progress, self.limit = progress or Quiet(), limit
         given = {"data": data, "device": device, "backbone": backbone}
         chosen = {key: value for key, value in given.items() if value is not None}
         config = layers.resolve(layers.load_yaml(self.files.config_file), chosen)
@@ -117,7 +116,8 @@ class Snapshots:
             update={"method": config.method.model_copy(update={"options": origin["options"]})}
         )
         self.method = make_method(origin["method"], origin["options"])
-        self.tasks = self._tasks(benchmark or read_benchmark(self.config, self.progress)[0])
+        read = benchmark or read_benchmark(self.config, self.progress, config.base)[0]
+        self.tasks = self._tasks(read)
         self.backbone = Backbone.load_for(config)
         if self.backbone.fingerprint != origin["fingerprint"]:
             raise AdapterMismatch(

@@ -9,10 +9,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -20,6 +22,7 @@ from undrift.data.collate import FeatureCollator, PixelCollator, TextCollator
 from undrift.data.files import cache_folder
 from undrift.data.pictures import open_picture
 from undrift.data.prompts import Renderer, text_only, tokenizer_of
+from undrift.data.refusal import PLAIN, Alone, naming
 from undrift.errors import ConfigError, DataError, UndriftError
 from undrift.methods.parts.projector import has_own_modules
 from undrift.run.config import RunConfig
@@ -181,11 +184,22 @@ class Backbone:
         Returns:
             Features (B, n_tokens, d) in the model's dtype.
         """
-        images = [open_picture(path) for path in pictures]
-        pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        pixels = self._pixels(pictures)
         made = self.model.get_image_features(pixel_values=pixels.to(self.device, self.model.dtype))
         blocks = made if isinstance(made, Tensor | list | tuple) else made.pooler_output
         return torch.stack(list(blocks))
+
+    def _pixels(self, pictures: Sequence[Path]) -> Tensor:
+        """Open pictures, and make pixels of them; the one that cannot be is named."""
+        make: Any = partial(self.processor.image_processor, return_tensors="pt")
+        images = [open_picture(path) for path in pictures]
+        with naming(
+            type(self.processor.image_processor).__name__,
+            [Alone(path) for path in pictures],
+            lambda one: make([open_picture(one.images[0])]),
+            lambda: make([Image.new("RGB", PLAIN)]),
+        ):
+            return make(images)["pixel_values"]
 
     def encode_with(self, name: str | None) -> None:
         """Let batches hold the features of another model as well, or of none.
@@ -205,12 +219,14 @@ class Backbone:
         return EncodingCollator(fitting, self.encoder) if self.encoder is not None else fitting
 
     def _collator(self) -> FeatureCollator | PixelCollator | TextCollator:
-        renderer = Renderer(self.processor, self.stop_ids)
+        renderer = Renderer(self.processor, self.stop_ids, self.model.config)
+        takes = inspect.signature(self.model.forward).parameters
         if text_only(self.processor):
-            takes = inspect.signature(self.model.forward).parameters
-            return TextCollator(renderer, positions="position_ids" in takes)
+            return TextCollator(
+                renderer, positions="position_ids" in takes, cut="logits_to_keep" in takes
+            )
         if self.store is None or not self.keeps_features:
-            return PixelCollator(renderer)
+            return PixelCollator(renderer, cut="logits_to_keep" in takes)
         token_id = self.model.config.image_token_id
         token = self.tokenizer.convert_ids_to_tokens(token_id)
         return FeatureCollator(renderer, self.store, token, token_id)

@@ -7,6 +7,7 @@ small model `generate` costs as much again as the model itself. Every other mode
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from undrift.data.collate import Encoded, fitting
 from undrift.run.backbone import Backbone, Collator
+from undrift.run.refused import named
 from undrift.tuner.decoding import kept
 
 
@@ -42,7 +44,8 @@ def answers(
         (id, answer text), most pictures first, then longest prompts.
     """
     for part, made in _batches(backbone, collator, examples, batch_size):
-        tokens = greedy(backbone, model, made, max_new_tokens)
+        with named(backbone, model, collator, part):
+            tokens = greedy(backbone, model, made, max_new_tokens)
         for example, text in zip(part, decode(backbone, tokens), strict=True):
             yield example.id, text
         if progress is not None:
@@ -71,9 +74,8 @@ def read(
         progress: Called with the number of examples just read.
     """
     for part, made in _batches(backbone, collator, examples, batch_size):
-        inputs = backbone.inputs(made)
-        last = {"logits_to_keep": 1} if "inputs_embeds" in inputs else {}
-        model(**inputs, **last, use_cache=False)
+        with named(backbone, model, collator, part):
+            model(**backbone.inputs(made), **_last(backbone), use_cache=False)
         if progress is not None:
             progress(len(part))
 
@@ -106,7 +108,7 @@ def greedy(backbone: Backbone, model: Any, batch: dict[str, Any], max_new_tokens
         return _generate(backbone, model, inputs, max_new_tokens)
     stops = torch.tensor(backbone.stop_ids, device=backbone.device)
     mask, positions = inputs["attention_mask"], inputs["position_ids"][:, -1:]
-    out = model(**inputs, use_cache=True, logits_to_keep=1)
+    out = model(**inputs, **_last(backbone), use_cache=True)
     tokens: list[Tensor] = []
     finished = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     while True:
@@ -122,12 +124,14 @@ def greedy(backbone: Backbone, model: Any, batch: dict[str, Any], max_new_tokens
             position_ids=positions,
             **kept(out),
             use_cache=True,
-            logits_to_keep=1,
         )
 
 
 def decode(backbone: Backbone, tokens: Tensor) -> list[str]:
     """Turn new tokens into texts, each ending before its first stop token.
+
+    Of the special tokens only those that begin, end and pad are left out: `<ref>`, `<box>` and the
+    like are part of an answer.
 
     Args:
         backbone: Whose tokenizer and stop tokens are used.
@@ -136,13 +140,16 @@ def decode(backbone: Backbone, tokens: Tensor) -> list[str]:
     Returns:
         B texts, stripped of surrounding space.
     """
-    stops = set(backbone.stop_ids)
+    tokenizer, stops = backbone.tokenizer, set(backbone.stop_ids)
+    around = {tokenizer.bos_token_id, tokenizer.pad_token_id}
     rows = []
     for row in tokens.tolist():
         end = next((place for place, token in enumerate(row) if token in stops), len(row))
-        rows.append(row[:end])
-    tokenizer = backbone.tokenizer
-    return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        rows.append([token for token in row[:end] if token not in around])
+    texts = tokenizer.batch_decode(
+        rows, skip_special_tokens=False, spaces_between_special_tokens=False
+    )
+    return [text.strip() for text in texts]
 
 
 def _generate(
@@ -158,5 +165,12 @@ def _generate(
         num_beams=1,
         eos_token_id=list(backbone.stop_ids),
         pad_token_id=pad,
+        **_last(backbone),
     )
     return made[:, inputs["input_ids"].shape[1] :]
+
+
+def _last(backbone: Backbone) -> dict[str, Tensor]:
+    """The last position as an index: of a slice, the product with the head is not contiguous."""
+    takes = "logits_to_keep" in inspect.signature(backbone.model.forward).parameters
+    return {"logits_to_keep": torch.tensor([-1], device=backbone.device)} if takes else {}

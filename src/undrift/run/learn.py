@@ -35,7 +35,7 @@ from undrift.run.reading import (
     check_answers,
     note_skipped,
     rows_skipped,
-    without_bad_pictures,
+    without_bad,
 )
 from undrift.run.saved import make_method, note_origin
 from undrift.run.start import Start
@@ -122,6 +122,7 @@ class Learn:
         self.method = make_method(self.config.method.name, self.config.method.options)
         if self.method.schedule != "sequential":
             raise ConfigError(f"{self.method.name!r} does not learn one task after another")
+        self._backbone = backbone
         self.index = len(start.notes) + 1
         names = [note["name"] for note in start.notes]
         if own.name in names:
@@ -136,7 +137,7 @@ class Learn:
         self.task, self.skipped = self._read(own, held_out)
         self.note = from_files(own, self.task, held_out, self.config.seed, self.config.skip_bad)
         asked = [note for note in start.notes if note["name"] not in without]
-        self.earlier = find_again(asked, self.progress)
+        self.earlier = find_again(asked, self.progress, backbone or self.config.base)
         asked_tasks = [self.task, *(task for task, _ in self.earlier)]
         check_answers(asked_tasks, self.config.eval.scoring, self.progress)
         content = {
@@ -186,7 +187,9 @@ class Learn:
             return read_own(own.source(), held_out=held_out, seed=seed), []
         bad: list[BadRow] = []
         task = read_own(own.source(), held_out=held_out, seed=seed, bad=bad)
-        (task,), pictures = without_bad_pictures([task], self.progress)
+        (task,), pictures = without_bad(
+            [task], self.progress, self._backbone or self.config.base
+        )
         return task, [*rows_skipped(bad), *pictures]
 
     def _prepare(self) -> Examiner:

@@ -22,9 +22,10 @@ from undrift.data.subset import hold_out
 from undrift.data.types import Example, Task
 from undrift.errors import DataError
 from undrift.run import layers, plan
+from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
 from undrift.run.progress import Quiet
-from undrift.run.reading import read_benchmark, without_bad_pictures
+from undrift.run.reading import read_benchmark, without_bad
 
 Note = Mapping[str, Any]
 """What undrift.json says about one task: name, digest of its test examples, and their source."""
@@ -78,12 +79,15 @@ def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: b
     }
 
 
-def find_again(notes: Sequence[Note], progress: Quiet) -> list[tuple[Task, bool]]:
+def find_again(
+    notes: Sequence[Note], progress: Quiet, backbone: str | Backbone | None = None
+) -> list[tuple[Task, bool]]:
     """Read the test examples of tasks that were learned earlier.
 
     Args:
         notes: From an adapter's undrift.json.
         progress: Told about slow parts.
+        backbone: Whose processor said what cannot be used, where bad examples were left out.
 
     Returns:
         The tasks in the same order, each with whether its test examples are others than then. Only
@@ -97,12 +101,12 @@ def find_again(notes: Sequence[Note], progress: Quiet) -> list[tuple[Task, bool]
     for note in notes:
         try:
             if "benchmark" not in note:
-                task = _of_files(note, progress)
+                task = _of_files(note, progress, backbone)
             else:
                 source = _source(note)
                 if source not in whole:
                     names = [other["name"] for other in notes if _source(other) == source]
-                    whole[source] = _of_benchmark(note, names, progress)
+                    whole[source] = _of_benchmark(note, names, progress, backbone)
                 task = whole[source][note["name"]]
         except DataError as error:
             raise DataError(
@@ -117,7 +121,9 @@ def _source(note: Note) -> str:
     return json.dumps({key: note[key] for key in note if key not in ("name", "digest")})
 
 
-def _of_benchmark(note: Note, names: Sequence[str], progress: Quiet) -> Mapping[str, Task]:
+def _of_benchmark(
+    note: Note, names: Sequence[str], progress: Quiet, backbone: str | Backbone | None
+) -> Mapping[str, Task]:
     """Read a benchmark's tasks as a run had them."""
     kept = ("benchmark", "data", "reading", "skip_bad", "profile")
     if note["benchmark"] == "pocket":  # it is drawn, the same anywhere; a record says not where
@@ -137,12 +143,12 @@ def _of_benchmark(note: Note, names: Sequence[str], progress: Quiet) -> Mapping[
     if note["data"] is not None:
         text = f"reading {note['data']} for {', '.join(names)}"
         progress.event("reading", text, tasks=list(names), file=note["data"])
-    made, _ = read_benchmark(config, progress)
+    made, _ = read_benchmark(config, progress, backbone)
     tasks = made.in_order(config.order)
     return {task.name: plan.cut(task, config.profile, config.eval.split) for task in tasks}
 
 
-def _of_files(note: Note, progress: Quiet) -> Task:
+def _of_files(note: Note, progress: Quiet, backbone: str | Backbone | None) -> Task:
     """Read a task of the user's own; where it has a test file, the training file is not needed."""
     source = note["test" if note.get("test") else "train"]
     text = f"reading {source} for the task {note['name']}, its pictures from {note['images']}"
@@ -158,19 +164,13 @@ def _of_files(note: Note, progress: Quiet) -> Task:
         )
         _, test = hold_out(rows, note["held_out"], note["seed"], pictures.root)
     task = Task(note["name"], test, (), test, note["scorer"], note["max_new_tokens"])
-    return without_bad_pictures([task], progress)[0][0] if note["skip_bad"] else task
+    return without_bad([task], progress, backbone)[0][0] if note["skip_bad"] else task
 
 
 def digest(examples: Sequence[Example]) -> str:
     """Return a digest of the texts of examples and the names of their pictures, not the folders."""
     rows = [
-        [
-            e.id,
-            e.question,
-            e.answers,
-            [path.name for path in e.images],
-            *([e.system] if e.system else []),
-        ]
+        [e.id, e.question, e.answers, [path.name for path in e.images], *filter(None, [e.system])]
         for e in examples
     ]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]

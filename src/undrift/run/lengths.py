@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from PIL import Image
-from transformers import AutoConfig
-
-from undrift.data.checks.finding import Finding, counted
+from undrift.data.chat_template import PROBE
+from undrift.data.checks.finding import Finding, Item, counted
 from undrift.data.checks.split import Asked, Split
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
-from undrift.errors import ConfigError
-from undrift.run.origin import source
-from undrift.run.pretrained import read_processor
+from undrift.errors import DataError
+from undrift.run.refused import refused, renderer_of
 
 LONGEST = 64  # texts a split that are tokenised in any case, to tell how long they get
 SAMPLE = 48  # sizes of pictures that are put through the processor
@@ -57,18 +54,9 @@ class Ruler:
         Raises:
             ConfigError: If there is no such backbone, or it has no processor with a chat template.
         """
-        origin = source(name)
-        try:
-            config: Any = AutoConfig.from_pretrained(origin)
-            processor = read_processor(origin)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            first = (str(error).strip() or repr(error)).splitlines()[0]
-            raise ConfigError(
-                f"cannot load the processor of the backbone {name!r} ({origin}): {first}"
-            ) from error
-        text = config.get_text_config()
-        limit = getattr(text, "max_position_embeddings", None)
-        return cls(name, Renderer(processor, ()), limit)
+        renderer = renderer_of(name)
+        limit = getattr(renderer.config.get_text_config(), "max_position_embeddings", None)
+        return cls(name, renderer, limit)
 
     def texts(self, examples: Sequence[Example]) -> list[tuple[int, int]]:
         """Count the tokens of prompts and first answers.
@@ -93,13 +81,10 @@ class Ruler:
         Returns:
             How many more tokens the prompt has with it.
         """
-        example = Example("picture", "?", ("!",), (Path("blank"),))
-        (prompt,) = self.renderer.prompts([example])
-        made = self.renderer.processor(
-            text=[prompt], images=[[Image.new("RGB", size)]], **self.renderer.text_options([prompt])
-        )
-        (plain,) = self.renderer.ids([prompt])
-        return len(made["input_ids"][0]) - len(plain)
+        made = self.renderer.blank(size)
+        example = Example("picture", PROBE, (PROBE,), (Path(),))
+        (plain,) = self.renderer.ids(self.renderer.prompts([example]))
+        return made["input_ids"].shape[1] - len(plain)
 
 
 def lengths(
@@ -117,10 +102,30 @@ def lengths(
         progress: Called with (what is being done, pieces done, pieces in all).
 
     Returns:
-        Errors for what is longer than the model has positions, warnings for answers that would be
-        cut, and a note a task on how long they get.
+        Errors for what the processor refuses and for what is longer than the model has positions,
+        warnings for answers that would be cut, and a note a task on how long they get.
     """
     tell = progress or (lambda *_: None)
+    found: list[Finding] = []
+    kept = []
+    for number, split in enumerate(splits):
+        tell("asking the processor", number, len(splits))
+        try:
+            reasons = refused(ruler.renderer, [one.example for one in split.asked], sizes)
+        except DataError as error:
+            advice = "mend the backbone's folder: nothing with a picture can be learned or asked"
+            return [Finding("refused", "error", "", "", str(error), advice)]
+        rest, items = _without(split, reasons)
+        kept.append(rest)
+        if items:
+            said = f"{counted(len(items), 'example')} that {ruler.name} cannot take"
+            advice = "mend them, or leave them out with --skip-bad"
+            found.append(Finding("refused", "error", split.task, split.name, said, advice, items))
+    tell("asking the processor", len(splits), len(splits))
+    lost = {path for split in splits for path in split.pictures()}
+    lost -= {path for split in kept for path in split.pictures()}
+    sizes = {path: size for path, size in sizes.items() if path not in lost}
+    splits = kept
     sampled = sample(sizes.values())
     tokens = {}
     for number, size in enumerate(sampled):
@@ -129,7 +134,6 @@ def lengths(
     tell("measuring pictures", len(sampled), len(sampled))
     near = {size: tokens[min(sampled, key=lambda s: _apart(s, size))] for size in {*sizes.values()}}
     pictures = {path: near[size] for path, size in sizes.items()}
-    found: list[Finding] = []
     longest: dict[str, tuple[int, int]] = {}
     for number, split in enumerate(splits):
         tell("counting tokens", number, len(splits))
@@ -149,6 +153,13 @@ def lengths(
         said = f"{ruler.name} does not say how many positions it has: prompts were not compared"
         found.append(Finding("token lengths", "note", "", "", said))
     return found
+
+
+def _without(split: Split, reasons: Sequence[str | None]) -> tuple[Split, tuple[Item, ...]]:
+    """Take out of a split what is refused."""
+    pairs = list(zip(split.asked, reasons, strict=True))
+    items = tuple(split.item(one, reason) for one, reason in pairs if reason is not None)
+    return replace(split, asked=tuple(one for one, reason in pairs if reason is None)), items
 
 
 def sample(sizes: Iterable[Size]) -> list[Size]:

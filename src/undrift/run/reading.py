@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from undrift.data.files import BadRow
-from undrift.data.pictures import unreadable
+from undrift.data.pictures import survey
 from undrift.data.types import Benchmark, Example, Task
 from undrift.errors import DataError, unknown
 from undrift.registry import BENCHMARKS
+from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
 from undrift.run.progress import Quiet
+from undrift.run.refused import refused, renderer_of
 from undrift.rundir import write_lines
 from undrift.scoring import copy_fault
 
@@ -34,13 +36,16 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def read_benchmark(config: RunConfig, progress: Quiet) -> tuple[Benchmark, tuple[Skipped, ...]]:
+def read_benchmark(
+    config: RunConfig, progress: Quiet, backbone: str | Backbone | None = None
+) -> tuple[Benchmark, tuple[Skipped, ...]]:
     """Load the benchmark of a run.
 
     Args:
         config: The run: benchmark, data, reading, order (of named tasks, only these are read) and
             skip_bad.
         progress: Told about slow parts.
+        backbone: With `skip_bad`, whose processor says what cannot be used.
 
     Returns:
         The benchmark, and what was left out of it: nothing without `skip_bad`.
@@ -61,7 +66,7 @@ def read_benchmark(config: RunConfig, progress: Quiet) -> tuple[Benchmark, tuple
     if "bad" in known:
         options["bad"] = bad
     made = load(config.data, progress=progress.drawn, **options)
-    tasks, pictures = without_bad_pictures(made.tasks, progress)
+    tasks, pictures = without_bad(made.tasks, progress, backbone)
     return replace(made, tasks=tasks), (*rows_skipped(bad), *pictures)
 
 
@@ -118,20 +123,21 @@ def note_skipped(skipped: Sequence[Skipped], root: Path, progress: Quiet) -> Non
         progress.event("skipped", text, count=len(skipped))
 
 
-def without_bad_pictures(
-    tasks: Sequence[Task], progress: Quiet
+def without_bad(
+    tasks: Sequence[Task], progress: Quiet, backbone: str | Backbone | None = None
 ) -> tuple[tuple[Task, ...], list[Skipped]]:
-    """Leave out the examples whose pictures cannot be read; every picture is opened for that.
+    """Leave out the examples whose pictures cannot be read, and those that a backbone refuses.
 
     Args:
         tasks: Tasks.
-        progress: Told about every picture.
+        progress: Told about every picture: each is opened.
+        backbone: Whose processor is asked, see `undrift.run.refused`; nobody's if not given.
 
     Returns:
         The tasks with what remains, and the examples that were left out.
 
     Raises:
-        DataError: If nothing remains to train on or to ask.
+        DataError: If nothing remains to train on or to ask, or if the processor refuses all.
     """
     everything = [e for task in tasks for split in _SPLITS for e in getattr(task, split)]
     pictures = sorted({picture for example in everything for picture in example.images})
@@ -143,19 +149,23 @@ def without_bad_pictures(
         progress.advance(done - seen)
         seen = done
 
-    broken = unreadable(pictures, progress=told)
+    opened = survey(pictures, progress=told)
+    refusing = None if backbone is None else renderer_of(backbone)
     skipped: list[Skipped] = []
 
     def good(task: Task, split: str) -> tuple[Example, ...]:
-        kept = []
-        for example in getattr(task, split):
-            reason = next((broken[path] for path in example.images if path in broken), None)
-            if reason is None:
-                kept.append(example)
-            else:
-                skipped.append(Skipped(f"task {task.name}, {split} example {example.id}", reason))
-        return tuple(kept)
+        examples: tuple[Example, ...] = getattr(task, split)
+        broken = [(opened.unreadable.get(path) for path in e.images) for e in examples]
+        reasons = [next(filter(None, own), None) for own in broken]
+        if refusing is not None:
+            asked = refused(refusing, examples, opened.sizes)
+            reasons = [own or other for own, other in zip(reasons, asked, strict=True)]
+        pairs = list(zip(examples, reasons, strict=True))
+        where = f"task {task.name}, {split} example"
+        skipped.extend(Skipped(f"{where} {e.id}", why) for e, why in pairs if why is not None)
+        return tuple(e for e, why in pairs if why is None)
 
-    if broken:
-        tasks = [replace(t, **{split: good(t, split) for split in _SPLITS}) for t in tasks]
+    changed = [{split: good(task, split) for split in _SPLITS} for task in tasks]
+    if skipped:
+        tasks = [replace(task, **splits) for task, splits in zip(tasks, changed, strict=True)]
     return tuple(tasks), skipped

@@ -8,8 +8,10 @@ accumulation, clipping, schedule and data order are the Trainer's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from undrift.run.backbone import Backbone, Collator
 from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
 from undrift.run.config import TrainConfig
 from undrift.run.progress import Quiet
+from undrift.run.refused import named
 from undrift.run.watch import ROUTES, RouteWatch
 from undrift.tuner.upstream import one_device
 
@@ -110,6 +113,7 @@ class TaskTrainer(Trainer):
     Args:
         method: Turns batches into the model's inputs, and gives the loss.
         watch: Sees every loss.
+        naming: The context in which a batch is learned, see `undrift.run.refused.named`.
         modules_rate: Peak rate of modules trained in full beside the adapter, the projector's.
         **options: What `Trainer` takes.
     """
@@ -119,6 +123,7 @@ class TaskTrainer(Trainer):
         *,
         method: Method,
         watch: LossWatch,
+        naming: Callable[[Sequence[Encoded]], AbstractContextManager[None]],
         modules_rate: float,
         **options: Any,
     ) -> None:
@@ -126,6 +131,7 @@ class TaskTrainer(Trainer):
         self.modules_rate = modules_rate
         self.method = method
         self.watch = watch
+        self.naming = naming
         self.model_accepts_loss_kwargs = False  # the Trainer divides by the accumulation itself
 
     def compute_loss(
@@ -136,8 +142,10 @@ class TaskTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Return the method's loss on a collated batch."""
-        loss = self.method.loss(model, self.method.inputs(inputs))
-        self.watch.see(loss, inputs["ids"])
+        examples = inputs["examples"]
+        with self.naming(examples):
+            loss = self.method.loss(model, self.method.inputs(inputs))
+        self.watch.see(loss, [example.id for example in examples])
         self.state.num_input_tokens_seen += inputs["tokens"]  # snapshots keep it
         return loss
 
@@ -190,15 +198,16 @@ def train(
 
     Raises:
         TrainingDiverged: If the loss stops being finite.
+        DataError: If processor or model refuse an example; it is named.
     """
 
     def collate(batch: list[Encoded]) -> dict[str, Any]:
         made = fitting(collator.collate(batch), batch, backbone.model.config)
         tokens = int(made["attention_mask"].sum())
-        return {"ids": [example.id for example in batch], "tokens": tokens, **made}
+        return {"examples": batch, "tokens": tokens, **made}
 
     def inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-        made = {key: value for key, value in batch.items() if key not in ("ids", "tokens")}
+        made = {key: value for key, value in batch.items() if key not in ("examples", "tokens")}
         return backbone.inputs(made) | {"use_cache": False}
 
     method.inputs = inputs
@@ -211,6 +220,7 @@ def train(
     trainer = TaskTrainer(
         method=method,
         watch=watch,
+        naming=partial(named, backbone, model, collator),
         modules_rate=config.projector_learning_rate,
         model=model,
         args=_arguments(config, folder, seed, backbone.device, backbone.model.dtype),
