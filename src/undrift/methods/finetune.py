@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
-from undrift.tuner import language_targets
+from undrift.tuner import find_targets
 
 
 class Finetune(Method):
@@ -29,10 +29,12 @@ class Finetune(Method):
             An ordinary LoRA configuration.
         """
         rank = self.config.experts * self.config.rank
+        found = find_targets(model, self.config.targets)
         return LoraConfig(
             r=rank,
             lora_alpha=self.config.alpha_over_rank * rank,  # pyright: ignore[reportArgumentType]
-            target_modules=language_targets(model, self.config.targets),
+            target_modules=found.expression,
+            fan_in_fan_out=found.transposed,
         )
 
     def attach(self, model: nn.Module) -> nn.Module:
