@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
-from undrift.tuner import find_targets
+from undrift.tuner import adapted_names, find_targets
 
 
 class Finetune(Method):
@@ -45,8 +45,19 @@ class Finetune(Method):
 
         Returns:
             A PeftModel; B is zero, so it answers as before.
+
+        Raises:
+            ConfigError: If PEFT puts the LoRA elsewhere, as on some mixtures of experts.
         """
-        return get_peft_model(transformer(model), self.peft_config(model))
+        found = find_targets(model, self.config.targets)
+        wrapped = get_peft_model(transformer(model), self.peft_config(model))
+        if set(adapted_names(wrapped)) != set(found.names):
+            raise ConfigError(
+                f"PEFT takes these targets of {type(model).__name__} for its fused experts, as they "
+                "were called in transformers 4, and adapts other weights; method same adapts its "
+                "linears, or choose targets: attention"
+            )
+        return wrapped
 
 
 def transformer(model: nn.Module) -> PreTrainedModel:

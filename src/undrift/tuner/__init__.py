@@ -17,7 +17,7 @@ from undrift.tuner.model import (
 from undrift.tuner.observe import LayerStatistics
 from undrift.tuner.prompt import Prompt, PromptContext
 from undrift.tuner.ranks import summed
-from undrift.tuner.targets import Targets, adapted, find_targets, language_targets
+from undrift.tuner.targets import Targets, adapted, adapted_names, find_targets, language_targets
 from undrift.tuner.tokens import TokenContext
 
 register()
@@ -34,6 +34,7 @@ __all__ = [
     "Targets",
     "TokenContext",
     "adapted",
+    "adapted_names",
     "as_trained",
     "find_targets",
     "language_targets",

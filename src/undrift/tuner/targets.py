@@ -1,4 +1,4 @@
-"""Which linears are adapted, by the part of the language model they are in; and who is told."""
+"""Which linears are adapted, and one line that says which are not and why."""
 
 from __future__ import annotations
 
@@ -78,6 +78,20 @@ def language_targets(model: nn.Module, targets: str | Sequence[str]) -> str:
         An expression for `target_modules` of any PEFT configuration.
     """
     return find_targets(model, targets).expression
+
+
+def adapted_names(model: nn.Module) -> list[str]:
+    """Name the modules of a model that carry an adapter.
+
+    Args:
+        model: A PeftModel.
+
+    Returns:
+        Their names in the base model, in its order.
+    """
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
+    found = [name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
+    return [name for name in found if not name.endswith(".base_layer")]
 
 
 def adapted(model: nn.Module, targets: str | Sequence[str]) -> str:
