@@ -39,7 +39,7 @@ DELTA = {
 
 # By model_type: what its configuration needs besides the common sizes; None takes one away.
 READING: dict[str, Mapping[str, Any]] = {
-    "apertus": {}, "arcee": {}, "biogpt": {}, "bloom": {}, "cohere": {}, "ernie4_5": {},
+    "apertus": {}, "arcee": {}, "biogpt": {}, "bloom": {}, "cohere": {}, "doge": {}, "ernie4_5": {},
     "gemma2": {}, "glm4": {}, "gpt2": {}, "gpt_bigcode": {}, "gpt_neox": {}, "granite": {},
     "helium": {}, "llama": {}, "mamba": {}, "falcon_mamba": {}, "mistral": {}, "mpt": {},
     "nemotron": {}, "olmo2": {}, "opt": {"ffn_dim": 32, "word_embed_proj_dim": 16}, "persimmon": {},
@@ -139,7 +139,7 @@ def patched(name: str, text: Any, vision: Any, **more: Any) -> Made:
     model, _ = sees(name, {"rope_parameters": ROPE, **text}, {**tower, **vision}, **marks)
     ids = shown()
     return model, {
-        "input_ids": ids, "pixel_values": noise(16, 96).flatten(0, 1), 
+        "input_ids": ids, "pixel_values": noise(16, 96).flatten(0, 1),
         "image_grid_thw": whole(1, 4, 4), "mm_token_type_ids": (ids == IMAGE).long(),
     }  # fmt: skip
 

@@ -93,7 +93,7 @@ def linears(model: nn.Module) -> list[Linear]:
 
 
 def has_fused_experts(block: nn.Module) -> bool:
-    """Whether the FFN of a block has experts in one tensor, (N, d_out, d_in), and not in linears.
+    """Whether the FFN of a block has experts that lie together in one tensor, not in linears.
 
     Args:
         block: One block.
@@ -101,8 +101,8 @@ def has_fused_experts(block: nn.Module) -> bool:
     Returns:
         Whether it has.
     """
-    parts = (module for name, module in block.named_modules() if not _ATTENTION.search(name))
-    return any(_fused(part) for part in parts)
+    parts = block.named_children()
+    return any(_has_experts(name, part) for name, part in parts if not _ATTENTION.search(name))
 
 
 Path = tuple[tuple[str, nn.Module], ...]  # from the block to a linear, each with its attribute
@@ -171,19 +171,34 @@ def _fused(module: nn.Module) -> list[nn.Parameter]:
     return [each for each in own if each.dim() == 3 and len(each) > 1]
 
 
+def _has_experts(name: str, module: nn.Module) -> bool:
+    """Whether experts lie together in a tensor of a module, or of what is in it."""
+    if is_linear(module):
+        return False
+    matrices = any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+    if _fused(module) or (name == "experts" and matrices):
+        return True
+    return any(
+        _has_experts("experts" if name == "experts" else inner, child)
+        for inner, child in module.named_children()
+    )
+
+
 def _never(path: Path) -> str:
     """Why a linear cannot carry an adapter; empty if it can."""
     name, linear = path[-1]
     parent = path[-2][1]
     words = [word for step in path[:-1] for word in _words(*step)]
-    choices = {1, *(len(tensor) for child in parent.children() for tensor in _fused(child))}
+    attends = _kind(path) == "attention"
+    choices = {len(tensor) for child in parent.children() for tensor in _fused(child)}
+    choices |= set() if attends else {1}
     if any(map(_CHOOSES.search, [*words, name])) or widths(linear)[1] in choices:
         return ROUTER
     if any(step == "experts" for step, _ in path[:-1]):
         return EXPERT
     if _mixes_tokens(parent) and name in _by_weight(type(parent)):
         return BY_WEIGHT
-    crosses = any(map(_CROSS.search, words)) and _kind(path) == "attention"
+    crosses = attends and any(map(_CROSS.search, words))
     return CROSS if crosses and not _READS_TEXT.match(name) else ""
 
 

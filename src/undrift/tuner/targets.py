@@ -210,7 +210,7 @@ def _ends(found: Iterable[Linear]) -> str:
 def _expression(model: nn.Module, names: Sequence[str], targets: str | Sequence[str]) -> str:
     """The shortest expression that matches these linears and nothing else."""
     generic = "|".join(dict.fromkeys(map(_any_index, names)))
-    everything = [name for name, module in model.named_modules() if is_linear(module)]
+    everything = [name for name, _ in model.named_modules()]
     given = [targets] if isinstance(targets, str) and targets not in PARTS else []
     for expression in (*given, generic):
         if {name for name in everything if re.fullmatch(expression, name)} == set(names):
