@@ -252,7 +252,8 @@ SEEING: dict[str, Callable[[], Made]] = {
     "aria": lambda: given(
         sees(
             "aria",
-            {"model_type": "aria_text", "moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1},
+            {"model_type": "aria_text", "moe_num_experts": 4, "moe_topk": 2,
+             "moe_num_shared_experts": 1},
             {"model_type": "idefics3_vision"}, projector_patch_to_query_dict={"4": 4},
         ),
         pixel_mask=torch.ones(ROWS, SIDE, SIDE, dtype=torch.bool),
@@ -310,7 +311,10 @@ SEEING: dict[str, Callable[[], Made]] = {
         tokens=1, hidden_size=16, visual_indicator_token_ids=[58, 59, 60, 61, 62],
     ),
     "paligemma": lambda: given(  # all of it prompt, but for the last three tokens
-        sees("paligemma", {"model_type": "gemma"}, {**SIGLIP, "projection_dim": 16}, projection_dim=16),
+        sees(
+            "paligemma", {"model_type": "gemma"}, {**SIGLIP, "projection_dim": 16},
+            projection_dim=16,
+        ),
         token_type_ids=whole(*[0] * (LENGTH - 3), 1, 1, 1),
     ),
     "phi4_multimodal": phi4_multimodal,
@@ -321,7 +325,8 @@ SEEING: dict[str, Callable[[], Made]] = {
     "qwen2_vl": lambda: patched("qwen2_vl", {}, {"embed_dim": 16, "mlp_ratio": 2}),
     "qwen3_5": lambda: patched(
         "qwen3_5",
-        {**DELTA, "rope_parameters": {**INTERLEAVED["rope_parameters"], "partial_rotary_factor": 1.0}},
+        {**DELTA, "rope_parameters": {**ROPE, "mrope_interleaved": True,
+                                      "partial_rotary_factor": 1.0}},
         {"num_position_embeddings": 16},
     ),
     "qwen3_vl": lambda: patched(

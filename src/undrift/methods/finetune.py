@@ -53,9 +53,9 @@ class Finetune(Method):
         wrapped = get_peft_model(transformer(model), self.peft_config(model))
         if set(adapted_names(wrapped)) != set(found.names):
             raise ConfigError(
-                f"PEFT takes targets {self.config.targets!r} of {type(model).__name__} for its fused "
-                "experts, by their names in transformers 4, and adapts other weights; method same "
-                "adapts the linears, or choose targets: attention"
+                f"PEFT takes targets {self.config.targets!r} of {type(model).__name__} for its "
+                "fused experts, by their names in transformers 4, and adapts other weights; method "
+                "same adapts the linears, or choose targets: attention"
             )
         return wrapped
 
