@@ -134,8 +134,8 @@ def line(name: str, targets: str, method: type = Same) -> str:
             "qwen2_moe",
             "all",
             (
-                "14 linears (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj) in 2 of "
-                "2 blocks of model"
+                "14 linears (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj) in 2 "
+                "of 2 blocks of model"
             ),
             [
                 "fused experts in 2 of 2 FFNs (they are no linears)",

@@ -153,7 +153,7 @@ def _nothing(
 ) -> ConfigError:
     """What to say where nothing is left to adapt."""
     name, kind = type(model).__name__, targets if isinstance(targets, str) else ""
-    matched = [] if kind in PARTS else _matches(model, targets)
+    matched = {} if kind in PARTS else _matches(model, targets)
     never = {each.name: each.never for each in found}
     if matched:
         place, module = next(iter(matched.items()))
