@@ -353,6 +353,8 @@ def family(name: str) -> Made:
         for key, parameter in model.named_parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4.0)
-            elif "gate" in key or "alpha" in key:  # begins at zero and lets no picture through
+            elif (
+                "gate" in key or "alpha" in key or key.endswith(".A")
+            ):  # at zero, it lets nothing by
                 parameter.add_(0.5)
     return model.eval(), inputs
