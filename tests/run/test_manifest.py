@@ -6,6 +6,7 @@ import pytest
 
 from undrift.report import difference_section, grouped, load
 from undrift.report.protocol import facts, short_hash
+from undrift.run.progress import Quiet
 from undrift.rundir import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -36,3 +37,30 @@ def test_what_decides_the_numbers_is_recorded(make_run, tmp_path, backbone):
     runs = [load(tmp_path / name) for name in ("run", "other")]
     assert not runs[0].trained and runs[1].trained
     assert difference_section(grouped(runs)).rows == []  # how one trains is the other's own affair
+
+
+class Told(Quiet):
+    """Keeps the lines that are told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def event(self, kind, text, **values) -> None:
+        if kind == "adapted":
+            self.lines.append(text)
+
+
+@pytest.mark.foreign("6.5")
+def test_a_run_and_a_lesson_say_once_what_is_adapted_and_record_it(make_run, lesson, tmp_path):
+    told = Told()
+    make_run(profile={"name": "lite"}, train={"max_steps": 1}, progress=told).go()
+    expected = (
+        "adapted: 6 linears (gate_proj, up_proj, down_proj) in 2 of 2 blocks of "
+        "model.language_model; not adapted: attention (targets: ffn), model.vision_tower, "
+        "model.multi_modal_projector, lm_head"
+    )
+    assert told.lines == [expected]
+    assert read_json(tmp_path / "run/manifest.json")["adapted"] == expected
+    learned = Told()
+    lesson("colours", progress=learned).go()
+    assert learned.lines == [expected]

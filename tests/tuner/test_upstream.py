@@ -210,6 +210,12 @@ def test_hook_base_model_output_with_pooling():
     assert float(out.pooler_output) == 1
 
 
+def test_hook_conv1d():
+    linear = upstream.Conv1D(5, 3)
+    assert (linear.nx, linear.nf) == (3, 5)
+    assert linear(torch.ones(2, 3)).shape == (2, 5)
+
+
 def test_hook_reporters():
     assert issubclass(upstream.reporters()["tensorboard"], transformers.TrainerCallback)
 

@@ -40,8 +40,8 @@ class Config:
             `experts * rank` instead, so that sizes match.
         rank: r, the rank of EACH expert.
         alpha_over_rank: What an adapter's output is multiplied by, LoRA's alpha / r.
-        targets: Which linears of the language model are adapted: "ffn", "all", or a regular
-            expression over full module names.
+        targets: Which linears of the language model are adapted: "ffn", "attention", "all", or a
+            regular expression over full module names.
 
     Raises:
         ConfigError: If a value cannot be used.

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
-from undrift.tuner import language_targets
+from undrift.tuner import adapted_names, find_targets
 
 
 class Finetune(Method):
@@ -29,10 +29,12 @@ class Finetune(Method):
             An ordinary LoRA configuration.
         """
         rank = self.config.experts * self.config.rank
+        found = find_targets(model, self.config.targets)
         return LoraConfig(
             r=rank,
             lora_alpha=self.config.alpha_over_rank * rank,  # pyright: ignore[reportArgumentType]
-            target_modules=language_targets(model, self.config.targets),
+            target_modules=found.expression,
+            fan_in_fan_out=found.transposed,
         )
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -43,8 +45,19 @@ class Finetune(Method):
 
         Returns:
             A PeftModel; B is zero, so it answers as before.
+
+        Raises:
+            ConfigError: If PEFT puts the LoRA elsewhere, as on some mixtures of experts.
         """
-        return get_peft_model(transformer(model), self.peft_config(model))
+        found = find_targets(model, self.config.targets)
+        wrapped = get_peft_model(transformer(model), self.peft_config(model))
+        if set(adapted_names(wrapped)) != set(found.names):
+            raise ConfigError(
+                f"PEFT takes targets {self.config.targets!r} of {type(model).__name__} for its "
+                "fused experts, by their names in transformers 4, and adapts other weights; method "
+                "same adapts the linears, or choose targets: attention"
+            )
+        return wrapped
 
 
 def transformer(model: nn.Module) -> PreTrainedModel:

@@ -12,7 +12,7 @@ from torch import nn
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
-from undrift.tuner import language_targets
+from undrift.tuner import find_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,16 @@ class Osf(base.Method):
             An ordinary OSF configuration.
 
         Raises:
-            ConfigError: If a linear has no direction to preserve beside those that learn.
+            ConfigError: If a linear has no direction to preserve beside those that learn, or is
+                no plain one.
         """
-        targets = language_targets(model, self.config.targets)
+        found = find_targets(model, self.config.targets)
+        if found.transposed:
+            raise ConfigError(
+                f"osf decomposes plain linears, and {type(model).__name__} has Conv1D; every other "
+                "method takes them, such as steadylora"
+            )
+        targets = found.expression
         if self.config.preserved is not None:
             return OSFConfig(target_modules=targets, effective_rank=self.config.preserved)
         learning = self.config.experts * self.config.rank

@@ -210,7 +210,7 @@ class Learn:
             backbone.prepare(pictures, self._features_done)
         if self.start.adapter is not None:
             check_fits(self.method, backbone.model, self.start.adapter)
-        model = attach(self.method, config, backbone)
+        model = attach(self.method, config, backbone, self.progress)
         mention_unwatchable(config.watch_routes, self.method, model, self.progress)
         self._write_manifest(backbone)
         self._tell(backbone)

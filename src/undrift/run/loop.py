@@ -165,7 +165,7 @@ class Run:
                 backbone.prepare(pictures, self._features_done)
         self._match_budget(backbone)
         self._backbone_size = size(backbone.model)
-        model = attach(self.method, config, backbone)
+        model = attach(self.method, config, backbone, self.progress)
         self._write_manifest(backbone)
         mention_unwatchable(config.watch_routes, self.method, model, self.progress)
         collator = backbone.collator()

@@ -17,6 +17,7 @@ from undrift.data.types import Benchmark, Task
 from undrift.report.protocol import short_hash
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
+from undrift.tuner import adapted
 
 _PACKAGES = ("undrift", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
 _NO_MATTER = {"learning_rate", "checkpoint_steps", "log_steps", "activation_checkpointing"}
@@ -36,7 +37,7 @@ def manifest(
         config: The run.
         benchmark: The whole benchmark.
         tasks: The tasks in order, cut to what the profile uses.
-        backbone: The model.
+        backbone: The model, with the method on it.
         method: All the method's options and the learning rate.
 
     Returns:
@@ -50,6 +51,7 @@ def manifest(
         "profile": config.profile.name,
         "backbone": config.backbone,
         "settings": dict(method),
+        "adapted": adapted(backbone.model, method["targets"]),
         "protocol": {
             "tasks": [
                 {

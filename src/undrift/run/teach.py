@@ -16,16 +16,21 @@ from undrift.methods.parts.projector import train_projector
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.evaluate import Examiner
+from undrift.run.progress import Quiet
 from undrift.run.trainer import train
+from undrift.tuner import adapted
 
 
-def attach(method: Method, config: RunConfig, backbone: Backbone) -> Any:
+def attach(
+    method: Method, config: RunConfig, backbone: Backbone, progress: Quiet | None = None
+) -> Any:
     """Put a method's adapters on a backbone, and the projector's copy if it is trained as well.
 
     Args:
         method: The method.
         config: The run.
         backbone: The backbone.
+        progress: What is told which linears are adapted, which are not, and why.
 
     Returns:
         The model to train.
@@ -35,6 +40,8 @@ def attach(method: Method, config: RunConfig, backbone: Backbone) -> Any:
     model: Any = method.attach(backbone.model)
     if config.train.train_projector and method.needs_training:
         train_projector(model)
+    if progress is not None:
+        progress.event("adapted", adapted(model, method.config.targets))
     return model
 
 

@@ -156,6 +156,7 @@ class Manifest(Record):
     profile: str
     backbone: str
     settings: dict[str, Any] = Field(default={})
+    adapted: str = ""
     protocol: _Protocol = _Protocol()
     data: _Fingerprint | None = None
     weights: _Fingerprint | None = None

@@ -9,7 +9,6 @@ from undrift.tuner.layer import MoeLoraLayer
 from undrift.tuner.model import (
     MoeLoraModel,
     as_trained,
-    language_targets,
     layers,
     register,
     restore_float32,
@@ -18,6 +17,7 @@ from undrift.tuner.model import (
 from undrift.tuner.observe import LayerStatistics
 from undrift.tuner.prompt import Prompt, PromptContext
 from undrift.tuner.ranks import summed
+from undrift.tuner.targets import Targets, adapted, adapted_names, find_targets, language_targets
 from undrift.tuner.tokens import TokenContext
 
 register()
@@ -31,8 +31,12 @@ __all__ = [
     "MoeLoraModel",
     "Prompt",
     "PromptContext",
+    "Targets",
     "TokenContext",
+    "adapted",
+    "adapted_names",
     "as_trained",
+    "find_targets",
     "language_targets",
     "layers",
     "observed_identity",

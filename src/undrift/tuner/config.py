@@ -24,10 +24,10 @@ class MoeLoraConfig(PeftConfig):
         num_experts: N.
         r: The rank of EACH expert; a plain LoRA of the same size has rank N r.
         lora_alpha: The experts' part is scaled by lora_alpha / r.
-        target_modules: "ffn" (the feed-forward linears of the language model), "all" (all linears
-            of the language model), a list of module names inside the language model, or a regular
-            expression over full module names. What the first three stand for is looked up in the
-            model and stored as a regular expression.
+        target_modules: "ffn" (the feed-forward linears of the language model), "attention", "all"
+            (both), a list of module names inside the language model, or a regular expression over
+            full module names; see `tuner.targets`. What they stand for is looked up in the model
+            and stored as a regular expression.
         exclude_modules: Names or a regular expression of modules to leave out.
         layers_to_transform: Indices of the layers to adapt; all where not given.
         modules_to_save: Modules to train in full and save with the adapter, such as

@@ -41,7 +41,7 @@ class MoeLoraLayer(AdaptedLinear):
     """Wraps a linear layer of any kind and adds the experts' part to its output.
 
     Args:
-        base_layer: What is wrapped; it must have `in_features` and `out_features`.
+        base_layer: What is wrapped, see `tuner.linear.is_linear`.
         name: The layer's name in the model, for messages and seeds.
         context: Where the tokens of the current forward pass are looked up.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError, UndriftError
-from undrift.tuner.upstream import BaseTunerLayer, device_of
+from undrift.tuner.upstream import BaseTunerLayer, Conv1D, device_of
 
 
 class AdaptedLinear(nn.Module, BaseTunerLayer):
@@ -19,7 +19,7 @@ class AdaptedLinear(nn.Module, BaseTunerLayer):
     base layer is only ever called, so quantised and hooked linears work.
 
     Args:
-        base_layer: What is wrapped; it must have `in_features` and `out_features`.
+        base_layer: What is wrapped, see `is_linear`.
         name: The layer's name in the model.
 
     Attributes:
@@ -32,8 +32,7 @@ class AdaptedLinear(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.name = name
-        self.in_features = int(base_layer.in_features)  # pyright: ignore[reportArgumentType]
-        self.out_features = int(base_layer.out_features)  # pyright: ignore[reportArgumentType]
+        self.in_features, self.out_features = widths(base_layer)
         self.merged_adapters = []
 
     def forget_packed(self) -> None:
@@ -117,19 +116,33 @@ def check_linear(name: str, module: nn.Module) -> None:
         module: What the targets matched.
 
     Raises:
-        ConfigError: It has no in_features and out_features.
+        ConfigError: It is none.
     """
     if not is_linear(module):
         raise ConfigError(
             f"target {name} is a {type(module).__name__}; experts can be added to linear layers "
-            "(with in_features and out_features) only"
+            "(with in_features and out_features, or Conv1D) only"
         )
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether the module is a linear of any kind: plain, quantised or wrapped."""
-    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-    return all(isinstance(size, int) for size in sizes)
+    """Whether the module is a linear of any kind: plain, quantised, transposed or wrapped."""
+    base = base_of(module)
+    sizes = (getattr(base, "in_features", None), getattr(base, "out_features", None))
+    return isinstance(base, Conv1D) or all(isinstance(size, int) for size in sizes)
+
+
+def base_of(module: nn.Module) -> nn.Module:
+    """Take the adapter off a linear."""
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def widths(linear: nn.Module) -> tuple[int, int]:
+    """Return d_in and d_out of a linear of any kind."""
+    base: Any = base_of(linear)
+    if isinstance(base, Conv1D):
+        return base.nx, base.nf
+    return int(base.in_features), int(base.out_features)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

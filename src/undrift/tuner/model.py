@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -11,15 +10,15 @@ import torch
 from peft import PeftConfig
 from torch import nn
 
-from undrift.errors import ConfigError, UndriftError
+from undrift.errors import UndriftError
 from undrift.tuner.config import MOE_LORA, NAME, MoeLoraConfig
 from undrift.tuner.layer import NOT_MERGEABLE, MoeLoraLayer
-from undrift.tuner.linear import check_linear, is_linear
+from undrift.tuner.linear import check_linear
 from undrift.tuner.observe import LayerStatistics
+from undrift.tuner.targets import language_targets
 from undrift.tuner.tokens import TokenContext
-from undrift.tuner.upstream import BaseTuner, BaseTunerLayer, register_type, replace_module
+from undrift.tuner.upstream import BaseTuner, register_type, replace_module
 
-FFN = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "fc1", "fc2")
 SAME_INPUT = (("gate_proj", "up_proj"), ("w1", "w3"), ("q_proj", "k_proj", "v_proj"))
 
 
@@ -88,61 +87,6 @@ def _shared_statistics(parent: nn.Module, name: str, adapter: str) -> LayerStati
                 if found is not None:
                     return found.owner
     return None
-
-
-def language_targets(model: nn.Module, targets: str | list[str]) -> str:
-    """Say as a regular expression which linears of the LANGUAGE model are meant.
-
-    A bare suffix such as `gate_proj` would also match vision towers, so the names are looked up
-    inside `model.get_decoder()`.
-
-    Args:
-        model: Any model; the whole of it is searched if it has no `get_decoder`.
-        targets: "ffn", "all" (or PEFT's "all-linear"), a list of names, or a regular expression,
-            which is returned as it is.
-
-    Returns:
-        An expression for `target_modules` of any PEFT configuration.
-
-    Raises:
-        ConfigError: No linear of that name is in the language model.
-    """
-    if isinstance(targets, str) and targets not in ("ffn", "all", "all-linear"):
-        return targets
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else model  # pyright: ignore
-    prefix = next((name for name, module in model.named_modules() if module is decoder), "")
-    known = sorted(set(_linear_names(decoder)))
-    if targets == "ffn":
-        chosen = [name for name in known if name.rpartition(".")[2] in FFN]
-    elif isinstance(targets, str):
-        chosen = known
-    else:
-        chosen = [n for n in known if any(n == t or n.endswith(f".{t}") for t in targets)]
-    if not chosen:
-        endings = ", ".join(sorted({name.rpartition(".")[2] for name in known})) or "(none)"
-        raise ConfigError(
-            f"no target {targets!r} in the language model {prefix or type(model).__name__!r}; "
-            f"its linears are called {endings}"
-        )
-    generic = sorted({_any_index(name) for name in chosen})
-    start = f"{re.escape(prefix)}\\." if prefix else ""
-    return f"{start}(?:{'|'.join(generic)})"
-
-
-def _any_index(name: str) -> str:
-    """`layers.0.mlp.up_proj` as an expression for that linear in every layer."""
-    return r"\.".join(r"\d+" if part.isdigit() else re.escape(part) for part in name.split("."))
-
-
-def _linear_names(decoder: nn.Module) -> Iterator[str]:
-    inside: list[str] = []
-    for name, module in decoder.named_modules():
-        if any(name.startswith(layer) for layer in inside):
-            continue
-        if name and is_linear(module):
-            yield name
-        if isinstance(module, BaseTunerLayer):
-            inside.append(f"{name}.")
 
 
 def layers(model: nn.Module) -> dict[str, MoeLoraLayer]:

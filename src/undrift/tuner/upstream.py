@@ -25,6 +25,7 @@ from peft.utils import (
 from peft.utils.constants import DUMMY_TARGET_MODULES  # a tuner that replaces no module
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling  # what a vision tower answers
+from transformers.pytorch_utils import Conv1D  # GPT-2's linear, its weight the other way round
 from transformers.utils.peft_utils import find_adapter_config_file  # so that none comes unasked
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "BaseModelOutputWithPooling",
     "BaseTuner",
     "BaseTunerLayer",
+    "Conv1D",
     "LoraLayer",
     "ModulesToSaveWrapper",
     "add_type",

@@ -32,7 +32,7 @@ class PoolLoraLayer(AdaptedLinear):
     """Wraps a linear layer of any kind and adds the experts' part to its output.
 
     Args:
-        base_layer: What is wrapped; it must have `in_features` and `out_features`.
+        base_layer: What is wrapped, see `tuner.linear.is_linear`.
         name: The layer's name in the model, for gates of its own and for messages.
         context: Where the gates are looked up.
 

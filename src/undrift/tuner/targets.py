@@ -1,0 +1,223 @@
+"""Which linears are adapted, and one line that says which are not and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from undrift.errors import ConfigError
+from undrift.tuner.blocks import Linear, blocks, has_fused_experts, linears
+from undrift.tuner.linear import base_of, is_linear
+from undrift.tuner.upstream import BaseTunerLayer, Conv1D
+
+PARTS = ("ffn", "attention", "all", "all-linear")
+OUTSIDE = "it is not in a block of the language model"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The linears to adapt.
+
+    Args:
+        names: Their names in the model.
+        expression: The same as a regular expression, for `target_modules` of any PEFT
+            configuration.
+        transposed: Whether they are `Conv1D` (GPT-2), whose weights lie the other way round.
+    """
+
+    names: tuple[str, ...]
+    expression: str
+    transposed: bool
+
+
+def find_targets(model: nn.Module, targets: str | Sequence[str]) -> Targets:
+    """Find the linears to adapt, in the blocks of the language model only.
+
+    Args:
+        model: Any model, with adapters or without.
+        targets: "ffn", "attention", "all" (or PEFT's "all-linear"), a list of names or ends of
+            names, or a regular expression over full names.
+
+    Returns:
+        The linears. An expression may match others as well, which are then left out; `adapted`
+        names them.
+
+    Raises:
+        ConfigError: If there is no such part, or a name or the expression matches nothing that can
+            be adapted. The message says what there is.
+    """
+    found = linears(model)
+    if not isinstance(targets, str):
+        chosen = [each for target in targets for each in _named(model, found, target)]
+    elif targets in PARTS:
+        chosen = [e for e in found if not e.never and targets in (e.kind, "all", "all-linear")]
+    else:
+        try:
+            chosen = [e for e in found if not e.never and re.fullmatch(targets, e.name)]
+        except re.error as error:
+            raise ConfigError(f"targets {targets!r} is no regular expression ({error})") from error
+    if not chosen:
+        raise _nothing(model, found, targets)
+    names = tuple(dict.fromkeys(each.name for each in chosen))
+    transposed = any(isinstance(base_of(each.module), Conv1D) for each in chosen)
+    return Targets(names, _expression(model, names, targets), transposed)
+
+
+def language_targets(model: nn.Module, targets: str | Sequence[str]) -> str:
+    """Say as a regular expression which linears of the LANGUAGE model are meant.
+
+    Args:
+        model: As for `find_targets`.
+        targets: As for `find_targets`.
+
+    Returns:
+        An expression for `target_modules` of any PEFT configuration.
+    """
+    return find_targets(model, targets).expression
+
+
+def adapted_names(model: nn.Module) -> list[str]:
+    """Name the modules of a model that carry an adapter.
+
+    Args:
+        model: A PeftModel.
+
+    Returns:
+        Their names in the base model, in its order.
+    """
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
+    found = [name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
+    return [name for name in found if not name.endswith(".base_layer")]
+
+
+def adapted(model: nn.Module, targets: str | Sequence[str]) -> str:
+    """Say in one line which linears of a model carry an adapter, which do not, and why not.
+
+    Args:
+        model: A model with adapters.
+        targets: What was asked for.
+
+    Returns:
+        Such as "adapted: 24 linears (gate_proj, up_proj, down_proj) in 8 of 8 blocks of
+        model.language_model; not adapted: attention (targets: ffn), lm_head, model.vision_tower".
+    """
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
+    found, home = linears(base), blocks(base)
+    have = [each for each in found if isinstance(each.module, BaseTunerLayer)]
+    if not have:
+        return "adapted: no linears"
+    rest = [each for each in found if not isinstance(each.module, BaseTunerLayer)]
+    asked = targets if isinstance(targets, str) else ", ".join(targets)
+    left = []
+    for kind in dict.fromkeys(each.kind for each in rest if not each.never):
+        part = [each for each in rest if each.kind == kind and not each.never]
+        whole = kind != "other" and not any(each.kind == kind for each in have)
+        left.append(f"{kind if whole else _ends(part)} (targets: {asked})")
+    fused = sum(map(has_fused_experts, home.values()))
+    if fused:
+        ffns = len(
+            {e.block for e in found if e.kind == "ffn"}
+            | {n for n, b in home.items() if has_fused_experts(b)}
+        )
+        left.append(f"fused experts in {fused} of {ffns} FFNs (they are no linears)")
+    left += [
+        f"{_ends(each for each in rest if each.never == why)} ({why})"
+        for why in dict.fromkeys(each.never for each in rest if each.never)
+    ]
+    left += _outside(base, home)
+    place = next(iter(home)).rpartition(".")[0].rpartition(".")[0] if home else ""
+    where = f"{len({each.block for each in have})} of {len(home)} blocks of {place or 'the model'}"
+    said = f"adapted: {len(have)} linears ({_ends(have)}) in {where}"
+    return said + (f"; not adapted: {', '.join(left)}" if left else "")
+
+
+def _named(model: nn.Module, found: Sequence[Linear], target: str) -> list[Linear]:
+    """The linears of one name or end of a name.
+
+    Raises:
+        ConfigError: If there is none that can be adapted.
+    """
+    matched = [e for e in found if e.name == target or e.name.endswith(f".{target}")]
+    free = [each for each in matched if not each.never]
+    if not free:
+        raise _nothing(model, matched or found, target)
+    return free
+
+
+def _nothing(
+    model: nn.Module, found: Sequence[Linear], targets: str | Sequence[str]
+) -> ConfigError:
+    """What to say where nothing is left to adapt."""
+    name, kind = type(model).__name__, targets if isinstance(targets, str) else ""
+    matched = {} if kind in PARTS else _matches(model, targets)
+    never = {each.name: each.never for each in found}
+    if matched:
+        place, module = next(iter(matched.items()))
+        why = (
+            never.get(place, OUTSIDE)
+            if is_linear(module)
+            else (f"it is a {type(module).__name__}, and adapters go on linear layers")
+        )
+        return ConfigError(f"target {targets!r} of {name}: {place} cannot be adapted, {why}")
+    free = [each for each in found if not each.never]
+    if not free:
+        return ConfigError(
+            f"{name} has no blocks of a language model with linears that can be adapted; use "
+            "another backbone"
+        )
+    fused = any(map(has_fused_experts, blocks(model).values()))
+    more = "; its FFNs are fused experts, which hold no linears" if fused else ""
+    kinds = " and ".join(dict.fromkeys(each.kind for each in free if each.kind != "other"))
+    ends = _ends(sorted(free, key=lambda each: each.name.rpartition(".")[2]))
+    return ConfigError(
+        f"no target {targets!r} in the language model of {name}{more}; there are the linears of "
+        f"its {kinds} ({ends}): choose among them, or targets: all"
+    )
+
+
+def _matches(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Module]:
+    """Modules of any kind that names or an expression match."""
+
+    def matches(name: str) -> bool:
+        if isinstance(targets, str) and re.fullmatch(targets, name):
+            return True
+        ends = [targets] if isinstance(targets, str) else targets
+        return any(name == end or name.endswith(f".{end}") for end in ends)
+
+    return {name: module for name, module in model.named_modules() if name and matches(name)}
+
+
+def _outside(model: nn.Module, home: Iterable[str]) -> list[str]:
+    """The largest parts of a model with linears and without a block."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        if any(name == each or name.startswith(f"{each}.") for each in (*found, *home)):
+            continue
+        holds_blocks = any(not name or each.startswith(f"{name}.") for each in home)
+        if not holds_blocks and any(map(is_linear, module.modules())):
+            found.append(name)
+    return found
+
+
+def _ends(found: Iterable[Linear]) -> str:
+    return ", ".join(dict.fromkeys(each.name.rpartition(".")[2] for each in found))
+
+
+def _expression(model: nn.Module, names: Sequence[str], targets: str | Sequence[str]) -> str:
+    """The shortest expression that matches these linears and nothing else."""
+    generic = "|".join(dict.fromkeys(map(_any_index, names)))
+    everything = [name for name, _ in model.named_modules()]
+    given = [targets] if isinstance(targets, str) and targets not in PARTS else []
+    for expression in (*given, generic):
+        if {name for name in everything if re.fullmatch(expression, name)} == set(names):
+            return expression
+    return "|".join(map(re.escape, names))
+
+
+def _any_index(name: str) -> str:
+    """`layers.0.mlp.up_proj` as an expression for that linear in every layer."""
+    return r"\.".join(r"\d+" if part.isdigit() else re.escape(part) for part in name.split("."))
