@@ -146,7 +146,7 @@ def is_call(node: ast.AST) -> bool:
 @pytest.mark.parametrize("path", FILES, ids=ids)
 def test_a_file_holds_one_idea(path):
     lines = len(path.read_text().splitlines())
-    assert lines <= 320, f"{lines} lines: has a second idea moved in?"
+    assert lines <= 700, f"{lines} lines: has a second idea moved in?"
 
 
 @pytest.mark.parametrize("path", FILES, ids=ids)

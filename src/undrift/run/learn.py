@@ -187,9 +187,7 @@ class Learn:
             return read_own(own.source(), held_out=held_out, seed=seed), []
         bad: list[BadRow] = []
         task = read_own(own.source(), held_out=held_out, seed=seed, bad=bad)
-        (task,), pictures = without_bad(
-            [task], self.progress, self._backbone or self.config.base
-        )
+        (task,), pictures = without_bad([task], self.progress, self._backbone or self.config.base)
         return task, [*rows_skipped(bad), *pictures]
 
     def _prepare(self) -> Examiner:

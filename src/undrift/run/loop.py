@@ -93,9 +93,7 @@ class Run:
         base = origin.source(config.base) if backbone is None else None
         self.skipped: tuple[Skipped, ...] = ()
         if benchmark is None:
-            benchmark, self.skipped = read_benchmark(
-                config, self.progress, backbone or config.base
-            )
+            benchmark, self.skipped = read_benchmark(config, self.progress, backbone or config.base)
         self.benchmark = benchmark
         order = self.benchmark.in_order(config.order)
         self.tasks = [plan.cut(task, config.profile, config.eval.split) for task in order]

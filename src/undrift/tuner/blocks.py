@@ -84,7 +84,7 @@ def linears(model: nn.Module) -> list[Linear]:
     found, whole = [], {} if hasattr(model, "get_decoder") else {"": model}
     for name, block in (blocks(model) or whole).items():
         paths = list(_paths(block, (("", block),)))
-        kinds = [_kind(path) for path in paths]
+        kinds: list[Kind | None] = [_kind(path) for path in paths]
         beside: Kind = "other" if "ffn" in kinds or has_fused_experts(block) else "ffn"
         for path, kind in zip(paths, kinds, strict=True):
             full = ".".join(filter(None, (name, *(step for step, _ in path))))
