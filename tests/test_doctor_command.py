@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from tests.data.damaged import bomb
 from undrift import cli
@@ -172,6 +172,21 @@ ODD = {  # a task's file, and what is said of it
 }
 
 
+def odd_pictures(folder: Path) -> list[str]:
+    """Draw pictures that are changed before a model sees them, or refused; return their names."""
+    lying = Image.Exif()
+    lying[ExifTags.Base.Orientation] = 6
+    grey = Image.new("L", (40, 30))
+    Image.new("RGB", (40, 30)).save(folder / "lying.jpg", exif=lying)
+    Image.new("RGBA", (40, 30)).save(folder / "clear.png")
+    Image.new("I;16", (40, 30), 40000).save(folder / "deep.png")
+    grey.save(folder / "moving.gif", save_all=True, append_images=[Image.new("L", (40, 30), 9)])
+    Image.new("F", (40, 30), 300).save(folder / "float.tiff")
+    (folder / "cut.png").write_bytes((folder / "deep.png").read_bytes()[:40])
+    (folder / "text.jpg").write_text("not found")
+    return [path.name for path in sorted(folder.iterdir())]
+
+
 def test_every_odd_file_of_many_is_named_the_worst_first(doctor, tmp_path):
     pytest.importorskip("pyarrow")
     for name, (content, _) in ODD.items():
@@ -187,6 +202,9 @@ def test_every_odd_file_of_many_is_named_the_worst_first(doctor, tmp_path):
     (tmp_path / "odd/two").mkdir()
     for suffix in ("json", "jsonl"):
         (tmp_path / f"odd/two/train.{suffix}").write_text("[]")
+    (tmp_path / "odd/looks").mkdir()
+    rows = [{**PICTURED, "image": name} for name in odd_pictures(tmp_path / "odd/looks")]
+    (tmp_path / "odd/looks/train.json").write_text(json.dumps(rows))
     (tmp_path / "odd/lost").mkdir()
     (tmp_path / "odd/lost/tarin.json").write_text("[]")
     (tmp_path / "odd/stray.docx").write_bytes(b"PK\x03\x04")
@@ -200,6 +218,9 @@ def test_every_odd_file_of_many_is_named_the_worst_first(doctor, tmp_path):
                  "labels.txt", "more.csv", "README.md", *parts):  # fmt: skip
         assert said in plain
     findings = json.loads(Path("found.json").read_text())["findings"]
+    listed = [item["what"] for finding in findings for item in finding["items"]]
+    for row in rows:
+        assert any(what.endswith(f"looks/{row['image']}") for what in listed), row["image"]
     tasks = list(dict.fromkeys(finding["task"] for finding in findings))
     assert len(tasks) == len(set(tasks)) and tasks[-1] == ""
     worst = ["error", "warning", "note"]
