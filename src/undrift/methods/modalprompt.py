@@ -75,6 +75,7 @@ class ModalPrompt(base.Method):
     name: ClassVar[str] = "modalprompt"
     paper: ClassVar[str] = "ModalPrompt, Zeng et al., EMNLP 2025, arXiv:2410.05849"
     parts: ClassVar[base.Parts] = "router"
+    alone: ClassVar[bool] = False
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
@@ -87,7 +88,7 @@ class ModalPrompt(base.Method):
         self._parts = 1  # of one step's batch, where the trainer adds their losses up
         self._identified = Identified()
 
-    def peft_config(self) -> SoftPromptConfig:
+    def peft_config(self, model: nn.Module | None = None) -> SoftPromptConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
         return SoftPromptConfig(length=self.config.prompt_length, width=self.config.bottleneck)
 
@@ -160,6 +161,24 @@ class ModalPrompt(base.Method):
         self._observe(model)
         super().load_state(model, directory)
         self._note_tasks(model, read_config(directory).get("tasks", 0))
+
+    def in_adapter(self, model: nn.Module) -> int | None:
+        """Count the prompts: they and their prototypes are all that there is to know.
+
+        Args:
+            model: What `attach` returned, or a user's model with a `SoftPromptConfig` on it.
+        """
+        wrapped = peft_model(model)
+        config: Any = wrapped.peft_config[active_adapter(wrapped)]
+        return config.tasks
+
+    def finish(self, model: nn.Module, steps_total: int) -> None:
+        """Do nothing: the next task's prompt comes beside the unfinished one.
+
+        Args:
+            model: As for `in_adapter`.
+            steps_total: Not used.
+        """
 
     def _note_tasks(self, model: nn.Module, tasks: int) -> None:
         """Say how many tasks were begun where the layer and PEFT's file look for it."""

@@ -71,7 +71,24 @@ class OLora(PoolMethod):
         {"paper": {"strength": 0.5, "reduction": "sum"}}
     )
     reads_prompts: ClassVar[bool] = False
+    alone: ClassVar[bool] = True
     config: Config
+
+    def in_adapter(self, model: nn.Module) -> int | None:
+        """Count the experts: the pool is all that there is to know.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a pool.
+        """
+        return self.past(model) + 1
+
+    def finish(self, model: nn.Module, steps_total: int) -> None:
+        """Do nothing: the next task's expert comes beside the unfinished one.
+
+        Args:
+            model: What `attach` returned.
+            steps_total: Not used.
+        """
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Make ready, and leave the past experts out where the option says so.

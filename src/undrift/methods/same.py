@@ -75,12 +75,39 @@ class Same(MoeLora):
         self._past = Past({}, self.config)
         self._linears: list[_Linear] = []
 
+    def in_adapter(self, model: nn.Module) -> int | None:
+        """Count the tasks in the statistics, which are saved with the experts.
+
+        Args:
+            model: What `attach` returned, or a user's model with a `MoeLoraConfig` on it.
+
+        Returns:
+            The number; None if the experts were trained without statistics.
+        """
+        name = active_adapter(peft_model(model))
+        found = [layer.statistics(name) for layer in expert_layers(model).values()]
+        if not self.observes:
+            return 0
+        if any(each is None for each in found):
+            return None
+        tasks = min(int(each.tasks) for each in found if each is not None)
+        begun = any(each.interrupted for each in found if each is not None)
+        return tasks + begun or None
+
+    def finish(self, model: nn.Module, steps_total: int) -> None:
+        """Do nothing: the next task begins by merging what an unfinished one has seen.
+
+        Args:
+            model: As for `in_adapter`.
+            steps_total: Not used.
+        """
+
     @property
     def observes(self) -> bool:
         """Whether any switch is on, so that statistics are needed."""
         return self.config.router or self.config.expert or self.config.activation
 
-    def peft_config(self) -> MoeLoraConfig:
+    def peft_config(self, model: nn.Module | None = None) -> MoeLoraConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
         return replace(
             super().peft_config(),

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from undrift.errors import ConfigError
 
@@ -209,11 +210,13 @@ class TokenContext:
         current: The tokens of the current, or last, forward pass.
         example_ids: Set it before a forward pass to tell examples apart by number, (batch,) int64,
             instead of by their content; used once.
+        handle: Ends it.
     """
 
     def __init__(self) -> None:
         self.current = Tokens()
         self.example_ids: Tensor | None = None
+        self.handle: RemovableHandle | None = None
         self._names: list[str] = []
 
     @classmethod
@@ -221,7 +224,7 @@ class TokenContext:
         """Make a context that sees every call of `model`, also one inside a PeftModel."""
         context = cls()
         context._names = list(inspect.signature(model.forward).parameters)
-        model.register_forward_pre_hook(context._begin, with_kwargs=True)
+        context.handle = model.register_forward_pre_hook(context._begin, with_kwargs=True)
         return context
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def factors(layer: LoraLayer, adapter: str) -> tuple[Parameter, Parameter]:
     return A.weight, B.weight
 
 
-def watch(model: PeftModel, adapter: str, **options: Any) -> dict[str, LayerStatistics]:
+def watch(
+    model: PeftModel, adapter: str, **options: Any
+) -> tuple[ExitStack, dict[str, LayerStatistics]]:
     """Watch what each linear's A reads and gives, from now on, in every backward pass.
 
     Args:
@@ -60,7 +63,8 @@ def watch(model: PeftModel, adapter: str, **options: Any) -> dict[str, LayerStat
         **options: As for `LayerStatistics`.
 
     Returns:
-        The statistics of every linear, one expert each, by name.
+        What ends it when it is closed; and the statistics of every linear, one expert each, by
+        name.
 
     Raises:
         ConfigError: If the linears have different ranks.
@@ -76,12 +80,15 @@ def watch(model: PeftModel, adapter: str, **options: Any) -> dict[str, LayerStat
         rank=ranks.pop(),
         **options,
     )
-    context = TokenContext.attach(model.get_base_model())
+    context, watching = TokenContext.attach(model.get_base_model()), ExitStack()
+    if context.handle is not None:
+        watching.callback(context.handle.remove)
     for name, layer in layers.items():
         eye = _Eye(statistics[name], context)
-        layer.lora_A[adapter].register_forward_hook(eye.see_input)
-        layer.lora_B[adapter].register_forward_hook(eye.see_output)
-    return statistics
+        for hook, factor in ((eye.see_input, "lora_A"), (eye.see_output, "lora_B")):
+            module: nn.Module = getattr(layer, factor)[adapter]
+            watching.callback(module.register_forward_hook(hook).remove)
+    return watching, statistics
 
 
 class _Eye:
