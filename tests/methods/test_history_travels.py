@@ -22,6 +22,7 @@ from undrift.methods.llava_cmoe import LlavaCMoE
 from undrift.methods.olora import OLora
 from undrift.methods.osf import Osf
 from undrift.methods.parts.card import RECORD
+from undrift.methods.parts.pool import PoolMethod
 from undrift.methods.replay import Replay
 from undrift.methods.same import Same
 from undrift.methods.sefe import Sefe
@@ -63,7 +64,7 @@ def loaded(folder, **options):
 
 def second(method, model):
     """Learn the second task; return what is trained and what is known."""
-    if method.name == "replay":
+    if isinstance(method, Replay | PoolMethod):  # before examples are chosen, an optimiser made
         method.take_up(model)
     torch.manual_seed(2)
     learn(method, model, 2, steps=3)

@@ -207,5 +207,5 @@ def peft_model(model: nn.Module) -> PeftModel:
         )
     raise ConfigError(
         f"{type(model).__name__} carries no adapter; use the model that Method.attach returns, or "
-        "give your trainer a peft_config"
+        "give your trainer peft_config=method.peft_config()"
     )

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 from peft import get_peft_model
 from torch import Tensor, nn
 
+from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
 from undrift.methods.parts.adapter import active_adapter, peft_model
@@ -286,3 +287,31 @@ class PoolMethod(base.Method):
         """
         kept = self._gate.state_dict().values() if self._gate is not None else ()
         return sum(t.numel() * t.element_size() for t in kept)
+
+    # ------------------------------------------------------------ as a callback of a trainer
+
+    def on_init_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Take the adapter up before the trainer makes its optimiser, which then has the gate."""
+        self.take_up(model)
+
+    def on_train_begin(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        optimizer: Any = None,
+        **_: Any,
+    ) -> None:
+        """Begin the task; what decides the gates must be among what the optimiser trains."""
+        super().on_train_begin(args, state, control, model, optimizer)
+        groups = getattr(optimizer, "param_groups", ())
+        held = {id(p) for group in groups for p in group["params"]}
+        gate = self._gate.parameters() if self._gate is not None else ()
+        if any(p.requires_grad and id(p) not in held for p in gate):
+            raise ConfigError(
+                f"the optimiser does not train what decides {self.name}'s gates: call "
+                "method.take_up(model) before you make it"
+            )
