@@ -22,7 +22,7 @@ from torch.nn import Parameter
 from transformers import TrainerCallback
 
 from undrift.core.settings import check_choices
-from undrift.core.stepping import StepHook, StepTransform
+from undrift.core.stepping import StepHook, StepTransform, check_steps_outside
 from undrift.data.types import Example
 from undrift.errors import ConfigError, unknown
 from undrift.methods.parts.adapter import check_trained, row_major
@@ -240,12 +240,6 @@ class Method(Carried, Cost, TrainerCallback):
         """
         yield
 
-    @property
-    def remembers(self) -> bool:
-        """Whether a task is learned with regard to those before."""
-        hooks = ("step_transforms", "gradient_transforms", "task_end", "examples")
-        return any(getattr(type(self), each) is not getattr(Method, each) for each in hooks)
-
     def facts(self) -> dict[str, Any]:
         """Tell what there is to know about the answers given since the last call.
 
@@ -286,6 +280,8 @@ class Method(Carried, Cost, TrainerCallback):
             self._keep(model)
         else:
             self.take_up(model)
+        if self.transforms_steps:
+            check_steps_outside(optimizer, (p for p in model.parameters() if p.requires_grad))
         self._steps = state.max_steps
         start = self.task_resume if state.global_step else self.task_start
         start(model, self.task_index, state.max_steps)

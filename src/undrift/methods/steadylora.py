@@ -18,6 +18,7 @@ from torch.nn import Parameter
 
 from undrift.core import Metrics, steps
 from undrift.core.stepping import StepTransform
+from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import Finetune
 from undrift.methods.parts.adapter import active_adapter, peft_model
@@ -117,7 +118,16 @@ class SteadyLora(Finetune):
             model: What `attach` returned.
             step: How many steps of the task are done, from 1.
             steps_total: How many it will be.
+
+        Raises:
+            ConfigError: If the first step has gone past everything that is watched.
         """
+        seen = (each.usage.tokens for each in self._past.statistics.values())
+        if step == 1 and not any(bool(tokens > 0) for tokens in seen):
+            raise ConfigError(
+                "a step was taken, and no input of the LoRA was seen: its forward pass goes round "
+                "the modules lora_A and lora_B, as fused kernels do; train with PEFT's own"
+            )
         self._past.step_end(step, steps_total)
 
     def before_save(self, model: nn.Module) -> None:

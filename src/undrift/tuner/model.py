@@ -14,7 +14,7 @@ from torch import nn
 from undrift.errors import ConfigError, UndriftError
 from undrift.tuner.config import MOE_LORA, NAME, MoeLoraConfig
 from undrift.tuner.layer import NOT_MERGEABLE, MoeLoraLayer
-from undrift.tuner.linear import check_linear, is_linear
+from undrift.tuner.linear import OneAdapter, check_linear, is_linear
 from undrift.tuner.observe import LayerStatistics
 from undrift.tuner.tokens import TokenContext
 from undrift.tuner.upstream import BaseTuner, BaseTunerLayer, register_type, replace_module
@@ -23,7 +23,7 @@ FFN = ("gate_proj", "up_proj", "down_proj", "gate_up_proj", "w1", "w2", "w3", "f
 SAME_INPUT = (("gate_proj", "up_proj"), ("w1", "w3"), ("q_proj", "k_proj", "v_proj"))
 
 
-class MoeLoraModel(BaseTuner):
+class MoeLoraModel(OneAdapter, BaseTuner):
     """Puts a `MoeLoraLayer` around every target of a `MoeLoraConfig`.
 
     Use it through `peft.get_peft_model(model, MoeLoraConfig(...))`. The model's own `add_adapter`

@@ -34,10 +34,23 @@ class Carried:
     beside: ClassVar[tuple[str, ...]] = ()
     config: Any
     task_index: int
-    remembers: Any
 
     _kept: Kept | None = None
     _steps = 0  # of the task that is being learned; 0 between tasks
+
+    @property
+    def transforms_steps(self) -> bool:
+        """Whether anything becomes of steps or gradients."""
+        return self._overrides("step_transforms", "gradient_transforms")
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a task is learned with regard to those before."""
+        return self.transforms_steps or self._overrides("task_end", "examples")
+
+    def _overrides(self, *names: str) -> bool:
+        """Whether a method does something of its own where `Method` itself does nothing."""
+        return any(getattr(type(self), n).__qualname__ != f"Method.{n}" for n in names)
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
         """Write what learning one more task needs and the adapter itself does not hold.

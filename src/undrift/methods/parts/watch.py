@@ -67,9 +67,10 @@ def watch(
         name.
 
     Raises:
-        ConfigError: If the linears have different ranks.
+        ConfigError: If the linears have different ranks, or the adapter trains anything else.
     """
     layers = lora_layers(model, adapter)
+    _check_all_watched(model, adapter, layers)
     weights = {name: factors(layer, adapter)[0] for name, layer in layers.items()}
     ranks = {weight.shape[0] for weight in weights.values()}
     if len(ranks) > 1:
@@ -89,6 +90,21 @@ def watch(
             module: nn.Module = getattr(layer, factor)[adapter]
             watching.callback(module.register_forward_hook(hook).remove)
     return watching, statistics
+
+
+def _check_all_watched(model: PeftModel, adapter: str, layers: Mapping[str, LoraLayer]) -> None:
+    """Refuse what an adapter trains beside A and B: no history of it is kept.
+
+    Copies of whole modules (modules_to_save) are the user's own wish, and are left alone.
+    """
+    held = {id(p) for layer in layers.values() for p in factors(layer, adapter) if p.dim() == 2}
+    for name, p in model.named_parameters():
+        if p.requires_grad and id(p) not in held and "modules_to_save" not in name.split("."):
+            raise ConfigError(
+                f"{name} is trained as well, and this method protects only the factors A and B of "
+                "linears: make the LoRA without DoRA, biases, token indices, embeddings and "
+                "convolutions"
+            )
 
 
 class _Eye:
