@@ -216,7 +216,12 @@ def test_galore_of_transformers_is_refused_before_the_first_step(tmp_path):
     method = Same(**SMALL)
     model = attached(method)
     args = TrainingArguments(
-        str(tmp_path), report_to=[], disable_tqdm=True, use_cpu=True, save_strategy="no", max_steps=1
+        str(tmp_path),
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        save_strategy="no",
+        max_steps=1,
     )
     optimizer = Layerwise(p for p in model.parameters() if p.requires_grad)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)

@@ -71,9 +71,7 @@ def _digest(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
-def _text(
-    config: Mapping[str, Any], state: Mapping[str, Any], origin: Mapping[str, Any]
-) -> str:
+def _text(config: Mapping[str, Any], state: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
     kind, method = str(config["peft_type"]), state.get("method")
     made = METHODS.load(method) if method else None
     base = config.get("base_model_name_or_path")

@@ -119,7 +119,9 @@ class Kept:
             yield Path(made) if RECORD in files else None
 
     def _trained_since(self, model: PeftModel | None) -> bool:
-        return bool(self._loaded) and model is not None and self._loaded != _versions(model, self.name)
+        return (
+            bool(self._loaded) and model is not None and self._loaded != _versions(model, self.name)
+        )
 
     def _read(self, model: PeftModel | None) -> dict[str, bytes]:
         """The files that lie where it was loaded from; none if they are of other weights."""

@@ -290,9 +290,7 @@ class PoolMethod(base.Method):
 
     # ------------------------------------------------------------ as a callback of a trainer
 
-    def on_init_end(
-        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
-    ) -> None:
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Take the adapter up before the trainer makes its optimiser, which then has the gate."""
         self.take_up(model)
 
