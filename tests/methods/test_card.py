@@ -1,4 +1,4 @@
-"""The model card in an adapter's folder: its lines load the adapter, and a user's own card stays."""
+"""The model card of an adapter: its lines load the adapter, and a user's own card stays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tests.methods.training import SMALL, learn, logits
 from tests.tuner.llava import tiny_llava
 from undrift.methods.disco import Disco
 from undrift.methods.finetune import Finetune
-from undrift.methods.moelora import MoeLora
 from undrift.methods.same import Same
 from undrift.methods.steadylora import SteadyLora
 from undrift.tuner import MoeLoraConfig
@@ -31,6 +30,7 @@ MAKE = {
     "disco": lambda: Disco(**SMALL),
     "finetune": lambda: Finetune(**SMALL),
 }
+EACH = [n if n == "same" else pytest.param(n, marks=pytest.mark.slow) for n in MAKE]
 
 
 def blocks(folder):
@@ -52,7 +52,7 @@ def saved(name, tmp_path):
     return method, model
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "same" else pytest.mark.slow) for n in MAKE])  # fmt: skip
+@pytest.mark.parametrize("name", EACH)
 def test_its_lines_load_the_adapter_as_they_stand(name, tmp_path, monkeypatch):
     method, model = saved(name, tmp_path)
     monkeypatch.chdir(tmp_path / "adapter")
@@ -107,7 +107,7 @@ def test_it_is_made_anew_while_nobody_has_changed_it(tmp_path):
 
 @pytest.mark.parametrize("how", ["written", "ours changed", "PEFT's changed", "damaged"])
 def test_a_users_own_card_is_never_overwritten(how, tmp_path):
-    method, model = saved("steadylora", tmp_path)
+    _, model = saved("steadylora", tmp_path)
     card = tmp_path / "adapter" / "README.md"
     if how == "written":
         card.write_text("# My adapter\n\nIt reads invoices.\n")
@@ -124,7 +124,7 @@ def test_a_users_own_card_is_never_overwritten(how, tmp_path):
         text = (tmp_path / "plain" / "README.md").read_text()
         card.write_text(text.replace("[More Information Needed]", "It reads invoices.", 1))
     if how == "damaged":  # PEFT itself reads it, and says so
-        with pytest.raises(Exception, match="YAML|yaml|expected"):
+        with pytest.raises(Exception, match=r"YAML|yaml|expected"):
             model.save_pretrained(tmp_path / "adapter")
     else:
         model.save_pretrained(tmp_path / "adapter")
@@ -143,4 +143,3 @@ def test_experts_without_a_method_have_one_too(tmp_path):
     model = peft.get_peft_model(tiny_llava(), MoeLoraConfig(num_experts=2, r=2), "b")
     model.save_pretrained(tmp_path)
     assert "import undrift" in (tmp_path / "b" / "README.md").read_text()
-    assert MoeLora.alone

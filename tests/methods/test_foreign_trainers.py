@@ -1,4 +1,4 @@
-"""What other people's trainers do differently: packed rows, steps inside backward, mixed batches."""
+"""Other people's trainers: packed rows, steps inside backward, mixed batches."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_the_same_tokens_are_sampled_packed_or_not():
     ("given", "expected"),
     [
         ({"position_ids": torch.tensor([[0, 1, 2, 3]])}, None),
-        ({"position_ids": torch.tensor([[0, 1, 0, 1], [0, 1, 2, 3]])}, [[0, 0, 1, 1], [2, 2, 2, 2]]),
+        ({"position_ids": torch.tensor([[0, 1, 0], [0, 1, 2]])}, [[0, 0, 1], [2, 2, 2]]),
         ({"position_ids": torch.tensor([[2, 3, 2, 3]])}, [[0, 0, 1, 1]]),
         ({"position_ids": torch.tensor([[7]])}, None),
         (  # left padding, whose positions are anything

@@ -27,7 +27,7 @@ from undrift.methods.replay import Replay
 from undrift.methods.same import Same
 from undrift.methods.sefe import Sefe
 from undrift.methods.smolora import SMoLora
-from undrift.methods.steadylora import STATE_FILE, SteadyLora
+from undrift.methods.steadylora import STATE_FILE
 from undrift.tuner import MoeLoraConfig
 
 pytestmark = [

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -254,6 +253,9 @@ class Method(Carried, Cost, TrainerCallback):
         Args:
             model: Whose language model is adapted; it is looked up in the model that the
                 configuration is put on where not given.
+
+        Returns:
+            A configuration of PEFT's.
 
         Raises:
             ConfigError: If the method has no adapter.

@@ -77,6 +77,7 @@ class ModalPrompt(base.Method):
     parts: ClassVar[base.Parts] = "router"
     alone: ClassVar[bool] = False
     Config: ClassVar[type[base.Config]] = Config
+    ends_itself: ClassVar[bool] = True
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -167,18 +168,13 @@ class ModalPrompt(base.Method):
 
         Args:
             model: What `attach` returned, or a user's model with a `SoftPromptConfig` on it.
+
+        Returns:
+            The number.
         """
         wrapped = peft_model(model)
         config: Any = wrapped.peft_config[active_adapter(wrapped)]
         return config.tasks
-
-    def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Do nothing: the next task's prompt comes beside the unfinished one.
-
-        Args:
-            model: As for `in_adapter`.
-            steps_total: Not used.
-        """
 
     def _note_tasks(self, model: nn.Module, tasks: int) -> None:
         """Say how many tasks were begun where the layer and PEFT's file look for it."""

@@ -72,6 +72,7 @@ class OLora(PoolMethod):
     )
     reads_prompts: ClassVar[bool] = False
     alone: ClassVar[bool] = True
+    ends_itself: ClassVar[bool] = True
     config: Config
 
     def in_adapter(self, model: nn.Module) -> int | None:
@@ -79,16 +80,11 @@ class OLora(PoolMethod):
 
         Args:
             model: What `attach` returned, or a PeftModel with a pool.
+
+        Returns:
+            The number.
         """
         return self.past(model) + 1
-
-    def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Do nothing: the next task's expert comes beside the unfinished one.
-
-        Args:
-            model: What `attach` returned.
-            steps_total: Not used.
-        """
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Make ready, and leave the past experts out where the option says so.

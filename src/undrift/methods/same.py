@@ -67,6 +67,7 @@ class Same(MoeLora):
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {name: asdict(setting) for name, setting in SETTINGS.items()}
     )
+    ends_itself: ClassVar[bool] = True
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -76,31 +77,13 @@ class Same(MoeLora):
         self._linears: list[_Linear] = []
 
     def in_adapter(self, model: nn.Module) -> int | None:
-        """Count the tasks in the statistics, which are saved with the experts.
-
-        Args:
-            model: What `attach` returned, or a user's model with a `MoeLoraConfig` on it.
-
-        Returns:
-            The number; None if the experts were trained without statistics.
-        """
+        """Count the tasks in the statistics; None if the experts were trained without them."""
         name = active_adapter(peft_model(model))
         found = [layer.statistics(name) for layer in expert_layers(model).values()]
+        tasks = [int(each.tasks) + each.interrupted for each in found if each is not None]
         if not self.observes:
             return 0
-        if any(each is None for each in found):
-            return None
-        tasks = min(int(each.tasks) for each in found if each is not None)
-        begun = any(each.interrupted for each in found if each is not None)
-        return tasks + begun or None
-
-    def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Do nothing: the next task begins by merging what an unfinished one has seen.
-
-        Args:
-            model: As for `in_adapter`.
-            steps_total: Not used.
-        """
+        return min(tasks) or None if len(tasks) == len(found) else None
 
     @property
     def observes(self) -> bool:

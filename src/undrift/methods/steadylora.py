@@ -61,6 +61,7 @@ class SteadyLora(Finetune):
     paper: ClassVar[str] = "ours"
     Config: ClassVar[type[base.Config]] = Config
     beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
+    ends_itself: ClassVar[bool] = True
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -236,14 +237,6 @@ class SteadyLora(Finetune):
         """
         self._factors = ()
         self._observe(model)
-
-    def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Do nothing: the next task begins by merging what an unfinished one has seen.
-
-        Args:
-            model: As for `load_beside`.
-            steps_total: Not used.
-        """
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
         """Count the second file.

@@ -285,17 +285,6 @@ class Memory(Record):
     tasks: list[list[_Kept]]
 
 
-class MethodState(Record):
-    """undrift_state.json beside an adapter: which method trained it, and how far it has come."""
-
-    method: str
-    options: dict[str, Any]
-    tasks: NonNegativeInt
-    learning: bool = False
-    steps: NonNegativeInt = 0
-    files: list[Name] = Field(default=[])
-
-
 class Asked(Record):
     """asked.json of `undrift eval --out`: which adapter, and which files it has written."""
 

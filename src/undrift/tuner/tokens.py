@@ -47,8 +47,8 @@ class Tokens:
     Args:
         mask: 1 for a token and 0 for padding, (batch, length); no padding where not given.
         ids: What tells examples apart, (batch,) int64.
-        given: What the model is called with, see `packed_examples`.
         content: Where there are no ids: something of the tokens to make ids from, (batch, length).
+        given: What the model is called with, see `packed_examples`.
     """
 
     def __init__(

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from pydantic import Field, NonNegativeInt
 
 from undrift.registry import METHODS
 from undrift.rundir import atomic_write, read_json, read_record
-from undrift.rundir.records import MethodState, Origin
+from undrift.rundir.record import Name, Record
+from undrift.rundir.records import Origin
 from undrift.tuner.upstream import CONFIG_NAME
 
 CARD = "README.md"
@@ -27,6 +29,17 @@ _PEFTS_END = "### Framework versions"
 _HERE = Path(__file__).parents[2]  # the package: the pocket backbone ships with it
 _PEFT = "from peft import PeftModel"
 _PUBLIC = ("Finetune", "Joint", "MoeLora", "Same", "SteadyLora")
+
+
+class MethodState(Record):
+    """undrift_state.json beside an adapter: which method trained it, and how far it has come."""
+
+    method: str
+    options: dict[str, Any]
+    tasks: NonNegativeInt
+    learning: bool = False
+    steps: NonNegativeInt = 0
+    files: list[Name] = Field(default=[])
 
 
 def is_ours(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What a method knows of an adapter, from one training to the next: saved, loaded, copied with it."""
+"""What a method knows of an adapter from one training to the next: saved and loaded with it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from undrift.methods.parts.adapter import (
     peft_model,
     save_adapter,
 )
-from undrift.methods.parts.card import RECORD
+from undrift.methods.parts.card import RECORD, MethodState
 from undrift.methods.parts.kept import Kept, kept_with
 from undrift.rundir import read_record
-from undrift.rundir.records import MethodState
 
 
 class Carried:
     """The part of a `Method` that is about the state of its adapters.
 
     Attributes:
+        ends_itself: Whether the next task can begin although the last was cut off.
         beside: The files in which `save_beside` keeps what the adapter itself does not hold.
     """
 
     name: ClassVar[str]
     Config: ClassVar[Any]
     beside: ClassVar[tuple[str, ...]] = ()
+    ends_itself: ClassVar[bool] = False
     config: Any
     task_index: int
 
@@ -204,7 +205,7 @@ class Carried:
         Raises:
             ConfigError: If the method cannot.
         """
-        if self.remembers:
+        if self.remembers and not self.ends_itself:
             raise ConfigError(
                 f"the adapter was saved inside task {self.task_index}, and {self.name} can end a "
                 "task only in its own training: resume that from this checkpoint, or load the "

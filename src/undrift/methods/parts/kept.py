@@ -23,9 +23,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftModel
 
 from undrift.errors import ConfigError, RunDirError
-from undrift.methods.parts.card import RECORD, is_ours, write_card
+from undrift.methods.parts.card import RECORD, MethodState, is_ours, write_card
 from undrift.rundir import atomic_write, read_record, write_json
-from undrift.rundir.records import MethodState
 
 _TYPES = ("MOE_LORA", "POOL_LORA", "SOFT_PROMPT")  # PEFT's own card would not say how to load them
 _KEPT = "undrift_kept"
