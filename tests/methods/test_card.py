@@ -139,6 +139,16 @@ def test_pefts_empty_template_is_replaced(tmp_path):
     assert "More Information Needed" not in (tmp_path / "adapter" / "README.md").read_text()
 
 
+def test_a_method_of_ones_own_that_has_no_name_here_still_saves(tmp_path):
+    class Mine(Finetune):
+        name = "mine"
+
+    method = Mine(**SMALL)
+    torch.manual_seed(0)
+    method.save_state(method.attach(tiny_llava()), tmp_path)
+    assert "`mine`" in (tmp_path / "README.md").read_text()
+
+
 def test_experts_without_a_method_have_one_too(tmp_path):
     model = peft.get_peft_model(tiny_llava(), MoeLoraConfig(num_experts=2, r=2), "b")
     model.save_pretrained(tmp_path)

@@ -212,7 +212,7 @@ def test_one_that_nobody_sees_beforehand_is_refused_at_its_second_step():
 
 
 @pytest.mark.foreign("7.5")
-def test_galore_of_transformers_is_refused_before_the_first_step(tmp_path):
+def test_such_an_optimiser_in_a_trainer_is_refused_before_its_first_step(tmp_path):
     method = Same(**SMALL)
     model = attached(method)
     args = TrainingArguments(

@@ -173,6 +173,14 @@ def test_experts_that_were_trained_without_statistics_are_refused(tmp_path):
 
 
 @pytest.mark.foreign("7.2")
+def test_a_method_that_remembers_nothing_goes_on_with_any_adapter_and_is_found_out_later():
+    _, model = taught("steadylora")
+    learn(ALL["finetune"](), model, 2, steps=1)
+    with pytest.raises(AdapterMismatch, match="trained with finetune"):
+        learn(ALL["steadylora"](), model, 3, steps=1)
+
+
+@pytest.mark.foreign("7.2")
 def test_what_was_trained_by_something_else_since_is_not_passed_off_as_known(tmp_path):
     _, model = taught("steadylora")
     model.save_pretrained(tmp_path / "one")

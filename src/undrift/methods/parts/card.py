@@ -86,7 +86,7 @@ def _digest(body: str) -> str:
 
 def _text(config: Mapping[str, Any], state: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
     kind, method = str(config["peft_type"]), state.get("method")
-    made = METHODS.load(method) if method else None
+    made = METHODS.load(method) if method in METHODS.names() else None
     base = config.get("base_model_name_or_path")
     head = {"library_name": "peft", "license": "unknown"}
     tags = ["undrift", *([method] if method else [])]

@@ -183,6 +183,8 @@ class Carried:
     def _resume(self, model: nn.Module, folder: Path) -> None:
         """Take over an adapter with the files that lie beside it."""
         record = read_record(folder / RECORD, MethodState)
+        if record["method"] != self.name and not self.remembers:
+            return self.forget(model)
         if record["method"] != self.name:
             raise AdapterMismatch(
                 f"the adapter was trained with {record['method']}, and this is {self.name}: go on "
@@ -194,6 +196,7 @@ class Carried:
         if record["learning"]:
             self.finish(model, record["steps"])
             self.task_index += 1
+        return None
 
     def finish(self, model: nn.Module, steps_total: int) -> None:
         """End a task inside which an adapter was saved, so that the next can begin.
