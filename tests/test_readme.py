@@ -136,9 +136,14 @@ def test_a_python_block_imports_what_exists(block):
                 importlib.import_module(alias.name)
 
 
+@pytest.mark.foreign("7.1")
+@pytest.mark.foreign("7.10")
 @pytest.mark.slow
 @pytest.mark.parametrize("block", blocks("python"))
 def test_a_python_block_runs(block, tmp_path):
+    """As it stands, in a folder where the adapter that it names has been saved."""
+    for folder in re.findall(r'"(runs/[^"]+/adapter)"', block):
+        save_pocket_adapter(tmp_path / folder)
     done = subprocess.run(
         [sys.executable, "-c", block],
         cwd=tmp_path,
@@ -148,6 +153,28 @@ def test_a_python_block_runs(block, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
+
+
+def save_pocket_adapter(folder: Path) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    from undrift.methods.same import Same
+
+    method = Same(experts=2, rank=2)
+    base = str(SOURCE / "run/pocket/weights")
+    method.save_state(method.attach(AutoModelForImageTextToText.from_pretrained(base)), folder)
+
+
+@pytest.mark.foreign("7.7")
+@pytest.mark.slow
+def test_the_card_of_a_pocket_adapter_loads_it(tmp_path):
+    """Every block of it as it stands, in the adapter's folder."""
+    save_pocket_adapter(tmp_path)
+    made = FENCE.findall((tmp_path / "README.md").read_text())
+    assert [language for language, _ in made] == ["python", "python"]
+    for _, block in made:
+        assert str(ROOT) not in block
+        test_a_python_block_runs(block, tmp_path)
 
 
 def test_links_inside_the_repository_lead_somewhere():

@@ -7,13 +7,17 @@ method = undrift.Same()
 trainer = SFTTrainer(model, peft_config=method.peft_config(), callbacks=[method], ...)
 ```
 
-Nothing heavy is imported before it is asked for. PEFT can load a saved MoE-LoRA adapter once
-`import undrift.tuner` has registered its type.
+Nothing heavy is imported before it is asked for. When PEFT and transformers are imported, before or
+after this, they are told about undrift's types of adapters and of models, so that
+`PeftModel.from_pretrained` and the Auto classes load them.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +65,38 @@ _HOMES = {
     "MoeLoraConfig": "tuner",
 }
 
+_AFTER = {
+    "peft": "undrift.tuner",
+    "undrift.tuner": "undrift.methods.parts.kept",
+    "transformers.models.auto.configuration_auto": "undrift.run.pocket.sizes",
+}
+"""What is imported as soon as something else is, to tell it about our types."""
+
+
+class _Announcer:
+    """Finds modules as the others do, and has what belongs to them imported after them."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name not in _AFTER:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((each for each in found if each is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                _announce(name)
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
+def _announce(name: str) -> None:
+    if _AFTER[name] not in sys.modules:  # else it is being imported, and needed this one
+        importlib.import_module(_AFTER[name])
+
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
@@ -74,3 +110,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+sys.meta_path.insert(0, _Announcer())
+for _name in _AFTER:
+    if _name in sys.modules:
+        _announce(_name)

@@ -260,7 +260,7 @@ def test_the_named_settings():
 
 
 def test_a_model_without_experts_is_refused_with_what_to_do():
-    with pytest.raises(ConfigError, match=r"peft_config=undrift\.MoeLoraConfig\(\)"):
+    with pytest.raises(ConfigError, match=r"peft_config=method\.peft_config\(\)"):
         learn(Same(), tiny_llava())
 
 

@@ -14,6 +14,7 @@ from tests.tuner.llava import tiny_batch, tiny_llava
 from undrift.core import naive
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.finetune import Finetune
+from undrift.methods.parts.card import RECORD
 from undrift.methods.steadylora import STATE_FILE, SteadyLora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -151,7 +152,9 @@ def test_the_adapter_is_an_ordinary_lora_that_merges(tmp_path):
     learn(method, model, task=2)
     method.save_state(model, tmp_path)
     files = {path.name for path in tmp_path.iterdir()}
-    assert files == {"adapter_config.json", "adapter_model.safetensors", STATE_FILE, "README.md"}
+    assert files == {
+        "adapter_config.json", "adapter_model.safetensors", STATE_FILE, RECORD, "README.md",
+    }  # fmt: skip
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
     assert config["r"] == RANK

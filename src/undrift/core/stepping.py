@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -47,6 +47,7 @@ class StepHook:
         self.space = space
         self._handles: list[RemovableHandle] = []
         self._before: list[tuple[Parameter, StepTransform, Tensor]] = []
+        self._versions: dict[Parameter, int] = {}  # as the last step left them
 
     def attach(self) -> StepHook:
         """Start; attaching twice is attaching once."""
@@ -65,20 +66,59 @@ class StepHook:
 
     @torch.no_grad()
     def _turn_gradients(self, *_: object) -> None:
-        for p, turn in self.transforms().items():
+        transforms = self.transforms()
+        self._check_unmoved(transforms)
+        for p, turn in transforms.items():
             if p.grad is not None:
                 p.grad.copy_(_turned(turn, p.grad))
 
     @torch.no_grad()
     def _snapshot(self, *_: object) -> None:
         transforms = self.transforms()
+        self._check_unmoved(transforms)
         self._before = [(p, turn, p.detach().clone()) for p, turn in transforms.items()]
 
     @torch.no_grad()
     def _turn_steps(self, *_: object) -> None:
         for p, turn, p_0 in self._before:
             torch.add(p_0, _turned(turn, p - p_0), out=p)
+            self._versions[p] = p._version
         self._before.clear()
+
+    def _check_unmoved(self, transforms: Mapping[Parameter, StepTransform]) -> None:
+        """Refuse a step that was done before this one, and left no gradient to do it with."""
+        for p in transforms:
+            known = self._versions.get(p)
+            if known is not None and p.grad is None and p._version != known:
+                raise ConfigError(_INSIDE.format(self.optimizer.__class__.__name__))
+
+
+_INSIDE = (
+    "{} moves parameters inside the backward pass, where steps cannot be transformed and the past "
+    "is not protected; train with an optimiser that steps after it, such as adamw_torch"
+)
+
+
+def check_steps_outside(optimizer: Any, held: Iterable[Parameter]) -> None:
+    """Refuse an optimiser that steps inside the backward pass, before training begins.
+
+    Args:
+        optimizer: The optimiser, wrapped any number of times in `.optimizer`.
+        held: The parameters whose steps are to be transformed.
+
+    Raises:
+        ConfigError: If it does: layerwise optimisers hang on their parameters, LOMO and AdaLomo
+            take the loss itself.
+    """
+    inner = innermost(optimizer)
+    kind = type(inner).__name__
+    takes_loss = any(hasattr(inner, name) for name in ("fused_backward", "optimizer_dict"))
+    hooked = (
+        getattr(p, "_post_accumulate_grad_hooks", None) or hasattr(p, "_in_backward_optimizers")
+        for p in held
+    )
+    if takes_loss or any(hooked):
+        raise ConfigError(_INSIDE.format(kind))
 
 
 def innermost(optimizer: Any) -> Optimizer:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -22,11 +21,13 @@ from torch.nn import Parameter
 from transformers import TrainerCallback
 
 from undrift.core.settings import check_choices
-from undrift.core.stepping import StepHook, StepTransform
+from undrift.core.stepping import StepHook, StepTransform, check_steps_outside
 from undrift.data.types import Example
 from undrift.errors import ConfigError, unknown
-from undrift.methods.parts.adapter import load_adapter, row_major, save_adapter
+from undrift.methods.parts.adapter import check_trained, row_major
+from undrift.methods.parts.carried import Carried
 from undrift.methods.parts.cost import Cost
+from undrift.methods.parts.state_file import checkpoint_folder
 
 Parts = Literal["experts", "router", "router and experts", "entangled"]
 
@@ -59,7 +60,7 @@ class Config:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
 
 
-class Method(Cost, TrainerCallback):
+class Method(Carried, Cost, TrainerCallback):
     """One way to learn a sequence of tasks.
 
     Args:
@@ -77,6 +78,8 @@ class Method(Cost, TrainerCallback):
             cannot be told apart.
         learning_rate: The rate it is trained with where nothing else is said.
         settings: Its named settings, each a mapping of options.
+        alone: Whether PEFT alone can answer with its adapters, without the method.
+        beside: The files in which `save_beside` keeps what the adapter itself does not hold.
         config: The options it has.
         task_index: The number of the task to learn next, or now, from 1.
         asked: The number of the task that is asked, where whoever asks knows it: for oracles, and
@@ -96,6 +99,8 @@ class Method(Cost, TrainerCallback):
     parts: ClassVar[Parts] = "experts"
     learning_rate: ClassVar[float] = 2e-4
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    alone: ClassVar[bool] = True
+    beside: ClassVar[tuple[str, ...]] = ()
     config: Any
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -242,27 +247,20 @@ class Method(Cost, TrainerCallback):
         """
         return {}
 
-    def save_state(self, model: nn.Module, directory: Path) -> None:
-        """Save the adapter in PEFT's format, and all that learning one more task needs.
+    def peft_config(self, model: nn.Module | None = None) -> Any:
+        """Make the configuration of the adapter, for `get_peft_model` or a trainer.
 
         Args:
-            model: What `attach` returned.
-            directory: A folder; it is made.
-        """
-        save_adapter(model, directory)
+            model: Whose language model is adapted; it is looked up in the model that the
+                configuration is put on where not given.
 
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load what `save_state` saved into a model that `attach` made.
-
-        Args:
-            model: What `attach` returned.
-            directory: The folder.
+        Returns:
+            A configuration of PEFT's.
 
         Raises:
-            RunDirError: If there is no adapter in it.
-            AdapterMismatch: If it was made for another model or with other options.
+            ConfigError: If the method has no adapter.
         """
-        load_adapter(model, directory)
+        raise ConfigError(f"{self.name} trains nothing, so there is no adapter to configure")
 
     # ------------------------------------------------------------ as a callback of a trainer
 
@@ -277,7 +275,16 @@ class Method(Cost, TrainerCallback):
     ) -> None:
         """Begin the task, or resume it, and attach the transforms to the optimiser."""
         self._detach()
+        check_trained(model)
         row_major(model)
+        if state.global_step:
+            self.load_beside(model, checkpoint_folder(args, state))
+            self._keep(model)
+        else:
+            self.take_up(model)
+        if self.transforms_steps:
+            check_steps_outside(optimizer, (p for p in model.parameters() if p.requires_grad))
+        self._steps = state.max_steps
         start = self.task_resume if state.global_step else self.task_start
         start(model, self.task_index, state.max_steps)
         self._hooks = [
@@ -305,6 +312,8 @@ class Method(Cost, TrainerCallback):
         self.task_end(model)
         self._detach()
         self.task_index += 1
+        self._steps = 0
+        self._keep(model)
 
     def _detach(self) -> None:
         while self._hooks:

@@ -19,7 +19,7 @@ from undrift.methods import base, moelora
 from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.best_experts import count_best
-from undrift.methods.parts.state_file import checkpoint_folder, load_tensors, save_tensors
+from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.tuner import MoeLoraLayer
 from undrift.tuner.ranks import rank
 
@@ -75,6 +75,8 @@ class ClMoe(MoeLora):
     name: ClassVar[str] = "clmoe"
     paper: ClassVar[str] = "CL-MoE, Huai et al., CVPR 2025, arXiv:2503.00413"
     Config: ClassVar[type[base.Config]] = Config
+    alone: ClassVar[bool] = False
+    beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -247,48 +249,44 @@ class ClMoe(MoeLora):
         numbers = (tasks + 1) * self.config.experts * len(expert_layers(model))
         return numbers * torch.int64.itemsize
 
-    def save_state(self, model: nn.Module, directory: Path) -> None:
-        """Save the experts, and beside them the counts; inside a task what the merge needs too.
+    def save_beside(self, model: nn.Module, directory: Path) -> None:
+        """Write the counts, and inside a task what the merge needs too.
 
         Args:
             model: What `attach` returned.
-            directory: A folder; it is made.
+            directory: The adapter's folder.
         """
-        super().save_state(model, directory)
-        self._bind(model)
+        if not self._layers:
+            self._bind(model)
         self._save(directory / STATE_FILE)
 
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load the experts and the file beside them.
+    def load_beside(self, model: nn.Module, directory: Path) -> None:
+        """Read the file beside the experts.
 
         Args:
             model: What `attach` returned.
-            directory: The folder.
+            directory: The adapter's folder.
         """
-        super().load_state(model, directory)
         self._bind(model)
         self._load(directory / STATE_FILE)
 
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
-    ) -> None:
-        """Begin the task; where a checkpoint is resumed, its second file is read first."""
-        if state.global_step:
-            self._bind(model)
-            self._load(checkpoint_folder(args, state) / STATE_FILE)
-        super().on_train_begin(args, state, control, model, optimizer)
+    def forget(self, model: nn.Module) -> None:
+        """Begin without counts.
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write the second file into a checkpoint."""
-        folder = checkpoint_folder(args, state)
-        if state.is_world_process_zero and folder.is_dir():
-            self._save(folder / STATE_FILE)
+        Args:
+            model: What `attach` returned.
+        """
+        self._layers, self._before = {}, {}
+        self._bind(model)
+
+    def finish(self, model: nn.Module, steps_total: int) -> None:
+        """Merge a task that was cut off.
+
+        Args:
+            model: What `attach` returned.
+            steps_total: Not used.
+        """
+        self.task_end(model)
 
     def _save(self, path: Path) -> None:
         kinds = {"counts": self.counts, "running": self._running, "before": self._before}

@@ -19,7 +19,7 @@ from undrift.methods import base
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.features import FeatureConfig, embedding_centre, features
 from undrift.methods.parts.keys import Keys
-from undrift.methods.parts.pool import PoolMethod
+from undrift.methods.parts.pool import GATE_FILE, PoolMethod
 from undrift.tuner import Prompt
 from undrift.tuner.pool import PoolLoraConfig, grow, make_room, pool_layers
 from undrift.tuner.ranks import gathered, rank, summed
@@ -65,6 +65,7 @@ class ContinualLlava(PoolMethod):
     paper: ClassVar[str] = "Continual LLaVA, Cao et al., 2024, arXiv:2411.02564"
     parts: ClassVar[base.Parts] = "entangled"
     Config: ClassVar[type[base.Config]] = Config
+    beside: ClassVar[tuple[str, ...]] = (GATE_FILE,)
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"paper": {"experts": 64, "rank": 8, "targets": r".*\.o_proj"}}
     )
@@ -148,7 +149,7 @@ class ContinualLlava(PoolMethod):
 
     # ------------------------------------------------------------ training
 
-    def peft_config(self) -> PoolLoraConfig:
+    def peft_config(self, model: nn.Module | None = None) -> PoolLoraConfig:
         """Make the configuration of the adapter: N new increments."""
         config = super().peft_config()
         config.num_new = self.config.experts

@@ -86,11 +86,11 @@ class Ewc(Finetune):
             }
         }
     )
+    beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
-        self._bound: nn.Module | None = None
         self._linears: dict[str, nn.Linear] = {}
         self._penalty = QuadraticPenalty({})
         self._pulls = False
@@ -164,27 +164,35 @@ class Ewc(Finetune):
 
     # ------------------------------------------------------------ state
 
-    def save_state(self, model: nn.Module, directory: Path) -> None:
-        """Save the LoRA, and beside it Fisher information and anchor: twice its size.
+    def save_beside(self, model: nn.Module, directory: Path) -> None:
+        """Write Fisher information and anchor: twice the LoRA's size.
 
         Args:
             model: What `attach` returned.
-            directory: A folder; it is made.
+            directory: The adapter's folder.
         """
-        super().save_state(model, directory)
-        self._bind(model)
+        if not self._linears:
+            self._bind(model)
         save_tensors(self._penalty.tensors, directory / STATE_FILE)
 
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load the LoRA and the file beside it.
+    def load_beside(self, model: nn.Module, directory: Path) -> None:
+        """Read the file beside the LoRA.
 
         Args:
             model: What `attach` returned, or a PeftModel with a LoRA.
-            directory: The folder.
+            directory: The adapter's folder.
         """
-        super().load_state(model, directory)
         self._bind(model)
         restore_tensors(self._penalty.tensors, directory / STATE_FILE)
+
+    def forget(self, model: nn.Module) -> None:
+        """Begin without Fisher information.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a LoRA.
+        """
+        self._linears = {}
+        self._bind(model)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
         """Count the file beside the LoRA.
@@ -200,19 +208,19 @@ class Ewc(Finetune):
         return sum(t.numel() * t.element_size() for t in self._penalty.tensors.values())
 
     def _bind(self, model: nn.Module) -> None:
-        """Find A and B of a model's LoRA; a model that is known already stays as it is."""
+        """Find A and B of the active LoRA; what is known of the same one stays."""
         wrapped = peft_model(model)
-        if self._bound is wrapped:
-            return
         adapter = active_adapter(wrapped)
-        self._linears = {
+        found: dict[str, nn.Linear] = {
             f"{name}.{factor}": getattr(layer, factor)[adapter]
             for name, layer in lora_layers(wrapped, adapter).items()
             for factor in ("lora_A", "lora_B")
         }
+        if found == self._linears:
+            return
+        self._linears = found
         weights: Any = {name: each.weight for name, each in self._linears.items()}
         self._penalty = QuadraticPenalty(weights)
-        self._bound = wrapped
 
 
 def normalised(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:

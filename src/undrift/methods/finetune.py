@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
-from undrift.tuner import adapted_names, find_targets
+from undrift.tuner import LanguageLoraConfig, language_targets
 
 
 class Finetune(Method):
@@ -19,22 +19,22 @@ class Finetune(Method):
     name: ClassVar[str] = "finetune"
     paper: ClassVar[str] = "LoRA, Hu et al., ICLR 2022, arXiv:2106.09685"
 
-    def peft_config(self, model: nn.Module) -> LoraConfig:
+    def peft_config(self, model: nn.Module | None = None) -> LoraConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer.
 
         Args:
-            model: Whose language model is adapted.
+            model: Whose language model is adapted. Where it is not given, the targets are looked up
+                in the model that the configuration is put on.
 
         Returns:
             An ordinary LoRA configuration.
         """
         rank = self.config.experts * self.config.rank
-        found = find_targets(model, self.config.targets)
-        return LoraConfig(
+        targets = self.config.targets
+        return LanguageLoraConfig(
             r=rank,
             lora_alpha=self.config.alpha_over_rank * rank,  # pyright: ignore[reportArgumentType]
-            target_modules=found.expression,
-            fan_in_fan_out=found.transposed,
+            target_modules=targets if model is None else language_targets(model, targets),
         )
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -49,15 +49,7 @@ class Finetune(Method):
         Raises:
             ConfigError: If PEFT puts the LoRA elsewhere, as on some mixtures of experts.
         """
-        found = find_targets(model, self.config.targets)
-        wrapped = get_peft_model(transformer(model), self.peft_config(model))
-        if set(adapted_names(wrapped)) != set(found.names):
-            raise ConfigError(
-                f"PEFT takes targets {self.config.targets!r} of {type(model).__name__} for its "
-                "fused experts, by their names in transformers 4, and adapts other weights; method "
-                "same adapts the linears, or choose targets: attention"
-            )
-        return wrapped
+        return get_peft_model(transformer(model), self.peft_config(model))
 
 
 def transformer(model: nn.Module) -> PreTrainedModel:

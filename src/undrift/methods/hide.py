@@ -134,14 +134,14 @@ class Hide(MatchedPool):
         super().task_end(model)
         self._fuse(model)
 
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load what `save_state` saved, whatever the number of tasks it has learned.
+    def load_beside(self, model: nn.Module, directory: Path) -> None:
+        """Read the prototypes, and sum the factors where they are to be.
 
         Args:
             model: What `attach` returned, or a PeftModel with a pool.
             directory: The folder.
         """
-        super().load_state(model, directory)
+        super().load_beside(model, directory)
         self._fuse(model)
 
     @torch.no_grad()

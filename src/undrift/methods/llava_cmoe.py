@@ -17,7 +17,7 @@ from undrift.methods.parts import pool
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.features import hidden_features
 from undrift.methods.parts.matcher import Identified, told
-from undrift.methods.parts.pool import PoolMethod
+from undrift.methods.parts.pool import GATE_FILE, PoolMethod
 from undrift.methods.parts.probe import copy_expert, forget_momentum, needed
 from undrift.methods.parts.task_routers import TaskRouters
 from undrift.tuner import Gates, Prompt
@@ -85,6 +85,7 @@ class LlavaCMoE(PoolMethod):
     name: ClassVar[str] = "llava_cmoe"
     paper: ClassVar[str] = "LLaVA-CMoE, Zhao et al., 2025, arXiv:2503.21227 (later CoPE)"
     Config: ClassVar[type[base.Config]] = Config
+    beside: ClassVar[tuple[str, ...]] = (GATE_FILE,)
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:

@@ -75,7 +75,9 @@ class ModalPrompt(base.Method):
     name: ClassVar[str] = "modalprompt"
     paper: ClassVar[str] = "ModalPrompt, Zeng et al., EMNLP 2025, arXiv:2410.05849"
     parts: ClassVar[base.Parts] = "router"
+    alone: ClassVar[bool] = False
     Config: ClassVar[type[base.Config]] = Config
+    ends_itself: ClassVar[bool] = True
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -87,7 +89,7 @@ class ModalPrompt(base.Method):
         self._parts = 1  # of one step's batch, where the trainer adds their losses up
         self._identified = Identified()
 
-    def peft_config(self) -> SoftPromptConfig:
+    def peft_config(self, model: nn.Module | None = None) -> SoftPromptConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
         return SoftPromptConfig(length=self.config.prompt_length, width=self.config.bottleneck)
 
@@ -160,6 +162,19 @@ class ModalPrompt(base.Method):
         self._observe(model)
         super().load_state(model, directory)
         self._note_tasks(model, read_config(directory).get("tasks", 0))
+
+    def in_adapter(self, model: nn.Module) -> int | None:
+        """Count the prompts: they and their prototypes are all that there is to know.
+
+        Args:
+            model: What `attach` returned, or a user's model with a `SoftPromptConfig` on it.
+
+        Returns:
+            The number.
+        """
+        wrapped = peft_model(model)
+        config: Any = wrapped.peft_config[active_adapter(wrapped)]
+        return config.tasks
 
     def _note_tasks(self, model: nn.Module, tasks: int) -> None:
         """Say how many tasks were begun where the layer and PEFT's file look for it."""

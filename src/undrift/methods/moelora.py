@@ -33,7 +33,7 @@ class MoeLora(base.Method):
     parts: ClassVar[base.Parts] = "router and experts"
     Config: ClassVar[type[base.Config]] = Config
 
-    def peft_config(self) -> MoeLoraConfig:
+    def peft_config(self, model: nn.Module | None = None) -> MoeLoraConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
         config = self.config
         return MoeLoraConfig(

@@ -71,7 +71,20 @@ class OLora(PoolMethod):
         {"paper": {"strength": 0.5, "reduction": "sum"}}
     )
     reads_prompts: ClassVar[bool] = False
+    alone: ClassVar[bool] = True
+    ends_itself: ClassVar[bool] = True
     config: Config
+
+    def in_adapter(self, model: nn.Module) -> int | None:
+        """Count the experts: the pool is all that there is to know.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a pool.
+
+        Returns:
+            The number.
+        """
+        return self.past(model) + 1
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Make ready, and leave the past experts out where the option says so.

@@ -49,7 +49,7 @@ class Osf(base.Method):
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
-    def peft_config(self, model: nn.Module) -> OSFConfig:
+    def peft_config(self, model: nn.Module | None = None) -> OSFConfig:
         """Make the configuration of the adapter.
 
         Args:
@@ -59,9 +59,11 @@ class Osf(base.Method):
             An ordinary OSF configuration.
 
         Raises:
-            ConfigError: If a linear has no direction to preserve beside those that learn, or is
-                no plain one.
+            ConfigError: If a linear has no direction to preserve beside those that learn or is no
+                plain one, or if no model is given.
         """
+        if model is None:
+            raise ConfigError("osf decomposes the model's own weights: call peft_config(model)")
         found = find_targets(model, self.config.targets)
         if found.transposed:
             raise ConfigError(

@@ -14,7 +14,7 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.parts import pool
 from undrift.methods.parts.key_gate import KeyGate
-from undrift.methods.parts.pool import PoolMethod
+from undrift.methods.parts.pool import GATE_FILE, PoolMethod
 from undrift.tuner import Prompt
 
 
@@ -63,6 +63,7 @@ class ProgLora(PoolMethod):
     name: ClassVar[str] = "proglora"
     paper: ClassVar[str] = "ProgLoRA, Yu et al., ACL 2025 Findings"
     Config: ClassVar[type[base.Config]] = Config
+    beside: ClassVar[tuple[str, ...]] = (GATE_FILE,)
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"dynamic": {"gate": "dynamic"}, "static": {"gate": "static"}}
     )

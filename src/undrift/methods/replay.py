@@ -77,12 +77,14 @@ class Replay(Finetune):
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"public": {"sampling": "first", "mix": "once", "memory": 180, "tasks": 8}}
     )
+    beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self.memory = ReplayMemory()
         self._current: Sequence[Example] | None = None
+        self._remembered = 0  # examples, when the task's were chosen
 
     def examples(self, train: Sequence[Example], index: int) -> Sequence[Example]:
         """Put remembered examples behind the task's own.
@@ -94,7 +96,7 @@ class Replay(Finetune):
         Returns:
             Both; the task's own alone while nothing is remembered.
         """
-        self._current = train
+        self._current, self._remembered = train, len(self.memory)
         if not len(self.memory):
             return train
         count = len(self.memory)
@@ -118,6 +120,11 @@ class Replay(Finetune):
                 "replay has not seen the task's examples: give your trainer the dataset "
                 f"method.examples(train, {task_index})"
             )
+        if len(self.memory) != self._remembered:
+            raise ConfigError(
+                "replay has read the adapter's memory after the task's examples were chosen: call "
+                f"method.take_up(model) before method.examples(train, {task_index})"
+            )
 
     def task_end(self, model: nn.Module) -> None:
         """Remember some of the task's own examples, and make room for them.
@@ -140,25 +147,31 @@ class Replay(Finetune):
         memory.add(reservoir(train, room[-1], random), len(train))
         memory.thin(room, random)
 
-    def save_state(self, model: nn.Module, directory: Path) -> None:
-        """Save the LoRA, and beside it what is remembered: texts, and paths of pictures.
+    def save_beside(self, model: nn.Module, directory: Path) -> None:
+        """Write what is remembered: texts, and paths of pictures.
 
         Args:
             model: What `attach` returned.
-            directory: A folder; it is made.
+            directory: The adapter's folder.
         """
-        super().save_state(model, directory)
         self.memory.save(directory / STATE_FILE)
 
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load the LoRA and the memory.
+    def load_beside(self, model: nn.Module, directory: Path) -> None:
+        """Read the memory.
 
         Args:
             model: What `attach` returned.
-            directory: The folder.
+            directory: The adapter's folder.
         """
-        super().load_state(model, directory)
         self.memory.load(directory / STATE_FILE)
+
+    def forget(self, model: nn.Module) -> None:
+        """Begin with an empty memory.
+
+        Args:
+            model: What `attach` returned.
+        """
+        self.memory = ReplayMemory()
 
     def _random(self, purpose: str, index: int) -> Random:
         return Random(f"{self.config.seed} {purpose} {index}")

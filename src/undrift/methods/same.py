@@ -67,6 +67,7 @@ class Same(MoeLora):
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {name: asdict(setting) for name, setting in SETTINGS.items()}
     )
+    ends_itself: ClassVar[bool] = True
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -75,12 +76,21 @@ class Same(MoeLora):
         self._past = Past({}, self.config)
         self._linears: list[_Linear] = []
 
+    def in_adapter(self, model: nn.Module) -> int | None:
+        """Count the tasks in the statistics; None if the experts were trained without them."""
+        name = active_adapter(peft_model(model))
+        found = [layer.statistics(name) for layer in expert_layers(model).values()]
+        tasks = [int(each.tasks) + each.interrupted for each in found if each is not None]
+        if not self.observes:
+            return 0
+        return min(tasks) or None if len(tasks) == len(found) else None
+
     @property
     def observes(self) -> bool:
         """Whether any switch is on, so that statistics are needed."""
         return self.config.router or self.config.expert or self.config.activation
 
-    def peft_config(self) -> MoeLoraConfig:
+    def peft_config(self, model: nn.Module | None = None) -> MoeLoraConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
         return replace(
             super().peft_config(),

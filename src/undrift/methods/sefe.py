@@ -89,6 +89,8 @@ class Sefe(PoolMethod):
     paper: ClassVar[str] = "SEFE, Chen et al., ICML 2025, arXiv:2505.02486"
     parts: ClassVar[base.Parts] = "experts"
     reads_prompts: ClassVar[bool] = False
+    alone: ClassVar[bool] = True
+    beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
@@ -97,7 +99,7 @@ class Sefe(PoolMethod):
         self.keys: dict[str, Tensor] = {}  # by linear, (K,) int32
         self._step = 0
 
-    def peft_config(self) -> PoolLoraConfig:
+    def peft_config(self, model: nn.Module | None = None) -> PoolLoraConfig:
         """Make the configuration of the adapter: for each task a LoRA as large as `finetune`'s."""
         rank = self.config.experts * self.config.rank
         return replace(super().peft_config(), r=rank, lora_alpha=self.config.alpha_over_rank * rank)
@@ -172,25 +174,43 @@ class Sefe(PoolMethod):
 
     # ------------------------------------------------------------ state
 
-    def save_state(self, model: nn.Module, directory: Path) -> None:
-        """Save the LoRAs, and beside them the key elements.
+    def save_beside(self, model: nn.Module, directory: Path) -> None:
+        """Write the key elements.
 
         Args:
             model: What `attach` returned.
-            directory: A folder; it is made.
+            directory: The adapter's folder.
         """
-        super().save_state(model, directory)
+        super().save_beside(model, directory)
         save_tensors(self.keys, directory / STATE_FILE, whole=True)
 
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load the LoRAs and the file beside them.
+    def load_beside(self, model: nn.Module, directory: Path) -> None:
+        """Read the key elements.
 
         Args:
             model: What `attach` returned.
-            directory: The folder.
+            directory: The adapter's folder.
         """
-        super().load_state(model, directory)
+        super().load_beside(model, directory)
         self.keys = load_tensors(directory / STATE_FILE, whole=True)
+
+    def forget(self, model: nn.Module) -> None:
+        """Begin without key elements.
+
+        Args:
+            model: What `attach` returned.
+        """
+        super().forget(model)
+        self.keys = {}
+
+    def finish(self, model: nn.Module, steps_total: int) -> None:
+        """Find the key elements of a task that was cut off.
+
+        Args:
+            model: What `attach` returned.
+            steps_total: Not used.
+        """
+        self.task_end(model)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
         """Count the file of the key elements.

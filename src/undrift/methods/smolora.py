@@ -15,7 +15,7 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.features import FeatureConfig, embedding_centre, features
-from undrift.methods.parts.pool import Gate, PoolMethod
+from undrift.methods.parts.pool import GATE_FILE, Gate, PoolMethod
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.pool import PoolLoraConfig, PoolLoraLayer, pool_layers
 
@@ -161,6 +161,7 @@ class SMoLora(PoolMethod):
     paper: ClassVar[str] = "SMoLoRA, Wang et al., ICCV 2025, arXiv:2411.13949"
     parts: ClassVar[base.Parts] = "router and experts"
     Config: ClassVar[type[base.Config]] = Config
+    beside: ClassVar[tuple[str, ...]] = (GATE_FILE,)
     learning_rate: ClassVar[float] = 1e-4
     config: Config
 
@@ -170,7 +171,7 @@ class SMoLora(PoolMethod):
         self._layers: dict[str, PoolLoraLayer] = {}
         self._adapter = "default"
 
-    def peft_config(self) -> PoolLoraConfig:
+    def peft_config(self, model: nn.Module | None = None) -> PoolLoraConfig:
         """Make the configuration of the adapter: N experts, all of them trained."""
         config = super().peft_config()
         config.num_new = self.config.experts

@@ -7,6 +7,7 @@ histories and C_z) lies beside it in a second file.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,11 @@ from torch.nn import Parameter
 
 from undrift.core import Metrics, steps
 from undrift.core.stepping import StepTransform
+from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import Finetune
 from undrift.methods.parts.adapter import active_adapter, peft_model
 from undrift.methods.parts.past import Basis, Past, a_turn, statistics_options, z_metric
-from undrift.methods.parts.state_file import checkpoint_folder
 from undrift.methods.parts.watch import (
     factors,
     load_statistics,
@@ -59,11 +60,14 @@ class SteadyLora(Finetune):
     name: ClassVar[str] = "steadylora"
     paper: ClassVar[str] = "ours"
     Config: ClassVar[type[base.Config]] = Config
+    beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
+    ends_itself: ClassVar[bool] = True
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
-        self._observed: nn.Module | None = None
+        self._factors: tuple[Parameter, ...] = ()
+        self._watch = ExitStack()
         self._adapter = "default"
         self._layers: dict[str, LoraLayer] = {}
         self._past = Past({}, self.config)
@@ -115,7 +119,16 @@ class SteadyLora(Finetune):
             model: What `attach` returned.
             step: How many steps of the task are done, from 1.
             steps_total: How many it will be.
+
+        Raises:
+            ConfigError: If the first step has gone past everything that is watched.
         """
+        seen = (each.usage.tokens for each in self._past.statistics.values())
+        if step == 1 and not any(bool(tokens > 0) for tokens in seen):
+            raise ConfigError(
+                "a step was taken, and no input of the LoRA was seen: its forward pass goes round "
+                "the modules lora_A and lora_B, as fused kernels do; train with PEFT's own"
+            )
         self._past.step_end(step, steps_total)
 
     def before_save(self, model: nn.Module) -> None:
@@ -185,36 +198,45 @@ class SteadyLora(Finetune):
     # ------------------------------------------------------------ observation and state
 
     def _observe(self, model: nn.Module) -> None:
-        """Watch a model's LoRA; a model that is watched already stays as it is."""
+        """Watch the active LoRA; one that is watched already stays as it is."""
         wrapped = peft_model(model)
-        if self._observed is wrapped:
+        adapter = active_adapter(wrapped)
+        layers = lora_layers(wrapped, adapter)
+        found = tuple(factors(layer, adapter)[0] for layer in layers.values())
+        if [*map(id, found)] == [*map(id, self._factors)]:
             return
-        self._adapter = active_adapter(wrapped)
-        self._layers = lora_layers(wrapped, self._adapter)
-        statistics = watch(wrapped, self._adapter, **statistics_options(self.config))
+        self._adapter, self._layers, self._factors = adapter, layers, found
+        self._watch.close()
+        self._watch, statistics = watch(wrapped, adapter, **statistics_options(self.config))
         self._past = Past(statistics, self.config)
-        self._observed = wrapped
 
-    def save_state(self, model: nn.Module, directory: Path) -> None:
-        """Save the LoRA, and beside it the file that learning one more task needs.
+    def save_beside(self, model: nn.Module, directory: Path) -> None:
+        """Write the file that learning one more task needs.
 
         Args:
             model: What `attach` returned.
-            directory: A folder; it is made.
+            directory: The adapter's folder.
         """
-        super().save_state(model, directory)
         save_statistics(self._past.statistics, directory / STATE_FILE)
 
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load the LoRA and the file beside it.
+    def load_beside(self, model: nn.Module, directory: Path) -> None:
+        """Read the file beside the LoRA.
 
         Args:
             model: What `attach` returned, or a PeftModel with a LoRA.
-            directory: The folder.
+            directory: The adapter's folder.
         """
-        super().load_state(model, directory)
         self._observe(model)
         load_statistics(self._past.statistics, directory / STATE_FILE)
+
+    def forget(self, model: nn.Module) -> None:
+        """Begin with an empty history.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a LoRA.
+        """
+        self._factors = ()
+        self._observe(model)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
         """Count the second file.
@@ -228,29 +250,6 @@ class SteadyLora(Finetune):
         """
         kept = (t for each in self._past.statistics.values() for t in each.state_dict().values())
         return sum(t.numel() * t.element_size() for t in kept)
-
-    # ------------------------------------------------------------ checkpoints of a trainer
-
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
-    ) -> None:
-        """Begin the task; where a checkpoint is resumed, its second file is read first."""
-        if state.global_step:
-            self._observe(model)
-            load_statistics(self._past.statistics, checkpoint_folder(args, state) / STATE_FILE)
-        super().on_train_begin(args, state, control, model, optimizer)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write the second file into a checkpoint."""
-        folder = checkpoint_folder(args, state)
-        if state.is_world_process_zero and folder.is_dir():
-            save_statistics(self._past.statistics, folder / STATE_FILE)
 
 
 def _turn_b_z(dB: Tensor, P: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
 from undrift.methods.base import Method
 from undrift.methods.parts.adapter import put_on
 from undrift.methods.parts.budget import check_fits
+from undrift.methods.parts.card import write_card
 from undrift.methods.parts.projector import restore_modules
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
@@ -99,6 +100,7 @@ def note_origin(
     if changes:
         content["changes"] = list(changes)
     write_json(folder / _ORIGIN, content)
+    write_card(folder)  # once more: it names the tasks
 
 
 @dataclass

@@ -1,11 +1,15 @@
-"""LoRA experts for PEFT; importing this package registers MOE_LORA, and `.pool` POOL_LORA."""
+"""Adapters for PEFT; importing this package registers MOE_LORA, POOL_LORA and SOFT_PROMPT."""
 
 from __future__ import annotations
+
+import importlib
 
 from undrift.core.routing import observed_identity
 from undrift.tuner.config import MoeLoraConfig
 from undrift.tuner.gates import GateContext, Gates
 from undrift.tuner.layer import MoeLoraLayer
+from undrift.tuner.lora import LanguageLoraConfig
+from undrift.tuner.lora import register as register_lora
 from undrift.tuner.model import (
     MoeLoraModel,
     as_trained,
@@ -21,10 +25,14 @@ from undrift.tuner.targets import Targets, adapted, adapted_names, find_targets,
 from undrift.tuner.tokens import TokenContext
 
 register()
+register_lora()
+for _each in ("pool", "soft_prompt"):  # they register themselves, and import what is above
+    importlib.import_module(f"undrift.tuner.{_each}")
 
 __all__ = [
     "GateContext",
     "Gates",
+    "LanguageLoraConfig",
     "LayerStatistics",
     "MoeLoraConfig",
     "MoeLoraLayer",

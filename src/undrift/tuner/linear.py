@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn, Self
 
 import torch
@@ -10,6 +11,40 @@ from torch import Tensor, nn
 
 from undrift.errors import ConfigError, UndriftError
 from undrift.tuner.upstream import BaseTunerLayer, Conv1D, device_of
+
+
+class OneAdapter:
+    """What a tuner of ours refuses of PEFT's: everything that mixes adapters."""
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Refuse arguments that choose an adapter by sample; PEFT hands them over, and drops them.
+
+        Raises:
+            ConfigError: If there is one.
+        """
+        for name in ("adapter_names", "alora_offsets"):
+            if kwargs.get(name) is not None:
+                raise ConfigError(
+                    f"{name} chooses an adapter for every sample of a batch, which only plain LoRA "
+                    "can: choose one adapter for all of it with model.set_adapter(name)"
+                )
+        yield
+
+    def add_weighted_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refuse.
+
+        Args:
+            *args: Not used.
+            **kwargs: Not used.
+
+        Raises:
+            ConfigError: Always; what depends on the input has no weighted sum.
+        """
+        raise ConfigError(
+            "adapters whose share depends on the input cannot be added up to one; train method "
+            "steadylora, whose adapter is a plain LoRA"
+        )
 
 
 class AdaptedLinear(nn.Module, BaseTunerLayer):

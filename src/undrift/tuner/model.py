@@ -13,7 +13,7 @@ from torch import nn
 from undrift.errors import UndriftError
 from undrift.tuner.config import MOE_LORA, NAME, MoeLoraConfig
 from undrift.tuner.layer import NOT_MERGEABLE, MoeLoraLayer
-from undrift.tuner.linear import check_linear
+from undrift.tuner.linear import OneAdapter, check_linear
 from undrift.tuner.observe import LayerStatistics
 from undrift.tuner.targets import language_targets
 from undrift.tuner.tokens import TokenContext
@@ -22,7 +22,7 @@ from undrift.tuner.upstream import BaseTuner, register_type, replace_module
 SAME_INPUT = (("gate_proj", "up_proj"), ("w1", "w3"), ("q_proj", "k_proj", "v_proj"))
 
 
-class MoeLoraModel(BaseTuner):
+class MoeLoraModel(OneAdapter, BaseTuner):
     """Puts a `MoeLoraLayer` around every target of a `MoeLoraConfig`.
 
     Use it through `peft.get_peft_model(model, MoeLoraConfig(...))`. The model's own `add_adapter`

@@ -276,6 +276,11 @@ class LayerStatistics(nn.Module):
         if self._sketch is not None and not self._sketch.exact:
             self.running_Omega = self._sketch.Omega.clone()
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was loaded from what `flush` has saved inside a task."""
+        return self._usage is None and getattr(self, "running_usage_tokens").dim() == 0  # noqa: B009
+
     def resume_task(self) -> None:
         """Go on with the running sums that `flush` saved; a new task where there are none."""
         saved = {name: getattr(self, f"running_{name}") for name in _RUNNING}

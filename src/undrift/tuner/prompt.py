@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from undrift.errors import ConfigError
 from undrift.tuner.decoding import goes_on, named
+from undrift.tuner.packing import packed_examples
 
 _IGNORED = -100  # the label that cross entropy leaves out
 
@@ -132,6 +133,11 @@ class PromptContext:
             return
         ids, self.ids = self.ids, None
         given = named(module, args, kwargs)
+        if self.on_prompt is not None and packed_examples(given) is not None:
+            raise ConfigError(
+                "this method decides by the prompt of a row, and a packed row holds several: train "
+                "without packing and without padding-free batches"
+            )
         self._given = {key: given.get(key) for key in ("input_ids", "attention_mask", "labels")}
         if self._given["input_ids"] is None:
             self._given["input_ids"] = ids

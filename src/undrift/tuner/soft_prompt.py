@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from undrift.errors import ConfigError, UndriftError
 from undrift.tuner.insertion import Insertion
+from undrift.tuner.linear import OneAdapter
 from undrift.tuner.prompt import PromptContext
 from undrift.tuner.upstream import (
     DUMMY_TARGET_MODULES,
@@ -183,7 +184,7 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         return not self.disable_adapters and any(tasks.get(name) for name in self.active_adapters)
 
 
-class SoftPromptModel(BaseTuner):
+class SoftPromptModel(OneAdapter, BaseTuner):
     """Puts `SoftPrompts` on a model's decoder; its linears stay as they are."""
 
     prefix = f"{NAME}_"

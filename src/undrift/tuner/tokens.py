@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from undrift.errors import ConfigError
+from undrift.tuner.packing import packed_examples
 
 _RESOLUTION = 1 << 24  # a token is sampled where its hash modulo this is small enough
 _PRIMES = (-7046029254386353131, -4417276706812531889, 1609587929392839161)
@@ -44,12 +48,17 @@ class Tokens:
         mask: 1 for a token and 0 for padding, (batch, length); no padding where not given.
         ids: What tells examples apart, (batch,) int64.
         content: Where there are no ids: something of the tokens to make ids from, (batch, length).
+        given: What the model is called with, see `packed_examples`.
     """
 
     def __init__(
-        self, mask: Tensor | None = None, ids: Tensor | None = None, content: Tensor | None = None
+        self,
+        mask: Tensor | None = None,
+        ids: Tensor | None = None,
+        content: Tensor | None = None,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
-        self.mask, self.ids, self.content = mask, ids, content
+        self.mask, self.ids, self.content, self._given = mask, ids, content, given or {}
         self._choices: dict[tuple[int, float, int], Choice] = {}
         self._inputs: dict[str, tuple[int, set[str]]] = {}
 
@@ -124,15 +133,17 @@ class Tokens:
                 "input_ids or inputs_embeds as keywords, or set TokenContext.example_ids"
             )
         mask = torch.ones_like(like, dtype=torch.int64) if self.mask is None else self.mask.long()
-        position = mask.cumsum(1) * mask
+        position = self._within(mask) * mask
         ids = self.ids
         if ids is None and self.content is not None:
             content = self.content
             bits = content.float().view(torch.int32) if content.is_floating_point() else content
-            ids = (_mixed(bits.long() + position * _PRIMES[0]) * mask).sum(1)
+            ids = self._summed(_mixed(bits.long() + position * _PRIMES[0]) * mask)
+        elif ids is not None:
+            ids = ids[:, None]
         if ids is None:
             raise RuntimeError("unreachable: ids or content were checked above")
-        hashed = _mixed(_mixed(ids.to(mask.device) + seed)[:, None] + position)
+        hashed = _mixed(_mixed(ids.to(mask.device) + seed) + position)
         return ((hashed & (_RESOLUTION - 1)) < fraction * _RESOLUTION) & (mask != 0)
 
     def weights(self, kind: str, chosen: Choice, g: Tensor) -> Tensor | None:
@@ -174,8 +185,31 @@ class Tokens:
         of_example = sizes.view(like.shape)
         if self.mask is not None:
             of_example = of_example * (self.mask != 0)
-        total = of_example.sum(1, keepdim=True)
+        total = self._summed(of_example)
         return (of_example / total.clamp_min(torch.finfo(total.dtype).tiny)).flatten()
+
+    @cached_property
+    def examples(self) -> Tensor | None:
+        """Which example each token is of, where a row holds several, (batch, length) int64."""
+        return packed_examples(self._given)
+
+    def _summed(self, each: Tensor) -> Tensor:
+        """The sum over every token's example, (batch, length) or (batch, 1)."""
+        if self.examples is None:
+            return each.sum(1, keepdim=True)
+        where = self.examples.to(each.device)
+        room = each.new_zeros(each.numel())  # as many examples as tokens, at most
+        return room.index_add(0, where.flatten(), each.flatten())[where]
+
+    def _within(self, mask: Tensor) -> Tensor:
+        """How many tokens of its example count up to every token, (batch, length)."""
+        counted = mask.cumsum(1)
+        if self.examples is None:
+            return counted
+        where, flat = self.examples.to(mask.device), mask.flatten().cumsum(0).view_as(mask)
+        first = torch.full((mask.numel(),), mask.numel(), device=mask.device)
+        first.scatter_reduce_(0, where.flatten(), (flat - mask).flatten(), "amin")
+        return flat - first[where]
 
     def check_shared(self, group: str, member: str, address: int) -> None:
         """Make sure that linears which share a sketch really read the same tensor.
@@ -209,11 +243,13 @@ class TokenContext:
         current: The tokens of the current, or last, forward pass.
         example_ids: Set it before a forward pass to tell examples apart by number, (batch,) int64,
             instead of by their content; used once.
+        handle: Ends it.
     """
 
     def __init__(self) -> None:
         self.current = Tokens()
         self.example_ids: Tensor | None = None
+        self.handle: RemovableHandle | None = None
         self._names: list[str] = []
 
     @classmethod
@@ -221,7 +257,7 @@ class TokenContext:
         """Make a context that sees every call of `model`, also one inside a PeftModel."""
         context = cls()
         context._names = list(inspect.signature(model.forward).parameters)
-        model.register_forward_pre_hook(context._begin, with_kwargs=True)
+        context.handle = model.register_forward_pre_hook(context._begin, with_kwargs=True)
         return context
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -234,7 +270,7 @@ class TokenContext:
                 "undrift cannot read the padding from a prepared attention mask; call the model "
                 "with a mask of shape (batch, length), or with none"
             )
-        self.current = Tokens(mask, self.example_ids, content)
+        self.current = Tokens(mask, self.example_ids, content, given)
         self.example_ids = None
 
 

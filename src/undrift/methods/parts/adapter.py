@@ -19,7 +19,7 @@ from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.parts.adapter_files import read_config
 from undrift.methods.parts.state_file import check_finite, load_tensors, save_tensors
 from undrift.rundir.files import writing
-from undrift.tuner.upstream import SAFETENSORS_WEIGHTS_NAME
+from undrift.tuner.upstream import SAFETENSORS_WEIGHTS_NAME, BaseTunerLayer
 
 
 def save_adapter(model: nn.Module, directory: Path) -> None:
@@ -121,6 +121,45 @@ def row_major(model: nn.Module) -> None:
             p.data = p.data.contiguous()
 
 
+def has_learned(model: PeftModel, name: str) -> bool:
+    """Tell whether an adapter has been trained, or loaded from one that has.
+
+    Args:
+        model: A PeftModel.
+        name: The adapter's name.
+
+    Returns:
+        Whether it changes the model's answers; False where it does so from the start.
+    """
+    if getattr(model.peft_config[name], "init_lora_weights", True) not in (True, "gaussian"):
+        return False
+    last = ("lora_B", "lora_embedding_B", "moe_lora_B", "pool_lora_B", "pool_lora_past_B")
+    for key, p in model.named_parameters():
+        parts = key.split(".")
+        if name in parts and any(part in last for part in parts) and bool(p.any()):
+            return True
+    return bool(getattr(model.peft_config[name], "tasks", 0))
+
+
+def check_trained(model: nn.Module) -> None:
+    """Make sure that a trainer's model has something to train.
+
+    Args:
+        model: With a PeftModel in it.
+
+    Raises:
+        ConfigError: If nothing in the active adapter requires gradients.
+    """
+    wrapped = peft_model(model)
+    name = active_adapter(wrapped)
+    own = [p for key, p in wrapped.named_parameters() if name in key.split(".")]
+    if own and not any(p.requires_grad for p in own):
+        raise ConfigError(
+            f"nothing in the adapter {name!r} is to be trained: load it to go on learning with "
+            "PeftModel.from_pretrained(model, folder, is_trainable=True)"
+        )
+
+
 def active_adapter(model: PeftModel) -> str:
     """Name the adapter that is trained.
 
@@ -155,12 +194,18 @@ def peft_model(model: nn.Module) -> PeftModel:
     """
     inner = model
     while not isinstance(inner, PeftModel) and isinstance(
-        getattr(inner, "module", None), nn.Module
+        held := getattr(inner, "module", getattr(inner, "_orig_mod", None)), nn.Module
     ):
-        inner = inner.module
-    if not isinstance(inner, PeftModel):
+        inner = held
+    if isinstance(inner, PeftModel):
+        return inner
+    if any(isinstance(module, BaseTunerLayer) for module in inner.modules()):
         raise ConfigError(
-            f"{type(model).__name__} carries no adapter; use the model that Method.attach returns, "
-            "or give your trainer a peft_config"
+            f"the adapter on this {type(inner).__name__} was put there by the model's own "
+            "add_adapter or load_adapter, which cannot say what it has learned: use "
+            "peft.get_peft_model(model, config) or peft.PeftModel.from_pretrained(model, folder)"
         )
-    return inner  # pyright: ignore[reportReturnType]
+    raise ConfigError(
+        f"{type(model).__name__} carries no adapter; use the model that Method.attach returns, or "
+        "give your trainer peft_config=method.peft_config()"
+    )

@@ -24,7 +24,11 @@ from undrift.methods.base import Method
 from undrift.methods.finetune import Finetune, transformer
 from undrift.methods.parts.adapter import peft_model
 
-_NO_STATE = ("README.md", "undrift.json")  # what PEFT and a run tell people about an adapter
+_NO_STATE = (
+    "README.md",
+    "undrift.json",
+    "undrift_state.json",
+)  # what PEFT and a run tell people about an adapter
 
 Kind = Literal["total", "active", "state"]
 

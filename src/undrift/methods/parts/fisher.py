@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError
+from undrift.tuner.packing import packed_examples
 
 IGNORED = -100  # the label that cross entropy leaves out
 
@@ -51,6 +52,11 @@ def sample_fisher(
             hook = each.register_forward_hook(_squares_into(sums[name]))
             stack.callback(hook.remove)
         for inputs in batches:
+            if packed_examples(inputs) is not None:
+                raise ConfigError(
+                    "the Fisher information is one of examples, and a packed row holds several: "
+                    'train without packing, or with fisher="batch"'
+                )
             seen += _rows(inputs)
             torch.autograd.grad(log_likelihood(model, inputs), weights, allow_unused=True)
             if seen * _ranks() >= samples:

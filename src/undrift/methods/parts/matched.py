@@ -15,9 +15,8 @@ from undrift.methods import base
 from undrift.methods.parts import pool
 from undrift.methods.parts.adapter import peft_model
 from undrift.methods.parts.features import FeatureConfig, embedding_centre, features
-from undrift.methods.parts.matcher import Matching, TaskMatcher
+from undrift.methods.parts.matcher import MATCHER_FILE, Matching, TaskMatcher
 from undrift.methods.parts.pool import PoolMethod
-from undrift.methods.parts.state_file import checkpoint_folder
 from undrift.tuner import Gates, Prompt
 
 
@@ -30,6 +29,7 @@ class MatchedPool(PoolMethod):
     """While a task is learned its expert works alone; otherwise all are weighed by a matching."""
 
     Config: ClassVar[type[base.Config]] = Config
+    beside: ClassVar[tuple[str, ...]] = (MATCHER_FILE,)
     config: Any  # each method has more options
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -137,26 +137,44 @@ class MatchedPool(PoolMethod):
 
     # ------------------------------------------------------------ state and its size
 
-    def save_state(self, model: nn.Module, directory: Path) -> None:
-        """Save all experts, and beside them the prototypes.
+    def save_beside(self, model: nn.Module, directory: Path) -> None:
+        """Write the prototypes.
 
         Args:
             model: What `attach` returned.
-            directory: A folder; it is made.
+            directory: The adapter's folder.
         """
-        super().save_state(model, directory)
+        super().save_beside(model, directory)
         self._matcher.save(directory)
 
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load what `save_state` saved, whatever the number of tasks it has learned.
+    def load_beside(self, model: nn.Module, directory: Path) -> None:
+        """Read the prototypes, whatever the number of tasks that were learned.
 
         Args:
             model: What `attach` returned, or a PeftModel with a pool.
-            directory: The folder.
+            directory: The adapter's folder.
         """
-        super().load_state(model, directory)
+        super().load_beside(model, directory)
         self._matcher.load(directory)
         self._learning = False
+
+    def forget(self, model: nn.Module) -> None:
+        """Begin without prototypes.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a pool.
+        """
+        self._bound = None
+        super().forget(model)
+
+    def finish(self, model: nn.Module, steps_total: int) -> None:
+        """Make the prototype of a task that was cut off.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a pool.
+            steps_total: Not used.
+        """
+        self.task_end(model)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
         """Count the file of prototypes.
@@ -169,25 +187,3 @@ class MatchedPool(PoolMethod):
             Bytes of tensors.
         """
         return super().extra_bytes(model, tasks) + self._matcher.size_after(tasks)
-
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        optimizer: Any = None,
-        **given: Any,
-    ) -> None:
-        """Begin the task; where a checkpoint is resumed, the prototypes are read first."""
-        if state.global_step:
-            self.bind(model)
-            self._matcher.load(checkpoint_folder(args, state))
-        super().on_train_begin(args, state, control, model, optimizer, **given)
-
-    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Write the prototypes into a checkpoint."""
-        super().on_save(args, state, control, **given)
-        folder = checkpoint_folder(args, state)
-        if state.is_world_process_zero and folder.is_dir():
-            self._matcher.save(folder)

@@ -33,7 +33,13 @@ class Past:
         self.metrics = metrics
 
     def start(self, *, resumed: bool = False) -> None:
-        """Begin a task, or go on with the running sums that a checkpoint brought."""
+        """Begin a task, or go on with the running sums that a checkpoint brought.
+
+        An adapter that was saved inside a task and begins another has what it saw merged first.
+        """
+        if not resumed and any(each.interrupted for each in self.statistics.values()):
+            self.start(resumed=True)
+            self.end()
         for each in self.statistics.values():
             each.resume_task() if resumed else each.start_task()
 

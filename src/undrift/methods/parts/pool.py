@@ -15,10 +15,11 @@ from typing import Any, ClassVar, Self
 from peft import get_peft_model
 from torch import Tensor, nn
 
+from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
 from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.state_file import checkpoint_folder, restore_tensors, save_tensors
+from undrift.methods.parts.state_file import restore_tensors, save_tensors
 from undrift.tuner import GateContext, Gates, Prompt, PromptContext
 from undrift.tuner.pool import (
     PoolLoraConfig,
@@ -94,6 +95,7 @@ class PoolMethod(base.Method):
 
     parts: ClassVar[base.Parts] = "router"
     reads_prompts: ClassVar[bool] = True
+    alone: ClassVar[bool] = False
     Config: ClassVar[type[base.Config]] = Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -139,7 +141,7 @@ class PoolMethod(base.Method):
 
     # ------------------------------------------------------------ the model
 
-    def peft_config(self) -> PoolLoraConfig:
+    def peft_config(self, model: nn.Module | None = None) -> PoolLoraConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
         return PoolLoraConfig(
             r=self.config.rank,
@@ -225,28 +227,35 @@ class PoolMethod(base.Method):
 
     # ------------------------------------------------------------ state and its size
 
-    def save_state(self, model: nn.Module, directory: Path) -> None:
-        """Save all experts, and beside them what decides the gates.
+    def save_beside(self, model: nn.Module, directory: Path) -> None:
+        """Write what decides the gates.
 
         Args:
             model: What `attach` returned.
-            directory: A folder; it is made.
+            directory: The adapter's folder.
         """
-        super().save_state(model, directory)
-        self.bind(model)
+        if not self._context.layers:
+            self.bind(model)
         if self._gate is not None:
             save_tensors(self._gate.state_dict(), directory / GATE_FILE)
 
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load what `save_state` saved, whatever the number of tasks it has learned.
+    def load_beside(self, model: nn.Module, directory: Path) -> None:
+        """Read what decides the gates, whatever the number of tasks that were learned.
 
         Args:
             model: What `attach` returned, or a PeftModel with a pool.
-            directory: The folder.
+            directory: The adapter's folder.
         """
-        super().load_state(model, directory)
         self.bind(model)
         self._load_gate(model, directory / GATE_FILE)
+
+    def forget(self, model: nn.Module) -> None:
+        """Begin with a pool of one expert.
+
+        Args:
+            model: What `attach` returned, or a PeftModel with a pool.
+        """
+        self.bind(model)
 
     def _load_gate(self, model: nn.Module, path: Path) -> None:
         past = self.past(model)
@@ -279,7 +288,11 @@ class PoolMethod(base.Method):
         kept = self._gate.state_dict().values() if self._gate is not None else ()
         return sum(t.numel() * t.element_size() for t in kept)
 
-    # ------------------------------------------------------------ checkpoints of a trainer
+    # ------------------------------------------------------------ as a callback of a trainer
+
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Take the adapter up before the trainer makes its optimiser, which then has the gate."""
+        self.take_up(model)
 
     def on_train_begin(
         self,
@@ -290,14 +303,13 @@ class PoolMethod(base.Method):
         optimizer: Any = None,
         **_: Any,
     ) -> None:
-        """Begin the task; where a checkpoint is resumed, the file of the gates is read first."""
-        if state.global_step:
-            self.bind(model)
-            self._load_gate(model, checkpoint_folder(args, state) / GATE_FILE)
+        """Begin the task; what decides the gates must be among what the optimiser trains."""
         super().on_train_begin(args, state, control, model, optimizer)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Write the file of the gates into a checkpoint."""
-        folder = checkpoint_folder(args, state)
-        if self._gate is not None and state.is_world_process_zero and folder.is_dir():
-            save_tensors(self._gate.state_dict(), folder / GATE_FILE)
+        groups = getattr(optimizer, "param_groups", ())
+        held = {id(p) for group in groups for p in group["params"]}
+        gate = self._gate.parameters() if self._gate is not None else ()
+        if any(p.requires_grad and id(p) not in held for p in gate):
+            raise ConfigError(
+                f"the optimiser does not train what decides {self.name}'s gates: call "
+                "method.take_up(model) before you make it"
+            )

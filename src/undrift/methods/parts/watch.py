@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def factors(layer: LoraLayer, adapter: str) -> tuple[Parameter, Parameter]:
     return A.weight, B.weight
 
 
-def watch(model: PeftModel, adapter: str, **options: Any) -> dict[str, LayerStatistics]:
+def watch(
+    model: PeftModel, adapter: str, **options: Any
+) -> tuple[ExitStack, dict[str, LayerStatistics]]:
     """Watch what each linear's A reads and gives, from now on, in every backward pass.
 
     Args:
@@ -60,12 +63,14 @@ def watch(model: PeftModel, adapter: str, **options: Any) -> dict[str, LayerStat
         **options: As for `LayerStatistics`.
 
     Returns:
-        The statistics of every linear, one expert each, by name.
+        What ends it when it is closed; and the statistics of every linear, one expert each, by
+        name.
 
     Raises:
-        ConfigError: If the linears have different ranks.
+        ConfigError: If the linears have different ranks, or the adapter trains anything else.
     """
     layers = lora_layers(model, adapter)
+    _check_all_watched(model, adapter, layers)
     weights = {name: factors(layer, adapter)[0] for name, layer in layers.items()}
     ranks = {weight.shape[0] for weight in weights.values()}
     if len(ranks) > 1:
@@ -76,12 +81,30 @@ def watch(model: PeftModel, adapter: str, **options: Any) -> dict[str, LayerStat
         rank=ranks.pop(),
         **options,
     )
-    context = TokenContext.attach(model.get_base_model())
+    context, watching = TokenContext.attach(model.get_base_model()), ExitStack()
+    if context.handle is not None:
+        watching.callback(context.handle.remove)
     for name, layer in layers.items():
         eye = _Eye(statistics[name], context)
-        layer.lora_A[adapter].register_forward_hook(eye.see_input)
-        layer.lora_B[adapter].register_forward_hook(eye.see_output)
-    return statistics
+        for hook, factor in ((eye.see_input, "lora_A"), (eye.see_output, "lora_B")):
+            module: nn.Module = getattr(layer, factor)[adapter]
+            watching.callback(module.register_forward_hook(hook).remove)
+    return watching, statistics
+
+
+def _check_all_watched(model: PeftModel, adapter: str, layers: Mapping[str, LoraLayer]) -> None:
+    """Refuse what an adapter trains beside A and B: no history of it is kept.
+
+    Copies of whole modules (modules_to_save) are the user's own wish, and are left alone.
+    """
+    held = {id(p) for layer in layers.values() for p in factors(layer, adapter) if p.dim() == 2}
+    for name, p in model.named_parameters():
+        if p.requires_grad and id(p) not in held and "modules_to_save" not in name.split("."):
+            raise ConfigError(
+                f"{name} is trained as well, and this method protects only the factors A and B of "
+                "linears: make the LoRA without DoRA, biases, token indices, embeddings and "
+                "convolutions"
+            )
 
 
 class _Eye:

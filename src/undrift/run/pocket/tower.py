@@ -4,7 +4,7 @@ EfficientNet-Lite0 (Apache-2.0, ImageNet-1k) is kept frozen, its batch norms fol
 convolutions. Two of its maps, 40 x 12 x 12 unshuffled to 160 x 6 x 6 and 112 x 6 x 6, feed three
 bidirectional blocks of width 128 that were trained with dense labels of what the pretraining
 pictures show. Each 2 x 2 square of the 36 cells becomes one token: 9 tokens of 512. Importing this
-file registers the tower with `AutoConfig` and `AutoModel`.
+file registers the tower with `AutoModel`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
+from undrift.run.pocket.sizes import PocketVisionConfig
 from undrift.tuner.upstream import BaseModelOutputWithPooling
 
 # (kernel, stride, expansion, channels out) of blocks 0 to 10; no squeeze and excitation, ReLU6.
@@ -24,19 +25,6 @@ BLOCKS = (
     (3, 1, 6, 80), (3, 1, 6, 80), (5, 1, 6, 112), (5, 1, 6, 112), (5, 1, 6, 112),
 )  # fmt: skip
 FINE, COARSE = 4, 10  # the blocks whose output is kept
-
-
-class PocketVisionConfig(PreTrainedConfig):
-    """Sizes of the tower; the defaults are what ships."""
-
-    model_type = "undrift_pocket_vision"
-
-    image_size: int = 96
-    patch_size: int = 32
-    width: int = 128
-    depth: int = 3
-    heads: int = 4
-    hidden_size: int = 512
 
 
 def _same(x: Tensor, kernel: int, stride: int) -> Tensor:
@@ -152,5 +140,4 @@ def merge_cells(cells: Tensor) -> Tensor:
     return grid.reshape(b, 9, 4 * d)
 
 
-AutoConfig.register(PocketVisionConfig.model_type, PocketVisionConfig, exist_ok=True)
 AutoModel.register(PocketVisionConfig, PocketVisionModel, exist_ok=True)

@@ -11,14 +11,14 @@ from torch import nn
 
 from undrift.errors import ConfigError, UndriftError, unknown
 from undrift.tuner.gates import GateContext
-from undrift.tuner.linear import check_linear
+from undrift.tuner.linear import OneAdapter, check_linear
 from undrift.tuner.pool.config import NAME, POOL_LORA, PoolLoraConfig
 from undrift.tuner.pool.layer import NOT_MERGEABLE, PoolLoraLayer
 from undrift.tuner.targets import language_targets
 from undrift.tuner.upstream import BaseTuner, register_type, replace_module
 
 
-class PoolLoraModel(BaseTuner):
+class PoolLoraModel(OneAdapter, BaseTuner):
     """Puts a `PoolLoraLayer` around every target of a `PoolLoraConfig`.
 
     Use it through `peft.get_peft_model(model, PoolLoraConfig(...))`. While no step has been taken

@@ -1,0 +1,61 @@
+"""A plain LoRA whose targets are looked up in the language model that it is put on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig, LoraModel, PeftType
+from torch import nn
+
+from undrift.errors import ConfigError
+from undrift.tuner.targets import find_targets
+
+
+@dataclass
+class LanguageLoraConfig(LoraConfig):
+    """A `LoraConfig` whose `target_modules` may be "ffn", "attention" or "all".
+
+    What they stand for is looked up in the model, and stored as a regular expression: what is saved
+    is an ordinary LoRA.
+    """
+
+
+class LanguageLoraModel(LoraModel):
+    """PEFT's tuner of LoRA, which knows what the targets of a `LanguageLoraConfig` stand for."""
+
+    def inject_adapter(
+        self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Put an adapter on a model, as PEFT does.
+
+        Args:
+            model: The model.
+            adapter_name: The adapter's name.
+            *args: PEFT's further arguments.
+            **kwargs: PEFT's further arguments.
+
+        Raises:
+            ConfigError: If PEFT puts it elsewhere: it takes some targets of mixtures of experts for
+                fused experts, and would do so again whenever the adapter is loaded.
+        """
+        config: Any = self.peft_config[adapter_name]
+        if not isinstance(config, LanguageLoraConfig):
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            return
+        found = find_targets(model, config.target_modules)  # pyright: ignore[reportArgumentType]
+        config.target_modules, config.fan_in_fan_out = found.expression, found.transposed
+        super().inject_adapter(model, adapter_name, *args, **kwargs)
+        layers = model.named_modules()
+        have = {name for name, layer in layers if adapter_name in getattr(layer, "lora_A", ())}
+        if have != set(found.names):
+            raise ConfigError(
+                f"PEFT takes these targets of {type(model).__name__} for its fused experts, by "
+                "their names in transformers 4, and adapts other weights; method same adapts the "
+                "linears, or choose targets: attention"
+            )
+
+
+def register() -> None:
+    """Let PEFT use this tuner for LoRA; for every other `LoraConfig` it is PEFT's own."""
+    PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] = LanguageLoraModel
