@@ -17,6 +17,7 @@ def made(**options):
     model = attached(method)
     for layer in pool_layers(model).values():  # as if it had learned something
         torch.nn.init.normal_(layer.pool_lora_B["default"], std=0.3)
+    method.start_history(model)
     return method, model
 
 

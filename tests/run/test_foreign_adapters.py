@@ -338,7 +338,7 @@ def test_a_record_does_not_say_where_the_pocket_is_drawn(monkeypatch, tmp_path):
     from undrift.errors import DataError
     from undrift.run import learned as records
 
-    def read(config, _progress):
+    def read(config, _progress, _backbone):
         assert config.benchmark == "pocket" and config.data is None
         raise DataError("far enough")
 

@@ -40,7 +40,7 @@ def attach(
     model: Any = method.attach(backbone.model)
     if config.train.train_projector and method.needs_training:
         train_projector(model)
-    if progress is not None:
+    if progress is not None and method.needs_training:
         progress.event("adapted", adapted(model, method.config.targets))
     return model
 
