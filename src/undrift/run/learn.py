@@ -223,9 +223,9 @@ class Learn:
 
     def _tell(self, backbone: Backbone) -> None:
         """Say what may not be meant: a task without pictures, one that is asked what it learns."""
-        name = self.task.name
+        name, model = self.task.name, self.config.backbone
         if not text_only(backbone.processor) and not any(e.images for e in self.task.train):
-            text = f"no question of {name} shows a picture, though {self.config.backbone} takes pictures"
+            text = f"no question of {name} shows a picture, though {model} takes pictures"
             self.progress.event("no picture", text, task=name)
         if self.note.get("held_out") == 0:
             text = f"nothing of {name} is held out: its scores are of what it was trained on"
