@@ -109,7 +109,7 @@ BAD_ROWS = {
     "an empty question": (asked(text=" <image>\n "), "question 1 is empty"),
     "no answer": (asked(answer=ABSENT), "no answer beside 'text'; the keys are"),
     "an empty answer": (asked(answer="  "), "has no answer or an empty one"),
-    "no accepted answer": (asked(answers=[]), "has no answer or an empty one"),
+    "no accepted answer": (asked(answers=[], answer=""), "has no answer or an empty one"),
     "an answer that is an object": (asked(answer={"a": 1}), "answer should be a text or a number"),
     "a box that is a list": (
         asked(answer_bbox=[0, 0, 1, 1]),

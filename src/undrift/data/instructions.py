@@ -12,6 +12,7 @@ question rather than once a row, so that the same data takes more tokens and mor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,14 @@ from typing import Any, NamedTuple
 from undrift.data.files import BadRow, Pictures, read_rows, refuse
 from undrift.data.formats.wording import brief
 from undrift.data.shapes import read_row
-from undrift.data.shapes.media import KEYS, find_picture, pictures_of, unread_media
+from undrift.data.shapes.media import (
+    KEYS,
+    beside,
+    find_picture,
+    pictures_of,
+    told_by_text,
+    unread_media,
+)
 from undrift.data.shapes.said import IMAGE, Reading, Said
 from undrift.data.types import Example
 from undrift.errors import DataError
@@ -30,6 +38,9 @@ Row = dict[str, Any]
 Join = Callable[[Row], Row]
 """Adds to a row what a second file knows about it; raises DataError where that knows nothing."""
 
+_SYSTEM = {"system", "system_prompt", "system_message", "sys_prompt", "sys"}
+_HTML = re.compile(r"<img\b[^>]*>|!\[[^\]\n]*\]\([^)\n]+\)", re.IGNORECASE)  # or Markdown's
+_FILLED = ("<ref-object>", "<bbox>")  # ms-swift fills them in from `objects`
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -153,6 +164,10 @@ def examples_of(
     given = pictures_of(row)
     used = {*said.used, *KEYS, "system", *([key] if key else [])}
     kept = {key: value for key, value in row.items() if key not in used} | dict(said.unread)
+    for held in (*given, *(held for turn in said.turns for held in turn.places)):
+        for name, value in beside(held).items():
+            kept.setdefault(f"image.{name}", []).append(value)
+    _check_keys(kept, said)
     shown, wrong = _dealt(said, given)
     if wrong := [*unread_media(kept, [one for each in shown for one in each]), *wrong]:
         raise DataError("; ".join(wrong))
@@ -164,6 +179,11 @@ def examples_of(
         question = turn.question.replace(IMAGE, "").strip()
         if not question:
             raise DataError(f"question {place} is empty")
+        for line in map(str.strip, question.split("\n")):
+            if " " not in line and told_by_text(line):
+                raise DataError(f"question {place} holds {brief(line)}: that belongs under image")
+        if not seen and (mark := _HTML.search(question)):
+            raise DataError(f"question {place} holds {mark[0]!r}, and the row shows no picture")
         for held in seen:
             if id(held) not in found:
                 found[id(held)] = find_picture(held, pictures)
@@ -181,7 +201,7 @@ def _dealt(said: Said, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]
     A turn sees the pictures up to its own. Where no place is marked, all are the first turn's.
     """
     places = [[*turn.places] for turn in said.turns]
-    own = [held for turn in places for held in turn if held is not None]
+    own = [held for turn in places for held in turn if held is not None and type(held) is not int]
     open_places = sum(map(len, places)) - len(own)
     wrong = []
     if own and not open_places and given:
@@ -194,13 +214,36 @@ def _dealt(said: Said, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]
             "or none at all, and a part of type image is one if it holds no picture itself"
         )
         return [[*own, *given] for _ in places], wrong
+    numbers = [held for turn in places for held in turn if type(held) is int]
+    if any(not 0 <= number < len(given) for number in numbers):
+        return [[*own, *given] for _ in places], [f"parts name pictures {numbers} of {len(given)}"]
     waiting = iter(given)
     shown: list[list[Any]] = []
     seen = [] if open_places else [*given]
     for turn in places:
-        seen = [*seen, *(next(waiting) if held is None else held for held in turn)]
+        seen = [
+            *seen,
+            *(
+                next(waiting) if held is None else given[held] if type(held) is int else held
+                for held in turn
+            ),
+        ]
         shown.append(seen)
     return shown, wrong
+
+
+def _check_keys(kept: Mapping[str, Any], said: Said) -> None:
+    """Refuse keys that are meant for the model, and that nothing reads."""
+    for key, value in kept.items():
+        if key.strip().lower() in _SYSTEM and value:
+            raise DataError(f"the key {key!r} is not read; call it system")
+        if key == "instruction" and value:
+            raise DataError("instruction is not read here; put it into the question or into system")
+    texts = [text for turn in said.turns for text in (turn.question, str(turn.answer))]
+    if "objects" in kept and any(mark in text for mark in _FILLED for text in texts):
+        raise DataError(
+            f"objects are not filled in; write them in the place of {' and '.join(_FILLED)}"
+        )
 
 
 def _system(row: Row, said: Said) -> str:
@@ -208,7 +251,7 @@ def _system(row: Row, said: Said) -> str:
     given = row.get("system", "")
     if not isinstance(given, str):
         raise DataError(f"system should be a text, found {brief(given)}")
-    if given.strip() and said.system.strip() and given != said.system:
+    if given.strip() and said.system.strip() and given.strip() != said.system.strip():
         raise DataError("system and the first turn hold different system turns; leave one out")
     system = given if given.strip() else said.system
     if IMAGE in system:

@@ -14,10 +14,11 @@ NAME = "prompt and completion"
 
 def fits(row: Row) -> bool:
     """Tell whether a row is of this shape."""
-    return isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list)
+    return isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list | str)
 
 
 def read(row: Row) -> Said:
     """Read a row of this shape; a DataError says what is wrong."""
-    used = frozenset({"prompt", "completion"})
-    return read_turns([*row["prompt"], *row["completion"]], "prompt and completion", used)
+    used, answer = frozenset({"prompt", "completion"}), row["completion"]
+    said = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    return read_turns([*row["prompt"], *said], "prompt and completion", used)

@@ -19,24 +19,31 @@ from PIL import Image
 
 from undrift.data.files import Pictures, cache_folder
 from undrift.data.formats.wording import brief
+from undrift.data.pictures import as_seen
 from undrift.errors import DataError
 from undrift.rundir import atomic_write
 from undrift.untrusted import is_regular
 
 KEYS = ("image", "images")
 
-_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # what it can hold as it is
+_DATA_URL = re.compile(r"data:[^\s,]*(?:/|;base64)[^\s,]*,", re.IGNORECASE)
+_BETWEEN = re.compile(r"[\n,;\[\]\"']+\s*")  # names in one text
 _LONGEST = 4096  # characters of a name
 _SUFFIX = 8  # characters of a name that its suffix is looked for in
-_MOVING = re.compile(r"\.(mp4|avi|mov|mkv|webm|mpe?g|m4v|wav|mp3|flac|ogg|m4a|aac|opus)", re.I)
+_MOVING = re.compile(
+    r"\.(mp4|avi|mov|mkv|webm|mpe?g|m4v|3gp|gifv|wma|wav|mp3|flac|ogg|m4a|aac|opus)", re.I
+)
 _STILL = re.compile(
-    r"\.(jpe?g|jfif|png|gif|bmp|tiff?|webp|heic|heif|avif|jp2|ppm|pgm|svg|ico|tga|dcm)", re.I
+    r"\.(jpe?g?|jxl|jfif|png|gif|bmp|tiff?|webp|heic|heif|avif|jp2|p[bgpn]m|psd|exr|eps|svg|ico|tga|dcm)",
+    re.I,
 )
 _NAME = re.compile(
-    r"(image|img|pic|picture|photo|screenshot|video|audio)s?_?\d*"
-    r"(_?(path|file|filename|file_name|name|url|uri|bytes|data|b64|base64))?s?"
+    r"(?:[a-z]+_)*(image|img|pic|picture|photo|screenshot|thumbnail|frame|media|jpe?g|png|webp"
+    r"|video|audio|speech)s?_?\d*"
+    r"(_?(path|file|filename|name|url|uri|bytes|data|b64|base64|list|left|right|before|after))*s?"
 )
-_BASE64 = ("iVBORw0KGgo", "/9j/")  # how PNG and JPEG begin in it
+_BASE64 = ("iVBORw0KGgo", "/9j/", "UklGR", "R0lGOD", "Qk0")  # PNG, JPEG, WebP, GIF, BMP in it
+_OF_A_PICTURE = ("bytes", "path", "image", "url", "image_url")
 
 
 def pictures_of(row: Mapping[str, Any]) -> list[Any]:
@@ -100,14 +107,14 @@ def find_picture(held: Any, pictures: Pictures) -> Path:
         return _kept(held)
     if isinstance(held, Image.Image):
         file = io.BytesIO()
-        (held if held.mode in _PNG else held.convert("RGB")).save(file, "png")
+        as_seen(held).save(file, "png")
         return _kept(file.getvalue(), ".png")
     if isinstance(held, Mapping):
         content = held.get("bytes")
         if isinstance(content, bytes) and content:
             name = str(held.get("path") or "")[-_SUFFIX:]
             return _kept(content, PurePosixPath(name).suffix.lower())
-        named = [held[key] for key in ("path", "image", "url", "image_url") if held.get(key)]
+        named = [held[key] for key in _OF_A_PICTURE[1:] if held.get(key)]
         if content in (None, b"") and len(named) == 1:
             return find_picture(named[0], pictures)
         if "bytes" in held:
@@ -119,6 +126,16 @@ def find_picture(held: Any, pictures: Pictures) -> Path:
         f"image is {brief(held)}; expected the name of a picture or a list of names, and nothing "
         "where there is no picture"
     )
+
+
+def beside(held: Any) -> dict[str, Any]:
+    """Return what an object that stands for a picture holds besides it."""
+    if not isinstance(held, Mapping):
+        return {}
+    more = {key: one for key, one in held.items() if key not in _OF_A_PICTURE and one is not None}
+    return more | {
+        name: one for key in _OF_A_PICTURE for name, one in beside(held.get(key)).items()
+    }
 
 
 def unread_media(held: Mapping[str, Any], shown: Iterable[Any]) -> list[str]:
@@ -133,8 +150,7 @@ def unread_media(held: Mapping[str, Any], shown: Iterable[Any]) -> list[str]:
     Returns:
         What to say, a text each.
     """
-    named = [name for one in shown if (name := _name_of(one))]
-    names = {*named, *(PurePosixPath(name).name for name in named)}
+    names = {name for one in shown if (name := _name_of(one))}
     return [
         f"videos and sound are not supported, and {key!r} is {brief(value)}"
         if what == "moving"
@@ -151,31 +167,55 @@ def _looks(key: str, value: Any, names: set[str]) -> str:
     while waiting:
         key, one = waiting.pop()
         named = _NAME.fullmatch(key.strip().lower().replace("-", "_"))
-        if named and _may_hold_media(one, names):
-            return "moving" if named[1] in ("video", "audio") else "picture"
+        if named and named[1] == "media" and (inner := _looks("", one, names)):
+            return inner
+        if named and _may_hold_media(
+            one, names if named[2] != "name" else {*names, *_short(names)}
+        ):
+            return "moving" if named[1] in ("video", "audio", "speech") else "picture"
+        if isinstance(one, Mapping) and one and not {*one} - {"bytes", "path"}:
+            return "picture"  # as `datasets` keeps them
         if isinstance(one, Mapping):
             waiting += [(str(inner), held) for inner, held in one.items()]
         elif isinstance(one, list | tuple):
             waiting += [("", held) for held in one]
         elif isinstance(one, str):
-            if what := _told_by_text(one, names):
+            if what := told_by_text(one, {*names, *_short(names)}):
                 return what
         elif isinstance(one, Image.Image) or (isinstance(one, bytes) and len(one) > _SUFFIX):
             return "picture"
     return ""
 
 
-def _told_by_text(text: str, names: set[str]) -> str:
-    """Tell what a text looks like that may be a name, a data URL, or a picture in base64."""
-    kind = text[:11].lower()
-    if kind.startswith("data:") or _is_base64(text):
-        return "moving" if kind in ("data:video/", "data:audio/") else "picture"
-    if len(text) > _LONGEST or "\n" in text:
+def told_by_text(text: str, names: Iterable[str] = ()) -> str:
+    """Tell what a text looks like that may be names, a data URL, or a picture in base64.
+
+    Args:
+        text: The text.
+        names: Those of pictures that are shown.
+
+    Returns:
+        "picture", "moving", or "" for neither.
+    """
+    if _DATA_URL.match(text) or _is_base64(text):
+        return "moving" if text[:11].lower() in ("data:video/", "data:audio/") else "picture"
+    if len(text) > _LONGEST or text in names:
         return ""
-    end = PurePosixPath(text.partition("?")[0][-_SUFFIX:].strip()).suffix
-    if _MOVING.fullmatch(end):
+    several = [one for one in _BETWEEN.split(text) if one] or [""]
+    ends = [_suffix(one) for one in (several if len(several) > 1 else [text.strip("[]\"' \n")])]
+    if all(map(_MOVING.fullmatch, ends)):
         return "moving"
-    return "picture" if _STILL.fullmatch(end) and text not in names else ""
+    left = [e for e, one in zip(ends, several, strict=True) if one not in names]
+    return "picture" if left and all(map(_STILL.fullmatch, ends)) else ""
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(re.split(r"[?#]", name)[0][-_SUFFIX:].strip()).suffix
+
+
+def _short(names: Iterable[str]) -> set[str]:
+    """The names without their folders."""
+    return {PurePosixPath(name).name for name in names}
 
 
 def _may_hold_media(value: Any, names: set[str]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from undrift.data.formats.wording import brief
 from undrift.data.shapes.dialogue import read_turns
-from undrift.data.shapes.said import IMAGE, Row, Said, Turn, places_in, text_under
+from undrift.data.shapes.said import Row, Said, Turn, placed, text_under
 from undrift.errors import DataError
 
 _ANSWERS = ("answers", "answer_bbox", "answer")
@@ -51,16 +51,19 @@ class Pair:
 
     def read(self, row: Row) -> Said:
         """Read a row of this shape; a DataError says what is wrong."""
-        key = next(key for key in self.answers if key in row)
+        there = [key for key in self.answers if key in row]
+        key = next((key for key in there if row[key] not in ("", [])), there[0])
+        for other in there:
+            if other not in (key, *_ANSWERS) and row[other] not in ("", [], row[key]):
+                raise DataError(f"{key} and {other} hold different answers; leave one of them out")
         question = text_under(row, self.question)
         used = {self.question, key}
         if self.more and self.more in row:
             used.add(self.more)
             question = "\n".join(filter(None, [question, text_under(row, self.more)]))
-        if isinstance(row[key], str) and IMAGE in row[key]:
-            raise DataError(f"{key} holds {IMAGE}; pictures belong to questions")
-        turns = [Turn(question, row[key], key, places_in(question))]
-        if "history" in row:
+        question, places = placed(question)
+        turns = [Turn(question, row[key], key, places)]
+        if row.get("history"):
             used.add("history")
             turns = [*_earlier(row["history"]), *turns]
         return Said(tuple(turns), frozenset(used))
@@ -68,11 +71,11 @@ class Pair:
 
 SHAPES = (
     Pair("text", _ANSWERS),
-    Pair("question", _ANSWERS),
+    Pair("question", (*_ANSWERS[:2], "response", "answer")),
     Pair("query", ("response",)),
     Pair("instruction", ("response", "output"), more="input"),
-    Pair("prompt", ("response", "completion")),
-    Pair("problem", ("solution",)),
+    Pair("prompt", ("response", "answer", "completion")),
+    Pair("problem", ("answer", "solution")),
 )
 
 
@@ -87,5 +90,6 @@ def _earlier(history: Any) -> list[Turn]:
         whole = isinstance(pair, list) and len(pair) == 2
         if not whole or not all(isinstance(text, str) and text.strip() for text in pair):
             raise DataError(f"history should be a list of [question, answer], found {brief(pair)}")
-        turns.append(Turn(pair[0], pair[1], f"answer {number} of history", places_in(pair[0])))
+        question, places = placed(pair[0])
+        turns.append(Turn(question, pair[1], f"answer {number} of history", places))
     return turns

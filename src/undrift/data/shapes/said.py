@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +19,12 @@ IMAGE = "<image>"
 BOOLEANS = ("yes-no",)
 _BOX = "box"  # the scorer whose answers are four numbers
 _REFUSED = ("<video>", "<audio>")
+_INSIDE = re.compile(r"<img>([^<>]+)</img>")  # Qwen-VL's own way to write a picture's name
+_STRANGE = re.compile(
+    r"<\|?/?(?:image|img|video|audio|speech)(?:[ _-]?(?:\d+|here|placeholder|pad|start|end))?\s*"
+    r"/?\|?>",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,12 @@ class Reading:
         if value and all(map(_is_number, value)):
             return (self._box(value, key),)
         inner = [one.get("answer") if isinstance(one, Mapping) else one for one in value]
-        return tuple(self._text(one, key) for one in inner)
+        return tuple(
+            self._box(one, key)
+            if isinstance(one, list) and one and all(map(_is_number, one))
+            else self._text(one, key)
+            for one in inner
+        )
 
     def _box(self, numbers: list[Any], key: str) -> str:
         text = f"[{', '.join(self._text(one, key) for one in numbers)}]"
@@ -84,6 +96,8 @@ class Reading:
             return str(int(value) if whole else value)
         if isinstance(value, float) or not isinstance(value, str | int):
             raise DataError(f"{key} should be a text or a number, found {brief(value)}")
+        if isinstance(value, str) and IMAGE in value:
+            raise DataError(f"{key} holds {IMAGE}; pictures belong to questions")
         return str(value)
 
 
@@ -94,7 +108,8 @@ class Turn(NamedTuple):
         question: The text, `<image>` included.
         answer: Accepted answers as the row has them.
         key: Where the answer stands, for messages.
-        places: A picture of its own for each place of one; None where the row's next is meant.
+        places: A picture of its own for each place of one; None where the row's next is meant, and
+            a whole number where the row's picture of that number is, from 0.
     """
 
     question: str
@@ -147,12 +162,30 @@ def keys_of(row: Iterable[Any]) -> str:
     return ", ".join(named[:20]) + (", ..." if len(named) > 20 else "") if named else "none"
 
 
-def places_in(text: str) -> tuple[None, ...]:
-    """Return a place for each picture that a text places; videos and sound are refused."""
+def placed(text: str) -> tuple[str, tuple[str | None, ...]]:
+    """Find the places of pictures in a text.
+
+    Args:
+        text: What is said.
+
+    Returns:
+        The text with `<image>` in every place, and for each the picture's name if it stands there.
+
+    Raises:
+        DataError: If it places videos or sound, or a picture in a way that is not known.
+    """
     for mark in _REFUSED:
         if mark in text:
             raise DataError(f"the text holds {mark}; videos and sound are not supported")
-    return (None,) * text.count(IMAGE)
+    marks = re.finditer(f"{_INSIDE.pattern}|{IMAGE}", text)
+    places = tuple(mark[1].strip() if mark[1] else None for mark in marks)
+    text = _INSIDE.sub(IMAGE, text)
+    if strange := _STRANGE.search(text.replace(IMAGE, "")):
+        raise DataError(
+            f"the text holds {strange[0]}; the place of a picture is {IMAGE}, and its name stands "
+            "under image or images"
+        )
+    return text, places
 
 
 def _is_number(value: Any) -> bool:
