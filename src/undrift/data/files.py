@@ -126,7 +126,8 @@ class Pictures:
 
     A name is a path relative to the folder, or an absolute one that leads into it, and is taken as
     it stands: a picture is never looked for elsewhere, since two data sets may both hold a
-    `000001.jpg`. An accented letter may be written in one character or in two. No picture is
+    `000001.jpg`. An accented letter may be written in one character or in two, and where there is
+    no file of a name, that name without spaces around it or `%20` in it is taken. No picture is
     opened; each folder is listed once, which costs far less than asking for every file.
 
     Args:
@@ -154,14 +155,21 @@ class Pictures:
                 message names the nearest one.
         """
         path = self.place(name)
-        kind = self._entries(path.parent).get(path.name)
-        if kind != _FILE and not (kind == _LINK and is_regular(path)):
+        if not self._has(path):
+            others = (name.strip(), unquote(name.strip()))
+            places = (self.place(other) for other in others if other != name)
+            path = next(filter(self._has, places), path)
+        if not self._has(path):
             if what := "a folder" if is_folder(path) else strange_kind(path):
                 raise DataError(f"there is no picture {path}: it is {what}; expected a file")
             self._told += 1  # comparing names takes milliseconds, and whole folders may be missing
             nearest = _instead(path, self._names) if self._told <= _NEAREST else ""
             raise DataError(f"there is no picture {path}{nearest}")
         return path
+
+    def _has(self, path: Path) -> bool:
+        kind = self._entries(path.parent).get(path.name)
+        return kind == _FILE or (kind == _LINK and is_regular(path))
 
     def place(self, name: str) -> Path:
         """Return where a picture should be, whether it is there or not.

@@ -10,7 +10,7 @@ from typing import Any
 from undrift.data.bounded_yaml import MAX_BYTES, parse_yaml
 from undrift.data.files import Pictures, existing
 from undrift.data.formats.saved import is_dataset, is_dataset_dict
-from undrift.data.own_files import has_rows, has_train, splits_in
+from undrift.data.own_files import has_rows, has_train, rows_folder, splits_in
 from undrift.data.shapes.said import Reading
 from undrift.data.sources import Lost, Source
 from undrift.errors import ConfigError, DataError, unknown
@@ -106,6 +106,8 @@ def own_tasks(place: Path, lost: Lost | None) -> Iterator[OwnTask]:
         yield own_task(place)
         return
     inner = sorted(path for path in place.iterdir() if is_folder(path) and path.name[0] != ".")
+    own_rows = rows_folder(place)
+    inner = [path for path in inner if path != own_rows]
     folders = [path for path in inner if not is_dataset(path) and has_rows(path)]
     if is_one_task(place):
         if folders:

@@ -6,7 +6,8 @@ held out. docs/data.md shows every format and shape of rows that is read::
 
     DATA/01-birds/    train.json, test.json, photos/0001.jpg ...
     DATA/02-charts/   train.csv ...
-    DATA/03-forms/    train/, test/: saved by the library `datasets`, pictures inside
+    DATA/03-signs/    train-00000-of-00002.parquet ..., or these in data/, as on the Hub
+    DATA/04-forms/    train/, test/: saved by the library `datasets`, pictures inside
 
 With a file DATA/tasks.yaml (or --data some/file.yaml), what it lists is learned in its order. Paths
 are relative to that file::
@@ -29,10 +30,10 @@ from typing import Any
 
 from undrift.data.bars import bar
 from undrift.data.files import BadRow, existing
-from undrift.data.formats import SUFFIXES
+from undrift.data.formats import SUFFIXES, first_parts, parts_of
 from undrift.data.formats.saved import is_dataset
 from undrift.data.instructions import read_examples
-from undrift.data.own_files import unread_in
+from undrift.data.own_files import rows_folder, unread_in
 from undrift.data.own_tasks import OwnTask, is_one_task, own_task, own_tasks
 from undrift.data.published import data_folder, fingerprint
 from undrift.data.sources import Lost, Source
@@ -118,8 +119,8 @@ def sources(
     place = _given(root)
     own = list(own_tasks(place, lost))
     if not own and not lost and lost is not None and is_folder(place):  # rows all the same
-        files = [path for path in sorted(place.iterdir()) if path.suffix.lower() in SUFFIXES]
-        own = [own_task(path, name=path.name) for path in files]
+        files = [path for path in place.iterdir() if path.suffix.lower() in SUFFIXES]
+        own = [own_task(path, name=path.name) for path in first_parts(files)]
     if not own and not lost:
         raise DataError(
             f"{place} holds no task; expected folders with a train.json (or .jsonl, .csv, .tsv, "
@@ -195,11 +196,13 @@ def unread(root: Path | None = None) -> list[tuple[str, Path]]:
         own = {task.images: task for task in own_tasks(place, lost)}
     except DataError:  # told as an error of its own
         return []
-    read = {path for t in own.values() for path in (t.train, t.validation, t.test) if path}
+    files = [path for t in own.values() for path in (t.train, t.validation, t.test) if path]
+    read = {part for path in files for part in parts_of(path)}
     inner = [] if is_one_task(place) else sorted(filter(is_folder, place.iterdir()))
     folders = [f for f in inner if f.name[0] != "." and f.name not in lost and not is_dataset(f)]
     return [
         (own[folder].name if folder in own else "", path)
         for folder in (place, *folders)
-        for path in unread_in(folder, read)
+        for where in dict.fromkeys((folder, rows_folder(folder)))
+        for path in unread_in(where, read)
     ]

@@ -7,12 +7,15 @@ format is one more file here and one more line in `rows_in`.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from undrift.data.formats import csv_text, json_text, parquet, saved
-from undrift.data.formats.wording import Rows
+from undrift.data.formats.wording import Rows, brief
 from undrift.errors import DataError
-from undrift.untrusted import is_folder, open_regular, why
+from undrift.untrusted import is_folder, is_regular, open_regular, why
 
 SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 """How files of rows are called where one has to be found by its name."""
@@ -31,8 +34,38 @@ _NOT_READ = {
 }
 
 
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?(\.\w+)")
+"""How parts of one table are called on the Hub: train-00000-of-00002.parquet."""
+
+
+def stem(path: Path) -> str:
+    """Return what a file or folder is called, without suffixes and the number of a part."""
+    part = _PART.fullmatch(path.name)
+    return (part[1] if part else path.name).partition(".")[0].lower()
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the files that are read with one, in order: those of its table where it is a part."""
+    if not (part := _PART.fullmatch(path.name)) or not is_folder(path.parent):
+        return [path]
+    found = ((_PART.fullmatch(other.name), other) for other in sorted(path.parent.iterdir()))
+    return [other for its, other in found if its and its.group(1, 3, 4) == part.group(1, 3, 4)]
+
+
+def first_parts(paths: Iterable[Path]) -> list[Path]:
+    """Leave the first part of each table, and what is no part, by name."""
+    first: dict[Any, Path] = {}
+    for path in sorted(paths):
+        part = _PART.fullmatch(path.name)
+        first.setdefault((path.parent, part.group(1, 3, 4)) if part else path, path)
+    return list(first.values())
+
+
 def rows_in(path: Path) -> Rows:
     """Read the rows of a file, or of a dataset that `datasets` has saved.
+
+    The first part of a table in several (train-00000-of-00002.parquet) stands for all of them,
+    whose rows are counted on.
 
     Args:
         path: JSON (an array, an object a line, objects one after another), CSV or TSV with a
@@ -42,10 +75,39 @@ def rows_in(path: Path) -> Rows:
         The number of each row and its value, or a `Refused`.
 
     Raises:
-        DataError: If it cannot be read, is empty, or is none of these.
+        DataError: If it cannot be read, is empty, or is none of these; or if it is a part of a
+            table and not the first, or another part is missing.
     """
     if is_folder(path):
         return _folder_rows(path)
+    if (part := _PART.fullmatch(path.name)) and is_regular(path):
+        parts = parts_of(path)
+        numbers = [match[2] for one in parts if (match := _PART.fullmatch(one.name))]
+        if numbers != [f"{number:05}" for number in range(int(part[3]))]:
+            raise DataError(
+                f"{path} is one of {int(part[3])} parts of a table, and its folder has those of "
+                f"the numbers {brief(', '.join(numbers))}; put all of them there, each once, or "
+                "rename the file to read it alone"
+            )
+        if path != parts[0]:
+            raise DataError(
+                f"{path} is a part of a table; name the first, {parts[0].name}, to read all of "
+                "it, or rename the file to read it alone"
+            )
+        return _one_after_another(parts)
+    return _file_rows(path)
+
+
+def _one_after_another(parts: list[Path]) -> Iterator[tuple[int, Any]]:
+    last = 0
+    for part in parts:
+        before = last
+        for number, row in _file_rows(part):
+            last = before + number
+            yield last, row
+
+
+def _file_rows(path: Path) -> Rows:
     try:
         with open_regular(path) as file:
             head = file.read(1024)

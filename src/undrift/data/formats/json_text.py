@@ -1,5 +1,7 @@
 """JSON: an array of rows, a row a line, or rows one after another, whatever the file's suffix.
 
+Commas between rows need no brackets around them.
+
 A file of lines is read line by line, however large it is, and a damaged line spoils no other. The
 others are read as a whole. An object that has a key twice makes a bad row: which of the values was
 meant cannot be known.
@@ -9,7 +11,9 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Iterator
+from json import JSONDecoder
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +31,9 @@ from undrift.untrusted import (
 )
 from undrift.untrusted.bounded_json import MAX_LINE
 from undrift.untrusted.regular import MAX_BYTES
+
+_MORE = "Extra data"  # what Python says of a line that goes on behind its value
+_OBJECT, _COMMA = re.compile(r"\s*(?=\{)"), re.compile(r"\s*,")
 
 
 def json_of(path: Path) -> Any:
@@ -67,10 +74,14 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
                 for number, row in json_lines(file, unique=True):
                     if isinstance(row, Refused) and row.column is not None:
                         where = f"line {number}, column {row.column}"
-                        row = Refused(f"no JSON at {where}: {row.reason}")
+                        more = "; a row a line, and nothing behind it" * (row.reason == _MORE)
+                        row = Refused(f"no JSON at {where}: {row.reason}{more}")
                     yield number, row
                 return
-            yield from enumerate(json_elements(_whole(path, file), unique=True), 1)
+            text = _whole(path, file)
+            if _lacks_brackets(text):
+                text = f"[{text.rstrip().removesuffix(',')}]"
+            yield from enumerate(json_elements(text, unique=True), 1)
         except UnicodeDecodeError as error:
             raise DataError(f"cannot read {path}: {not_utf8(error)}") from error
         except NotJson as error:
@@ -88,7 +99,7 @@ def _whole(path: Path, file: BinaryIO) -> str:
 
 
 def _has_a_row_a_line(path: Path, file: BinaryIO) -> bool:
-    """Tell whether one of the first two lines is an object by itself; leave the file as it was."""
+    """Tell whether of the first two lines one is an object, and none several; rewind the file."""
     start, lines = file.tell(), list[bytes]()
     while len(lines) < 2 and (line := file.readline(MAX_LINE + 1)):
         if line.strip():
@@ -100,17 +111,29 @@ def _has_a_row_a_line(path: Path, file: BinaryIO) -> bool:
         return False
     if lines[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return False
-    return any(map(_is_an_object, lines))
+    texts = [line.decode(errors="replace") for line in lines]
+    return max(map(_objects, texts)) == 1 and not _lacks_brackets(texts[0])
 
 
-def _is_an_object(line: bytes) -> bool:
-    if not line.lstrip().startswith(b"{"):
+def _lacks_brackets(text: str) -> bool:
+    """Tell whether a comma is behind the first object, as in an array."""
+    if not (start := _OBJECT.match(text)):
         return False
     try:
-        found = list(json_elements(line.decode(errors="replace")))
-    except NotJson:
+        _, end = JSONDecoder().raw_decode(text, start.end())
+    except (ValueError, RecursionError):
         return False
-    return len(found) == 1
+    return _COMMA.match(text, end) is not None
+
+
+def _objects(line: str) -> int:
+    """Count the objects of a line; 0 if it is damaged, or begins with something else."""
+    if not line.lstrip().startswith("{"):
+        return 0
+    try:
+        return len(list(json_elements(line)))
+    except NotJson:
+        return 0
 
 
 def _damaged(path: Path, error: NotJson) -> DataError:
