@@ -36,8 +36,10 @@ def found(*splits):
     [
         ("exact", ["red", " red.", ("7", "seven")], []),
         ("letter", ["B", "B. blue", "(B)", ("A", "B.")], []),
-        ("letter", ["B", "blue", ("A", "A or B"), "[B]"], [("perfect copy", ["2", "3", "4"])]),
+        ("letter", ["B", "[B]", "**B**", "Answer: B", "B - blue", "The answer is: B"], []),
+        ("letter", ["B", "blue", ("A", "A or B"), "A.M."], [("perfect copy", ["2", "3", "4"])]),
         ("box", ["[1, 2, 30, 40]", '{"bbox_2d": [1, 2, 3, 4]}'], []),
+        ("box", ["[1,000, 2, 3,000, 4]", "[1/2, 0, 3, 4]"], [("answer", ["1", "2"])]),
         ("box", ["[1, 2, 30, 40]", "[3, 4, 1, 2]", "left"], [("answer", ["2", "3"])]),
         ("leter", ["B"], [("scorer", [])]),
     ],

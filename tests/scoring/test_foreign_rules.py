@@ -10,6 +10,7 @@ import pytest
 from undrift.errors import DataError
 from undrift.scoring import error_kind, score, score_all
 from undrift.scoring.answers import box, letter
+from undrift.scoring.boxes import find_box
 
 AT = "[100, 100, 200, 200]"
 BOXES = [
@@ -37,6 +38,25 @@ BOXES = [
     "y1=100 x1=100, y2: 200, x2: 200",
     "{'xmin': 100, 'ymin': 100, 'xmax': 200, 'ymax': 200}",
     "left: 100, top: 100, right: 200, bottom: 200",
+    '["100", "100", "200", "200"]',
+    "{'x1': '100', 'y1': '100', 'x2': '200', 'y2': '200'}",
+    '{"x0": 100, "y0": 100, "x1": 200, "y1": 200}',
+    '{"width": 640, "height": 480, "x1": 100, "y1": 100, "x2": 200, "y2": 200}',
+    "(100,100)-(200,200)",
+    "(100, 100) \u2013 (200, 200)",
+    "(100, 100) to (200, 200)",
+    "[[100, 100, 200, 200]]",
+    "{<100><100><200><200>}",
+    "(box: 100 100 200 200)",
+    '[100, 100, 200, 200, "bus"]',
+    "[100, 100, 200, 200 | bus]",
+    "[100PX, 100PX, 200PX, 200PX]",
+    '{"x": 100, "y": 100, "w": 100, "h": 100}',
+    '{"x1": 100, "y1": 100, "width": 100, "height": 100}',
+    '{"bbox": [100, 100, 100, 100], "format": "xywh"}',
+    "bbox_xywh: 100 100 100 100",
+    "[x, y, width, height] = [100, 100, 100, 100]",
+    '{"bbox": [100, 100, 200, 200], "format": "xyxy", "width": 640, "height": 480}',
 ]
 NONE = [
     "bbox_2d",
@@ -49,7 +69,18 @@ NONE = [
     "[nan, 0, 1, 1]",
     "[1e999, 0, 1, 1]",
     "bus 42 100 100 200 200",  # five: nobody can say which four
-    '{"x1": 100, "y1": 100, "width": 100, "height": 100}',
+    '{"x1": 100, "y1": 100, "width": 100, "bottom": 200}',
+    "[100, 100, 200, 200, 300]",
+    "[1,000, 2, 3,000, 4]",  # six: were these thousands?
+    "[1/2, 0, 3, 4]",
+    "[1/2, 0, 3, 4, 5]",
+    '["100", "100", "200", "200", "300"]',
+    "[nan, 0, 1, 1, 5]",
+    "1/2, 0, 3, 4",
+    '{"bbox": [100, 100, 100, 100], "format": "cxcywh"}',
+    "xywh or xyxy: [100, 100, 200, 200]",
+    "<loc_100><loc0100><loc_200><loc0200>",
+    "<loc_1000><loc_100><loc_200><loc_200>",
 ]
 
 
@@ -80,8 +111,18 @@ def test_location_tokens_are_shares_of_the_picture_y_first():
     tokens = "<loc0102><loc0205><loc0512><loc0922> bus 42"
     assert box(tokens, ["[0.2, 0.1, 0.9, 0.5]"]) == 1.0
     assert box(tokens, ["[0.1, 0.2, 0.5, 0.9]"]) == 0.0
+    florence = "bus 42<loc_100><loc_200><loc_500><loc_900>"  # x first
+    assert find_box(florence) == (0.1, 0.2, 0.5, 0.9)
     assert box("[10%, 20%, 50%, 90%]", ["[0.1, 0.2, 0.5, 0.9]"]) == 1.0
     assert box("(-10, -5), (10, 5)", ["[-10, -5, 10, 5]"]) == 1.0
+
+
+@pytest.mark.foreign("5.1")
+@pytest.mark.parametrize("minus", "-\u2212\u2013")
+def test_a_minus_is_a_minus_however_it_is_printed(minus):
+    assert find_box(f"[{minus}5, 10, 100, 1e2]") == (-5, 10, 100, 100)
+    assert find_box(f"{minus}.5 {minus}.5 5e-1 0.5") == (-0.5, -0.5, 0.5, 0.5)
+    assert find_box("100\u2013200, 3, 4, 5") is None  # a range
 
 
 @pytest.mark.foreign("5.1")
@@ -103,19 +144,44 @@ def test_the_form_of_a_box_is_the_answers():
 
 @pytest.mark.foreign("5.4")
 @pytest.mark.parametrize(
-    "answer", ["B", "B.", "(B)", "B)", "B. blue", "B: blue", " B ", "(B) blue", "The answer is B."]
-)
+    "answer",
+    [
+        "B", "B.", "(B)", "B)", "B. blue", "B: blue", " B ", "(B) blue", "The answer is B.",
+        "[B]", "**B**", "*B*", "`B`", '"B"', "**B. blue**", "**B**: blue", "B - blue",
+        "B \u2013 blue", "B.blue", "Answer: B", "**Answer:** B", "Answer: (B) blue",
+        "Final answer: B", "option B", "Option (B)", "The correct answer is B", "The answer is: B",
+        "The answer is option B.", "It flies. The right option is **B**.", "B. The answer is B.",
+        "B. vitamin A", "B. both A and C", "(B) both (A) and (R)", "B. E. coli", "B. J. F. Smith",
+        "B. Rowling, J. K.", "B. -x", "B. blue\nB. blue",
+    ],
+)  # fmt: skip
 def test_an_answer_is_reduced_to_its_letter_as_a_prediction_is(answer):
     assert letter(answer, [answer]) == letter("B", [answer]) == letter(answer, ["B"]) == 1.0
+    assert letter(answer.casefold(), ["B"]) == 0.0
     assert letter("b", [answer]) == letter("A", [answer]) == letter("A. blue", [answer]) == 0.0
     assert score("letter", "b", [answer]) == (0.0, 1.0)
 
 
 @pytest.mark.foreign("5.4")
-@pytest.mark.parametrize("answer", ["blue", "A cat", "B or C", "AB", "", "7", "[B]"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "blue", "A cat", "B or C", "AB", "", "7", "A. or B.", "(A) or (B)", "A, B", "A. B.",
+        "A) B) C)", "A - B", "A. cat or B. dog", "A. cat\nB. dog", "(A) cat, (B) dog",
+        "A. cat and B. dog", "A. The answer is B.", "The answer is A. or B.", "A.5", "A:30",
+        "A.M.", "A. M.", "A.M", "The answer is A.M.", "Option A or B", "The answer is not A",
+        "**A** cat", "Bs", "Answer: Blue",
+    ],
+)  # fmt: skip
 def test_an_answer_without_a_letter_is_right_for_nobody(answer):
     """The doctor refuses it: even a perfect copy is wrong."""
     assert letter(answer, [answer]) == letter("A", [answer]) == letter("B", [answer]) == 0.0
+
+
+@pytest.mark.foreign("5.4")
+def test_the_official_rule_for_letters_stays():
+    for said, right in (("A. or B.", 1), ("A.5", 1), ("The answer is A.", 1), ("[A]", 0), ("a", 0)):
+        assert official("ucit/ArxivQA", said, ["A"]) == right
 
 
 def official(task, said, answers, profile="official", **extra):
@@ -145,6 +211,16 @@ def test_vqa_as_the_official_repository_has_it_today(task, said, ten, now, of_20
     assert official(task, said, ["x"], human_answers=ten) == pytest.approx(now)
     old = official(task, said, ["x"], "official-2015", human_answers=ten)
     assert old == pytest.approx(of_2015 if "\n" not in said else 0)
+
+
+@pytest.mark.foreign("5.11")
+@pytest.mark.parametrize("profile", ["official", "official-2015"])
+def test_only_a_single_comma_between_digits_makes_all_punctuation_vanish(profile):
+    for truth, expected in (("1,,000", 0), ("1,000", 0.3)):
+        ten = [truth, *["none"] * 9]
+        assert official("coin/VQAv2", "1000", ["x"], profile, human_answers=ten) == pytest.approx(
+            expected
+        )
 
 
 @pytest.mark.foreign("5.11")
@@ -223,6 +299,14 @@ def test_chartqa_takes_all_percent_signs():
     for said, truth in (("12%%", "12%"), ("12%", "12%%"), ("12%%%", "0.12")):
         assert official("trigap/ChartQA", said, [truth]) == 1.0
     assert official("trigap/ChartQA", "12%%", ["12"]) == 0.0
+
+
+@pytest.mark.foreign("5.17")
+@pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-inf", "Infinity", "1e400", "inf%"])
+def test_chartqa_is_within_five_percent_of_no_number_that_is_not_finite(text):
+    for said, truth in ((text, text), ("10", text), (text, "10"), (text, "cat")):
+        assert official("trigap/ChartQA", said, [truth]) == 0.0
+    assert official("trigap/ChartQA", "1e308", ["-1e308"]) == 0.0
 
 
 @pytest.mark.foreign("5.1")

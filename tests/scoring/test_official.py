@@ -141,7 +141,7 @@ def test_anls_of_prism_is_never_below_the_official_one_but_for_spaces(said, trut
         ("Yes ", "yes", 1.0),
         ("Yes.", "yes", 0.0),
         ("nan", "10", 0.0),
-        ("inf", "inf", 1.0),
+        ("inf", "inf", 0.0),
         ("", "10", 0.0),
     ],
 )

@@ -61,18 +61,39 @@ def caseless(prediction: str, answers: Sequence[str]) -> float:
     return exact(prediction.casefold(), [answer.casefold() for answer in answers])
 
 
-_LETTER = re.compile(r"\(?([A-Za-z])(?:[.):].*)?", re.DOTALL)
-_LETTER_IN_SENTENCE = re.compile(r"the answer is \(?([A-Za-z])\)?(?:\.|$)", re.IGNORECASE)
+_LEAD = (
+    r"(?:\A(?:(?:answer|option|choice)\b\s*+:?+\s*+)?+|\banswer\s*+:\s*+|\bthe\s++"
+    r"(?:(?:correct|right|best|final)\s++)?+(?:answer|option|choice)\s++is\b\s*+:?+\s*+)"
+    r"(?:(?:option|choice)\s++)?+"
+)
+_CHOICE = re.compile(  # not the A of `A.5` and `A.M.`
+    rf"{_LEAD}[(\[]?([a-z])(?:[)\]]|[.:](?!\d|[a-z](?![a-z]))|\s++[-\u2013\u2014]\s|\s*+\Z)",
+    re.IGNORECASE,
+)
+# What follows a letter and takes it back: `or B`; `- B` or `B. C.` and nothing else.
+_NO_CHOICE = re.compile(
+    r"[)\].:\s]*+(?:(?:[,;/&]|or\b|and\b)\s*+[(\[]?[a-z]\b"
+    r"|[-\u2013\u2014](?:\s++|(?=[(\[]))[(\[]?[a-z][.:)\]]*+\s*+\Z|(?:[(\[]?[a-z][.:)\]]++\s*+)++\Z)",
+    re.IGNORECASE,
+)
+# A further option with its text. `both (A) and (B)`, `E. coli` and `Smith, J.` are texts of one.
+_FURTHER = re.compile(
+    r"(?:(?:\bor\s++|\n[ \t]*+)[(\[]?|\band\s++|[,;]\s*+(?=\W?[a-z][:)\]])[(\[]?)"
+    r"([a-z])[.:)\]]++\s*+\w",
+    re.IGNORECASE,
+)
+_QUOTED_LETTER = re.compile(r"(?<!\w)([\"'*_`])([A-Za-z])\1(?!\w)")
 
 
 def letter(prediction: str, answers: Sequence[str]) -> float:
     """1 if the prediction chooses the right option letter.
 
-    Accepted forms of the letter C, on both sides: `C`, `C.` and `C. any text`, `C)`, `(C)`, `C: any
-    text`, and a text that says `the answer is C.` exactly once. The case of the letter counts (`c`
-    is wrong where the answer is `C`). A word that merely begins with the letter (`Cat`) does not
-    count, nor does a text that offers two answers; an accepted answer that is such a text is right
-    for no prediction (`undrift doctor` lists it).
+    Accepted forms of the letter C, on both sides: `C`, `C.` and `C. any text`, `C)`, `(C)`, `[C]`,
+    `C: any text`, `C - any text`; the same behind `Answer:`, `Option` or, anywhere in a text, `the
+    (correct) answer is`; `**` and quotes around it do not count. The case of the letter counts (`c`
+    is wrong where the answer is `C`). A word that merely begins with the letter (`Cat`, `C.5`) does
+    not count, nor does a text that offers two answers (`C. or D.`); an accepted answer that is such
+    a text is right for no prediction (`undrift doctor` lists it).
 
     Args:
         prediction: What the model said.
@@ -87,10 +108,17 @@ def letter(prediction: str, answers: Sequence[str]) -> float:
 
 def _chosen(text: str) -> str | None:
     """Return the letter that a text chooses."""
-    text = text.strip()
-    plain = _LETTER.fullmatch(text)
-    found = [plain.group(1)] if plain else _LETTER_IN_SENTENCE.findall(text)
-    return found[0] if len(found) == 1 else None
+    text = _QUOTED_LETTER.sub(r"\2", text.replace("**", "").replace("__", "").strip())
+    letters: set[str] = set()
+    for found in _CHOICE.finditer(text):
+        if _NO_CHOICE.match(text, found.end(1)):
+            return None
+        letters.add(found.group(1))
+    if len(letters) != 1:
+        return None
+    (chosen,) = letters
+    others = (found.group(1) for found in _FURTHER.finditer(text))
+    return None if any(other.upper() != chosen.upper() for other in others) else chosen
 
 
 def box(prediction: str, answers: Sequence[str]) -> float:

@@ -6,12 +6,12 @@ metrics were made for; what is added for it is said in each docstring.
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from undrift.errors import DataError
-from undrift.scoring.answers import box, caseless, letter
+from undrift.scoring.answers import box, caseless
 from undrift.scoring.text_distance import edit_distance
 from undrift.scoring.vqa_text import (
     agreement,
@@ -20,6 +20,9 @@ from undrift.scoring.vqa_text import (
     vqa_normalised,
     without_punctuation,
 )
+
+_LETTER = re.compile(r"\(?([A-Za-z])(?:[.):].*)?", re.DOTALL)
+_LETTER_IN_SENTENCE = re.compile(r"the answer is \(?([A-Za-z])\)?(?:\.|$)", re.IGNORECASE)
 
 
 def ten_answers(answers: Sequence[str], extra: Mapping[str, Any]) -> list[str] | None:
@@ -171,7 +174,8 @@ def relaxed_accuracy(prediction: str, answers: Sequence[str], extra: Mapping[str
 
     `12 %` and `12%%` are the number 0.12, on both sides. A number with a comma (`1,200`) is a text,
     and so is every comparison with the answer 0, since 5 % of nothing is nothing. Texts are
-    compared with case folded and space around them dropped.
+    compared with case folded and space around them dropped. `nan`, `inf` and `1e400` are numbers
+    that are within 5 % of nothing, themselves included.
 
     Args:
         prediction: What the model said.
@@ -197,8 +201,6 @@ def _float(text: str) -> float | None:
         number = float(text.rstrip("%"))
     except ValueError:
         return None
-    if not math.isfinite(number):
-        return None
     return number / 100 if text.endswith("%") else number
 
 
@@ -220,7 +222,10 @@ def box_half(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) 
 
 
 def letter_accuracy(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
-    """Score a letter task by the letter that the text chooses (`answers.letter`); case counts.
+    """Score a letter task by the letter that the text chooses; case counts.
+
+    A letter alone, in brackets, or before `.`, `)` or `:` and any text; or a text that says `the
+    answer is C.` exactly once. The scorer `letter` reads more forms, and refuses two letters.
 
     Args:
         prediction: What the model said.
@@ -230,7 +235,15 @@ def letter_accuracy(prediction: str, answers: Sequence[str], extra: Mapping[str,
     Returns:
         0.0 or 1.0.
     """
-    return letter(prediction, answers)
+    said = _chosen(prediction)
+    return float(said is not None and any(said == _chosen(answer) for answer in answers))
+
+
+def _chosen(text: str) -> str | None:
+    text = text.strip()
+    plain = _LETTER.fullmatch(text)
+    found = [plain.group(1)] if plain else _LETTER_IN_SENTENCE.findall(text)
+    return found[0] if len(found) == 1 else None
 
 
 def accuracy(prediction: str, answers: Sequence[str], extra: Mapping[str, Any]) -> float:
