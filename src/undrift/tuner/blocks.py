@@ -184,6 +184,13 @@ def _has_experts(name: str, module: nn.Module) -> bool:
     )
 
 
+def _holds_experts(module: nn.Module) -> bool:
+    """Whether it holds several modules, each with linears."""
+    if not isinstance(module, (nn.ModuleList, nn.ModuleDict)) or len(module) < 2:
+        return False
+    return all(any(map(is_linear, each.modules())) for each in module.children())
+
+
 def _never(path: Path) -> str:
     """Why a linear cannot carry an adapter; empty if it can."""
     name, linear = path[-1]
@@ -191,6 +198,7 @@ def _never(path: Path) -> str:
     words = [word for step in path[:-1] for word in _words(*step)]
     attends = _kind(path) == "attention"
     choices = {len(tensor) for child in parent.children() for tensor in _fused(child)}
+    choices |= {len([*each.children()]) for each in parent.children() if _holds_experts(each)}
     choices |= set() if attends else {1}
     if any(map(_CHOOSES.search, [*words, name])) or widths(linear)[1] in choices:
         return ROUTER

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft import PeftConfig
 
-from undrift.errors import ConfigError
+from undrift.errors import ConfigError, unknown
 from undrift.tuner.upstream import add_type
 
 NAME = "moe_lora"
@@ -16,8 +17,43 @@ WEIGHTS = {"token_weights": ("same", "gradient", "share"), "task_weights": ("tok
 MOE_LORA = add_type(NAME)
 
 
+def check_targets(targets: Any) -> None:
+    """Refuse targets that are neither words nor a list of them.
+
+    Args:
+        targets: What a user gave.
+
+    Raises:
+        ConfigError: If they are anything else.
+    """
+    listed = isinstance(targets, (list, tuple, set, frozenset))
+    if not isinstance(targets, str) and not (listed and all(isinstance(e, str) for e in targets)):
+        raise ConfigError(
+            f"targets {targets!r}: give ffn, attention, all, a list of names, or an expression"
+        )
+
+
+class KnownFields:
+    """A configuration that refuses what it has no field for: nobody would ever read it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field.
+
+        Args:
+            name: The field; names that begin with an underscore are PEFT's own business.
+            value: Its value.
+
+        Raises:
+            UnknownName: If there is no such field.
+        """
+        known = type(self).__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
+        if not name.startswith("_") and name not in known:
+            raise unknown(f"setting of {type(self).__name__}", name, known)
+        super().__setattr__(name, value)
+
+
 @dataclass
-class MoeLoraConfig(PeftConfig):
+class MoeLoraConfig(KnownFields, PeftConfig):
     """N LoRA experts and a router on every chosen linear [Eq. 1, 2].
 
     Args:
@@ -78,6 +114,7 @@ class MoeLoraConfig(PeftConfig):
             self.target_modules = "ffn"
         elif isinstance(self.target_modules, (set, tuple)):
             self.target_modules = sorted(self.target_modules)
+        check_targets(self.target_modules)
         for name in ("num_experts", "r", "columns", "max_components"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -9,7 +9,7 @@ from peft import PEFT_TYPE_TO_TUNER_MAPPING, LoraConfig, LoraModel, PeftType
 from torch import nn
 
 from undrift.errors import ConfigError
-from undrift.tuner.targets import find_targets
+from undrift.tuner.targets import settle_targets
 
 
 @dataclass
@@ -17,8 +17,18 @@ class LanguageLoraConfig(LoraConfig):
     """A `LoraConfig` whose `target_modules` may be "ffn", "attention" or "all".
 
     What they stand for is looked up in the model, and stored as a regular expression: what is saved
-    is an ordinary LoRA.
+    is an ordinary LoRA. They are "ffn" where not given.
     """
+
+    def __post_init__(self) -> None:
+        """Check the values as PEFT does, which knows no layers of targets that are words."""
+        if self.target_modules is None:
+            self.target_modules = "ffn"
+        layers, pattern = self.layers_to_transform, self.layers_pattern
+        if layers is not None:
+            self.layers_to_transform = self.layers_pattern = None
+        super().__post_init__()
+        self.layers_to_transform, self.layers_pattern = layers, pattern
 
 
 class LanguageLoraModel(LoraModel):
@@ -43,8 +53,8 @@ class LanguageLoraModel(LoraModel):
         if not isinstance(config, LanguageLoraConfig):
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             return
-        found = find_targets(model, config.target_modules)  # pyright: ignore[reportArgumentType]
-        config.target_modules, config.fan_in_fan_out = found.expression, found.transposed
+        found = settle_targets(model, config)
+        config.fan_in_fan_out = found.transposed
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         layers = model.named_modules()
         have = {name for name, layer in layers if adapter_name in getattr(layer, "lora_A", ())}

@@ -15,7 +15,7 @@ from undrift.tuner.config import MOE_LORA, NAME, MoeLoraConfig
 from undrift.tuner.layer import NOT_MERGEABLE, MoeLoraLayer
 from undrift.tuner.linear import OneAdapter, check_linear
 from undrift.tuner.observe import LayerStatistics
-from undrift.tuner.targets import language_targets
+from undrift.tuner.targets import settle_targets
 from undrift.tuner.tokens import TokenContext
 from undrift.tuner.upstream import BaseTuner, register_type, replace_module
 
@@ -38,8 +38,7 @@ class MoeLoraModel(OneAdapter, BaseTuner):
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         if isinstance(peft_config, MoeLoraConfig):
-            targets = peft_config.target_modules
-            peft_config.target_modules = language_targets(self.model, targets or "ffn")
+            settle_targets(self.model, peft_config)
         return peft_config
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from undrift.errors import ConfigError, UndriftError
+from undrift.tuner.config import KnownFields
 from undrift.tuner.insertion import Insertion
 from undrift.tuner.linear import OneAdapter
 from undrift.tuner.prompt import PromptContext
@@ -32,7 +33,7 @@ _PLACE = "soft_prompts"  # the decoder's attribute
 
 
 @dataclass
-class SoftPromptConfig(PeftConfig):
+class SoftPromptConfig(KnownFields, PeftConfig):
     """A prompt for each task, and a map F that says where the newest one belongs.
 
     Args:

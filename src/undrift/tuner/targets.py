@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from undrift.errors import ConfigError
 from undrift.tuner.blocks import Linear, blocks, has_fused_experts, linears
+from undrift.tuner.config import check_targets
 from undrift.tuner.linear import base_of, is_linear
 from undrift.tuner.upstream import BaseTunerLayer, Conv1D
 
@@ -50,6 +51,7 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> Targets:
         ConfigError: If there is no such part, or a name or the expression matches nothing that can
             be adapted. The message says what there is.
     """
+    check_targets(targets)
     found = linears(model)
     if not isinstance(targets, str):
         chosen = [each for target in targets for each in _named(model, found, target)]
@@ -65,6 +67,47 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> Targets:
     names = tuple(dict.fromkeys(each.name for each in chosen))
     transposed = any(isinstance(base_of(each.module), Conv1D) for each in chosen)
     return Targets(names, _expression(model, names, targets), transposed)
+
+
+def settle_targets(model: nn.Module, config: Any) -> Targets:
+    """Find the linears that a PEFT configuration means, and store them in it as an expression.
+
+    PEFT chooses layers only where the targets are a list, so what narrows them (`exclude_modules`,
+    `layers_to_transform`, `layers_pattern`) is worked into the expression and taken out.
+
+    Args:
+        model: As for `find_targets`.
+        config: The configuration, which is changed.
+
+    Returns:
+        The linears.
+
+    Raises:
+        ConfigError: As for `find_targets`; or if there is no such layer, an exclusion matches no
+            linear, or nothing is left.
+    """
+    asked = "ffn" if config.target_modules is None else config.target_modules
+    found = find_targets(model, asked)
+    names = found.names
+    layers, excluded = config.layers_to_transform, config.exclude_modules
+    if layers is not None:
+        inside = _in_layers(model, layers, getattr(config, "layers_pattern", None))
+        names = tuple(name for name in names if name in inside)
+    if excluded:
+        without = _excluded(model, excluded)
+        names = tuple(name for name in names if name not in without)
+    if not names:
+        raise ConfigError(
+            f"layers_to_transform {layers} and exclude_modules {excluded} leave none of the "
+            f"targets {asked!r} of {type(model).__name__}"
+        )
+    if names != found.names:
+        found = replace(found, names=names, expression=_expression(model, names, "all"))
+    config.target_modules = found.expression
+    config.exclude_modules = config.layers_to_transform = None
+    if hasattr(config, "layers_pattern"):
+        config.layers_pattern = None
+    return found
 
 
 def language_targets(model: nn.Module, targets: str | Sequence[str]) -> str:
@@ -133,6 +176,54 @@ def adapted(model: nn.Module, targets: str | Sequence[str]) -> str:
     where = f"{len({each.block for each in have})} of {len(home)} blocks of {place or 'the model'}"
     said = f"adapted: {len(have)} linears ({_ends(have)}) in {where}"
     return said + (f"; not adapted: {', '.join(left)}" if left else "")
+
+
+def _in_layers(
+    model: nn.Module, layers: int | Collection[int], pattern: str | Collection[str] | None
+) -> set[str]:
+    """The linears in the blocks of these numbers, in lists of these names.
+
+    Raises:
+        ConfigError: If there is no such number or list.
+    """
+    asked = {layers} if isinstance(layers, int) else set(layers)
+    ends = [pattern] if isinstance(pattern, str) else sorted(pattern or [""])
+    found: dict[int, set[str]] = {}
+    for each in linears(model):
+        home, _, number = each.block.rpartition(".")
+        if number.isdigit() and any(f".{home}".endswith(f".{e}" if e else "") for e in ends):
+            found.setdefault(int(number), set()).add(each.name)
+    if not asked <= set(found):
+        where = f" in lists called {', '.join(ends)}" if pattern else ""
+        there = f"numbers {min(found)} to {max(found)}" if found else "no numbers"
+        raise ConfigError(
+            f"layers_to_transform {layers}: the blocks of the language model of "
+            f"{type(model).__name__}{where} have {there}"
+        )
+    return set().union(*(found[number] for number in asked))
+
+
+def _excluded(model: nn.Module, excluded: str | Collection[str]) -> set[str]:
+    """The linears that an expression, or names and ends of names, exclude.
+
+    Raises:
+        ConfigError: If one matches no linear.
+    """
+    everything = [name for name, module in model.named_modules() if is_linear(module)]
+    ends = () if isinstance(excluded, str) else sorted(excluded)
+    found = {end: {name for name in everything if f".{name}".endswith(f".{end}")} for end in ends}
+    if isinstance(excluded, str):
+        try:
+            found[excluded] = {name for name in everything if re.fullmatch(excluded, name)}
+        except re.error as error:
+            raise ConfigError(f"exclude_modules {excluded!r} is no expression ({error})") from error
+    for each in found:
+        if not found[each]:
+            raise ConfigError(
+                f"exclude_modules {each!r} matches no linear of {type(model).__name__}; give a "
+                "list of names or ends of names, or a regular expression over full names"
+            )
+    return set().union(*found.values())
 
 
 def _named(model: nn.Module, found: Sequence[Linear], target: str) -> list[Linear]:

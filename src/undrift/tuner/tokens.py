@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedConfig
 
 from undrift.errors import ConfigError
-from undrift.tuner.packing import packed_examples
+from undrift.tuner.packing import packed_examples, without_padding
 
 _RESOLUTION = 1 << 24  # a token is sampled where its hash modulo this is small enough
 _PRIMES = (-7046029254386353131, -4417276706812531889, 1609587929392839161)
@@ -45,7 +46,7 @@ class Tokens:
     """The tokens of one forward pass.
 
     Args:
-        mask: 1 for a token and 0 for padding, (batch, length); no padding where not given.
+        mask: 0 for padding, else a token, (batch, length); no padding where not given.
         ids: What tells examples apart, (batch,) int64.
         content: Where there are no ids: something of the tokens to make ids from, (batch, length).
         given: What the model is called with, see `packed_examples`.
@@ -58,7 +59,8 @@ class Tokens:
         content: Tensor | None = None,
         given: Mapping[str, Any] | None = None,
     ) -> None:
-        self.mask, self.ids, self.content, self._given = mask, ids, content, given or {}
+        self.mask = mask if mask is None else mask != 0  # its numbers may tell examples apart
+        self.ids, self.content, self._given = ids, content, given or {}
         self._choices: dict[tuple[int, float, int], Choice] = {}
         self._inputs: dict[str, tuple[int, set[str]]] = {}
 
@@ -136,15 +138,19 @@ class Tokens:
         position = self._within(mask) * mask
         ids = self.ids
         if ids is None and self.content is not None:
-            content = self.content
-            bits = content.float().view(torch.int32) if content.is_floating_point() else content
-            ids = self._summed(_mixed(bits.long() + position * _PRIMES[0]) * mask)
+            ids = self._identity(self.content, mask)
         elif ids is not None:
             ids = ids[:, None]
         if ids is None:
             raise RuntimeError("unreachable: ids or content were checked above")
         hashed = _mixed(_mixed(ids.to(mask.device) + seed) + position)
         return ((hashed & (_RESOLUTION - 1)) < fraction * _RESOLUTION) & (mask != 0)
+
+    def _identity(self, content: Tensor, mask: Tensor) -> Tensor:
+        """A number of every token's example, made of its tokens, (batch, length) or (batch, 1)."""
+        bits = content.float().view(torch.int32) if content.is_floating_point() else content
+        place = self._within(mask) * mask * _PRIMES[0]
+        return self._summed(_mixed(bits.long() + place) * mask)
 
     def weights(self, kind: str, chosen: Choice, g: Tensor) -> Tensor | None:
         """Weigh the rows that count.
@@ -262,9 +268,21 @@ class TokenContext:
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(self._names, args, strict=False)) | kwargs
-        mask, content = given.get("attention_mask"), given.get("input_ids")
-        if content is None and isinstance(given.get("inputs_embeds"), Tensor):
-            content = given["inputs_embeds"].detach()[..., 0]
+        mask, content = given.get("attention_mask"), _content(given)
+        if _has_encoder(module):  # the linears are the decoder's
+            labels, mask = given.get("labels"), given.get("decoder_attention_mask")
+            content = _content(given, "decoder_")
+            content = labels if content is None else content
+            if mask is None and isinstance(labels, Tensor):
+                mask = labels != -100
+            if mask is None and module.training and torch.is_grad_enabled():
+                raise ConfigError(
+                    f"{type(module).__name__} has an encoder, whose attention_mask does not tell "
+                    "the decoder's padding: call it with labels or decoder_attention_mask"
+                )
+            given = {}
+        elif mask is None:
+            mask = without_padding(given)
         if not isinstance(mask, Tensor | None):
             raise ConfigError(
                 "undrift cannot read the padding from a prepared attention mask; call the model "
@@ -272,6 +290,19 @@ class TokenContext:
             )
         self.current = Tokens(mask, self.example_ids, content, given)
         self.example_ids = None
+
+
+def _content(given: Mapping[str, Any], of: str = "") -> Tensor | None:
+    """Something of every token, (batch, length); `of` is the prefix of the decoder's arguments."""
+    ids, embedded = given.get(f"{of}input_ids"), given.get(f"{of}inputs_embeds")
+    return embedded.detach()[..., 0] if ids is None and isinstance(embedded, Tensor) else ids
+
+
+def _has_encoder(module: nn.Module) -> bool:
+    """Whether a model reads in an encoder and writes in a decoder, also one behind a tower."""
+    config = getattr(module, "config", None)
+    text = config.get_text_config() if isinstance(config, PreTrainedConfig) else None
+    return any(getattr(each, "is_encoder_decoder", False) for each in (config, text))
 
 
 def _mixed(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from peft import PeftConfig
 
 from undrift.errors import ConfigError
+from undrift.tuner.config import KnownFields, check_targets
 from undrift.tuner.upstream import add_type
 
 NAME = "pool_lora"
@@ -16,7 +17,7 @@ POOL_LORA = add_type(NAME)
 
 
 @dataclass
-class PoolLoraConfig(PeftConfig):
+class PoolLoraConfig(KnownFields, PeftConfig):
     """Past LoRA experts, never trained again, and new ones beside them, on every chosen linear.
 
     Args:
@@ -55,6 +56,7 @@ class PoolLoraConfig(PeftConfig):
             self.target_modules = "ffn"
         elif isinstance(self.target_modules, (set, tuple)):
             self.target_modules = sorted(self.target_modules)
+        check_targets(self.target_modules)
         for name in ("num_new", "r"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -14,7 +14,7 @@ from undrift.tuner.gates import GateContext
 from undrift.tuner.linear import OneAdapter, check_linear
 from undrift.tuner.pool.config import NAME, POOL_LORA, PoolLoraConfig
 from undrift.tuner.pool.layer import NOT_MERGEABLE, PoolLoraLayer
-from undrift.tuner.targets import language_targets
+from undrift.tuner.targets import settle_targets
 from undrift.tuner.upstream import BaseTuner, register_type, replace_module
 
 
@@ -32,8 +32,7 @@ class PoolLoraModel(OneAdapter, BaseTuner):
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         if isinstance(peft_config, PoolLoraConfig):
-            targets = peft_config.target_modules
-            peft_config.target_modules = language_targets(self.model, targets or "ffn")
+            settle_targets(self.model, peft_config)
         return peft_config
 
     def _prepare_model(self, peft_config: PeftConfig, model: nn.Module) -> None:
