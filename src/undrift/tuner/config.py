@@ -112,9 +112,9 @@ class MoeLoraConfig(KnownFields, PeftConfig):
         self.peft_type = MOE_LORA
         if self.target_modules is None:
             self.target_modules = "ffn"
-        elif isinstance(self.target_modules, (set, tuple)):
-            self.target_modules = sorted(self.target_modules)
         check_targets(self.target_modules)
+        if isinstance(self.target_modules, (set, tuple)):
+            self.target_modules = sorted(self.target_modules)
         for name in ("num_experts", "r", "columns", "max_components"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -59,8 +59,7 @@ class Tokens:
         content: Tensor | None = None,
         given: Mapping[str, Any] | None = None,
     ) -> None:
-        self.mask = mask if mask is None else mask != 0  # its numbers may tell examples apart
-        self.ids, self.content, self._given = ids, content, given or {}
+        self.mask, self.ids, self.content, self._given = mask, ids, content, given or {}
         self._choices: dict[tuple[int, float, int], Choice] = {}
         self._inputs: dict[str, tuple[int, set[str]]] = {}
 
@@ -134,7 +133,8 @@ class Tokens:
                 "token_fraction < 1 chooses tokens by example and position: call the model with "
                 "input_ids or inputs_embeds as keywords, or set TokenContext.example_ids"
             )
-        mask = torch.ones_like(like, dtype=torch.int64) if self.mask is None else self.mask.long()
+        there = torch.ones_like(like) if self.mask is None else self.mask
+        mask = (there != 0).long()  # which may number examples, see `packed_examples`
         position = self._within(mask) * mask
         ids = self.ids
         if ids is None and self.content is not None:
