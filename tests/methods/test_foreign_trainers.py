@@ -5,7 +5,15 @@ from __future__ import annotations
 import peft
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+import trl
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from tests.methods.training import SMALL, attached, learn
 from tests.tuner.llava import tiny_batch
@@ -296,3 +304,14 @@ def test_a_forward_pass_that_goes_round_the_lora_is_noticed_at_the_first_step():
             module.forward = lambda x, m=module, A=A, B=B: m.base_layer(x) + x @ A.mT @ B.mT
     with pytest.raises(ConfigError, match="no input of the LoRA was seen"):
         learn(method, model, 1, steps=2)
+
+
+@pytest.mark.foreign("7.4")
+def test_rows_that_do_not_say_where_examples_begin_are_refused(tmp_path):
+    config = trl.SFTConfig(
+        str(tmp_path), packing=True, packing_strategy="wrapped", use_cpu=True, bf16=False
+    )
+    method = SteadyLora(token_weights="share", **SMALL)
+    model = attached(method)
+    with pytest.raises(ConfigError, match="where examples begin"):
+        method.on_train_begin(config, TrainerState(), TrainerControl(), model=model)

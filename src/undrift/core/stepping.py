@@ -47,12 +47,15 @@ class StepHook:
         self.space = space
         self._handles: list[RemovableHandle] = []
         self._before: list[tuple[Parameter, StepTransform, Tensor]] = []
-        self._versions: dict[Parameter, int] = {}  # as the last step left them
+        self._left: dict[Parameter, tuple[int, Tensor | None]] = {}  # by the last step
+        self._found: dict[Parameter, int] = {}  # the versions before the first one
 
     def attach(self) -> StepHook:
         """Start; attaching twice is attaching once."""
         if not self._handles:
             pre = self._snapshot if self.space == "step" else self._turn_gradients
+            own = (p for group in self.optimizer.param_groups for p in group["params"])
+            self._found = {p: p._version for p in own}
             self._handles.append(self.optimizer.register_step_pre_hook(pre))
             if self.space == "step":
                 self._handles.append(self.optimizer.register_step_post_hook(self._turn_steps))
@@ -63,9 +66,22 @@ class StepHook:
         while self._handles:
             self._handles.pop().remove()
         self._before.clear()
+        self._found.clear()
+
+    def check_seen(self) -> None:
+        """Make sure, after the first step, that it came by; one that the scaler skips need not.
+
+        Raises:
+            ConfigError: If a parameter to be held was moved, and no hook ran.
+        """
+        if self._found and any(
+            p._version != self._found.get(p, p._version) for p in self.transforms()
+        ):
+            raise ConfigError(_UNSEEN.format(self.optimizer.__class__.__name__))
 
     @torch.no_grad()
     def _turn_gradients(self, *_: object) -> None:
+        self._found.clear()
         transforms = self.transforms()
         self._check_unmoved(transforms)
         for p, turn in transforms.items():
@@ -74,6 +90,7 @@ class StepHook:
 
     @torch.no_grad()
     def _snapshot(self, *_: object) -> None:
+        self._found.clear()
         transforms = self.transforms()
         self._check_unmoved(transforms)
         self._before = [(p, turn, p.detach().clone()) for p, turn in transforms.items()]
@@ -82,20 +99,29 @@ class StepHook:
     def _turn_steps(self, *_: object) -> None:
         for p, turn, p_0 in self._before:
             torch.add(p_0, _turned(turn, p - p_0), out=p)
-            self._versions[p] = p._version
+            unseen = p.grad is None and not isinstance(p, DTensor)  # p.data goes past versions
+            self._left[p] = p._version, p.detach().clone() if unseen else None
         self._before.clear()
 
     def _check_unmoved(self, transforms: Mapping[Parameter, StepTransform]) -> None:
         """Refuse a step that was done before this one, and left no gradient to do it with."""
         for p in transforms:
-            known = self._versions.get(p)
-            if known is not None and p.grad is None and p._version != known:
+            if p.grad is not None or p not in self._left:
+                continue
+            version, value = self._left[p]
+            if p._version != version or not (value is None or torch.equal(p, value)):
                 raise ConfigError(_INSIDE.format(self.optimizer.__class__.__name__))
 
 
 _INSIDE = (
     "{} moves parameters inside the backward pass, where steps cannot be transformed and the past "
     "is not protected; train with an optimiser that steps after it, such as adamw_torch"
+)
+
+_UNSEEN = (
+    "{} moves parameters past the step hooks of torch.optim.Optimizer, where steps cannot be "
+    "transformed and the past is not protected; train with an optimiser whose class defines step, "
+    "such as adamw_torch"
 )
 
 

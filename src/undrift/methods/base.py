@@ -275,7 +275,9 @@ class Method(Carried, Cost, TrainerCallback):
     ) -> None:
         """Begin the task, or resume it, and attach the transforms to the optimiser."""
         self._detach()
+        self._check_alone(model, optimizer)
         check_trained(model)
+        self._check_packing(args)
         row_major(model)
         if state.global_step:
             self.load_beside(model, checkpoint_folder(args, state))
@@ -284,7 +286,7 @@ class Method(Carried, Cost, TrainerCallback):
             self.take_up(model)
         if self.transforms_steps:
             check_steps_outside(optimizer, (p for p in model.parameters() if p.requires_grad))
-        self._steps = state.max_steps
+        self._steps, self._flushed = state.max_steps, False
         start = self.task_resume if state.global_step else self.task_start
         start(model, self.task_index, state.max_steps)
         self._hooks = [
@@ -294,16 +296,12 @@ class Method(Carried, Cost, TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Do what is due after a step, and before the checkpoint that may follow it."""
+        for hook in self._hooks:
+            hook.check_seen()
         self.step_end(model, state.global_step, state.max_steps)
+        self._flushed = False
         if control.should_save:
-            self.before_save(model)
-
-    def on_epoch_end(
-        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
-    ) -> None:
-        """Do what is due before the checkpoint that may follow an epoch."""
-        if control.should_save:
-            self.before_save(model)
+            self.flush_all(model)
 
     def on_train_end(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -313,7 +311,16 @@ class Method(Carried, Cost, TrainerCallback):
         self._detach()
         self.task_index += 1
         self._steps = 0
-        self._keep(model)
+        self._keep(model, anew=True)
+
+    def _check_packing(self, args: Any) -> None:
+        """Refuse rows of TRL's that do not say where their examples begin."""
+        wrapped = getattr(args, "packing", False) and args.packing_strategy == "wrapped"
+        if wrapped and getattr(self.config, "token_weights", None) == "share":
+            raise ConfigError(
+                'packing_strategy "wrapped" does not say where examples begin, and token_weights '
+                'share counts by example: take packing_strategy "bfd", or token_weights="same"'
+            )
 
     def _detach(self) -> None:
         while self._hooks:

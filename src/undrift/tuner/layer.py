@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from undrift.core.routing import Blend, Observer, Packed, add_mixture, mixture, pack, route
 from undrift.tuner.config import MoeLoraConfig
-from undrift.tuner.linear import AdaptedLinear, compute_dtype
+from undrift.tuner.linear import AdaptedLinear, Remade, compute_dtype
 from undrift.tuner.observe import LayerStatistics
 from undrift.tuner.tokens import TokenContext, Tokens
 
@@ -71,7 +71,7 @@ class MoeLoraLayer(AdaptedLinear):
         self.as_trained = False
         self.watcher: Callable[[Tokens], Observer] | None = None
         self.blend: Blend | None = None
-        self._packed: dict[str, _Made] = {}
+        self._packed: dict[str, _Made] = Remade()
 
     def update_layer(
         self, adapter_name: str, config: MoeLoraConfig, shared: LayerStatistics | None = None

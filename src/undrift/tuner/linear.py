@@ -47,6 +47,13 @@ class OneAdapter:
         )
 
 
+class Remade(dict[Any, Any]):
+    """What is made anew where it is missing; a copy begins empty, since no view can be copied."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)()
+
+
 class AdaptedLinear(nn.Module, BaseTunerLayer):
     """Wraps a linear layer of any kind.
 

@@ -121,18 +121,20 @@ def row_major(model: nn.Module) -> None:
             p.data = p.data.contiguous()
 
 
-def has_learned(model: PeftModel, name: str) -> bool:
+def has_learned(model: PeftModel, name: str, *, loaded: bool = False) -> bool:
     """Tell whether an adapter has been trained, or loaded from one that has.
 
     Args:
         model: A PeftModel.
         name: The adapter's name.
+        loaded: Whether it was loaded.
 
     Returns:
-        Whether it changes the model's answers; False where it does so from the start.
+        Whether it changes the model's answers. Where it does so from the start, whether it was
+        loaded: nobody saves an adapter to train it from the start.
     """
     if getattr(model.peft_config[name], "init_lora_weights", True) not in (True, "gaussian"):
-        return False
+        return loaded
     last = ("lora_B", "lora_embedding_B", "moe_lora_B", "pool_lora_B", "pool_lora_past_B")
     for key, p in model.named_parameters():
         parts = key.split(".")
@@ -148,7 +150,7 @@ def check_trained(model: nn.Module) -> None:
         model: With a PeftModel in it.
 
     Raises:
-        ConfigError: If nothing in the active adapter requires gradients.
+        ConfigError: If nothing in the active adapter requires gradients, or it is merged.
     """
     wrapped = peft_model(model)
     name = active_adapter(wrapped)
@@ -157,6 +159,11 @@ def check_trained(model: nn.Module) -> None:
         raise ConfigError(
             f"nothing in the adapter {name!r} is to be trained: load it to go on learning with "
             "PeftModel.from_pretrained(model, folder, is_trainable=True)"
+        )
+    if any(getattr(m, "merged_adapters", ()) for m in wrapped.modules()):
+        raise ConfigError(
+            "an adapter is merged into the model, where a step of its own weights changes nothing: "
+            "call model.unmerge_adapter() before training"
         )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch.distributed as dist
 from torch import nn
 
+from undrift.core.stepping import innermost
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.parts.adapter import (
     active_adapter,
@@ -38,6 +41,9 @@ class Carried:
 
     _kept: Kept | None = None
     _steps = 0  # of the task that is being learned; 0 between tasks
+    _flushed = False  # since the last step, by all processes
+
+    before_save: Callable[[nn.Module], None]  # of `Method`
 
     @property
     def transforms_steps(self) -> bool:
@@ -116,7 +122,8 @@ class Carried:
         self._leave(model)
         load_adapter(model, directory)
         self.load_beside(model, directory)
-        self._keep(model)
+        self._steps = 0
+        self._keep(model, anew=True)
 
     def take_up(self, model: nn.Module) -> None:
         """Go on with a model's active adapter where it has come to, whoever holds its history.
@@ -128,21 +135,27 @@ class Carried:
                 copy of one.
 
         Raises:
-            ConfigError: If the adapter has learned something, and nothing is known of its past.
+            ConfigError: If the adapter has learned something, and nothing is known of its past, or
+                not of all of it.
             AdapterMismatch: If another method has trained it.
         """
         wrapped = peft_model(model)
         name = active_adapter(wrapped)
         kept = kept_with(wrapped).get(name)
+        if kept is not None and self.remembers:
+            kept.check_unchanged(wrapped)
         if kept is not None and kept is self._kept:
             return
         moved = self._leave(model)
+        self._steps = 0
         if kept is not None and kept.keeper is not None:
+            kept.keeper.flush(wrapped)
             kept.freeze()  # another object of a method's has it
-        with (kept or Kept()).folder() as folder:
+        kept = kept or Kept()
+        with kept.folder() as folder:
             if folder is not None:
                 self._resume(model, folder)
-            elif not (self.remembers and has_learned(wrapped, name)):
+            elif not (self.remembers and has_learned(wrapped, name, loaded=kept.loaded)):
                 self.forget(model)
                 self.task_index = 1 if moved else self.task_index
             elif (tasks := self.in_adapter(model)) is not None:
@@ -164,7 +177,54 @@ class Carried:
         """
         self._leave(model)
         self.forget(model)
-        self._keep(model)
+        self._keep(model, anew=True)
+
+    @property
+    def learning(self) -> bool:
+        """Whether a task is being learned, or its training was cut off."""
+        return bool(self._steps)
+
+    def flush(self, model: nn.Module) -> None:
+        """Inside a task, bring running state to where a save finds it; whatever saves calls this.
+
+        Args:
+            model: What `attach` returned, or a user's model.
+
+        Raises:
+            ConfigError: If it lies in several processes, of which only one may be here.
+        """
+        if not (self.learning and self._overrides("before_save")):
+            return
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            self.before_save(model)
+        elif not self._flushed:
+            raise ConfigError(
+                f"the adapter cannot be saved here: what {self.name} has seen in this task lies in "
+                f"{dist.get_world_size()} processes and was not summed after the last step; save "
+                'with save_strategy "steps", "epoch" or "best", or put the callback that asks for '
+                "a save before the method"
+            )
+
+    def flush_all(self, model: nn.Module) -> None:
+        """Do the same where all processes come by.
+
+        Args:
+            model: As for `flush`.
+        """
+        self.before_save(model)
+        self._flushed = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Do what is due before the checkpoint that may follow an evaluation."""
+        if self.learning and getattr(args, "save_strategy", None) == "best":
+            self.flush_all(model)
+
+    def on_epoch_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        """Do what is due before the checkpoint that may follow an epoch."""
+        if control.should_save:
+            self.flush_all(model)
 
     def record(self) -> dict[str, Any]:
         """Say what lies beside an adapter: the method, its options, how far it has come."""
@@ -175,7 +235,7 @@ class Carried:
             "method": self.name,
             "options": options,
             "tasks": self.task_index - 1,
-            "learning": bool(self._steps),
+            "learning": self.learning,
             "steps": self._steps,
             "files": list(self.beside),
         }
@@ -215,13 +275,29 @@ class Carried:
                 "adapter that was saved after it"
             )
 
-    def _keep(self, model: nn.Module) -> None:
-        """Let whatever saves the active adapter save what this method knows of it."""
+    def _keep(self, model: nn.Module, *, anew: bool = False) -> None:
+        """Let whatever saves the active adapter save what this method knows of it.
+
+        Anew, where the weights are others by the method's own doing.
+        """
         wrapped = peft_model(model)
         name = active_adapter(wrapped)
-        if self._kept is None or kept_with(wrapped).get(name) is not self._kept:
+        if anew or self._kept is None or kept_with(wrapped).get(name) is not self._kept:
             self._leave(model)
             self._kept = kept_with(wrapped)[name] = Kept(wrapped, name, keeper=self)
+
+    def _check_alone(self, model: nn.Module, optimizer: Any) -> None:
+        """Refuse a second method in one training: the history would be of half of it."""
+        wrapped = peft_model(model)
+        kept = kept_with(wrapped).get(active_adapter(wrapped))
+        other: Any = kept.keeper if kept is not None else None
+        if other is None or other is self or not other.learning:
+            return
+        if any(hook.optimizer is innermost(optimizer) for hook in other._hooks):
+            raise ConfigError(
+                f"two methods, {other.name} and {self.name}, are callbacks of one training: one "
+                "adapter can be trained by one of them; leave the other out"
+            )
 
     def _leave(self, model: nn.Module) -> bool:
         """Leave what is known of another adapter with that one; say whether there was one."""

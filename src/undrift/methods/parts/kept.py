@@ -10,17 +10,21 @@ to; they do what they did for every adapter that no method keeps anything with.
 from __future__ import annotations
 
 import tempfile
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import PeftModel
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from undrift.errors import ConfigError, RunDirError
 from undrift.methods.parts.card import RECORD, MethodState, is_ours, write_card
@@ -29,10 +33,20 @@ from undrift.rundir import atomic_write, read_record, write_json
 _TYPES = ("MOE_LORA", "POOL_LORA", "SOFT_PROMPT")  # PEFT's own card would not say how to load them
 _KEPT = "undrift_kept"
 _HUB = ("revision", "cache_dir", "token", "subfolder")
+_CASTS = (torch.float32, torch.bfloat16, torch.float16)  # what `.to(dtype)` may make of an adapter
 
 
 class Keeper(Protocol):
     """A method, as far as this file knows it."""
+
+    @property
+    def learning(self) -> bool:
+        """Whether it is inside a task."""
+        ...
+
+    def flush(self, model: PeftModel) -> None:
+        """Inside a task, bring running state to where a save finds it."""
+        ...
 
     def record(self) -> dict[str, Any]:
         """Say what RECORD says."""
@@ -54,6 +68,7 @@ class Kept:
 
     Attributes:
         files: Or the contents of the files, by name.
+        loaded: Whether the adapter was loaded.
     """
 
     def __init__(
@@ -66,7 +81,13 @@ class Kept:
         self.model = weakref.ref(model) if model is not None else None
         self.name, self.keeper, self.source = name, keeper, source
         self.files: dict[str, bytes] = {}
-        self._loaded = _versions(model, name) if model is not None and source else ()
+        self.loaded = source is not None
+        self._noted = _contents(model, name, _CASTS) if model is not None else []
+        if source is not None and Path(source[0]).is_dir():  # now: others may be saved there later
+            self.source = (str(Path(source[0]).resolve()), source[1])
+            with suppress(RunDirError, OSError):  # said when the history is needed
+                self.files = self._read()
+                self.source = None
 
     def freeze(self) -> None:
         """Hold the files themselves: the method goes on with another adapter, or this is a copy."""
@@ -75,6 +96,8 @@ class Kept:
             with tempfile.TemporaryDirectory() as folder:
                 self.write(model, Path(folder))
                 self.files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        if self.keeper is not None and self.keeper.learning:
+            self._noted = []
         self.model = self.keeper = self.source = None
 
     def write(self, model: PeftModel, directory: Path) -> None:
@@ -84,11 +107,16 @@ class Kept:
             model: The model.
             directory: The adapter's folder.
         """
-        if self.keeper is not None:
+        changed = self.changed(model)
+        if self.keeper is not None and not changed:
             self.keeper.save_beside(model, directory)
             write_json(directory / RECORD, self.keeper.record())
             return
-        files = self.files or self._read(model)
+        try:
+            files = {} if changed else self.files or self._read()
+        except _Offline as error:
+            warnings.warn(f"{error}; it was saved without", stacklevel=4)
+            files = {}
         if RECORD not in files:
             (directory / RECORD).unlink(missing_ok=True)
         for name, content in files.items():
@@ -100,32 +128,53 @@ class Kept:
 
         Yields:
             The folder; None if a method has kept nothing with the adapter.
-
-        Raises:
-            ConfigError: If the adapter was trained since it was loaded, by something else.
         """
-        model = self.model() if self.model is not None else None
-        files = self.files or (self._read(model) if model is not None else {})
-        if self._trained_since(model):
-            raise ConfigError(
-                f"the adapter {self.name!r} was trained after it was loaded, and not by an undrift "
-                "method: what it has learned since is not in its history. Load it again, or call "
-                "method.start_history(model) to go on without the history"
-            )
+        files = self.files or self._read()
         with tempfile.TemporaryDirectory() as made:
             for name, content in files.items():
                 (Path(made) / name).write_bytes(content)
             yield Path(made) if RECORD in files else None
 
-    def _trained_since(self, model: PeftModel | None) -> bool:
-        return (
-            bool(self._loaded) and model is not None and self._loaded != _versions(model, self.name)
+    def changed(self, model: PeftModel) -> bool:
+        """Tell whether something else has written the weights since they were loaded or learned.
+
+        Args:
+            model: The model.
+
+        Returns:
+            Whether it has; another precision is no change. False where it cannot be told: inside a
+            task, and of weights in shards.
+        """
+        if self.keeper is not None and self.keeper.learning:
+            return False
+        now = _contents(model, self.name, _CASTS[:1])
+        if not (self._noted and now):
+            return False
+        return len(now) != len(self._noted) or any(
+            own not in known for (own,), known in zip(now, self._noted, strict=True)
         )
 
-    def _read(self, model: PeftModel | None) -> dict[str, bytes]:
-        """The files that lie where it was loaded from; none if they are of other weights."""
+    def check_unchanged(self, model: PeftModel) -> None:
+        """Refuse weights that the history is not of.
+
+        Args:
+            model: The model.
+
+        Raises:
+            ConfigError: If something else has trained them.
+        """
+        if self.changed(model):
+            raise ConfigError(
+                f"the adapter {self.name!r} was trained after it was loaded, or after its last "
+                "task, and not by an undrift method: what it has learned since is not in its "
+                "history. Load it again, or call method.start_history(model) to go on without the "
+                "history"
+            )
+
+    def _read(self) -> dict[str, bytes]:
+        """The files that lie where it was loaded from."""
         record = self._find(RECORD)
-        if record is None or self._trained_since(model):
+        if record is None:
             return {}
         files = {RECORD: record.read_bytes()}
         for name in read_record(record, MethodState)["files"]:
@@ -145,24 +194,44 @@ class Kept:
             return path if path.is_file() else None
         try:
             return Path(hf_hub_download(origin, name, **how))
+        except LocalEntryNotFoundError as error:  # it may well be there
+            raise _Offline(
+                f"the Hub could not be asked whether {origin} has a {name}, where the history of "
+                f"the adapter {self.name!r} is: go online, or load it from a folder"
+            ) from error
         except EntryNotFoundError:
             return None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Kept:
         copied = Kept(name=self.name)
-        copied.model, copied.keeper, copied.source = self.model, self.keeper, self.source
-        copied.files, copied._loaded = self.files, self._loaded
+        copied.__dict__.update(self.__dict__)
+        model = self.model() if self.model is not None else None
+        if model is not None and self.keeper is not None:
+            self.keeper.flush(model)
         copied.freeze()
-        copied._loaded = ()
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Kept, ()
 
 
-def _versions(model: PeftModel, name: str) -> tuple[int, ...]:
-    """How often each parameter of an adapter was written."""
-    return tuple(p._version for key, p in model.named_parameters() if name in key.split("."))
+class _Offline(RunDirError):
+    """A history that may lie on the Hub, which cannot be reached."""
+
+
+@torch.no_grad()
+def _contents(model: PeftModel, name: str, casts: tuple[torch.dtype, ...]) -> list[list[int]]:
+    """A digest of each parameter of an adapter in each precision; none if one is not here whole."""
+    own = [p for key, p in model.named_parameters() if name in key.split(".")]
+    if any(isinstance(p, DTensor) or p.is_meta for p in own):
+        return []
+    return [[_digest(p.float().to(cast).float()) for cast in casts] for p in own]
+
+
+def _digest(values: Tensor) -> int:
+    """Sum up bits, each value's with an odd weight of its own: exact in any order, anywhere."""
+    bits = values.contiguous().flatten().view(torch.int32).long()
+    return int((bits * (2 * torch.arange(bits.numel(), device=bits.device) + 1)).sum())
 
 
 def kept_with(model: PeftModel) -> dict[str, Kept]:
@@ -199,8 +268,12 @@ def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
 
 @_extend("save_pretrained")
 def _save(original: Callable[[], None], model: PeftModel, given: Mapping[str, Any]) -> None:
-    original()
     chosen = given["selected_adapters"] or list(model.peft_config)
+    for name in chosen if given["is_main_process"] else ():
+        keeper = kept_with(model).get(name, Kept()).keeper
+        if keeper is not None:
+            keeper.flush(model)  # before: some state lies in the adapter itself
+    original()
     for name in chosen if given["is_main_process"] else ():
         folder = Path(given["save_directory"]) / ("" if name == "default" else name)
         kept_with(model).get(name, Kept()).write(model, folder)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from undrift.errors import ConfigError
 from undrift.tuner.gates import GateContext, Gates, in_groups
-from undrift.tuner.linear import AdaptedLinear, compute_dtype
+from undrift.tuner.linear import AdaptedLinear, Remade, compute_dtype
 from undrift.tuner.pool.config import PoolLoraConfig
 from undrift.tuner.pool.product import add_pool
 
@@ -56,7 +56,7 @@ class PoolLoraLayer(AdaptedLinear):
         self.pool_lora_past_A = nn.ParameterDict()
         self.pool_lora_past_B = nn.ParameterDict()
         self.pool_lora_options: dict[str, _Options] = {}
-        self._packed: dict[tuple[str, bool], tuple[Any, tuple[Tensor, Tensor]]] = {}
+        self._packed: dict[tuple[str, bool], tuple[Any, tuple[Tensor, Tensor]]] = Remade()
 
     def update_layer(self, adapter_name: str, config: PoolLoraConfig) -> None:
         """Add an adapter: A Kaiming-uniform as in LoRA, B zero, room for the past.
