@@ -223,6 +223,13 @@ def test_an_adapter_is_asked_from_another_folder(there, made, monkeypatch, capsy
     words = ("eval", there / "learned", "--json")
     status, out, err = command(monkeypatch, capsys, *words)
     assert (status, err) == (0, "") and json.loads(out)["asked"] == "what it has learned"
+    (record,) = (there / "learned").rglob("undrift.json")
+    content = json.loads(record.read_text())
+    for note in content["learned"]:
+        note["skip_bad"] = True  # what the base's processor refuses is looked for as well
+    record.write_text(json.dumps(content))
+    status, out, err = command(monkeypatch, capsys, *words)
+    assert (status, err) == (0, "") and json.loads(out)["asked"] == "what it has learned"
 
 
 def test_doctor_reads_the_file_of_a_run_from_another_folder(there, monkeypatch, capsys):

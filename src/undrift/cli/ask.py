@@ -70,6 +70,7 @@ def evaluate(
     calm(threads)
     from undrift.data.subset import subset
     from undrift.run import layers
+    from undrift.run.config import located
     from undrift.run.device import find_device
     from undrift.run.saved import SCORES, examine, find_adapter, open_adapter, origin_of
     from undrift.rundir import check_writable
@@ -81,11 +82,12 @@ def evaluate(
         raise unknown("scoring profile", scoring, PROFILES)
     layer = layers.overrides(settings or [])
     origin = {} if benchmark else origin_of(find_adapter(adapter))
+    base = backbone or located(origin.get("backbone", ""), origin.get("backbone_folder")) or None
     with progress(quiet or as_json, False) as told:
         if origin.get("learned") and data is None and not layer:
             name, found = (
                 "what it has learned",
-                _learned(origin["learned"], tasks, told, backbone or origin["backbone"]),
+                _learned(origin["learned"], tasks, told, base),
             )
             part = {"limit": limit, "fraction": fraction}
             chosen = [replace(task, test=subset(task.test, **part)) for task in found]
@@ -100,9 +102,7 @@ def evaluate(
                 "skip_bad": skip_bad,
                 "profile": {"limit": limit, "fraction": fraction},
             }
-            chosen = _of_benchmark(
-                layers.resolve(asked, layer), told, backbone or origin.get("backbone")
-            )
+            chosen = _of_benchmark(layers.resolve(asked, layer), told, base)
         learned = open_adapter(adapter, backbone, device or "auto")
         rules = scoring or learned.origin.get("run", {}).get("eval", {}).get("scoring", "coin")
         scores = examine(learned, chosen, out, batch_size, told, rules)
@@ -146,7 +146,7 @@ def predict(
 
 
 def _learned(
-    notes: Sequence[Note], names: Sequence[str] | None, told: Quiet, backbone: str
+    notes: Sequence[Note], names: Sequence[str] | None, told: Quiet, backbone: str | None
 ) -> Sequence[Task]:
     """Find the tasks that an adapter has learned, with the test examples of then."""
     from undrift.run.learned import find_again
