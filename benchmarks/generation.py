@@ -14,10 +14,10 @@ from PIL import Image
 
 from benchmarks.meter import Bar, measure, median
 from undrift.data.types import Example
+from undrift.run.adapters import make_method
 from undrift.run.backbone import Backbone
-from undrift.run.features import FeatureStore
 from undrift.run.generate import answers
-from undrift.run.saved import make_method
+from undrift.run.image_features import FeatureStore
 
 EXAMPLES, BATCH, NEW = 32, 16, 8
 WORDS = "which colour shape number is the thing on left right small large round".split()

@@ -38,7 +38,7 @@ from undrift.methods.modalprompt import ModalPrompt
 from undrift.methods.parts.budget import expected, rank_to_meet
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
-from undrift.run.features import FeatureStore
+from undrift.run.image_features import FeatureStore
 
 EXPERTS, RANK, TASKS, STEPS, ROUNDS = 8, 2, 8, 2, 40
 REFERENCE = "finetune"

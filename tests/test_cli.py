@@ -59,8 +59,8 @@ def learned(undrift, backbone, tmp_path):
     """A finished run, without its page."""
     words = ("run", "pocket", "--method", "moelora", "--backbone", backbone, "--out", "one")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("undrift.run.loop.tell", list)
-        patch.setattr("undrift.run.loop.page", lambda *_: "")
+        patch.setattr("undrift.run.task_loop.tell", list)
+        patch.setattr("undrift.run.task_loop.page", lambda *_: "")
         status, _, err = undrift(*words, *SMALL, "--quiet")
     assert status == 0, err
     return tmp_path / "one"
@@ -305,6 +305,6 @@ def test_a_stopped_command_says_how_to_go_on(undrift, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("undrift.run.loop.Run.go", stopped)
+    monkeypatch.setattr("undrift.run.task_loop.Run.go", stopped)
     words = ("run", "pocket", "--method", "zeroshot", "--quiet")
     assert undrift(*words) == (130, "", "stopped; the same command goes on where it was\n")

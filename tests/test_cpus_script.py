@@ -52,7 +52,7 @@ def test_every_round_runs_after_a_failure_which_is_told(monkeypatch, capsys):
         assert script.main() == len(wrong)
         assert [name for name, _ in ran] == ["default", "avx2", "avx2, 2 threads"]
         files = ran[0][1]
-        assert {"tests/core/test_moment.py", "tests/run/test_loop.py"} < set(files)
+        assert {"tests/core/test_moment.py", "tests/run/test_task_loop.py"} < set(files)
         assert "tests/run/test_presets.py" not in files  # it looks at no tensor
         assert capsys.readouterr().out.count("FAILED") == len(wrong)
 

@@ -22,7 +22,7 @@ from undrift.data.pictures import open_picture, small_picture, survey
 from undrift.data.questions import find_published, questions_in, questions_of
 from undrift.errors import UndriftError
 from undrift.run import layers
-from undrift.run.features import FeatureStore
+from undrift.run.image_features import FeatureStore
 from undrift.scoring import read_predictions
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

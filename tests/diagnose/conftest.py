@@ -23,7 +23,7 @@ from tests.run.conftest import (  # noqa: F401  # fixtures
 from undrift.data.types import Benchmark
 from undrift.diagnose import Snapshots
 from undrift.run.layers import resolve
-from undrift.run.loop import Run
+from undrift.run.task_loop import Run
 
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 WEIGHTS = "adapter_model.safetensors"

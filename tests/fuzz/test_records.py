@@ -21,6 +21,7 @@ from undrift.methods.parts.replay import ReplayMemory
 from undrift.report import load
 from undrift.report.drift import diagnosis
 from undrift.report.noise import grouped
+from undrift.run.adapters import make_method, origin_of
 from undrift.run.checkpoint import (
     latest,
     load_optimizer,
@@ -31,8 +32,7 @@ from undrift.run.checkpoint import (
 )
 from undrift.run.claimed import claim
 from undrift.run.layers import load_yaml
-from undrift.run.saved import make_method, origin_of
-from undrift.run.study_file import load as load_study
+from undrift.run.study_plan import load as load_study
 from undrift.rundir import read_record, write_json
 from undrift.rundir.diagnosed import PARTS
 from undrift.rundir.records import Asked, Result, StudyResults

@@ -11,10 +11,10 @@ from tests.run.families import SEEING
 from tests.run.tiny import save_tiny, tiny_benchmark
 from undrift.errors import ConfigError
 from undrift.methods.parts.projector import projector_names, train_projector, trained_modules
+from undrift.run.adapters import ask, make_method, open_adapter
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
-from undrift.run.loop import Run
-from undrift.run.saved import ask, make_method, open_adapter
+from undrift.run.task_loop import Run
 from undrift.run.trainer import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

@@ -18,8 +18,8 @@ from undrift.data.types import Benchmark
 from undrift.run.backbone import Backbone
 from undrift.run.layers import resolve
 from undrift.run.learn import Learn
-from undrift.run.loop import Run
 from undrift.run.start import start_from
+from undrift.run.task_loop import Run
 
 RUN_OPTIONS = ("overwrite", "force", "progress", "benchmark_")
 
@@ -78,8 +78,8 @@ def page_is_written() -> None:
 def _no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the page of finished runs, half a second each, where nobody looks at it."""
     if "page_is_written" not in request.fixturenames:
-        monkeypatch.setattr("undrift.run.loop.tell", list)
-        monkeypatch.setattr("undrift.run.loop.page", lambda *_: "not written in this test")
+        monkeypatch.setattr("undrift.run.task_loop.tell", list)
+        monkeypatch.setattr("undrift.run.task_loop.page", lambda *_: "not written in this test")
 
 
 @pytest.fixture

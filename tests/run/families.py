@@ -11,7 +11,7 @@ import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tests.run.tiny import PATCH, SIDE, tiny_llava
-from undrift.run.pretrained import pictures_only
+from undrift.run.load_model import pictures_only
 
 Made = tuple[hf.PreTrainedModel, Any]
 FRAME = {"height": SIDE, "width": SIDE}

@@ -9,7 +9,7 @@ from typing import Any
 from undrift.data.types import Benchmark, Example, Task
 from undrift.run.cells import Cell, Plan
 from undrift.run.processes import Process
-from undrift.run.study_file import load
+from undrift.run.study_plan import load
 from undrift.rundir import RunDir, atomic_write, write_json
 from undrift.scoring import metrics
 

@@ -18,12 +18,12 @@ from undrift.diagnose import Snapshots
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.registry import BENCHMARKS
 from undrift.run import layers
+from undrift.run.adapters import open_adapter
 from undrift.run.config import RunConfig, located
 from undrift.run.learn import Learn
-from undrift.run.loop import Run
 from undrift.run.origin import placed
-from undrift.run.saved import open_adapter
 from undrift.run.start import start_from
+from undrift.run.task_loop import Run
 from undrift.rundir import RunDir, read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -45,8 +45,8 @@ def made(backbone_folder, two, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("UNDRIFT_CACHE", str(root / "cache"))
-        patch.setattr("undrift.run.loop.tell", list)
-        patch.setattr("undrift.run.loop.page", lambda *_: "")
+        patch.setattr("undrift.run.task_loop.tell", list)
+        patch.setattr("undrift.run.task_loop.page", lambda *_: "")
         Run(layers.resolve(SMALL, {"backbone": TYPED, "out": "run"}), benchmark=two).go()
         learn(TYPED, "learned").go()
     return root

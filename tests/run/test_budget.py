@@ -8,14 +8,14 @@ import pytest
 
 from undrift.errors import ConfigError
 from undrift.methods.parts.budget import expected, size
-from undrift.run.progress import Quiet
-from undrift.run.saved import open_adapter
+from undrift.run.adapters import open_adapter
+from undrift.run.progress import Progress
 from undrift.rundir import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 
-class Told(Quiet):
+class Told(Progress):
     def __init__(self):
         self.events = []
 

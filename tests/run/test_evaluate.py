@@ -8,7 +8,7 @@ import pytest
 
 from undrift.data.types import Example, Task
 from undrift.run.evaluate import Examiner, scored
-from undrift.run.progress import Quiet
+from undrift.run.progress import Progress
 from undrift.rundir import read_lines
 from undrift.scoring import mean_score
 
@@ -35,7 +35,7 @@ def test_a_cell_keeps_the_order_of_the_test_set(backbone, tiny, tmp_path: Path, 
     wrong = task.test[2].id
     told = dict(reversed(truth.items())) | {wrong: truth[wrong].lower()}
     monkeypatch.setattr("undrift.run.evaluate.answers", lambda *given: iter(told.items()))
-    examiner = Examiner(backbone, backbone.model, backbone.collator(), 4, Quiet())
+    examiner = Examiner(backbone, backbone.model, backbone.collator(), 4, Progress())
     score = examiner.cell(task, tmp_path / "on-02.jsonl", "asking")
     assert score == pytest.approx(100 * 5 / 6, abs=1e-4)
     lines = read_lines(tmp_path / "on-02.jsonl")
@@ -48,7 +48,7 @@ def test_a_cell_keeps_the_order_of_the_test_set(backbone, tiny, tmp_path: Path, 
 def test_boxes_in_other_units_are_told_when_they_are_asked(backbone, tmp_path, monkeypatch):
     told = []
 
-    class Told(Quiet):
+    class Told(Progress):
         def event(self, kind, text, **values):
             told.append((kind, text, values))
 

@@ -17,10 +17,10 @@ from tests.run.families import SEEING
 from tests.run.tiny import SIDE
 from undrift.data.types import Example
 from undrift.errors import DataError, MissingExtra
+from undrift.run.adapters import make_method
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
 from undrift.run.generate import answers
-from undrift.run.saved import make_method
 from undrift.run.trainer import train
 from undrift.tuner import layers
 
@@ -136,7 +136,7 @@ def test_only_the_language_model_is_quantised(quantize, folder_of):
 
 
 def test_quantising_without_the_extra_tells_the_command(folder_of, monkeypatch):
-    monkeypatch.setattr("undrift.run.pretrained.is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr("undrift.run.load_model.is_bitsandbytes_available", lambda: False)
     with pytest.raises(MissingExtra, match=r"quantize: 4bit needs .* 'undrift\[quant\]'"):
         Backbone.load(str(folder_of("llama")), quantize="4bit")
 

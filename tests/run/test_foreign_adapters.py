@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from tests.run.own import write_task
 from tests.run.tiny import tiny_benchmark
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, TrainingDiverged, UndriftError
+from undrift.run.adapters import examine, make_method, open_adapter, origin_of
 from undrift.run.backbone import Backbone
 from undrift.run.layers import resolve
 from undrift.run.learned import find_again
-from undrift.run.loop import Run
-from undrift.run.progress import Quiet
-from undrift.run.saved import examine, make_method, open_adapter, origin_of
+from undrift.run.progress import Progress
+from undrift.run.task_loop import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -44,8 +44,8 @@ def made(tmp_path_factory, backbone_folder) -> Path:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDRIFT_CACHE", str(root / "cache"))
-        patch.setattr("undrift.run.loop.tell", list)
-        patch.setattr("undrift.run.loop.page", lambda *_: "")
+        patch.setattr("undrift.run.task_loop.tell", list)
+        patch.setattr("undrift.run.task_loop.page", lambda *_: "")
         Run(resolve(small), benchmark=benchmark).go()
     return root / "run"
 
@@ -79,8 +79,8 @@ def learned(adapter: Path, tmp_path: Path, name: str) -> None:
 def ask_all(adapter: Path, out: Path | None = None, device: str = "cpu") -> None:
     """What `undrift eval ADAPTER` does."""
     origin = origin_of(adapter)
-    tasks = [task for task, _ in find_again(origin["learned"], Quiet())]
-    examine(open_adapter(adapter, device=device), tasks, out, 4, Quiet())
+    tasks = [task for task, _ in find_again(origin["learned"], Progress())]
+    examine(open_adapter(adapter, device=device), tasks, out, 4, Progress())
 
 
 @pytest.mark.foreign("2.1")
@@ -176,7 +176,7 @@ def test_damaged_tensors_name_the_file_and_the_task_before(made, tmp_path, how):
     ],
 )
 def test_a_damaged_snapshot_says_what_to_delete(make_run, tmp_path, monkeypatch, name, content):
-    class Stop(Quiet):
+    class Stop(Progress):
         def advance(self, amount: float = 1) -> None:
             if (tmp_path / "run/tasks/01-lower/training/checkpoint-2").is_dir():
                 raise KeyboardInterrupt
@@ -354,5 +354,5 @@ def test_a_record_does_not_say_where_the_pocket_is_drawn(monkeypatch, tmp_path):
         "split": "test",
     }
     with pytest.raises(DataError, match="far enough"):
-        find_again([note], Quiet())
+        find_again([note], Progress())
     assert not list(tmp_path.iterdir())

@@ -15,13 +15,13 @@ from undrift.cli.report import report
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.diagnose.write import diagnose
 from undrift.run import checkpoint
+from undrift.run.adapters import examine, open_adapter, origin_of
 from undrift.run.layers import resolve
 from undrift.run.learn import Learn
 from undrift.run.learned import find_again
-from undrift.run.loop import Run
-from undrift.run.progress import Quiet
-from undrift.run.saved import examine, open_adapter, origin_of
+from undrift.run.progress import Progress
 from undrift.run.start import start_from
+from undrift.run.task_loop import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -95,8 +95,8 @@ def test_every_file_of_a_run_and_of_what_follows_has_a_format(
     report([out / "run"], None)
     compare([out / "run"], out=out / "both", markdown=True)
     adapter = out / "run/tasks/02-capitals/adapter"
-    tasks = [task for task, _ in find_again(origin_of(adapter)["learned"], Quiet())]
-    examine(open_adapter(adapter, device="cpu"), tasks, out / "asked", 4, Quiet())
+    tasks = [task for task, _ in find_again(origin_of(adapter)["learned"], Progress())]
+    examine(open_adapter(adapter, device="cpu"), tasks, out / "asked", 4, Progress())
     write_task(tmp_path / "more", "colours")
     own = OwnTask("more", tmp_path / "more/colours.jsonl", tmp_path / "more")
     Learn(start_from(str(adapter)), own, out / "learned", held_out=0.5).go()

@@ -9,8 +9,8 @@ import torch
 
 from undrift.data.collate import FeatureCollator, PixelCollator
 from undrift.errors import DataError
+from undrift.run.adapters import make_method
 from undrift.run.generate import answers, decode, greedy
-from undrift.run.saved import make_method
 
 NEW = 6
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from tests.run.own import LAYER, list_tasks, write_rows
-from tests.run.test_live import Noted
-from tests.run.test_loop import Stop
+from tests.run.test_report_to import Noted
+from tests.run.test_task_loop import Stop
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.errors import ConfigError, DataError, RunDirError
 from undrift.run.layers import resolve
 from undrift.run.learn import Change, Learn
-from undrift.run.loop import Run
 from undrift.run.start import start_from
+from undrift.run.task_loop import Run
 from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

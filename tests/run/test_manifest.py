@@ -6,7 +6,7 @@ import pytest
 
 from undrift.report import difference_section, grouped, load
 from undrift.report.protocol import facts, short_hash
-from undrift.run.progress import Quiet
+from undrift.run.progress import Progress
 from undrift.rundir import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -39,7 +39,7 @@ def test_what_decides_the_numbers_is_recorded(make_run, tmp_path, backbone):
     assert difference_section(grouped(runs)).rows == []  # how one trains is the other's own affair
 
 
-class Told(Quiet):
+class Told(Progress):
     """Keeps the lines that are told."""
 
     def __init__(self) -> None:

@@ -15,8 +15,8 @@ from tests.run.tiny import save_tiny
 from undrift import cli
 from undrift.data.types import Example, Task
 from undrift.errors import ConfigError, DataError, UnknownName
-from undrift.run.progress import Quiet
-from undrift.run.reading import check_answers
+from undrift.run.load_tasks import check_answers
+from undrift.run.progress import Progress
 from undrift.rundir import read_json, read_lines
 from undrift.scoring import SCORERS, check_scorer, find_scorer, rules_of, score, scores_of
 
@@ -225,7 +225,7 @@ def test_answers_are_scored_before_anything_is_learned(undrift, data, tmp_path):
 def test_a_run_tells_of_copies_that_are_wrong():
     told = []
 
-    class Told(Quiet):
+    class Told(Progress):
         def event(self, kind, text, **values):
             told.append((kind, text, values))
 

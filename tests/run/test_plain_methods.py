@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.run.test_loop import assert_same_numbers
-from undrift.run.progress import Quiet
+from tests.run.test_task_loop import assert_same_numbers
+from undrift.run.progress import Progress
 from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 ONE_EPOCH = {"max_steps": None, "epochs": 1}
 
 
-class StopInTaskTwo(Quiet):
+class StopInTaskTwo(Progress):
     """Stops the run as a kill would, after a few steps of the second task."""
 
     left = None

@@ -15,7 +15,7 @@ from undrift.data.types import Benchmark, Example, Task
 from undrift.run.backbone import Backbone
 from undrift.run.generate import answers
 from undrift.run.layers import resolve
-from undrift.run.loop import Run
+from undrift.run.task_loop import Run
 from undrift.rundir import read_lines
 
 SIZES = {"train": 96, "validation": 8, "test": 40}

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.run.test_loop import assert_same_numbers
 from tests.run.test_plain_methods import StopInTaskTwo, adapters
+from tests.run.test_task_loop import assert_same_numbers
 from undrift.errors import ConfigError
-from undrift.run.progress import Quiet
-from undrift.run.saved import ask, examine, open_adapter
+from undrift.run.adapters import ask, examine, open_adapter
+from undrift.run.progress import Progress
 from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -38,7 +38,7 @@ def test_two_tasks(name, make_run, tmp_path):
 def test_an_oracle_is_told_the_task_when_its_adapter_is_examined(make_run, two, tmp_path):
     result = make_run("proglora-static").go()
     learned = open_adapter(tmp_path / "run")
-    scores = examine(learned, two.tasks, tmp_path / "asked", 4, Quiet())
+    scores = examine(learned, two.tasks, tmp_path / "asked", 4, Progress())
     assert [scores[task.name]["strict"] for task in two.tasks] == result["matrix"][1]
     for number, task in enumerate(two.tasks, 1):
         said = read_lines(tmp_path / "asked" / f"{task.name}.jsonl")

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from undrift.run import layers, origin, plan
-from undrift.run.loop import Run
+from undrift.run.task_loop import Run
 from undrift.rundir import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

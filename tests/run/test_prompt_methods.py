@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from safetensors.torch import load_file
 
-from tests.run.test_loop import assert_same_numbers
 from tests.run.test_plain_methods import StopInTaskTwo, adapters
+from tests.run.test_task_loop import assert_same_numbers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from undrift.run.config import RunConfig
-from undrift.run.loop import Run
-from undrift.run.progress import Quiet
-from undrift.run.reading import read_benchmark
+from undrift.run.load_tasks import read_benchmark
+from undrift.run.progress import Progress
+from undrift.run.task_loop import Run
 from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -32,7 +32,7 @@ def test_all_tasks_are_learned_asked_and_scored(name, backbone, tmp_path: Path, 
             "eval": {"scoring": "hide"},
         }
     )
-    made, _ = read_benchmark(config, Quiet())
+    made, _ = read_benchmark(config, Progress())
     short = tuple(replace(task, max_new_tokens=4) for task in made.tasks)  # it babbles to the end
     result = Run(config, backbone=backbone, benchmark=replace(made, tasks=short)).go()
     tasks = result["tasks"]

@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.run.studying import STUDY, Starter, tiny_plan
 from undrift.errors import UnknownName
 from undrift.run import study as study_module
-from undrift.run.progress import CellBar, Quiet
+from undrift.run.progress import Progress, StudyBar
 from undrift.run.study import Study
 from undrift.rundir import read_json
 
@@ -26,7 +26,7 @@ results: results/tuning
 """
 
 
-class Said(Quiet):
+class Said(Progress):
     def __init__(self):
         self.events, self.done = [], []
 
@@ -119,23 +119,23 @@ def test_results_come_as_the_cells_do(make):
 
 def test_what_is_finished_is_not_run_again(make):
     study, starter = make()
-    study.go(2, Quiet())
+    study.go(2, Progress())
     first = Path("results/small.json").read_bytes()
     again, second = make()
-    again.go(2, Quiet())
+    again.go(2, Progress())
     assert len(starter.started) == 5 and second.started == []
     assert Path("results/small.json").read_bytes() == first
     cell = again.cells[1]
     (again.folder(cell) / "matrix.json").unlink()
     third, starter = make()
     assert third.todo == [cell]
-    third.go(2, Quiet())
+    third.go(2, Progress())
     assert starter.started == [cell.name]
 
 
 def test_rows_that_ask_for_the_same_share_a_run(make):
     study, starter = make(STUDY.replace("zeroshot", "{label: parent, method: moelora}"))
-    study.go(1, Quiet())
+    study.go(1, Progress())
     assert len(starter.started) == 4
     labels = [run["label"] for run in read_json(Path("results/small.json"))["runs"]]
     assert labels == ["parent"] * 2 + ["moelora"] * 2 + ["no router"] * 2
@@ -143,7 +143,7 @@ def test_rows_that_ask_for_the_same_share_a_run(make):
 
 def test_all_rows_of_a_seed_come_before_the_next(make):
     study, starter = make()
-    study.go(1, Quiet())
+    study.go(1, Progress())
     assert [name.split("-default-")[1][:2] for name in starter.started] == [
         *["s0"] * 3,
         *["s1"] * 2,
@@ -166,7 +166,7 @@ def test_a_failing_cell_does_not_lose_the_others(make):
         "Failed: moelora (seed 0, order default); moelora" in Path("results/small.md").read_text()
     )
     study, starter = make()
-    study.go(2, Quiet())
+    study.go(2, Progress())
     assert len(starter.started) == 2 and "failed" not in read_json(Path("results/small.json"))
 
 
@@ -176,7 +176,7 @@ def test_a_failing_cell_does_not_lose_the_others(make):
 def test_a_run_on_other_data_or_defaults_is_no_result(make, manifest):
     study, starter = make()
     starter.manifest = manifest
-    study.go(2, Quiet())
+    study.go(2, Progress())
     assert len(study.failures) == 5 and not Path("results").exists()
     assert "with other data or defaults" in next(iter(study.failures.values())).error
 
@@ -184,21 +184,21 @@ def test_a_run_on_other_data_or_defaults_is_no_result(make, manifest):
 def test_a_cell_that_another_study_runs_is_waited_for(make):
     study, starter = make()
     starter.busy = {cell.name for cell in study.cells}
-    study.go(2, Quiet())
+    study.go(2, Progress())
     assert len(starter.started) == 5 and not study.failures
 
 
 def test_only_some_rows(make):
     study, starter = make(only=["moelora"])
     assert [cell.row.label for cell in study.cells] == ["moelora"] * 2
-    study.go(2, Quiet())
+    study.go(2, Progress())
     assert len(starter.started) == 2
     study, _ = make()
-    study.go(2, Quiet())
+    study.go(2, Progress())
     full = Path("results/small.json").read_bytes()
     Path("work").rename("elsewhere")  # the other rows' runs are gone, their results stay
     study, starter = make(only=["no router"])
-    study.go(2, Quiet())
+    study.go(2, Progress())
     assert len(starter.started) == 2 and Path("results/small.json").read_bytes() == full
     with pytest.raises(UnknownName, match="did you mean 'moelora'"):
         make(only=["moelroa"])
@@ -206,11 +206,11 @@ def test_only_some_rows(make):
 
 def test_prune(make):
     study, _ = make()
-    study.go(1, Quiet())
+    study.go(1, Progress())
     folder = study.folder(study.cells[1])
     assert (folder / "tasks/01-lower/adapter").is_dir()
     study, starter = make(prune=True)
-    study.go(1, Quiet())
+    study.go(1, Progress())
     assert starter.started == [] and not list(Path("work").glob("*/tasks/*/adapter"))
     assert (folder / "matrix.json").is_file()
 
@@ -218,7 +218,7 @@ def test_prune(make):
 def test_rates_are_widened_until_the_best_has_neighbours(make):
     reach = {5e-4: 40.0, 1e-3: 45.0, 2e-3: 50.0, 4e-3: 60.0, 8e-3: 55.0}
     study, starter = make(TUNING, lambda cell: reach.get(cell.rate or 0, 30.0) + cell.seed / 100)
-    study.go(2, Quiet())
+    study.go(2, Progress())
     assert len(starter.started) == 2 + 2 * 4
     written = read_json(Path("results/tuning.json"))
     assert written["chosen"] == {"moelora": 4e-3}
@@ -227,14 +227,14 @@ def test_rates_are_widened_until_the_best_has_neighbours(make):
     table = Path("results/tuning.md").read_text()
     assert "| **moelora** | 61.0 [61.0, 61.0] |" in table and "| 0.004 (chosen) |" in table
     again, starter = make(TUNING)  # what was added is found again
-    again.go(2, Quiet())
+    again.go(2, Progress())
     assert starter.started == [] and len(again.cells) == 10
 
 
 def test_a_rate_that_fails_is_not_chosen(make):
     reach = {1e-3: 45.0, 2e-3: 50.0, 4e-3: None}
     study, _ = make(TUNING, lambda cell: reach.get(cell.rate, 30.0))
-    study.go(2, Quiet())
+    study.go(2, Progress())
     written = read_json(Path("results/tuning.json"))
     assert written["chosen"] == {"moelora": 2e-3}
     assert {failure["learning_rate"] for failure in written["failed"]} == {4e-3}
@@ -243,13 +243,13 @@ def test_a_rate_that_fails_is_not_chosen(make):
 
 def test_the_cap_is_visible(make):
     study, _ = make(TUNING, lambda cell: 1000 * (cell.rate or 0))
-    study.go(2, Quiet())
+    study.go(2, Progress())
     assert read_json(Path("results/tuning.json"))["chosen"] == {"moelora": 1.6e-2}
     assert "0.016 (chosen, at the edge)" in Path("results/tuning.md").read_text()
 
 
 def test_the_bar(capsys):
-    with CellBar(Console(width=100, force_terminal=False)) as bar:
+    with StudyBar(Console(width=100, force_terminal=False)) as bar:
         bar.cells(0, 5, "same, seed 0", None)
         bar.event("cell", "same, seed 0: last 1.0 [ok] (0:01)")
         bar.cells(5, 5, "", 3700.0)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from undrift.data.types import Task
     from undrift.run.config import RunConfig
     from undrift.run.learned import Note
-    from undrift.run.progress import Quiet
+    from undrift.run.progress import Progress
 
 
 def evaluate(
@@ -70,9 +70,9 @@ def evaluate(
     calm(threads)
     from undrift.data.subset import subset
     from undrift.run import layers
+    from undrift.run.adapters import SCORES, examine, find_adapter, open_adapter, origin_of
     from undrift.run.config import located
     from undrift.run.device import find_device
-    from undrift.run.saved import SCORES, examine, find_adapter, open_adapter, origin_of
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
@@ -135,7 +135,7 @@ def predict(
 ) -> None:
     """Ask a saved adapter one question about a picture."""
     calm(None)
-    from undrift.run.saved import ask, open_adapter
+    from undrift.run.adapters import ask, open_adapter
 
     learned = open_adapter(adapter, backbone, device or "auto")
     answer = ask(learned, question, tuple(image or ()), max_new_tokens)
@@ -146,7 +146,7 @@ def predict(
 
 
 def _learned(
-    notes: Sequence[Note], names: Sequence[str] | None, told: Quiet, backbone: str | None
+    notes: Sequence[Note], names: Sequence[str] | None, told: Progress, backbone: str | None
 ) -> Sequence[Task]:
     """Find the tasks that an adapter has learned, with the test examples of then."""
     from undrift.run.learned import find_again
@@ -159,10 +159,10 @@ def _learned(
     return [task for task, _ in find_again(wanted, told, backbone)]
 
 
-def _of_benchmark(config: RunConfig, told: Quiet, backbone: str | None) -> Sequence[Task]:
+def _of_benchmark(config: RunConfig, told: Progress, backbone: str | None) -> Sequence[Task]:
     """Read a benchmark's tasks."""
     from undrift.run import plan
-    from undrift.run.reading import read_benchmark
+    from undrift.run.load_tasks import read_benchmark
 
     made, skipped = read_benchmark(config, told, backbone)
     if skipped:

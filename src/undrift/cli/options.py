@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from undrift.run.progress import Quiet as Progress
+    from undrift.run.progress import Progress
 
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -85,11 +85,11 @@ def progress(quiet: bool, as_json: bool) -> Progress:
     Returns:
         What a run reports to.
     """
-    from undrift.run.progress import Bars, Lines, Quiet
+    from undrift.run.progress import Bars, JsonLines, Progress
 
     if as_json and not quiet:
-        return Lines(Console(soft_wrap=True))
-    return Quiet() if quiet or as_json else Bars(Console(stderr=True))
+        return JsonLines(Console(soft_wrap=True))
+    return Progress() if quiet or as_json else Bars(Console(stderr=True))
 
 
 def print_json(value: object) -> None:

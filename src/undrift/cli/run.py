@@ -93,8 +93,8 @@ def run(
     config = layers.resolve(base, given, layers.overrides(settings or []))
     _check_names(config)
     calm(config.threads)
-    from undrift.run.loop import Run
     from undrift.run.origin import check_named
+    from undrift.run.task_loop import Run
     from undrift.rundir import check_writable
 
     check_named(config.base, config.method.options.get("encoder"), config.device)

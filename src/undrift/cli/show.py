@@ -36,7 +36,7 @@ def show(
     content: dict[str, Any] = {what: names[what]} if what in names else names
     if what == "settings":
         calm(None)
-        from undrift.run.saved import options
+        from undrift.run.adapters import options
 
         content = {name: options(name) for name in names["methods"]}
     if what == "methods":

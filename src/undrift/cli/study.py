@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from undrift.errors import one_line
 from undrift.registry import BENCHMARKS
-from undrift.run.progress import CellBar, Lines, Quiet, calm
+from undrift.run.progress import JsonLines, Progress, StudyBar, calm
 
 if TYPE_CHECKING:
     from undrift.run.study import Study
@@ -62,12 +62,12 @@ def study(
 ) -> None:
     """Run a study, or list its cells."""
     calm(None)
-    from undrift.run import study_file
+    from undrift.run import study_plan
     from undrift.run.cells import Plan
     from undrift.run.study import Study
     from undrift.rundir import check_writable
 
-    config = study_file.load(file)
+    config = study_plan.load(file)
     if not listing:
         place = work or Path("runs") / f"study-{file.stem}"
         check_writable(place, choose="choose another place with --work")
@@ -110,10 +110,10 @@ def _list(study: Study, as_json: bool) -> None:
     print(f"{len(rows)} cells, {done} of them done; results: {' and '.join(map(str, study.files))}")
 
 
-def _told(quiet: bool, as_json: bool) -> Quiet:
+def _told(quiet: bool, as_json: bool) -> Progress:
     if as_json and not quiet:
-        return Lines(Console(soft_wrap=True))
-    return Quiet() if quiet or as_json else CellBar(Console(stderr=True))
+        return JsonLines(Console(soft_wrap=True))
+    return Progress() if quiet or as_json else StudyBar(Console(stderr=True))
 
 
 def _sum_up(study: Study) -> None:

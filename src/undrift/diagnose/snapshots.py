@@ -17,12 +17,12 @@ from undrift.methods.parts.budget import check_fits
 from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.report import Results, load
 from undrift.run import layers, plan
+from undrift.run.adapters import make_method, origin_of
 from undrift.run.backbone import Backbone
 from undrift.run.evaluate import Examiner
 from undrift.run.generate import read
-from undrift.run.progress import Quiet
-from undrift.run.reading import read_benchmark
-from undrift.run.saved import make_method, origin_of
+from undrift.run.load_tasks import read_benchmark
+from undrift.run.progress import Progress
 from undrift.run.teach import attach
 from undrift.rundir import RunDir
 
@@ -96,14 +96,14 @@ class Snapshots:
         backbone: str | None = None,
         benchmark: Benchmark | None = None,
         device: str | None = None,
-        progress: Quiet | None = None,
+        progress: Progress | None = None,
         limit: int | None = None,
     ) -> None:
         self.files = RunDir.existing(folder)
         self.results = load(folder)
         if why := nothing_later(self.results):
             raise ConfigError(f"{folder}: {why}")
-        self.progress, self.limit = progress or Quiet(), limit
+        self.progress, self.limit = progress or Progress(), limit
         given = {"data": data, "device": device, "backbone": backbone}
         chosen = {key: value for key, value in given.items() if value is not None}
         config = layers.resolve(layers.load_yaml(self.files.config_file), chosen)

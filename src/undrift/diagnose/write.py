@@ -13,7 +13,7 @@ from undrift.diagnose.routes import route_drift
 from undrift.diagnose.snapshots import Snapshots, Watched, nothing_later
 from undrift.report import load
 from undrift.run import plan
-from undrift.run.pictures import keep_pictures
+from undrift.run.thumbnails import keep_pictures
 from undrift.rundir import RunDir, read_record, write_json
 from undrift.rundir.diagnosed import PARTS
 from undrift.rundir.files import remove

@@ -1,7 +1,7 @@
 """The model that learns: any vision-language or language model of transformers.
 
 `pocket` is the small one that ships with undrift; everything else is a folder or a Hub name, read
-by `run.pretrained`. The weights are frozen: methods add adapters.
+by `run.load_model`. The weights are frozen: methods add adapters.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from undrift.methods.parts.projector import has_own_modules
 from undrift.run.config import RunConfig
 from undrift.run.device import find_device
 from undrift.run.encoder import Encoder, EncodingCollator
-from undrift.run.features import FeatureStore, Progress
 from undrift.run.fingerprint import digest
+from undrift.run.image_features import FeatureStore, ProgressCall
+from undrift.run.load_model import Quantize, read_model, read_processor
 from undrift.run.origin import source
-from undrift.run.pretrained import Quantize, read_model, read_processor
 from undrift.tuner import PromptContext
 
 CACHEABLE = {"llava"}  # families in which a picture's features are one (n_tokens, d) block
@@ -148,7 +148,7 @@ class Backbone:
         """Whether image features can be computed once and kept: of this family, never trained."""
         return self.model.config.model_type in CACHEABLE and not has_own_modules(self.model)
 
-    def prepare(self, pictures: Sequence[Path], progress: Progress | None = None) -> None:
+    def prepare(self, pictures: Sequence[Path], progress: ProgressCall | None = None) -> None:
         """Compute and keep the features of pictures, if this family allows it and they fit.
 
         Args:

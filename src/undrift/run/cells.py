@@ -18,9 +18,9 @@ from undrift.data.types import Benchmark
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
 from undrift.run import layers
+from undrift.run.adapters import make_method
 from undrift.run.config import RunConfig
-from undrift.run.saved import make_method
-from undrift.run.study_file import Order, Row, StudyConfig
+from undrift.run.study_plan import Order, Row, StudyConfig
 from undrift.rundir import RunDir, read_record
 from undrift.rundir.records import Manifest, Matrix
 

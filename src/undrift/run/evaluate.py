@@ -11,7 +11,7 @@ from undrift.data.collate import Encoded
 from undrift.data.types import Example, Task
 from undrift.run.backbone import Backbone, Collator
 from undrift.run.generate import answers
-from undrift.run.progress import Quiet
+from undrift.run.progress import Progress
 from undrift.rundir import atomic_write, read_answers, text_of, write_lines
 from undrift.rundir.files import line_of, read_line, writing
 from undrift.rundir.record import check
@@ -37,7 +37,7 @@ class Examiner:
         model: Any,
         collator: Collator,
         batch_size: int,
-        progress: Quiet,
+        progress: Progress,
         scoring: str = "coin",
     ) -> None:
         self.backbone = backbone

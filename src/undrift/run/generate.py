@@ -16,7 +16,7 @@ from torch import Tensor
 
 from undrift.data.collate import Encoded, fitting
 from undrift.run.backbone import Backbone, Collator
-from undrift.run.refused import named
+from undrift.run.refused_examples import named
 from undrift.tuner.decoding import kept
 
 

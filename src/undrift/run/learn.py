@@ -21,27 +21,27 @@ from undrift.data.types import Benchmark, Task
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.parts.budget import check_fits
 from undrift.run import plan
+from undrift.run.adapters import make_method, note_origin
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
 from undrift.run.evaluate import Examiner
-from undrift.run.inputs import Inputs, splits_of
+from undrift.run.input_changes import Inputs, splits_of
 from undrift.run.learned import find_again, from_files
-from undrift.run.live import Reporters, check_reporters
-from undrift.run.manifest import manifest
-from undrift.run.origin import placed, source
-from undrift.run.progress import Quiet
-from undrift.run.reading import (
+from undrift.run.load_tasks import (
     Skipped,
     check_answers,
     note_skipped,
     rows_skipped,
     without_bad,
 )
-from undrift.run.saved import make_method, note_origin
+from undrift.run.manifest import manifest
+from undrift.run.origin import placed, source
+from undrift.run.progress import Progress
+from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.start import Start
 from undrift.run.teach import attach, explained, teach
 from undrift.run.trainer import StepBar
-from undrift.run.watch import RouteWatch, mention_unwatchable
+from undrift.run.watch_routes import RouteWatch, mention_unwatchable
 from undrift.rundir import (
     atomic_folder,
     read_answers,
@@ -107,7 +107,7 @@ class Learn:
         start: Start,
         own: OwnTask,
         out: Path,
-        progress: Quiet | None = None,
+        progress: Progress | None = None,
         *,
         held_out: float = 0.1,
         without: Sequence[str] = (),
@@ -115,7 +115,7 @@ class Learn:
         force: bool = False,
         backbone: Backbone | None = None,
     ) -> None:
-        self.start, self.progress = start, progress or Quiet()
+        self.start, self.progress = start, progress or Progress()
         self.files = LearnDir(out)
         self.config = placed(start.config, None if replace else self.files)
         check_reporters(self.config.report_to)

@@ -24,8 +24,8 @@ from undrift.errors import DataError
 from undrift.run import layers, plan
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
-from undrift.run.progress import Quiet
-from undrift.run.reading import read_benchmark, without_bad
+from undrift.run.load_tasks import read_benchmark, without_bad
+from undrift.run.progress import Progress
 
 Note = Mapping[str, Any]
 """What undrift.json says about one task: name, digest of its test examples, and their source."""
@@ -80,7 +80,7 @@ def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: b
 
 
 def find_again(
-    notes: Sequence[Note], progress: Quiet, backbone: str | Backbone | None = None
+    notes: Sequence[Note], progress: Progress, backbone: str | Backbone | None = None
 ) -> list[tuple[Task, bool]]:
     """Read the test examples of tasks that were learned earlier.
 
@@ -122,7 +122,7 @@ def _source(note: Note) -> str:
 
 
 def _of_benchmark(
-    note: Note, names: Sequence[str], progress: Quiet, backbone: str | Backbone | None
+    note: Note, names: Sequence[str], progress: Progress, backbone: str | Backbone | None
 ) -> Mapping[str, Task]:
     """Read a benchmark's tasks as a run had them."""
     kept = ("benchmark", "data", "reading", "skip_bad", "profile")
@@ -148,7 +148,7 @@ def _of_benchmark(
     return {task.name: plan.cut(task, config.profile, config.eval.split) for task in tasks}
 
 
-def _of_files(note: Note, progress: Quiet, backbone: str | Backbone | None) -> Task:
+def _of_files(note: Note, progress: Progress, backbone: str | Backbone | None) -> Task:
     """Read a task of the user's own; where it has a test file, the training file is not needed."""
     source = note["test" if note.get("test") else "train"]
     text = f"reading {source} for the task {note['name']}, its pictures from {note['images']}"

@@ -18,13 +18,13 @@ from undrift.data.checks.split import Asked, Split
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import DataError
-from undrift.run.refused import refused, renderer_of
+from undrift.run.refused_examples import refused, renderer_of
 
 LONGEST = 64  # texts a split that are tokenised in any case, to tell how long they get
 SAMPLE = 48  # sizes of pictures that are put through the processor
 
 Size = tuple[int, int]
-Progress = Callable[[str, int, int], None]
+ProgressCall = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def lengths(
     ruler: Ruler,
     splits: Sequence[Split],
     sizes: Mapping[Path, Size],
-    progress: Progress | None = None,
+    progress: ProgressCall | None = None,
 ) -> list[Finding]:
     """Compare prompts and answers with the model's limit and the tasks' `max_new_tokens`.
 

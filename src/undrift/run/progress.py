@@ -13,18 +13,18 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as ProgressOfRich
 from rich.table import Column
 
 from undrift.errors import one_line
 
 
-class Quiet:
+class Progress:
     """Says nothing; the base of the others. Use it as a context.
 
     Attributes:
@@ -74,7 +74,7 @@ class Quiet:
         """
 
 
-class Bars(Quiet):
+class Bars(Progress):
     """Two bars, the whole run and the current stage, and a line for each event.
 
     Args:
@@ -84,7 +84,7 @@ class Bars(Quiet):
     drawn = True
 
     def __init__(self, console: Console) -> None:
-        self._bars = Progress(
+        self._bars = ProgressOfRich(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -130,7 +130,7 @@ class Bars(Quiet):
         self._bars.console.print(escape(one_line(text)), highlight=False)
 
 
-class CellBar(Quiet):
+class StudyBar(Progress):
     """One bar for a whole study, which runs are going on, and a line for each that has ended.
 
     Args:
@@ -140,7 +140,7 @@ class CellBar(Quiet):
     drawn = True
 
     def __init__(self, console: Console) -> None:
-        self._bar = Progress(
+        self._bar = ProgressOfRich(
             TextColumn("cells"),
             BarColumn(20),
             MofNCompleteColumn(),
@@ -169,7 +169,7 @@ class CellBar(Quiet):
         self._bar.console.print(escape(one_line(text)), highlight=False)
 
 
-class Lines(Quiet):
+class JsonLines(Progress):
     """One JSON object a line, for each event and the end of each stage.
 
     Args:

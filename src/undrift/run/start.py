@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from undrift.errors import ConfigError, RunDirError
 from undrift.run import layers
+from undrift.run.adapters import find_adapter, origin_of
 from undrift.run.config import RunConfig
 from undrift.run.learned import Note
 from undrift.run.origin import source
-from undrift.run.saved import find_adapter, origin_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Start:
         adapter: The adapter's folder; None to start one.
         notes: A note of each task it has learned, see `undrift.run.learned`.
         fingerprint: Of the backbone that it was trained on, if there is one.
-        changes: What had changed while it was made, see `undrift.run.inputs`.
+        changes: What had changed while it was made, see `undrift.run.input_changes`.
     """
 
     config: RunConfig

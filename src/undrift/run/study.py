@@ -20,7 +20,7 @@ from undrift.report.study import compact, run_entry, surroundings
 from undrift.report.study_table import study_markdown
 from undrift.run.cells import Cell, Plan, best_rate, next_rate
 from undrift.run.processes import Process, begin, stopped_with_us
-from undrift.run.progress import Quiet, clock
+from undrift.run.progress import Progress, clock
 from undrift.rundir import RunDir, atomic_write, read_record
 from undrift.rundir.files import remove
 from undrift.rundir.records import Manifest, StudyResults
@@ -145,7 +145,7 @@ class Study:
 
     # ------------------------------------------------------------ running
 
-    def go(self, jobs: int, progress: Quiet) -> None:
+    def go(self, jobs: int, progress: Progress) -> None:
         """Run what is not done yet; write the results after every cell.
 
         Args:
@@ -183,7 +183,7 @@ class Study:
                 process = begin(cell.name, self.argv(cell), self.work / f"{cell.name}.log")
                 running += [process] if process is not None else []
 
-    def _settle(self, process: Process, progress: Quiet) -> None:
+    def _settle(self, process: Process, progress: Progress) -> None:
         """Take note of how a process has ended."""
         process.log.close()
         cell = next(cell for cell in self._cells if cell.name == process.name)
@@ -205,7 +205,7 @@ class Study:
 
     def _tell(
         self,
-        progress: Quiet,
+        progress: Progress,
         waiting: Sequence[Cell],
         running: Sequence[Process],
         mean: float | None,

@@ -16,13 +16,13 @@ from undrift.methods.parts.projector import train_projector
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.evaluate import Examiner
-from undrift.run.progress import Quiet
+from undrift.run.progress import Progress
 from undrift.run.trainer import train
 from undrift.tuner import adapted
 
 
 def attach(
-    method: Method, config: RunConfig, backbone: Backbone, progress: Quiet | None = None
+    method: Method, config: RunConfig, backbone: Backbone, progress: Progress | None = None
 ) -> Any:
     """Put a method's adapters on a backbone, and the projector's copy if it is trained as well.
 

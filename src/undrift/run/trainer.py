@@ -26,9 +26,9 @@ from undrift.methods.parts.projector import trained_modules
 from undrift.run.backbone import Backbone, Collator
 from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
 from undrift.run.config import TrainConfig
-from undrift.run.progress import Quiet
-from undrift.run.refused import named
-from undrift.run.watch import ROUTES, RouteWatch
+from undrift.run.progress import Progress
+from undrift.run.refused_examples import named
+from undrift.run.watch_routes import ROUTES, RouteWatch
 from undrift.tuner.upstream import one_device
 
 _FIELDS = {field.name for field in fields(TrainingArguments)}
@@ -94,7 +94,7 @@ class StepBar(TrainerCallback):
         work: The task's share of the planned work.
     """
 
-    def __init__(self, progress: Quiet, title: str, work: float) -> None:
+    def __init__(self, progress: Progress, title: str, work: float) -> None:
         self.progress, self.title, self.work = progress, title, work
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -113,7 +113,7 @@ class TaskTrainer(Trainer):
     Args:
         method: Turns batches into the model's inputs, and gives the loss.
         watch: Sees every loss.
-        naming: The context in which a batch is learned, see `undrift.run.refused.named`.
+        naming: The context in which a batch is learned, see `undrift.run.refused_examples.named`.
         modules_rate: Peak rate of modules trained in full beside the adapter, the projector's.
         **options: What `Trainer` takes.
     """

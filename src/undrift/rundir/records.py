@@ -171,7 +171,7 @@ class Manifest(Record):
 
 
 class Begun(Record):
-    """data.json: what a run was begun with, see `undrift.run.inputs`."""
+    """data.json: what a run was begun with, see `undrift.run.input_changes`."""
 
     rows: dict[str, dict[str, Annotated[list[str], Field(min_length=1)]]]
     files: dict[str, Annotated[list[int | str], Field(min_length=1, max_length=4)]]

@@ -21,7 +21,7 @@ from undrift.run.checkpoint import random_kept
 from undrift.run.evaluate import Examiner
 from undrift.run.generate import read
 from undrift.run.plan import spaced
-from undrift.run.progress import Quiet
+from undrift.run.progress import Progress
 from undrift.tuner.routes import Routes, compare, mean, recorded, routed_layers
 
 PROBE = 16  # examples a task
@@ -108,7 +108,7 @@ class RouteWatch(TrainerCallback):
         return recorder.routes()
 
 
-def mention_unwatchable(every: int, method: Method, model: Any, progress: Quiet) -> None:
+def mention_unwatchable(every: int, method: Method, model: Any, progress: Progress) -> None:
     """Say so where routes are to be watched, and the method has none that move as it learns.
 
     Args:

@@ -15,8 +15,8 @@ from undrift.errors import DataError, unknown
 from undrift.registry import BENCHMARKS
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
-from undrift.run.progress import Quiet
-from undrift.run.refused import refused, renderer_of
+from undrift.run.progress import Progress
+from undrift.run.refused_examples import refused, renderer_of
 from undrift.rundir import write_lines
 from undrift.scoring import copy_fault
 
@@ -37,7 +37,7 @@ class Skipped(NamedTuple):
 
 
 def read_benchmark(
-    config: RunConfig, progress: Quiet, backbone: str | Backbone | None = None
+    config: RunConfig, progress: Progress, backbone: str | Backbone | None = None
 ) -> tuple[Benchmark, tuple[Skipped, ...]]:
     """Load the benchmark of a run.
 
@@ -85,7 +85,7 @@ def _options(name: str, reading: Mapping[str, Any], known: Sequence[str]) -> dic
     return dict(reading)
 
 
-def check_answers(tasks: Sequence[Task], scoring: str, progress: Quiet) -> None:
+def check_answers(tasks: Sequence[Task], scoring: str, progress: Progress) -> None:
     """Score a perfect copy of every answer that will be asked for, before anything is learned.
 
     Args:
@@ -114,7 +114,7 @@ def check_answers(tasks: Sequence[Task], scoring: str, progress: Quiet) -> None:
             progress.event("answers", text, task=task.name, count=len(wrong))
 
 
-def note_skipped(skipped: Sequence[Skipped], root: Path, progress: Quiet) -> None:
+def note_skipped(skipped: Sequence[Skipped], root: Path, progress: Progress) -> None:
     """Write what was left out to skipped.jsonl in a run's folder, and tell how much it was."""
     if skipped:
         file = root / "skipped.jsonl"
@@ -124,14 +124,14 @@ def note_skipped(skipped: Sequence[Skipped], root: Path, progress: Quiet) -> Non
 
 
 def without_bad(
-    tasks: Sequence[Task], progress: Quiet, backbone: str | Backbone | None = None
+    tasks: Sequence[Task], progress: Progress, backbone: str | Backbone | None = None
 ) -> tuple[tuple[Task, ...], list[Skipped]]:
     """Leave out the examples whose pictures cannot be read, and those that a backbone refuses.
 
     Args:
         tasks: Tasks.
         progress: Told about every picture: each is opened.
-        backbone: Whose processor is asked, see `undrift.run.refused`; nobody's if not given.
+        backbone: Whose processor is asked what it refuses; nobody's if not given.
 
     Returns:
         The tasks with what remains, and the examples that were left out.

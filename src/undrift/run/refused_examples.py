@@ -23,8 +23,8 @@ from undrift.data.refusal import REFUSALS, a_setting, naming, refuses
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError
 from undrift.run.backbone import Backbone, Collator
+from undrift.run.load_model import read_processor
 from undrift.run.origin import source
-from undrift.run.pretrained import read_processor
 
 Size = tuple[int, int]
 _OF_PICTURES = "image|picture|pixel|patch|vision"

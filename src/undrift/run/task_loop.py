@@ -22,21 +22,21 @@ from undrift.methods.parts.budget import measured, rank_to_meet, size
 from undrift.report import load as load_results
 from undrift.report import page, tell
 from undrift.run import origin, plan
+from undrift.run.adapters import make_method, note_origin
 from undrift.run.backbone import Backbone
 from undrift.run.config import MethodConfig, RunConfig
 from undrift.run.evaluate import Examiner
-from undrift.run.inputs import Inputs, splits_of
+from undrift.run.input_changes import Inputs, splits_of
 from undrift.run.learned import from_benchmark
-from undrift.run.live import Reporters, check_reporters
+from undrift.run.load_tasks import Skipped, check_answers, note_skipped, read_benchmark
 from undrift.run.manifest import manifest
-from undrift.run.meter import Meter
-from undrift.run.pictures import keep_pictures
-from undrift.run.progress import Quiet
-from undrift.run.reading import Skipped, check_answers, note_skipped, read_benchmark
-from undrift.run.saved import make_method, note_origin
+from undrift.run.progress import Progress
+from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.teach import attach, explained, teach
+from undrift.run.thumbnails import keep_pictures
 from undrift.run.trainer import StepBar
-from undrift.run.watch import ROUTES, RouteWatch, mention_unwatchable
+from undrift.run.training_cost import Meter
+from undrift.run.watch_routes import ROUTES, RouteWatch, mention_unwatchable
 from undrift.rundir import (
     RunDir,
     atomic_folder,
@@ -70,7 +70,7 @@ class Run:
     def __init__(
         self,
         config: RunConfig,
-        progress: Quiet | None = None,
+        progress: Progress | None = None,
         *,
         replace: bool = False,
         force: bool = False,
@@ -86,7 +86,7 @@ class Run:
         replace = replace or there.only_planned
         config = origin.placed(config, None if replace else there)
         self.config = config
-        self.progress = progress or Quiet()
+        self.progress = progress or Progress()
         self.method = make_method(config.method.name, config.method.options)
         check_reporters(config.report_to)
         # told now, not after the drawing

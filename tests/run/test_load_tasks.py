@@ -12,16 +12,16 @@ from tests.run.own import list_tasks, write_task
 from undrift.errors import DataError, UnknownName
 from undrift.run.config import Profile
 from undrift.run.layers import resolve
+from undrift.run.load_tasks import read_benchmark
 from undrift.run.plan import cut
-from undrift.run.progress import Quiet
-from undrift.run.reading import read_benchmark
+from undrift.run.progress import Progress
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def read(name: str, data: Path, **layer):
     config = resolve({"benchmark": name, "data": data, "backbone": "pocket"}, layer)
-    return read_benchmark(config, Quiet())
+    return read_benchmark(config, Progress())
 
 
 def test_a_benchmarks_own_options_are_checked_and_handed_over():

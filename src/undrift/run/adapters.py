@@ -26,7 +26,7 @@ from undrift.run.claimed import check_names, claim, digest
 from undrift.run.config import RunConfig, located
 from undrift.run.evaluate import Examiner
 from undrift.run.generate import answers
-from undrift.run.progress import Quiet
+from undrift.run.progress import Progress
 from undrift.rundir import read_answers, read_record, write_json
 from undrift.rundir.records import Origin
 from undrift.scoring import mean_score, task_score
@@ -82,7 +82,7 @@ def note_origin(
         backbone: What the adapter belongs to.
         after: How many tasks it has learned.
         learned: A note of each task, see `undrift.run.learned`.
-        changes: What has changed while it was made, see `undrift.run.inputs`.
+        changes: What has changed while it was made, see `undrift.run.input_changes`.
     """
     content = {
         "backbone": config.backbone,
@@ -249,7 +249,7 @@ def examine(
     tasks: Sequence[Task],
     out: Path | None,
     batch_size: int,
-    progress: Quiet,
+    progress: Progress,
     scoring: str = "coin",
 ) -> dict[str, dict[str, float | None]]:
     """Put test questions to an adapter.

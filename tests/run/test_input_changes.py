@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.run.own import LAYER, write_rows
-from tests.run.test_loop import Stop
+from tests.run.test_task_loop import Stop
 from tests.run.tiny import save_tiny
 from undrift.errors import AdapterMismatch, RunDirError
 from undrift.run.backbone import Backbone
-from undrift.run.progress import Quiet
+from undrift.run.progress import Progress
 from undrift.rundir import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -71,7 +71,7 @@ CHANGES = {
 SLOW = pytest.mark.slow
 
 
-class Told(Quiet):
+class Told(Progress):
     """Keeps what kinds of things were told."""
 
     def __init__(self) -> None:

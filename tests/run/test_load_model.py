@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.run.adapters import make_method, open_adapter
 from undrift.run.backbone import Backbone
-from undrift.run.saved import make_method, open_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 SMALL = {"experts": 2, "rank": 2}

@@ -11,9 +11,9 @@ from PIL import Image
 from tests.run.tiny import tiny_llava
 from undrift.data.files import cache_folder
 from undrift.errors import DataError
-from undrift.run import features
+from undrift.run import image_features
 from undrift.run.backbone import Backbone
-from undrift.run.features import FeatureStore
+from undrift.run.image_features import FeatureStore
 
 
 class Encoder:
@@ -80,7 +80,7 @@ def test_features_of_pictures_that_were_read_otherwise_are_left_alone(
     old = file.rename(file.with_name(file.name.partition("-")[2]))  # as they were called before
     before, again, later = old.read_bytes(), Encoder(), Encoder()
     FeatureStore(tmp_path / "kept", again).prepare(pictures)
-    monkeypatch.setattr(features, "READING", features.READING + 1)
+    monkeypatch.setattr(image_features, "READING", image_features.READING + 1)
     FeatureStore(tmp_path / "kept", later).prepare(pictures)
     assert again.calls == later.calls == pictures
     assert old.read_bytes() == before and len(list((tmp_path / "kept").iterdir())) == 3

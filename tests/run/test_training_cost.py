@@ -9,17 +9,17 @@ import pytest
 import torch
 from transformers import TrainerState
 
-from undrift.run import meter
-from undrift.run.meter import Meter, forget_peak, peak
-from undrift.run.progress import Quiet
-from undrift.run.saved import make_method
+from undrift.run import training_cost
+from undrift.run.adapters import make_method
+from undrift.run.progress import Progress
+from undrift.run.training_cost import Meter, forget_peak, peak
 from undrift.rundir import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 CPU = torch.device("cpu")
 
 
-class StopLearning(Quiet):
+class StopLearning(Progress):
     """Stops a run as a kill would, when a task has made so many steps."""
 
     def __init__(self, task: str, steps: int) -> None:
@@ -96,7 +96,7 @@ def test_the_peak_is_that_of_the_block_alone():
 
 
 def test_where_the_peak_cannot_be_reset_it_is_not_known(make_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(meter, "_CLEAR", tmp_path / "no" / "such" / "file")
+    monkeypatch.setattr(training_cost, "_CLEAR", tmp_path / "no" / "such" / "file")
     assert not forget_peak(CPU) and not forget_peak(torch.device("mps"))
     make_run("finetune").go()
     assert [cost["peak_bytes"] for cost in costs(tmp_path / "run")] == [None, None]

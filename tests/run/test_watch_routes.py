@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.run.test_budget import Told
-from tests.run.test_loop import numbers
-from tests.run.test_meter import StopLearning
+from tests.run.test_task_loop import numbers
+from tests.run.test_training_cost import StopLearning
 from undrift.methods.moelora import expert_layers
 from undrift.run.evaluate import Examiner
 from undrift.run.generate import read
-from undrift.run.progress import Quiet
-from undrift.run.watch import RouteWatch
+from undrift.run.progress import Progress
+from undrift.run.watch_routes import RouteWatch
 from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -61,7 +61,7 @@ def test_a_look_leaves_random_numbers_where_they_were(make_run, monkeypatch):
         read(*asked)
 
     monkeypatch.setattr(RouteWatch, "look", looked)
-    monkeypatch.setattr("undrift.run.watch.read", drawing)
+    monkeypatch.setattr("undrift.run.watch_routes.read", drawing)
     make_run(train={"max_steps": 2}, watch_routes=1).go()
     assert kept == [True, True]
 
@@ -106,7 +106,7 @@ def test_a_planted_change_of_the_router_is_seen(make_run, two, backbone):
     modes = []
     for layer in layers:
         layer.register_forward_pre_hook(lambda *_: modes.append(model.training))
-    examiner = Examiner(backbone, model, backbone.collator(), 4, Quiet())
+    examiner = Examiner(backbone, model, backbone.collator(), 4, Progress())
     model.train()
     watch = RouteWatch(examiner, run.method, {1: two.tasks[0]}, 1)
     still = watch.look()

@@ -9,8 +9,8 @@ from PIL import Image
 
 from undrift.data.types import Example, Task
 from undrift.errors import DataError, RunDirError
-from undrift.run import pictures
-from undrift.run.pictures import keep_pictures
+from undrift.run import thumbnails
+from undrift.run.thumbnails import keep_pictures
 from undrift.rundir import RunDir, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -42,7 +42,7 @@ def test_the_pictures_of_every_line(tmp_path, task):
 
 
 def test_they_are_made_once_and_not_without_bound(tmp_path, task, monkeypatch):
-    monkeypatch.setattr(pictures, "AT_MOST", 1)
+    monkeypatch.setattr(thumbnails, "AT_MOST", 1)
     files = RunDir(tmp_path / "run")
     keep_pictures(files, 1, task)
     folder = files.pictures(1, "things")

@@ -22,7 +22,7 @@ from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.untrusted import open_regular, why
 
 Encoder = Callable[[Sequence[Path]], Tensor]
-Progress = Callable[[int, int, int], None]
+ProgressCall = Callable[[int, int, int], None]
 
 
 class FeatureStore:
@@ -42,7 +42,7 @@ class FeatureStore:
         self._row_of_digest: dict[str, int] = {}
         self._row_of_path: dict[Path, int] = {}
 
-    def prepare(self, pictures: Iterable[Path], progress: Progress | None = None) -> None:
+    def prepare(self, pictures: Iterable[Path], progress: ProgressCall | None = None) -> None:
         """Make the features of every picture available, computing those never seen before.
 
         Args:
@@ -95,7 +95,7 @@ class FeatureStore:
             if wanted.intersection(digests):
                 self._append(digests, content["features"])
 
-    def _compute(self, missing: dict[str, Path], progress: Progress) -> None:
+    def _compute(self, missing: dict[str, Path], progress: ProgressCall) -> None:
         digests, paths = list(missing), list(missing.values())
         parts = []
         for start in range(0, len(paths), self._batch_size):

@@ -20,7 +20,7 @@ from undrift.data.types import Example, Task
 from undrift.errors import RunDirError
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
-from undrift.run.progress import Quiet
+from undrift.run.progress import Progress
 from undrift.rundir import RunDir, read_record, write_json
 from undrift.rundir.records import Begun, Change, Manifest
 
@@ -60,9 +60,9 @@ class Inputs:
         adapter: Path | None = None,
         *,
         force: bool = False,
-        progress: Quiet | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        self._files, self.force, self._progress = files, force, progress or Quiet()
+        self._files, self.force, self._progress = files, force, progress or Progress()
         self._file = files.root / "data.json"
         before = read_record(self._file, Begun) if self._file.is_file() else None
         manifest = self._manifest()

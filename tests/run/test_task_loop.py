@@ -17,13 +17,13 @@ from undrift.registry import METHODS
 from undrift.run import plan
 from undrift.run.backbone import Backbone
 from undrift.run.config import Profile
-from undrift.run.progress import Quiet
+from undrift.run.progress import Progress
 from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 
-class Stop(Quiet):
+class Stop(Progress):
     """Stops the run as a kill would, when the bars have been moved so often."""
 
     def __init__(self, after: int) -> None:

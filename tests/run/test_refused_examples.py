@@ -14,12 +14,12 @@ from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.checks.split import Asked, Split
 from undrift.data.types import Example
 from undrift.errors import DataError
+from undrift.run.adapters import make_method
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
 from undrift.run.generate import answers
 from undrift.run.learn import Learn
 from undrift.run.lengths import Ruler, lengths
-from undrift.run.saved import make_method
 from undrift.run.start import start_from
 from undrift.run.trainer import train
 

@@ -13,10 +13,10 @@ import torch
 from transformers import TrainerCallback
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from tests.run.test_loop import assert_same_numbers
-from tests.run.test_meter import StopLearning
+from tests.run.test_task_loop import assert_same_numbers
+from tests.run.test_training_cost import StopLearning
 from undrift.errors import ConfigError, MissingExtra, UnknownName
-from undrift.run.live import Reporters
+from undrift.run.report_to import Reporters
 from undrift.rundir import read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
