@@ -13,10 +13,10 @@ from tests.fuzz.within import held, many
 from undrift.data.types import Example
 from undrift.scoring import (
     KINDS,
-    MIF,
     PROFILES,
     SCORERS,
     TASKS,
+    AnswerStyle,
     caption_scores,
     error_kind,
     find_task,
@@ -26,7 +26,6 @@ from undrift.scoring import (
     score_all,
     score_file,
     scores_of,
-    worn,
 )
 
 PIECES = """
@@ -100,13 +99,14 @@ def test_one_line_by_every_profile(name, prediction, answers, extra, right):
 
 
 @many(4)
-@given(st.sampled_from(KINDS), said, several)
+@given(st.sampled_from(list(KINDS)), said, several)
 def test_the_form_of_anything(kind, prediction, answers):
     with held():
         error_kind(kind, prediction, answers)
-        if kind in MIF:
-            sound(MIF[kind](prediction, answers))
-        worn(prediction, [answers], {"later": [answers[::-1], [prediction]]})
+        if (mif := KINDS[kind].mif) is not None:
+            sound(mif(prediction, answers))
+        later = {"later": AnswerStyle([answers[::-1], [prediction]])}
+        AnswerStyle([answers]).borrowed_from(prediction, later)
 
 
 @many(4)

@@ -9,8 +9,8 @@ import pytest
 
 from undrift.errors import DataError
 from undrift.scoring import error_kind, score, score_all
-from undrift.scoring.answers import box, letter
 from undrift.scoring.boxes import find_box
+from undrift.scoring.rules_undrift import box, letter
 
 AT = "[100, 100, 200, 200]"
 BOXES = [

@@ -9,11 +9,19 @@ import pytest
 from tests.fuzz.within import SECOND, held
 from undrift.errors import DataError
 from undrift.report import answers as report_answers
-from undrift.scoring import PROFILES, SCORERS, TASKS, caption_scores, score, scores_of
-from undrift.scoring.caption import _common
-from undrift.scoring.drift import Looks, rules_of
-from undrift.scoring.lenient import content
-from undrift.scoring.text_distance import COMPARED, edit_distance, similarity
+from undrift.scoring import (
+    PROFILES,
+    SCORERS,
+    TASKS,
+    AnswerStyle,
+    caption_scores,
+    rules_of,
+    score,
+    scores_of,
+)
+from undrift.scoring.captions import _common_length
+from undrift.scoring.edit_distance import COMPARED, edit_distance, similarity
+from undrift.scoring.rules_lenient import content
 
 LONG = {
     "letters": "abcd " * 40_000,
@@ -90,7 +98,8 @@ def test_drift_of_form_neither(name):
     line = {"prediction": LONG[name], "answers": ["red", "[1, 2, 3, 4]"], "strict": 0.0}
     with held():
         rules_of("exact", {**line, "caseless": 0.0})
-        Looks([["red"], ["1"]]).borrowed(LONG[name], {"later": Looks([["[1, 2, 3, 4]"]])})
+        later = {"later": AnswerStyle([["[1, 2, 3, 4]"]])}
+        AnswerStyle([["red"], ["1"]]).borrowed_from(LONG[name], later)
 
 
 def test_the_distance_is_the_one_by_hand():
@@ -125,7 +134,7 @@ def test_common_words_are_counted_as_by_hand():
         left, right = (
             draw.choices(["a", "b", "", "\0", "ab"], k=draw.randint(0, 12)) for _ in "12"
         )
-        assert _common(left, right) == by_hand(left, right)
+        assert _common_length(left, right) == by_hand(left, right)
 
 
 @pytest.mark.parametrize(

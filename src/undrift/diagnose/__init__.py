@@ -3,7 +3,7 @@
 Each question is a file here, and its answer one in RUN/diagnose/, which the report reads: `routes`,
 does the router send old inputs elsewhere? `experts`, do they answer them otherwise? `causes`, which
 of the two costs how much? `reroute`, what could a router that was trained anew still get out of
-them? Drift of form alone needs no adapter, see `undrift.scoring.drift`.
+them? Drift of form alone needs no adapter, see `undrift.scoring.rules_of`.
 """
 
 from __future__ import annotations

@@ -20,8 +20,7 @@ from typing import Any
 from undrift.diagnose.routes import ENTANGLED
 from undrift.diagnose.snapshots import Snapshots, Watched
 from undrift.rundir import read_answers
-from undrift.scoring import task_score
-from undrift.scoring.drift import rules_of
+from undrift.scoring import rules_of, task_score
 
 Scores = Mapping[str, float | None]
 

@@ -16,7 +16,7 @@ from undrift.report.pictures import Pictures
 from undrift.report.results import Results, labels
 from undrift.rundir import RunDir, read_answers, read_record
 from undrift.rundir.records import Manifest
-from undrift.scoring.drift import rules_of
+from undrift.scoring import rules_of
 
 RIGHT, FORM, PARTLY, WRONG = "right", "form", "partly", "wrong"
 """Marks: right by the strict rule; only by the lenient one; partial credit; wrong by every rule."""

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from undrift.rundir import RunDir, read_answers, read_record
 from undrift.rundir.records import Manifest, Matrix
-from undrift.scoring import Score, share_case_only
-from undrift.scoring.drift import Looks, Rules, rules_of
+from undrift.scoring import AnswerStyle, Rules, Score, rules_of, share_case_only
 
 OTHER_NOTATION = "other notation"
 """Right by content and wrong by the strict rule, for a reason without a name: `7` for `seven`."""
@@ -134,7 +133,7 @@ class Answers:
                 for line, rules in judged
                 if rules.strict is not None
             ),
-            worn=_count(own.borrowed(line["prediction"], later) for line, _ in wrong),
+            worn=_count(own.borrowed_from(line["prediction"], later) for line, _ in wrong),
             alone=_count(
                 Slip(error, line["prediction"], line["answers"][0])
                 for (line, rules), error in zip(wrong, errors, strict=True)
@@ -142,7 +141,7 @@ class Answers:
             ),
         )
 
-    def _learned_since(self, task: int, after: int) -> dict[str, Looks]:
+    def _learned_since(self, task: int, after: int) -> dict[str, AnswerStyle]:
         since = [k for k in range(task + 1, after + 1) if k in self._looks]
         return {self.tasks[k - 1]: self._looks[k] for k in since}
 
@@ -152,15 +151,15 @@ class Answers:
         return [task["scorer"] for task in manifest.get("protocol", {}).get("tasks", ())]
 
     @cached_property
-    def _looks(self) -> dict[int, Looks]:
+    def _looks(self) -> dict[int, AnswerStyle]:
         """How each task's answers look, by its number; all stages keep the same answers."""
-        found: dict[int, Looks] = {}
+        found: dict[int, AnswerStyle] = {}
         for file in [
             each for stage in reversed(self._run.stages()) for each in stage.glob("on-*.jsonl")
         ]:
             task = int(file.stem.removeprefix("on-"))
             if task not in found:
-                found[task] = Looks(line["answers"] for line in read_answers(file))
+                found[task] = AnswerStyle(line["answers"] for line in read_answers(file))
         return found
 
     def _file(self, task: int, after: int) -> Path:

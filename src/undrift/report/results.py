@@ -14,7 +14,7 @@ from undrift.report.cost import cost
 from undrift.report.protocol import facts, made_with
 from undrift.rundir import RunDir, damaged, read_answers, read_record
 from undrift.rundir.records import Manifest, Matrix
-from undrift.scoring import MIF, TASKS, Score, mean_score, share_case_only
+from undrift.scoring import KINDS, TASKS, Score, mean_score, share_case_only
 
 DRIFTS = (
     "What makes a model forget: router drift (a later task sends old inputs to other experts), "
@@ -215,7 +215,7 @@ def _ends(lines: Sequence[Lines], manifest: Mapping[str, Any]) -> dict[str, Row]
 
 
 def _mif(lines: Lines, scorer: str) -> float | None:
-    rule = MIF.get(TASKS[scorer].kind) if scorer in TASKS else None
+    rule = KINDS[TASKS[scorer].kind].mif if scorer in TASKS else None
     if rule is None:
         return None
     return 100 * fmean(rule(row["prediction"], row["answers"]) for row in lines)

@@ -1,39 +1,45 @@
 """Pure strings and numbers: is an answer right, is only its form wrong, and how much was forgotten.
 
-`scores_of` scores a line of any task. `score` serves the pocket; `score_all` and `score_file` (a
-whole file) serve the published benchmarks, whose rules are in `public`, `domains`, `official` and
-`lenient`. `rules_of` judges a kept line by content and by form. Works without torch.
+`scores_of` scores a prediction of any task and `rules_of` judges a kept one by content and by form;
+`score_file` serves whole files of predictions and `metrics` the accuracy matrix. Which rule serves
+which kind of answer stands in `kinds`, which rules a published task has in `published_tasks`.
+Works without torch.
 """
 
 from __future__ import annotations
 
-from undrift.scoring.answers import SCORERS, Score, find_scorer, score
-from undrift.scoring.caption import caption_scores, mean_of_seven
-from undrift.scoring.drift import Rules, form_share, kind_of_answer, rules_of, worn
-from undrift.scoring.format import is_case_only, share_case_only
-from undrift.scoring.forms import ERROR_KINDS, MIF, ErrorKind, error_kind, form
-from undrift.scoring.lines import (
+from undrift.scoring.answer_form import ERROR_KINDS, ErrorKind
+from undrift.scoring.borrowed_form import AnswerStyle
+from undrift.scoring.captions import caption_scores, mean_of_seven
+from undrift.scoring.kinds import KINDS, SCORERS, Kind, Score, error_kind, find_scorer, form, score
+from undrift.scoring.matrix import FORMULAS, metrics, stage_averages
+from undrift.scoring.predictions_file import FileScores, read_predictions, score_file
+from undrift.scoring.published_tasks import PROFILES, TASKS, Scores, find_task, score_all
+from undrift.scoring.scores import (
+    Rules,
     check_scorer,
     copy_fault,
+    form_share,
     in_other_units,
+    kind_of_answer,
     mean_score,
+    rules_of,
     scores_of,
+    share_case_only,
     task_score,
 )
-from undrift.scoring.matrix import FORMULAS, metrics, stage_averages
-from undrift.scoring.predictions import FileScores, read_predictions, score_file
-from undrift.scoring.published import KINDS, PROFILES, TASKS, Scores, find_task, score_all
 
 __all__ = [
     "ERROR_KINDS",
     "FORMULAS",
     "KINDS",
-    "MIF",
     "PROFILES",
     "SCORERS",
     "TASKS",
+    "AnswerStyle",
     "ErrorKind",
     "FileScores",
+    "Kind",
     "Rules",
     "Score",
     "Scores",
@@ -46,7 +52,6 @@ __all__ = [
     "form",
     "form_share",
     "in_other_units",
-    "is_case_only",
     "kind_of_answer",
     "mean_of_seven",
     "mean_score",
@@ -60,5 +65,4 @@ __all__ = [
     "share_case_only",
     "stage_averages",
     "task_score",
-    "worn",
 ]

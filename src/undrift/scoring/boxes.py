@@ -78,30 +78,19 @@ class Box(NamedTuple):
 def find_box(text: str) -> Box | None:
     """Return the first box in a text.
 
-    Args:
-        text: An answer or a prediction.
-
-    Returns:
-        Its corners. None if there is no box, or if the corners of the first are swapped, on one
-        line, or beyond what a float can hold.
+    None if there is no box, or if the corners of the first are swapped, on one line, or beyond what
+    a float can hold.
     """
-    found = four_numbers(text)
-    if found is None or not all(map(math.isfinite, found)):
+    numbers = four_numbers(text)
+    if numbers is None or not all(map(math.isfinite, numbers)):
         return None
-    made = Box(*found)
-    return made if made.x1 < made.x2 and made.y1 < made.y2 else None
+    box = Box(*numbers)
+    return box if box.x1 < box.x2 and box.y1 < box.y2 else None
 
 
 @lru_cache(maxsize=64)  # each rule, and the form, asks for the same texts
 def four_numbers(text: str) -> tuple[float, ...] | None:
-    """Return the first four numbers that stand together as those of a box do, whatever they are.
-
-    Args:
-        text: An answer or a prediction.
-
-    Returns:
-        Four numbers in the order x1, y1, x2, y2; or None.
-    """
+    """Return x1, y1, x2, y2: the first four numbers that stand together as those of a box do."""
     marked = _MARKED.search(text)
     if marked is not None and marked["tokens"]:
         return _located(marked["tokens"])
@@ -172,15 +161,9 @@ def _value(number: str) -> float:
 
 
 def overlap(a: Box, b: Box) -> float:
-    """Compute the intersection of two boxes over their union (IoU).
+    """Compute the intersection of two boxes over their union (IoU), between 0 and 1.
 
-    Args:
-        a: A box.
-        b: Another, in the same unit.
-
-    Returns:
-        A number between 0 and 1; 0 where corners are so far apart, or so near, that an area is no
-        float.
+    0 where corners are so far apart, or so near, that an area is no float.
     """
     width = min(a.x2, b.x2) - max(a.x1, b.x1)
     height = min(a.y2, b.y2) - max(a.y1, b.y1)
@@ -194,15 +177,8 @@ def overlap(a: Box, b: Box) -> float:
 def other_unit(prediction: str, answers: Sequence[str]) -> bool:
     """Tell whether a predicted box is in shares of the picture and its answers are not, or reverse.
 
-    Their overlap is then next to nothing, whatever they show.
-
-    Args:
-        prediction: What the model said.
-        answers: The accepted boxes.
-
-    Returns:
-        False as well where one side is no box.
+    Their overlap is then next to nothing, whatever they show. False where one side is no box.
     """
-    said = find_box(prediction)
+    box = find_box(prediction)
     truths = [truth for truth in map(find_box, answers) if truth is not None]
-    return said is not None and bool(truths) and all(t.shares != said.shares for t in truths)
+    return box is not None and bool(truths) and all(t.shares != box.shares for t in truths)

@@ -8,7 +8,7 @@ that needs such a cell is None: nothing is guessed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from undrift.errors import DataError
@@ -57,7 +57,7 @@ def metrics(matrix: Sequence[Row], zero_shot: Row | None = None) -> dict[str, fl
         return {name: last if name == "last" else None for name in FORMULAS}
     rows = range(tasks)
     final, diagonal = A[-1], [A[i][i] for i in rows]
-    best = [_max([A[t][i] for t in range(i, tasks - 1)]) for i in rows[:-1]]
+    best = [_of_all(max, [A[t][i] for t in range(i, tasks - 1)]) for i in rows[:-1]]
     before = [A[i - 1][i] for i in rows[1:]]
     return {
         "last": last,
@@ -73,11 +73,7 @@ def metrics(matrix: Sequence[Row], zero_shot: Row | None = None) -> dict[str, fl
 def stage_averages(matrix: Sequence[Row]) -> list[float | None]:
     """Average, after each training, the tasks seen so far: a_t = (1/t) sum_{i<=t} A[t][i].
 
-    Args:
-        matrix: As for `metrics`; row t has at least t columns where they were measured.
-
-    Returns:
-        a_1, a_2 ...; None where a cell is missing. Their mean is MAA.
+    The mean of a_1, a_2 ... is MAA; one is None where a cell is missing.
     """
     seen = [_padded(row, t)[:t] for t, row in enumerate(matrix, start=1)]
     return [_mean(row) for row in seen]
@@ -90,20 +86,14 @@ def _padded(row: Row, length: int) -> list[float | None]:
     return [*row, *[None] * (length - len(row))]
 
 
-def _known(values: Row) -> list[float] | None:
-    """Return the values if there are any and none of them is missing."""
+def _of_all(reduce: Callable[[list[float]], float], values: Row) -> float | None:
+    """Reduce the values if there are any and none of them is missing."""
     known = [value for value in values if value is not None]
-    return known if known and len(known) == len(values) else None
+    return reduce(known) if known and len(known) == len(values) else None
 
 
 def _mean(values: Row) -> float | None:
-    known = _known(values)
-    return fmean(known) if known else None
-
-
-def _max(values: Row) -> float | None:
-    known = _known(values)
-    return max(known) if known else None
+    return _of_all(fmean, values)
 
 
 def _differences(left: Row, right: Row) -> list[float | None]:

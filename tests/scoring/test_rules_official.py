@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undrift.errors import DataError
-from undrift.scoring import official, public
-from undrift.scoring.text_distance import edit_distance, similarity
-from undrift.scoring.vqa_text import m4c_normalised, vqa_normalised
+from undrift.scoring import rules_official as official
+from undrift.scoring import rules_public as public
+from undrift.scoring.edit_distance import edit_distance, similarity
+from undrift.scoring.vqa_normalisation import m4c_normalised, vqa_normalised
 
 short = st.text(alphabet="abAB .", max_size=7)
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undrift.scoring import lenient
+from undrift.scoring import rules_lenient as lenient
+from undrift.scoring.rules_official import box_half
 
 FRUIT = {"choices": ["an apple", "Pear", "a fig", "A fig."]}
 anything = st.text(alphabet=st.sampled_from("aAbC .,\"'()\n:7the answer is"), max_size=25)
@@ -115,8 +116,8 @@ def test_documents_are_alike_by_content():
 
 
 def test_boxes_by_the_first_four_numbers():
-    assert lenient.first_numbers("it is at 0.1 0.2, 0.3 0.4!", ["[0.1,0.2,0.3,0.4]"], {}) == 1.0
-    assert lenient.first_numbers("0.1 0.2 0.3", ["[0.1,0.2,0.3,0.4]"], {}) == 0.0
+    assert box_half("it is at 0.1 0.2, 0.3 0.4!", ["[0.1,0.2,0.3,0.4]"], {}) == 1.0
+    assert box_half("0.1 0.2 0.3", ["[0.1,0.2,0.3,0.4]"], {}) == 0.0
 
 
 @given(st.text("aAbC .,\"'()\n7", max_size=12), st.sampled_from("aB7"))

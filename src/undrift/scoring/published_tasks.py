@@ -1,47 +1,34 @@
 """The tasks of the published benchmarks: which kind of answer, and which rules, each has.
 
-A *kind* of answer decides what is lenient and which form is right; a *profile* decides what is
-strict: `coin`, `hide` and `prism` are the public codes' rules, `official` the data set's own metric
-(`official-2015` as VQAv2's and VizWiz's first was), `lenient` content only. Where only one public
-code scores a task (UCIT: HiDe; TriGap: Prism; MLLM-DCL: MLLM-CL), its rule stands under all three,
-so that a profile serves any benchmark.
+A *kind* of answer (`kinds.py`) decides what is lenient and which form is right; a *profile* decides
+what is strict: `coin`, `hide` and `prism` are the public codes' rules, `official` the data set's
+own metric (`official-2015` as VQAv2's and VizWiz's first was), `lenient` content only. Where only
+one public code scores a task (UCIT: HiDe; TriGap: Prism; MLLM-DCL: MLLM-CL), its rule stands under
+all three, so that a profile serves any benchmark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from undrift.errors import DataError, unknown
-from undrift.scoring import domains, lenient, official, public
-from undrift.scoring.forms import form
-
-Rule = Callable[[str, Sequence[str], Mapping[str, Any]], float]
+from undrift.scoring import rules_official as official
+from undrift.scoring import rules_public as public
+from undrift.scoring.kinds import KINDS, Rule, form
+from undrift.scoring.rules_lenient import consensus
 
 PROFILES = ("coin", "hide", "prism", "official", "official-2015", "lenient")
 
-LENIENT: dict[str, Rule | None] = {
-    "letter": lenient.choice,
-    "choice": lenient.choice,
-    "class name": lenient.same_content,
-    "short text": lenient.same_content,
-    "consensus": lenient.consensus,
-    "document": lenient.alike,
-    "chart": lenient.same_content,
-    "number": lenient.same_content,
-    "box": lenient.first_numbers,
-    "caption": None,
-}
-KINDS = tuple(LENIENT)
-BY_TEN = (official.vqa_soft, official.vqa_soft_2015, official.textvqa_m4c, lenient.consensus)
+BY_TEN = (official.vqa_soft, official.vqa_soft_2015, official.textvqa_m4c, consensus)
 """The rules that measure how far ten people agree."""
 
 
-class PublishedTask(NamedTuple):
+class TaskRules(NamedTuple):
     """How one published task is scored.
 
     `None` stands for a rule that does not exist: a caption is scored with its whole file
-    (`caption.py`), and some data sets have no metric that we could find.
+    (`captions.py`), and some data sets have no metric that we could find.
     """
 
     kind: str
@@ -51,16 +38,16 @@ class PublishedTask(NamedTuple):
     official: Rule | None
 
 
-def _one_rule(kind: str, rule: Rule | None, metric: Rule | None) -> PublishedTask:
-    return PublishedTask(kind, rule, rule, rule, metric)
+def _one_rule(kind: str, rule: Rule | None, metric: Rule | None) -> TaskRules:
+    return TaskRules(kind, rule, rule, rule, metric)
 
 
 _CAPTIONS = _one_rule("caption", None, None)
 _SAME = (public.same_upper, public.same_upper, public.same_upper_stripped)
 _OCR = (public.ocrvqa_lower, public.ocrvqa_lower, public.ocrvqa_stripped)
 
-TASKS: dict[str, PublishedTask] = {
-    "coin/ScienceQA": PublishedTask(
+TASKS: dict[str, TaskRules] = {
+    "coin/ScienceQA": TaskRules(
         "letter",
         coin=public.scienceqa_first_word,
         hide=public.scienceqa_stated,
@@ -70,16 +57,16 @@ TASKS: dict[str, PublishedTask] = {
     "coin/TextVQA": _one_rule("consensus", official.textvqa_m4c, official.textvqa_m4c),
     "coin/ImageNet": _one_rule("class name", public.either_contains, official.accuracy),
     "coin/GQA": _one_rule("short text", public.gqa, public.gqa),
-    "coin/VizWiz": PublishedTask("short text", *_SAME, official.vqa_soft),
-    "coin/Grounding": PublishedTask(
+    "coin/VizWiz": TaskRules("short text", *_SAME, official.vqa_soft),
+    "coin/Grounding": TaskRules(
         "box",
         coin=public.box_outer_digits_lost,
         hide=public.box_outer_digits_lost,
         prism=public.box_first_numbers,
         official=official.box_half,
     ),
-    "coin/VQAv2": PublishedTask("short text", *_SAME, official.vqa_soft),
-    "coin/OCRVQA": PublishedTask("short text", *_OCR, official.accuracy),
+    "coin/VQAv2": TaskRules("short text", *_SAME, official.vqa_soft),
+    "coin/OCRVQA": TaskRules("short text", *_OCR, official.accuracy),
     "ucit/ImageNet-R": _one_rule("class name", public.same_upper, official.accuracy),
     "ucit/ArxivQA": _one_rule("letter", public.same_upper, official.letter_accuracy),
     "ucit/VizWiz": _CAPTIONS,
@@ -96,11 +83,11 @@ TASKS: dict[str, PublishedTask] = {
     "trigap/ChemVQA": _one_rule("short text", public.same_upper, None),
     "trigap/FloodNetVQA": _one_rule("short text", public.same_upper, official.accuracy),
     "trigap/CLEVR": _one_rule("number", public.same_upper, official.accuracy),
-    "mllm_dcl/RS": _one_rule("short text", domains.contains_word, None),
-    "mllm_dcl/Med": _one_rule("short text", domains.contains, None),
-    "mllm_dcl/AD": _one_rule("short text", domains.contains_word, None),
-    "mllm_dcl/Sci": _one_rule("choice", domains.science, None),
-    "mllm_dcl/Fin": _one_rule("choice", domains.same_without_spaces, None),
+    "mllm_dcl/RS": _one_rule("short text", public.contains_word, None),
+    "mllm_dcl/Med": _one_rule("short text", public.contains, None),
+    "mllm_dcl/AD": _one_rule("short text", public.contains_word, None),
+    "mllm_dcl/Sci": _one_rule("choice", public.science, None),
+    "mllm_dcl/Fin": _one_rule("choice", public.same_without_spaces, None),
 }
 
 
@@ -118,18 +105,8 @@ class Scores(NamedTuple):
     form: float
 
 
-def find_task(task: str) -> PublishedTask:
-    """Return how a published task is scored.
-
-    Args:
-        task: A key of TASKS, such as `coin/ScienceQA`.
-
-    Returns:
-        Its entry.
-
-    Raises:
-        UnknownName: If there is none; the message offers the nearest.
-    """
+def find_task(task: str) -> TaskRules:
+    """Return the entry of TASKS; of an unknown name the message offers the nearest."""
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     return TASKS[task]
@@ -159,7 +136,7 @@ def score_all(
     entry, strict = find_task(task), strict_rule(task, profile)
     if not answers:
         raise DataError(f"nothing to compare the prediction {prediction!r} with: no answers")
-    content = LENIENT[entry.kind]
+    content = KINDS[entry.kind].lenient
     metric = None if _lacks_ten(entry, answers, extra) else entry.official
     return Scores(
         strict=strict and strict(prediction, answers, extra),
@@ -170,24 +147,15 @@ def score_all(
 
 
 def strict_rule(task: str, profile: str) -> Rule | None:
-    """Return what a profile calls right.
+    """Return the rule by which a profile calls an answer right; None for a caption.
 
-    Args:
-        task: A key of TASKS.
-        profile: One of PROFILES.
-
-    Returns:
-        The rule; None for a caption.
-
-    Raises:
-        UnknownName: If there is no such task or profile.
-        DataError: If the profile is official and the data set's metric is not known.
+    A DataError says that the profile is official and the data set's metric is not known.
     """
     entry = find_task(task)
     if profile not in PROFILES:
         raise unknown("scoring profile", profile, PROFILES)
     if profile == "lenient":
-        return LENIENT[entry.kind]
+        return KINDS[entry.kind].lenient
     if not profile.startswith("official"):
         return entry._asdict()[profile]
     if entry.official is None and entry.kind != "caption":
@@ -196,5 +164,5 @@ def strict_rule(task: str, profile: str) -> Rule | None:
     return official.vqa_soft_2015 if first else entry.official
 
 
-def _lacks_ten(entry: PublishedTask, answers: Sequence[str], extra: Mapping[str, Any]) -> bool:
+def _lacks_ten(entry: TaskRules, answers: Sequence[str], extra: Mapping[str, Any]) -> bool:
     return entry.official in BY_TEN and official.ten_answers(answers, extra) is None

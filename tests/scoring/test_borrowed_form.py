@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from undrift.scoring import SCORERS, TASKS, scores_of
-from undrift.scoring.drift import Rules, form_share, kind_of_answer, rules_of, worn
+from undrift.scoring import (
+    SCORERS,
+    TASKS,
+    AnswerStyle,
+    Rules,
+    form_share,
+    kind_of_answer,
+    rules_of,
+    scores_of,
+)
 
 CHARTS = [["A"], ["B"], ["C"], ["D"]]
 WORDS = [["sandal"], ["lemon"], ["hazel"], ["saddle"]]
@@ -23,6 +31,11 @@ CAPTIONS = [["A dog runs over the grass."], ["Two men sit on a bench."]]
 def line(prediction, answers, scorer="exact", profile="coin", **extra):
     scores = scores_of(scorer, prediction, answers, extra, profile)
     return {"prediction": prediction, "answers": answers, **scores}
+
+
+def borrowed(prediction, own, later):
+    styles = {name: AnswerStyle(answers) for name, answers in later.items()}
+    return AnswerStyle(own).borrowed_from(prediction, styles)
 
 
 def judged(predictions, answers, scorer="exact"):
@@ -123,20 +136,20 @@ def test_planted_case_errors_give_the_exact_share():
         ("Six", [], {"digits": DIGITS}, "digits"),
     ],
 )
-def test_worn_by_hand(prediction, own, later, expected):
-    assert worn(prediction, own, later) == expected
+def test_borrowed_by_hand(prediction, own, later, expected):
+    assert borrowed(prediction, own, later) == expected
 
 
 def test_a_rare_look_is_not_a_tasks_own_and_not_usual_for_another():
     own = [["sandal"]] * 95 + [["Spain"]] * 5
-    assert worn("Italy", own, {"digits": DIGITS}) == "digits"
-    assert worn("Italy", [*own, ["Rome"]], {"digits": DIGITS}) is None
+    assert borrowed("Italy", own, {"digits": DIGITS}) == "digits"
+    assert borrowed("Italy", [*own, ["Rome"]], {"digits": DIGITS}) is None
     later = [["Seven"]] * 2 + [["7"]] * 8
-    assert worn("Italy", WORDS, {"digits": later}) == "digits"
-    assert worn("Italy", WORDS, {"digits": [*later, ["8"]]}) is None
+    assert borrowed("Italy", WORDS, {"digits": later}) == "digits"
+    assert borrowed("Italy", WORDS, {"digits": [*later, ["8"]]}) is None
 
 
 @given(st.text(max_size=20), st.lists(st.lists(st.text(max_size=8), min_size=1), max_size=4))
-def test_worn_never_names_a_task_for_an_answer_of_ones_own(prediction, own):
-    assert worn(prediction, [*own, [prediction]], {"words": WORDS, "boxes": BOXES}) is None
-    assert worn(prediction, own, {"words": WORDS}) in ("words", None)
+def test_borrowed_never_names_a_task_for_an_answer_of_ones_own(prediction, own):
+    assert borrowed(prediction, [*own, [prediction]], {"words": WORDS, "boxes": BOXES}) is None
+    assert borrowed(prediction, own, {"words": WORDS}) in ("words", None)

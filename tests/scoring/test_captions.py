@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from undrift.errors import DataError
 from undrift.scoring import caption_scores, mean_of_seven
-from undrift.scoring.caption import METRICS, bleu, cider, rouge_l, tokens
+from undrift.scoring.captions import METRICS, bleu, cider, rouge_l, tokens
 
 
 @pytest.mark.parametrize(

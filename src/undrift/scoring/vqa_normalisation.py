@@ -51,12 +51,6 @@ def without_punctuation(text: str) -> str:
 
     A mark is removed where it stands beside a space anywhere in the text, or where the text has a
     comma between digits; else each of its occurrences becomes a space.
-
-    Args:
-        text: An answer, in any case.
-
-    Returns:
-        The text with no punctuation but apostrophes, colons and the like, and periods in numbers.
     """
     removes_all = _COMMA_IN_NUMBER.search(text) is not None
     plain = text
@@ -67,28 +61,14 @@ def without_punctuation(text: str) -> str:
 
 
 def plain_words(text: str) -> str:
-    """Fold case, write number words as digits, drop articles, put apostrophes back.
-
-    Args:
-        text: An answer without punctuation.
-
-    Returns:
-        Its words with single spaces between them; empty if only articles were there.
-    """
+    """Fold case, write number words as digits, drop articles, put apostrophes back."""
     words = [_DIGITS.get(word, word) for word in text.lower().split()]
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def vqa_normalised(text: str) -> str:
-    """Normalise a prediction or an answer as the evaluation of VQAv2 does.
-
-    Args:
-        text: What the model or a person said.
-
-    Returns:
-        Lower-case words; may be empty.
-    """
-    return plain_words(without_punctuation(one_line(text)))
+    """Normalise a prediction or an answer as the evaluation of VQAv2 does."""
+    return plain_words(without_punctuation(without_line_breaks(text)))
 
 
 def m4c_normalised(text: str) -> str:
@@ -96,18 +76,12 @@ def m4c_normalised(text: str) -> str:
 
     It drops every comma and question mark before it looks at punctuation and parts `'s` from its
     word, so that `1,000` is 1000 and `joe's` is `joe 's`.
-
-    Args:
-        text: What the model or a person said.
-
-    Returns:
-        Lower-case words; may be empty.
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-    return plain_words(without_punctuation(one_line(text.strip())))
+    return plain_words(without_punctuation(without_line_breaks(text.strip())))
 
 
-def one_line(text: str) -> str:
+def without_line_breaks(text: str) -> str:
     """Return a text without the space around it, line breaks and tabs as spaces."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
@@ -116,11 +90,5 @@ def agreement(matches: Sequence[bool]) -> float:
     """Compute the mean over all sets that leave one answer out of min(matches in the set / 3, 1).
 
     With ten answers of which m match: 0, 0.3, 0.6, 0.9 and 1 for m = 0, 1, 2, 3 and 4 or more.
-
-    Args:
-        matches: For each person's answer, at least one, whether the prediction equals it.
-
-    Returns:
-        A score between 0 and 1.
     """
     return fmean(min((sum(matches) - match) / 3, 1.0) for match in matches)

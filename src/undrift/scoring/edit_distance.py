@@ -13,15 +13,10 @@ a hundredth of a second for two texts of that length. The time grows with the sq
 
 
 def edit_distance(left: str, right: str) -> int:
-    """Count the insertions, deletions and replacements that turn one text into the other.
+    """Count the characters inserted, deleted or replaced from one text to the other (Levenshtein).
 
-    Args:
-        left: A text; may be empty.
-        right: Another; may be empty.
-
-    Returns:
-        The Levenshtein distance in characters, each edit counting 1. Of different texts, all that
-        stands behind the first `COMPARED` characters counts as edited, in the longer of the two.
+    Of different texts, all that stands behind the first `COMPARED` characters counts as edited, in
+    the longer of the two.
     """
     if left == right:
         return 0
@@ -31,14 +26,6 @@ def edit_distance(left: str, right: str) -> int:
 
 
 def similarity(left: str, right: str) -> float:
-    """Compute how alike two texts are.
-
-    Args:
-        left: A text; may be empty.
-        right: Another; may be empty.
-
-    Returns:
-        1 for equal texts (two empty ones as well), 0 for texts that share nothing.
-    """
+    """1 for equal texts (two empty ones as well), 0 for texts that share nothing."""
     longer = max(len(left), len(right))
     return 1.0 - edit_distance(left, right) / longer if longer else 1.0

@@ -9,42 +9,31 @@ predictions, so that a run which broke off looks better than it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from undrift.errors import DataError
-from undrift.scoring.caption import caption_scores
-from undrift.scoring.drift import rules_of
-from undrift.scoring.forms import ErrorKind, error_kind
-from undrift.scoring.lines import check_scorer, in_other_units, scores_of
-from undrift.scoring.published import TASKS, Scores, score_all
+from undrift.scoring.answer_form import ErrorKind
+from undrift.scoring.captions import caption_scores
+from undrift.scoring.kinds import error_kind
+from undrift.scoring.published_tasks import TASKS, Scores, score_all
+from undrift.scoring.scores import check_scorer, in_other_units, rules_of, scores_of
 from undrift.untrusted import NotJson, Refused, is_folder, json_lines, open_regular, why
 
 
-class Question(Protocol):
+class _Question(Protocol):
     """What is needed of an example; `undrift.data.Example` is one."""
 
     @property
-    def id(self) -> str:
-        """Unique within the task."""
-        ...
-
+    def id(self) -> str: ...
     @property
-    def question(self) -> str:
-        """The whole text put to the model."""
-        ...
-
+    def question(self) -> str: ...
     @property
-    def answers(self) -> tuple[str, ...]:
-        """The accepted answers, at least one."""
-        ...
-
+    def answers(self) -> tuple[str, ...]: ...
     @property
-    def extra(self) -> Mapping[str, Any]:
-        """What rules may want besides, such as `choices`."""
-        ...
+    def extra(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +49,7 @@ class FileScores:
         lucky: How many predictions the strict rule likes better than the lenient one does: empty
             texts and parts of words on ImageNet, for instance.
         errors: How many predictions have which error of form.
-        captions: The metrics of `caption.METRICS`; empty but for captions.
+        captions: The metrics of `captions.METRICS`; empty but for captions.
         units: What to know of boxes in other units than their answers; most often nothing.
         lines: Each scored example's own scores, by id, in the examples' order.
         scored: How many examples the averages are over.
@@ -84,19 +73,11 @@ class FileScores:
         """Whether examples were left out; averages are then not the benchmark's."""
         return self.scored < self.examples
 
-    def __str__(self) -> str:
-        if self.partial:
-            return (
-                f"PARTIAL: only {self.scored} of {self.examples} examples have a prediction; "
-                f"averages are over these {self.scored}"
-            )
-        return f"all {self.examples} examples"
-
 
 def score_file(
     task: str,
     rows: Iterable[Mapping[str, Any]],
-    examples: Sequence[Question],
+    examples: Sequence[_Question],
     profile: str,
     *,
     partial: bool = False,
@@ -104,11 +85,11 @@ def score_file(
     """Score all predictions for one task.
 
     Args:
-        task: A key of `published.TASKS`, or a scorer's name.
+        task: A key of `published_tasks.TASKS`, or a scorer's name.
         rows: The parsed lines: `question_id`, a text or an integer, and `text`, a text or null.
             Other keys are ignored, and so is the order.
         examples: The task's test examples.
-        profile: One of `published.PROFILES`; a scorer has none.
+        profile: One of `published_tasks.PROFILES`; a scorer has none.
         partial: Take the average over the predictions that there are, instead of refusing; CIDEr
             then weighs words by the references of these only.
 
@@ -121,34 +102,34 @@ def score_file(
             examples have no prediction and `partial` is not set (or none has one).
     """
     check_scorer(task)
-    said = by_id(rows)
+    texts = _texts_by_id(rows)
     asked = _examples_by_id(examples)
-    strange = [key for key in said if key not in asked]
+    strange = [key for key in texts if key not in asked]
     if strange:
         raise DataError(
             f"{len(strange)} predictions are for questions that {task} has not got, the first of "
             f"them {strange[0]!r}; is the file of another task or split?"
         )
-    missing = [key for key in asked if key not in said]
-    if missing and (not partial or not said):
+    missing = [key for key in asked if key not in texts]
+    if missing and (not partial or not texts):
         raise DataError(
             f"{len(missing)} of {len(asked)} examples of {task} have no prediction, the first of "
             f"them {missing[0]!r}; predict them, or pass --partial to average over the "
-            f"{len(said)} that are there"
+            f"{len(texts)} that are there"
         )
     lines: dict[str, Scores] = {}
     errors: Counter[ErrorKind] = Counter()
     for key, example in asked.items():
-        if key in said:
-            text = said[key]
-            whole, error = _judged(task, text or "", example, profile)
+        if key in texts:
+            text = texts[key]
+            whole, error = _scored(task, text or "", example, profile)
             if error is not None:
                 errors[error] += 1
             lines[key] = whole if text is not None else _wrong_like(whole)
     captions: dict[str, float] = {}
     if task in TASKS and TASKS[task].kind == "caption":
         captions = caption_scores(
-            {key: said[key] or "" for key in lines}, {key: asked[key].answers for key in lines}
+            {key: texts[key] or "" for key in lines}, {key: asked[key].answers for key in lines}
         )
     return FileScores(
         strict=_percent([line.strict for line in lines.values()]),
@@ -159,7 +140,7 @@ def score_file(
         errors=errors,
         captions=captions,
         units=in_other_units(
-            task, ({"prediction": said[k] or "", "answers": asked[k].answers} for k in lines)
+            task, ({"prediction": texts[k] or "", "answers": asked[k].answers} for k in lines)
         ),
         lines=lines,
         scored=len(lines),
@@ -167,8 +148,8 @@ def score_file(
     )
 
 
-def _judged(
-    task: str, text: str, example: Question, profile: str
+def _scored(
+    task: str, text: str, example: _Question, profile: str
 ) -> tuple[Scores, ErrorKind | None]:
     extra = {"question": example.question, **example.extra}
     if task in TASKS:
@@ -182,61 +163,42 @@ def _judged(
 def read_predictions(path: Path) -> list[dict[str, Any]]:
     """Read a predictions file as LLaVA's evaluation writes it, or the folder that it lies in.
 
-    Args:
-        path: JSON lines; or a folder, whose `merge.jsonl` is read, or else all its `*.jsonl`,
-            which are then the parts that several processes have written.
-
-    Returns:
-        The parsed lines, for `score_file`.
-
-    Raises:
-        DataError: If there is no such file, or a line is no JSON object.
+    Of a folder, `merge.jsonl` is read, or else all its `*.jsonl`, which are then the parts that
+    several processes have written. What is no file of JSON objects is a DataError.
     """
     merged = path / "merge.jsonl"
     files = sorted(path.glob("*.jsonl")) if is_folder(path) else [path]
     files = [merged] if merged in files else files
     if not files:
         raise DataError(f"{path} holds no predictions; expected merge.jsonl or other .jsonl files")
-    return [row for file in files for row in _parsed_lines(file)]
+    return [row for file in files for row in _rows(file)]
 
 
-def _parsed_lines(file: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
     try:
         with open_regular(file) as opened:
             for number, row in json_lines(opened):
                 if isinstance(row, Refused):
-                    column = "" if row.column is None else f", column {row.column}"
-                    said = row.reason if row.column is None else f"no JSON ({row.reason})"
+                    place, reason = f"{file}, line {number}", row.reason
+                    if row.column is not None:
+                        place, reason = f"{place}, column {row.column}", f"no JSON ({reason})"
                     raise DataError(
-                        f"{file}, line {number}{column}: {said}; expected one prediction a line: "
+                        f"{place}: {reason}; expected one prediction a line: "
                         '{"question_id": ..., "text": ...}'
                     )
                 if not isinstance(row, dict):
                     raise DataError(
                         f"{file}, line {number}: expected an object, found {str(row)[:40]!r}"
                     )
-                rows.append(cast("dict[str, Any]", row))
+                yield cast("dict[str, Any]", row)
     except OSError as error:
         raise DataError(f"cannot read {file}: {why(error)}") from error
     except NotJson as error:
         raise DataError(f"cannot read {file}: {error}") from error
-    return rows
 
 
-def by_id(rows: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
-    """Return the predicted texts by id, every id a text.
-
-    Args:
-        rows: The parsed lines of a predictions file.
-
-    Returns:
-        What was said for each id; None where nothing was.
-
-    Raises:
-        DataError: If a row has no id or no text, or if an id occurs twice.
-    """
-    said: dict[str, str | None] = {}
+def _texts_by_id(rows: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
+    texts: dict[str, str | None] = {}
     for number, row in enumerate(rows, start=1):
         key = row.get("question_id")
         if not isinstance(key, str | int) or isinstance(key, bool):
@@ -249,16 +211,16 @@ def by_id(rows: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
                 f"prediction {number} (question_id {key!r}) has no text: its keys are "
                 f"{sorted(row)}; expected 'text', a text or null"
             )
-        if str(key) in said:
+        if str(key) in texts:
             raise DataError(
                 f"prediction {number} is the second for the question_id {str(key)!r}; keep one; "
                 "were the files of several processes joined twice?"
             )
-        said[str(key)] = text
-    return said
+        texts[str(key)] = text
+    return texts
 
 
-def _examples_by_id(examples: Sequence[Question]) -> dict[str, Question]:
+def _examples_by_id(examples: Sequence[_Question]) -> dict[str, _Question]:
     asked = {str(example.id): example for example in examples}
     if len(asked) < len(examples):
         twice = Counter(str(example.id) for example in examples).most_common(1)[0][0]

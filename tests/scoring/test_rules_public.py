@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from undrift.errors import DataError
-from undrift.scoring import public
+from undrift.scoring import rules_public as public
 
 NASTY = ("", " ", "\n", "...", "?!.,;:", "ß", "日本語", "\x00", "[,,,]", "nan", "inf,inf,inf,inf")
 LONG = "a b c [1,2,3,4] " * 4000
@@ -166,3 +166,68 @@ RULES = [
 def test_no_text_breaks_a_rule(rule):
     for prediction in (*NASTY, LONG):
         assert 0.0 <= rule(prediction, ["Cat"], {}) <= 1.0
+
+
+# The five domains of MLLM-DCL.
+MAP = {"subset": "MapQA", "question": "Which states have a value of 3?"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "prediction", "answer", "expected"),
+    [
+        (public.contains, "Yes, it is", "yes", 1.0),
+        (public.contains, "yesterday", "yes", 1.0),
+        (public.contains, "", "yes", 0.0),
+        (public.contains, "no", "yes", 0.0),
+        (public.contains_word, "no", "no", 1.0),
+        (public.contains_word, "snow", "no", 1.0),  # no space, so plain containment
+        (public.contains_word, "it snows", "no", 0.0),
+        (public.contains_word, "well, No.", "no", 1.0),
+        (public.contains_word, "a casino is", "no", 1.0),  # one side is enough
+        (public.contains_word, "turn left, then stop", "turn left", 1.0),
+        (public.contains_word, "", "no", 0.0),
+        (public.same_without_spaces, " B. ", "b", 1.0),
+        (public.same_without_spaces, "T r u e", "true", 1.0),
+        (public.same_without_spaces, "up trend", "up trend", 0.0),  # the answer keeps its space
+        (public.same_without_spaces, "(B)", "B", 0.0),
+    ],
+)
+def test_domains_golden(rule, prediction, answer, expected):
+    assert rule(prediction, [answer], {}) == expected
+
+
+def test_domains_unanswerable_in_the_output_scores_nothing():
+    extra = {"subset": "AI2D", "question": ""}
+    text = "Unanswerable yes"
+    rules = (public.contains, public.contains_word, public.science, public.same_without_spaces)
+    for rule in rules:
+        assert rule(text, [text], extra) == 0.0
+    assert public.contains("unanswerable yes", ["yes"], {}) == 1.0  # this spelling only
+
+
+@pytest.mark.parametrize("subset", ["AI2D", "TQA", "VQA", "SciVerse"])
+def test_sci_wants_equality(subset):
+    extra = {"subset": subset, "question": "Which states"}
+    assert public.science("b", ["B"], extra) == 1.0
+    assert public.science("B.", ["B"], extra) == 0.0
+
+
+def test_sci_renaming_a_picture_changes_its_score():
+    assert public.science("B.", ["B"], {"subset": "AI2D", "question": "?"}) == 0.0
+    assert public.science("B.", ["B"], {"subset": "renamed", "question": "?"}) == 1.0
+
+
+def test_mapqa_which_states_is_the_share_of_states_found_with_their_spaces():
+    assert public.science("Ohio,Iowa", ["ohio,iowa,utah,maine"], MAP) == 0.5
+    assert public.science("ohio, iowa", ["ohio,iowa"], MAP) == 0.5
+    assert public.science("ohio, iowa", ["ohio, iowa"], MAP) == 1.0
+    assert public.science("", ["ohio"], MAP) == 0.0
+    other = {**MAP, "question": "Is Ohio higher?"}
+    assert public.science("I say yes", ["Yes"], other) == 1.0
+
+
+def test_sci_without_what_it_needs():
+    with pytest.raises(DataError, match="'subset'"):
+        public.science("a", ["a"], {})
+    with pytest.raises(DataError, match="'question'"):
+        public.science("a", ["a"], {"subset": "MapQA"})

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from undrift.errors import UnknownName
-from undrift.scoring import ERROR_KINDS, KINDS, MIF, error_kind, form
-from undrift.scoring.forms import KINDS_OF_FORM
+from undrift.scoring import ERROR_KINDS, KINDS, error_kind, form
 
 BOX = "[0.10, 0.20, 0.30, 0.40]"
 
@@ -84,10 +83,6 @@ def test_the_golden_table_has_every_kind_of_error():
     assert {row[0] for row in rows} == set(KINDS)
 
 
-def test_every_kind_of_answer_has_a_form():
-    assert tuple(KINDS_OF_FORM) == KINDS
-
-
 @pytest.mark.parametrize("kind", KINDS)
 class TestContract:
     @given(answer=st.text(min_size=1, max_size=20).filter(str.strip))
@@ -108,7 +103,7 @@ def test_unknown_kind():
 
 
 def test_mif_does_not_see_the_letter_case_that_form_sees():
-    assert MIF["letter"]("c", ["C"]) == 1.0
+    assert KINDS["letter"].mif("c", ["C"]) == 1.0
     assert form("letter", "c", ["C"]) == 0.0
 
 
@@ -133,8 +128,14 @@ def test_mif_does_not_see_the_letter_case_that_form_sees():
     ],
 )
 def test_mif_golden(kind, prediction, answers, expected):
-    assert MIF[kind](prediction, answers) == expected
+    assert KINDS[kind].mif(prediction, answers) == expected
 
 
 def test_mif_is_not_made_up_where_it_is_not_defined():
-    assert set(KINDS) - set(MIF) == {"choice", "document", "chart", "number", "box"}
+    assert {name for name, kind in KINDS.items() if kind.mif is None} == {
+        "choice",
+        "document",
+        "chart",
+        "number",
+        "box",
+    }

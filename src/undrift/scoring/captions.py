@@ -26,7 +26,7 @@ from statistics import fmean
 from rapidfuzz.distance import LCSseq
 
 from undrift.errors import DataError
-from undrift.scoring.text_distance import COMPARED
+from undrift.scoring.edit_distance import COMPARED
 
 Tokens = Sequence[str]
 Ngrams = Counter[tuple[str, ...]]
@@ -56,12 +56,6 @@ def tokens(text: str) -> list[str]:
     (theirs may stay as `-lrb-`); a period after an abbreviation (`mr.`) is dropped; fractions,
     currencies, slashes, web addresses and smileys get no treatment of their own. Of a text of more
     tokens the first `COMPARED` count (no caption comes near).
-
-    Args:
-        text: A caption; line breaks are spaces.
-
-    Returns:
-        Its tokens; none if it holds no word.
     """
     text = text.lower().replace("’", "'")
     text = _JOINED.sub(lambda found: " ".join(filter(None, found.groups())), text)
@@ -79,12 +73,7 @@ def bleu(
     close. The tiny constants of the public code (1e-15 above, 1e-9 below the fraction bar) are
     kept: they make an order without any match nearly 0 instead of an error.
 
-    Args:
-        candidates: One caption per id.
-        references: At least one per id, of the same ids.
-
-    Returns:
-        Four scores in [0, 1], BLEU-1 first.
+    Returns four scores in [0, 1], BLEU-1 first, of one candidate per id and its references.
     """
     matched, guessed = Counter[int](), Counter[int]()
     length = wanted = 0
@@ -115,20 +104,13 @@ def rouge_l(candidates: Mapping[str, Tokens], references: Mapping[str, Sequence[
     beta is 1.2. Precision and recall are each the best over the references, so they may come
     from two of them. No tokens count as one token that is empty, as splitting an empty line at
     spaces gives: against a reference without tokens they score 1.
-
-    Args:
-        candidates: One caption per id.
-        references: At least one per id, of the same ids.
-
-    Returns:
-        A score in [0, 1].
     """
     return fmean(_rouge_l(candidates[key], references[key]) for key in candidates)
 
 
 def _rouge_l(candidate: Tokens, references: Sequence[Tokens]) -> float:
     candidate = candidate or [""]
-    pairs = [(_common(candidate, truth), len(truth)) for truth in (r or [""] for r in references)]
+    pairs = [(_common_length(candidate, r or [""]), len(r or [""])) for r in references]
     precision = max(common for common, _ in pairs) / len(candidate)
     recall = max(common / length for common, length in pairs)
     if not precision:
@@ -137,8 +119,7 @@ def _rouge_l(candidate: Tokens, references: Sequence[Tokens]) -> float:
     return (1 + beta_squared) * precision * recall / (recall + beta_squared * precision)
 
 
-def _common(left: Tokens, right: Tokens) -> int:
-    """Return the length of the longest common subsequence."""
+def _common_length(left: Tokens, right: Tokens) -> int:
     numbers: dict[str, int] = {}
     numbered = [
         [numbers.setdefault(token, len(numbers)) for token in tokens] for tokens in (left, right)
@@ -154,14 +135,7 @@ def cider(candidates: Mapping[str, Tokens], references: Mapping[str, Sequence[To
     reference's, times exp(-d^2 / 72), d the difference in words (sigma is 6). The mean over
     references, orders and captions is multiplied by 10. The weights depend on the whole file: with
     a single id all are 0, and so is the score. Where a vector is 0 its similarity is 0; the first
-    public code divided by 0 there.
-
-    Args:
-        candidates: One caption per id.
-        references: At least one per id, of the same ids.
-
-    Returns:
-        A score in [0, 10]; tables print it times 100.
+    public code divided by 0 there. The score is in [0, 10]; tables print it times 100.
     """
     captions = Counter[tuple[str, ...]]()
     for truths in references.values():
@@ -225,16 +199,10 @@ def caption_scores(
 
 
 def mean_of_seven(scores: Mapping[str, float]) -> float:
-    """Compute UCIT's caption score: the plain mean of seven metrics, each times 100.
+    """Compute UCIT's caption score: the plain mean of the metrics SEVEN, each times 100.
 
-    Args:
-        scores: Each of SEVEN, that is `caption_scores` and `meteor` from elsewhere.
-
-    Returns:
-        Their mean; CIDEr is not bounded by 100, so neither is this.
-
-    Raises:
-        DataError: If one is missing.
+    They are those of `caption_scores` and `meteor` from elsewhere; a missing one is a DataError.
+    CIDEr is not bounded by 100, so neither is this.
     """
     missing = [name for name in SEVEN if name not in scores]
     if missing:
