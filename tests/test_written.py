@@ -162,7 +162,7 @@ def test_replace_keeps_a_configuration_that_its_user_has_written(tmp_path):
 
 
 def test_pages_and_tables_of_somebody_else_stay(tmp_path):
-    from undrift.rundir.ours import claim_json, claim_page
+    from undrift.rundir.checks import claim_json, claim_page
     from undrift.rundir.records import Summary
 
     (tmp_path / "thesis.html").write_text("<html>mine</html>")

@@ -34,8 +34,7 @@ from undrift.run.claimed import claim
 from undrift.run.layers import load_yaml
 from undrift.run.study_plan import load as load_study
 from undrift.rundir import read_record, write_json
-from undrift.rundir.diagnosed import PARTS
-from undrift.rundir.records import Asked, Result, StudyResults
+from undrift.rundir.records import PARTS, Asked, Result, StudyResults
 
 NOTES: list[dict[str, Any]] = [
     {"name": "birds", "digest": "0", "test": "/nowhere/a.json", "images": "/nowhere",

@@ -48,7 +48,7 @@ def compare(
     """
     from undrift import report
     from undrift.rundir import atomic_write, check_writable, write_json
-    from undrift.rundir.ours import claim_json, claim_page
+    from undrift.rundir.checks import claim_json, claim_page
     from undrift.rundir.records import Summary
 
     if sum((markdown, latex, csv, as_json, everything)) > 1:

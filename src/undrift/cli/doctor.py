@@ -87,7 +87,7 @@ def doctor(
 ) -> None:
     """Examine a benchmark's data; see HELP."""
     from undrift.rundir import check_writable, write_json
-    from undrift.rundir.ours import claim_json
+    from undrift.rundir.checks import claim_json
     from undrift.rundir.records import Findings
 
     if out is not None:

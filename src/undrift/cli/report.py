@@ -25,7 +25,7 @@ def report(
     """
     from undrift.report import load, page, tell
     from undrift.rundir import atomic_write, check_writable
-    from undrift.rundir.ours import claim_page
+    from undrift.rundir.checks import claim_page
 
     gc.disable()  # figures are full of cycles; looking for them takes a third of the time
     target = out or runs[0] / "report.html"

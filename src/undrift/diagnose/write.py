@@ -15,8 +15,8 @@ from undrift.report import load
 from undrift.run import plan
 from undrift.run.thumbnails import keep_pictures
 from undrift.rundir import RunDir, read_record, write_json
-from undrift.rundir.diagnosed import PARTS
 from undrift.rundir.files import remove
+from undrift.rundir.records import PARTS
 
 READ = 0.5  # what reading a prompt costs, in answers to it
 

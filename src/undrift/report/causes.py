@@ -19,7 +19,7 @@ from undrift.report.forms import Answers, FormCell, Slip
 from undrift.report.noise import grouped
 from undrift.report.results import Results
 from undrift.rundir import read_record
-from undrift.rundir.diagnosed import Causes
+from undrift.rundir.records import Causes
 from undrift.scoring import form_share
 
 PARTS = ("router", "expert", "form", "content")

@@ -17,7 +17,7 @@ from undrift.report.noise import Group
 from undrift.report.plates import Plate, learned_in_turn
 from undrift.report.tables import number
 from undrift.rundir import read_record
-from undrift.rundir.diagnosed import PARTS
+from undrift.rundir.records import PARTS
 
 Cells = Sequence[Mapping[str, Any]]
 

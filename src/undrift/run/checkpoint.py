@@ -21,9 +21,8 @@ from transformers import TrainerCallback
 from undrift.methods.base import Method
 from undrift.methods.parts.state_file import load_tensors, save_tensors
 from undrift.rundir import atomic_folder, damaged, read_record, write_json
-from undrift.rundir.damage import SNAPSHOT
-from undrift.rundir.files import remove
-from undrift.rundir.snapshots import STATE, Optimizer, Random, Schedule, check_trainer_state
+from undrift.rundir.files import SNAPSHOT, remove
+from undrift.rundir.records import TRAINER_STATE, Optimizer, Random, Schedule, check_trainer_state
 
 _PREFIX = "checkpoint-"
 
@@ -106,7 +105,7 @@ class SnapshotWriter(TrainerCallback):
             save_optimizer(kwargs["optimizer"], folder)
             write_json(folder / "schedule.json", kwargs["lr_scheduler"].state_dict())
             save_random(folder)
-            state.save_to_json(str(folder / STATE))
+            state.save_to_json(str(folder / TRAINER_STATE))
         for old in self.folder.glob(f"{_PREFIX}*"):
             if old != target and SNAPSHOT.fullmatch(old.name):
                 remove(old)

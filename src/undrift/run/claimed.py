@@ -13,8 +13,7 @@ from pathlib import Path
 
 from undrift.errors import RunDirError
 from undrift.rundir import is_name, read_record, write_json
-from undrift.rundir.files import remove
-from undrift.rundir.names import RULE
+from undrift.rundir.files import NAME_RULE, remove
 from undrift.rundir.records import Asked
 
 _MARK = "asked.json"
@@ -31,7 +30,7 @@ def check_names(names: Sequence[str]) -> None:
     """
     for name in names:
         if not is_name(name):
-            raise RunDirError(f"no file can be called after the task {name!r}: {RULE}")
+            raise RunDirError(f"no file can be called after the task {name!r}: {NAME_RULE}")
 
 
 def digest(folder: Path, fingerprint: str) -> str:

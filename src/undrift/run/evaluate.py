@@ -14,8 +14,7 @@ from undrift.run.generate import answers
 from undrift.run.progress import Progress
 from undrift.rundir import atomic_write, read_answers, text_of, write_lines
 from undrift.rundir.files import line_of, read_line, writing
-from undrift.rundir.record import check
-from undrift.rundir.records import Said
+from undrift.rundir.records import Said, check
 from undrift.scoring import in_other_units, scores_of, task_score
 
 

@@ -49,7 +49,7 @@ from undrift.rundir import (
     write_json,
     write_lines,
 )
-from undrift.rundir.learn_dir import LearnDir
+from undrift.rundir.paths import LearnDir
 from undrift.rundir.records import Result
 from undrift.scoring import task_score
 

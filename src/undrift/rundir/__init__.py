@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from undrift.rundir.damage import damaged
+from undrift.rundir.checks import check_writable, missing
 from undrift.rundir.files import (
     atomic_file,
     atomic_folder,
     atomic_write,
     check_format,
+    check_regular,
+    damaged,
+    is_name,
     read_json,
     read_lines,
+    text_of,
     write_json,
     write_lines,
 )
-from undrift.rundir.given import check_writable, missing
-from undrift.rundir.names import is_name
 from undrift.rundir.paths import RunDir
-from undrift.rundir.record import read_record
-from undrift.rundir.records import read_answers
-from undrift.rundir.strict import check_regular, text_of
+from undrift.rundir.records import read_answers, read_record
 
 __all__ = [
     "RunDir",

@@ -1,24 +1,27 @@
-"""Files that are seen whole or not at all, and the JSON in them.
+"""Files of ours: seen whole or not at all when written, read strictly, and what errors say of them.
 
 What is written is on the disk before it counts: the content is synced, then the name is changed,
 then the folder is synced. Every JSON object and every JSON line that undrift writes carries
-`format: N`; a reader takes it off again, and refuses a number that it does not know.
+`format: N`; a reader takes it off again, and refuses a number that it does not know. What another
+reader could understand otherwise, such as a key that stands twice, is refused.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from undrift.errors import RunDirError
-from undrift.rundir.damage import damaged, unwritable
-from undrift.rundir.strict import parsed, short, text_of
+from undrift.untrusted import NotJson, parse_json
 
 FORMAT = 1
 """The format of every file that undrift writes. A reader takes this one and all before it."""
@@ -26,45 +29,91 @@ FORMAT = 1
 TEMPORARY = ".writing"
 _REPLACED = f".replaced{TEMPORARY}"
 
+NAME_RULE = (
+    "a name is made of letters, digits, '_', '.' and '-', beginning with a letter or a digit, and "
+    "is none that Windows keeps for devices"
+)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+SNAPSHOT = re.compile(r"checkpoint-(\d+)")
+_TASK = re.compile(r"(\d+)-.+")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can be the name of a file or folder, and of nothing outside it."""
+    plain = _NAME.fullmatch(text) is not None and not text.endswith(".")
+    return plain and _DEVICE.fullmatch(text) is None
+
+
+def damaged(path: Path, what: str) -> RunDirError:
+    """Make (not raise) the one-line error for a file that holds something else than it should."""
+    return RunDirError(f"{path} is damaged: {' '.join(what.split())}; {way_out(path)}")
+
+
+def unwritable(path: Path, error: OSError) -> RunDirError:
+    """Make (not raise) the one-line error for a file or folder that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    mend = "free some space" if full else "see that it may be written there"
+    return RunDirError(
+        f"cannot write {path}: {error.strerror or error}; {mend} and run the same command again: "
+        "what was there before is untouched"
+    )
+
+
+def way_out(path: Path) -> str:
+    """Say in half a sentence how to go on without a file of ours."""
+    for folder in path.parents:
+        if (here := SNAPSHOT.fullmatch(folder.name)) is not None:
+            before = _snapshot_before(folder, int(here[1]))
+            then = f"goes on from {before}" if before else "of this task begins again"
+            return f"delete the folder {folder}: training {then}"
+        if folder.name == "adapter" and folder.parent.parent.name == "tasks":
+            before = _adapter_before(folder.parent)
+            use = f"use the adapter of the task before, {before}, or " if before else ""
+            return f"{use}delete {folder.parent} and run the same command again"
+        if folder.name == "diagnose":
+            return f"delete it and run `undrift diagnose {folder.parent}` again"
+    if (path.parent / "adapter_config.json").exists():
+        return "get the adapter's files anew from where they come from"
+    return "delete the file and run the same command again"
+
+
+def _snapshot_before(folder: Path, step: int) -> Path | None:
+    """Find the latest whole snapshot before one; most often there is none."""
+    found = {
+        int(number[1]): each
+        for each in folder.parent.glob("checkpoint-*")
+        if (number := SNAPSHOT.fullmatch(each.name)) and (each / "trainer_state.json").is_file()
+    }
+    return found.get(max((number for number in found if number < step), default=-1))
+
+
+def _adapter_before(task: Path) -> Path | None:
+    """Find the adapter of the task before one in a run's folder."""
+    here = _TASK.fullmatch(task.name)
+    number = int(here[1]) - 1 if here else 0
+    before = sorted(task.parent.glob(f"{number:02d}-*/adapter")) if number > 0 else []
+    return before[0] if before else None
+
 
 @contextmanager
 def atomic_file(path: Path) -> Generator[Path]:
-    """Fill a file that appears at `path` only if the block ends without an error.
-
-    Args:
-        path: The file; missing parent folders are made, and an older file is replaced at the end.
-
-    Yields:
-        An empty file beside it, to be filled.
-
-    Raises:
-        RunDirError: If it cannot be written.
-    """
+    """Yield an empty file beside `path`; it replaces `path` if the block ends without an error."""
     temporary = _beside(path, TEMPORARY)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)  # noqa: PTH105 (this and os.rename are watched by tests)
-        _sync(path.parent)
-    except OSError as error:
-        raise unwritable(path, error) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)  # noqa: PTH105 (this and os.rename are watched by tests)
+            _sync(path.parent)
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        remove(temporary)
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is seen whole or not at all, replacing an older one.
-
-    Args:
-        path: The file; missing parent folders are made.
-        content: Text (written as UTF-8) or bytes.
-
-    Raises:
-        RunDirError: If it cannot be written.
-    """
+    """Write a file (text as UTF-8) that is seen whole or not at all, replacing an older one."""
     try:
         written = content.encode() if isinstance(content, str) else content
     except UnicodeEncodeError as error:
@@ -75,17 +124,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Generator[None]:
-    """Within this context what the system says of a file is told as one of our errors.
-
-    Args:
-        path: The file that is written.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        RunDirError: If it cannot be written.
-    """
+    """Turn what the system says while a file is written into one of our errors."""
     try:
         yield
     except OSError as error:
@@ -94,7 +133,7 @@ def writing(path: Path) -> Generator[None]:
 
 @contextmanager
 def atomic_folder(path: Path, *, sync: bool = True) -> Generator[Path]:
-    """Fill a folder that appears at `path` only if the block ends without an error.
+    """Yield an empty folder beside `path`; it appears at `path` if the block ends without an error.
 
     A folder that is there already is moved aside, and deleted when the new one stands in its place.
 
@@ -103,28 +142,27 @@ def atomic_folder(path: Path, *, sync: bool = True) -> Generator[Path]:
         sync: Bring every file in it to the disk first; not worth the wait for what is made again.
 
     Yields:
-        An empty folder beside it, to be filled.
+        The empty folder.
 
     Raises:
         RunDirError: If it cannot be written.
     """
     temporary, aside = _beside(path, TEMPORARY), _beside(path, _REPLACED)
     try:
-        _put_back(path)
-        temporary.mkdir(parents=True)
-        yield temporary
-        if sync:
-            _sync_all(temporary)
-        if os.path.lexists(path):
-            os.rename(path, aside)  # noqa: PTH104
-        try:
-            os.rename(temporary, path)  # noqa: PTH104
-        except OSError:
+        with writing(path):
             _put_back(path)
-            raise
-        _sync(path.parent)
-    except OSError as error:
-        raise unwritable(path, error) from error
+            temporary.mkdir(parents=True)
+            yield temporary
+            if sync:
+                _sync_all(temporary)
+            if os.path.lexists(path):
+                os.rename(path, aside)  # noqa: PTH104
+            try:
+                os.rename(temporary, path)  # noqa: PTH104
+            except OSError:
+                _put_back(path)
+                raise
+            _sync(path.parent)
     finally:
         remove(temporary)
         remove(aside)
@@ -137,138 +175,6 @@ def remove(path: Path) -> None:
     else:
         with suppress(OSError):
             path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an object as indented JSON, atomically, with its format.
-
-    Args:
-        path: The file.
-        value: Anything JSON can hold; not-a-number and infinity are refused.
-
-    Raises:
-        RunDirError: If JSON cannot hold the value, or the file cannot be written.
-    """
-    atomic_write(path, _text(path, value, indent=1) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its value, of an object all but the format.
-
-    Raises:
-        RunDirError: If the file is missing, is not JSON, or was written by a newer undrift.
-    """
-    return known_format(path, parsed(path, text_of(path)))
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as JSON lines, atomically, each with its format.
-
-    Args:
-        path: The file.
-        rows: One mapping a line.
-
-    Raises:
-        RunDirError: If JSON cannot hold a row, or the file cannot be written.
-    """
-    atomic_write(path, "".join(_text(path, row) + "\n" for row in rows))
-
-
-def line_of(path: Path, row: Mapping[str, object]) -> str:
-    """Return the line that `write_lines` writes of a row."""
-    return _text(path, row) + "\n"
-
-
-def read_line(path: Path, line: str, number: int) -> Any:
-    """Parse one line of a file of JSON lines.
-
-    Args:
-        path: The file, for the message.
-        line: The line.
-        number: Its number.
-
-    Returns:
-        Its value, of an object all but the format.
-
-    Raises:
-        RunDirError: If it is no JSON, or was written by a newer undrift.
-    """
-    return known_format(path, parsed(path, line, number))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines.
-
-    Args:
-        path: The file.
-
-    Returns:
-        One dictionary a line, without the format.
-
-    Raises:
-        RunDirError: If the file is missing, a line of it is no JSON object, or it was written by a
-            newer undrift.
-    """
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text_of(path).split("\n"), 1):
-        if line:
-            value = read_line(path, line, number)
-            if not isinstance(value, dict):
-                raise damaged(path, f"line {number}: expected an object, not {short(value)}")
-            rows.append(value)
-    return rows
-
-
-def known_format(path: Path, value: Any) -> Any:
-    """Take the format off what a file holds.
-
-    Args:
-        path: The file, for the message.
-        value: What it holds.
-
-    Returns:
-        An object without its format; anything else as it is.
-
-    Raises:
-        RunDirError: If the format is none, or of a newer undrift.
-    """
-    if not isinstance(value, Mapping) or "format" not in value:
-        return value
-    check_format(path, value["format"])
-    return {key: inner for key, inner in value.items() if key != "format"}
-
-
-def check_format(path: Path, number: Any) -> None:
-    """Refuse a file whose format is not known.
-
-    Args:
-        path: The file, for the message.
-        number: What it says under `format`.
-
-    Raises:
-        RunDirError: If that is no format, or a newer one.
-    """
-    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise damaged(path, f"format: expected a whole number from 1, not {short(number)}")
-    if number > FORMAT:
-        raise RunDirError(
-            f"{path} was written by a newer undrift (format {number}, this one reads up to "
-            f"{FORMAT}); pip install -U undrift"
-        )
-
-
-def _text(path: Path, value: Mapping[str, Any], indent: int | None = None) -> str:
-    whole = {"format": FORMAT, **value, "format": FORMAT}  # noqa: F601 (first, whatever comes)
-    try:
-        return json.dumps(whole, indent=indent, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RunDirError(f"cannot write {path} as JSON: {error}") from error
 
 
 def _beside(path: Path, suffix: str) -> Path:
@@ -301,3 +207,118 @@ def _sync(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def text_of(path: Path) -> str:
+    """Return the content of a regular UTF-8 file; anything else is a RunDirError."""
+    check_regular(path)
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunDirError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise damaged(path, f"no text in UTF-8 (byte {error.start})") from error
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is missing or has no beginning and end: folders, pipes, devices."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise RunDirError(f"cannot read {path}: {said}") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise damaged(path, f"it is {kind} and no file")
+
+
+def parsed(path: Path, text: str, line: int = 1) -> Any:
+    """Parse JSON strictly.
+
+    Args:
+        path: Where it comes from, for the message.
+        text: The JSON.
+        line: The number of its first line.
+
+    Returns:
+        Its value.
+
+    Raises:
+        RunDirError: If it is no JSON, holds a key twice, half a character, a number that is none
+            or has hundreds of digits, or is nested too deep.
+    """
+    try:
+        return parse_json(text, unique=True)
+    except NotJson as error:
+        where = "" if error.line is None else f"line {line + error.line - 1}: "
+        raise damaged(path, f"{where}{error.reason}") from error
+
+
+def short(value: Any) -> str:
+    """Show the beginning of a value in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON with its format; nan and infinity are refused."""
+    atomic_write(path, _text(path, value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file, of an object all but the format."""
+    return known_format(path, parsed(path, text_of(path)))
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as JSON lines, atomically, each with its format."""
+    atomic_write(path, "".join(_text(path, row) + "\n" for row in rows))
+
+
+def line_of(path: Path, row: Mapping[str, object]) -> str:
+    """Return the line that `write_lines` writes of a row."""
+    return _text(path, row) + "\n"
+
+
+def read_line(path: Path, line: str, number: int) -> Any:
+    """Parse one line of a file of JSON lines, without the format of an object."""
+    return known_format(path, parsed(path, line, number))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in a file of JSON lines, without their format."""
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(text_of(path).split("\n"), 1):
+        if line:
+            value = read_line(path, line, number)
+            if not isinstance(value, dict):
+                raise damaged(path, f"line {number}: expected an object, not {short(value)}")
+            rows.append(value)
+    return rows
+
+
+def known_format(path: Path, value: Any) -> Any:
+    """Return what a file holds without its format, if that is one we know."""
+    if not isinstance(value, Mapping) or "format" not in value:
+        return value
+    check_format(path, value["format"])
+    return {key: inner for key, inner in value.items() if key != "format"}
+
+
+def check_format(path: Path, number: Any) -> None:
+    """Refuse what a file says under `format` if it is no format, or of a newer undrift."""
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise damaged(path, f"format: expected a whole number from 1, not {short(number)}")
+    if number > FORMAT:
+        raise RunDirError(
+            f"{path} was written by a newer undrift (format {number}, this one reads up to "
+            f"{FORMAT}); pip install -U undrift"
+        )
+
+
+def _text(path: Path, value: Mapping[str, Any], indent: int | None = None) -> str:
+    whole = {"format": FORMAT, **value, "format": FORMAT}  # noqa: F601 (first, whatever comes)
+    try:
+        return json.dumps(whole, indent=indent, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RunDirError(f"cannot write {path} as JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: paths and the DONE marks.
+"""What lies where in the folder of a run and of one more task, and the DONE marks.
 
 ```
 ROOT/
@@ -32,14 +32,23 @@ from pathlib import Path
 from typing import ClassVar
 
 from undrift.errors import RunDirError
-from undrift.rundir.files import FORMAT, TEMPORARY, atomic_write, check_format, remove
-from undrift.rundir.names import RULE, is_name
-from undrift.rundir.ours import OF_RUN, refuse_links, refuse_strangers
-from undrift.rundir.strict import text_of
+from undrift.rundir.checks import OF_LEARN, OF_RUN, refuse_links, refuse_strangers
+from undrift.rundir.files import (
+    FORMAT,
+    NAME_RULE,
+    TEMPORARY,
+    atomic_write,
+    check_format,
+    is_name,
+    remove,
+    text_of,
+)
 
 _FORMAT = re.compile(r"format: *(.*)\n")
 _PLACE = re.compile(r"^( *)backbone_folder:.*\n(?:\1 +.*\n)*", re.MULTILINE)
 """Where the base lies, with the lines that a long path is folded into: no part of what a run is."""
+_DIGEST = re.compile(r"^  digest: .*\n", re.MULTILINE)
+_FROM = re.compile(r"^from: (.+)$", re.MULTILINE)
 
 
 class RunDir:
@@ -93,17 +102,7 @@ class RunDir:
 
     @classmethod
     def existing(cls, root: Path) -> RunDir:
-        """Open a run to read it.
-
-        Args:
-            root: The run's folder.
-
-        Returns:
-            The run.
-
-        Raises:
-            RunDirError: If there is no run in the folder.
-        """
+        """Open a run to read it; a folder without one is refused."""
         run = cls(root)
         if not run.config_file.is_file():
             raise RunDirError(
@@ -123,14 +122,7 @@ class RunDir:
         return bool(_FORMAT.match(text_of(self.config_file))) or self.manifest_file.is_file()
 
     def config_text(self) -> str:
-        """Read what makes the configuration another one.
-
-        Returns:
-            The text of the file without its format and the place of its base.
-
-        Raises:
-            RunDirError: If it cannot be read, or was written by a newer undrift.
-        """
+        """Return the text of the configuration without its format and the place of its base."""
         text = _PLACE.sub("", text_of(self.config_file))
         if (said := _FORMAT.match(text)) is None:
             return text
@@ -160,21 +152,10 @@ class RunDir:
         return self.root / "matrix.json"
 
     def task(self, index: int, name: str) -> Path:
-        """Return the folder of the task that is trained as number `index`.
-
-        Args:
-            index: From 1.
-            name: The task's name.
-
-        Returns:
-            Such as ROOT/tasks/01-digits.
-
-        Raises:
-            RunDirError: If the name cannot be a folder's name, or the index is below 1.
-        """
+        """Return ROOT/tasks/01-digits, say; a name that cannot be a folder's is refused."""
         if index < 1 or not is_name(name):
             raise RunDirError(
-                f"task {index} cannot be called {name!r}: tasks count from 1, and {RULE}"
+                f"task {index} cannot be called {name!r}: tasks count from 1, and {NAME_RULE}"
             )
         return self.root / "tasks" / f"{index:02d}-{name}"
 
@@ -187,14 +168,14 @@ class RunDir:
         return self.task(index, name) / "train.jsonl"
 
     def predictions(self, after: int, on: int) -> Path:
-        """Return the file with the predictions of one cell of the matrix.
+        """Return the predictions of one cell, such as ROOT/eval/after-03/on-01.jsonl.
 
         Args:
             after: How many tasks had been trained; 0 is the untouched model.
             on: The task that was asked, from 1.
 
         Returns:
-            Such as ROOT/eval/after-03/on-01.jsonl.
+            The file.
 
         Raises:
             RunDirError: If there can be no such cell.
@@ -213,19 +194,9 @@ class RunDir:
         return self.root / "pictures" / self.task(on, name).name
 
     def picture(self, on: int, name: str, line: int, k: int = 1) -> Path:
-        """Return the thumbnail of a picture that a test example shows.
+        """Return the thumbnail of picture `k` on a line of a task's predictions, all from 1.
 
-        Args:
-            on: The task that is asked, from 1.
-            name: The task's name.
-            line: The line of its predictions, from 1.
-            k: Which of the example's pictures, from 1.
-
-        Returns:
-            Such as ROOT/pictures/01-digits/0001.webp, or 0001-2.webp for the second picture.
-
-        Raises:
-            RunDirError: If there can be no such picture (see also `task`).
+        It is such as ROOT/pictures/01-digits/0001.webp, or 0001-2.webp for a second picture.
         """
         if line < 1 or k < 1:
             raise RunDirError(f"no picture is number {k} of line {line}: both count from 1")
@@ -250,15 +221,11 @@ class RunDir:
         return there <= {self.config_name, "data.json"} and self.begun_here
 
     def check_folders(self) -> None:
-        """Refuse to write into a run whose folders are links (see `ours.refuse_links`)."""
+        """Refuse to write into a run whose folders are links (see `checks.refuse_links`)."""
         refuse_links(self.root, self.contents)
 
     def check_ours(self, *names: str) -> None:
-        """Refuse to delete what undrift has not written (see `ours.refuse_strangers`).
-
-        Args:
-            *names: Which of `contents`; all by itself.
-        """
+        """Refuse to delete `names` (all of `contents` by itself) if not written by undrift."""
         refuse_strangers(self.root, self.contents, names or tuple(self.contents))
 
     def _check_same(self, config: str) -> None:
@@ -290,3 +257,50 @@ class RunDir:
             remove(self.root / name)
             if os.path.lexists(self.root / name):
                 raise RunDirError(f"cannot delete {self.root / name}; may it be written there?")
+
+
+class LearnDir(RunDir):
+    """The paths of one more task, which `undrift learn` has taught.
+
+    ```
+    OUT/
+    ├── learn.yaml      what was asked for; the same command goes on with what is not done yet
+    ├── data.json       digests of every row and picture: a resumed one notices what has changed
+    ├── adapter/        PEFT's format, with the record of all tasks learned so far
+    ├── eval/before/, eval/after/   01-birds.jsonl ...: every prediction, before and after
+    ├── train.jsonl     a line each few steps
+    ├── live/01-birds/  TensorBoard's files, if --report-to asks so
+    ├── manifest.json   what produced the numbers
+    └── result.json     the scores before and after; written last
+    ```
+    """
+
+    config_name = "learn.yaml"
+    contents: ClassVar[Mapping[str, str]] = OF_LEARN
+
+    @property
+    def command(self) -> str:
+        """What to type to go on with what is in the folder."""
+        return "the command that began it"
+
+    @property
+    def result_file(self) -> Path:
+        """The scores before and after."""
+        return self.root / "result.json"
+
+    def answers(self, when: str, number: int, name: str) -> Path:
+        """Return the file with every prediction for one task, before or after."""
+        return self.root / "eval" / when / f"{self.task(number, name).name}.jsonl"
+
+    def config_text(self) -> str:
+        """Read what makes the configuration another one.
+
+        Older ones hold digests of rows, those of data.json now, and name an adapter as typed.
+        """
+        return _FROM.sub(_whole, _DIGEST.sub("", super().config_text()))
+
+
+def _whole(found: re.Match[str]) -> str:
+    adapter = Path(found[1])
+    is_one = (adapter / "adapter_config.json").is_file()
+    return f"from: {adapter.resolve()}" if is_one else found[0]

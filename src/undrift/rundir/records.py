@@ -1,25 +1,112 @@
-"""What the files of a run, of an adapter and of `undrift learn` and `eval` hold."""
+"""What our JSON files hold (runs, adapters, snapshots, studies, diagnoses), checked when read.
+
+Each file holds a record, and a record is checked before it is used. A value of another kind is
+refused and never turned into what was expected, a missing key is refused, and a key that is not
+known is left alone: a later version may have added it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
     Discriminator,
     Field,
     NonNegativeInt,
     PositiveInt,
     Tag,
     TypeAdapter,
+    ValidationError,
     model_validator,
 )
 
-from undrift.rundir.files import read_lines
-from undrift.rundir.record import Name, Number, Place, Record, check
+from undrift.rundir.files import (
+    NAME_RULE,
+    SNAPSHOT,
+    damaged,
+    is_name,
+    parsed,
+    read_json,
+    read_lines,
+    short,
+    text_of,
+)
 
-Share = Annotated[float, Field(gt=0, lt=1)]
+
+def _checked_name(value: str) -> str:
+    if not is_name(value):
+        raise ValueError(f"no name of a file: {NAME_RULE}")
+    return value
+
+
+def _plain_path(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("no path")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+"""What becomes a part of a path."""
+
+Place = Annotated[str, AfterValidator(_plain_path)]
+"""A path that is read and never written."""
+
+Number = float | None
+
+
+class Record(BaseModel):
+    """The base of all: nothing is converted, what is not known is left alone."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+def read_record(path: Path, kind: type[Record]) -> dict[str, Any]:
+    """Return the content of one of our JSON files, without the format; errors name the key."""
+    value = read_json(path)
+    check(path, value, TypeAdapter(kind))
+    return value
+
+
+def check(
+    path: Path,
+    value: Any,
+    adapter: TypeAdapter[Any],
+    place: Sequence[str | int] = (),
+    *,
+    as_json: bool = False,
+) -> None:
+    """Hold a value of a file against what it should be.
+
+    Args:
+        path: The file, for the message.
+        value: The value.
+        adapter: What it should be.
+        place: Where in the file it stands.
+        as_json: Take lists for tuples and objects for classes, as JSON has nothing else.
+
+    Raises:
+        RunDirError: If it is something else; the first fault is told.
+    """
+    try:
+        if as_json:
+            adapter.validate_json(json.dumps(value), strict=True)
+        else:
+            adapter.validate_python(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        tags = {"benchmark", "files", "function-after"}
+        parts = [str(part) for part in (*place, *problem["loc"]) if part not in tags]
+        said = problem["msg"].removeprefix("Value error, ").lower()
+        got = "" if problem["type"] == "missing" else f" (got {short(problem['input'])})"
+        where = ".".join(parts)
+        raise damaged(path, f"{where}: {said}{got}" if where else f"{said}{got}") from error
 
 
 class Change(Record):
@@ -297,20 +384,181 @@ class Asked(Record):
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Read a file of answers, a line each.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The lines.
-
-    Raises:
-        RunDirError: If it cannot be read, is empty, or a line lacks something.
-    """
+    """Return the lines of a file of answers; an empty file or an incomplete line is refused."""
     rows = read_lines(path)
     check(path, rows, _ANSWERS)
     return rows
 
 
 _ANSWERS = TypeAdapter(Annotated[list[Answer], Field(min_length=1)])
+
+
+TRAINER_STATE = "trainer_state.json"
+_NOT_A_NUMBER = re.compile(r"(?<=[\s\[,:])(-?Infinity|NaN)(?=[\s,\]}])")
+
+_Word = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class _Group(Record):
+    params: list[NonNegativeInt]
+
+
+class Optimizer(Record):
+    """optimizer.json: the groups of parameters, and what is a number and no tensor."""
+
+    groups: list[_Group] = Field(min_length=1)
+    numbers: dict[str, dict[str, Any]]
+
+
+class Schedule(Record):
+    """schedule.json: where the learning rate has come to."""
+
+    base_lrs: list[float] = Field(min_length=1)
+    last_epoch: NonNegativeInt
+
+
+class Random(Record):
+    """random.json: what the generators keep beside their words."""
+
+    numpy: Annotated[list[int | float], Field(min_length=3, max_length=3)]
+    python: Annotated[list[int | list[_Word] | float | None], Field(min_length=3, max_length=3)]
+
+
+class _TrainerState(BaseModel):
+    """What transformers' Trainer writes of its counters, with whatever else it may write."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    epoch: float
+    global_step: NonNegativeInt
+    max_steps: NonNegativeInt
+    num_train_epochs: NonNegativeInt
+    num_input_tokens_seen: NonNegativeInt = 0
+    total_flos: float = 0
+    train_batch_size: NonNegativeInt | None = None
+    best_metric: Number = None
+    log_history: list[dict[str, float | int | None]]
+    stateful_callbacks: dict[str, Any] = Field(default={})
+
+
+def check_trainer_state(folder: Path) -> None:
+    """Refuse a snapshot whose trainer's counters are damaged, or of another step than its name."""
+    file = folder / TRAINER_STATE
+    value = parsed(file, _NOT_A_NUMBER.sub("null", text_of(file)))  # a gradient may be infinite
+    check(file, value, TypeAdapter(_TrainerState))
+    step = SNAPSHOT.fullmatch(folder.name)
+    if step is None or int(step[1]) != value["global_step"]:
+        raise damaged(file, f"it is of step {value['global_step']}")
+
+
+class _Cell(Record):
+    task: PositiveInt
+    name: Name
+    after: PositiveInt
+    before: PositiveInt | None = None
+
+
+class _RoutesCell(_Cell):
+    overlap: float
+    js: float
+    tv: float
+    top1: float
+    entropy: float
+    spread: float
+    balance: float
+    use: list[list[float]]
+
+
+class _MovedCell(_Cell):
+    moved: float
+
+
+class _Corner(Record):
+    strict: Number
+    lenient: Number
+    form: Number = None
+
+
+class _Corners(Record):
+    old_old: _Corner
+    old_new: _Corner
+    new_old: _Corner
+    new_new: _Corner
+
+
+class _Lost(Record):
+    strict: float
+    lenient: float
+
+
+class _CausesCell(_Cell):
+    parts: str
+    corners: _Corners
+    lost: _Lost
+    router: float
+    expert: float
+    form: float
+
+
+class _RerouteCell(Record):
+    after: PositiveInt
+    strict: Number
+    lenient: Number
+    as_is: Number
+    entropy: float
+
+
+class _Part(Record):
+    applies: bool
+    why: str
+    probe: NonNegativeInt | None = None
+    asked: dict[str, int | None] = Field(default={})
+
+
+class Routes(_Part):
+    """routes.json of `undrift diagnose`."""
+
+    linears: list[str] = Field(default=[])
+    experts: NonNegativeInt = 0
+    cells: list[_RoutesCell]
+
+    @model_validator(mode="after")
+    def _every_linear(self) -> Routes:
+        if any(len(cell.use) != len(self.linears) for cell in self.cells):
+            raise ValueError("cells: expected the use of every linear")
+        return self
+
+
+class Experts(_Part):
+    """experts.json of `undrift diagnose`."""
+
+    cells: list[_MovedCell]
+
+
+class Causes(_Part):
+    """causes.json of `undrift diagnose`."""
+
+    cells: list[_CausesCell]
+
+
+class Reroute(_Part):
+    """reroute.json of `undrift diagnose --reroute`."""
+
+    task: PositiveInt | None = None
+    name: Name | None = None
+    cells: list[_RerouteCell]
+
+
+class Entropy(Record):
+    """What is noted beside the answers of a model whose routers were trained anew."""
+
+    entropy: float
+
+
+PARTS: Mapping[str, type[Record]] = {
+    "routes": Routes,
+    "experts": Experts,
+    "causes": Causes,
+    "reroute": Reroute,
+}
+"""The answers of `undrift diagnose`, by the file's name."""

@@ -23,8 +23,8 @@ import undrift.tuner.soft_prompt  # noqa: F401 (both tell PEFT about their types
 from undrift.errors import RunDirError
 from undrift.methods.parts.state_file import load_tensors, shapes_of
 from undrift.rundir import damaged, text_of
-from undrift.rundir.record import check
-from undrift.rundir.strict import parsed, short
+from undrift.rundir.files import parsed, short
+from undrift.rundir.records import check
 from undrift.tuner.upstream import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 
 Shapes = Mapping[str, tuple[int, ...]]

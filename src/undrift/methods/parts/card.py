@@ -17,8 +17,7 @@ from pydantic import Field, NonNegativeInt
 
 from undrift.registry import METHODS
 from undrift.rundir import atomic_write, read_json, read_record
-from undrift.rundir.record import Name, Record
-from undrift.rundir.records import Origin
+from undrift.rundir.records import Name, Origin, Record
 from undrift.tuner.upstream import CONFIG_NAME
 
 CARD = "README.md"
