@@ -1,4 +1,4 @@
-"""Print the README's table of all methods, from the committed results.
+"""Print the tables of methods in README (a few) and docs/methods.md (all), from committed results.
 
     python scripts/readme_results.py
 
@@ -9,6 +9,7 @@ docs/results/methods-speed.json (`python -m benchmarks.methods --json FILE`).
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -29,14 +30,27 @@ HEADER = (
 )
 
 
-def table() -> str:
-    """Make the table, best last average first."""
+SHORT = (
+    "joint",
+    "disco",
+    "same",
+    "steadylora",
+    "replay",
+    "same-paper",
+    "ewc",
+    "moelora",
+    "finetune",
+)
+
+
+def table(labels: Sequence[str] = ()) -> str:
+    """Make the table of some methods, or of all; best last average first."""
     study = json.loads((RESULTS / "pocket-all.json").read_text(encoding="utf-8"))
     speed = json.loads((RESULTS / "methods-speed.json").read_text(encoding="utf-8"))
     steps = {row["method"]: row["value"] for row in speed["methods"]} | {"finetune": 1.0}
     steps["proglora-dynamic"] = steps["proglora"]
     rows = {label: runs for (label, _), runs in groups(study["runs"]).items()}
-    order = sorted(rows, key=lambda label: -fmean(by_seed(rows[label], "last").values()))
+    order = sorted(labels or rows, key=lambda label: -fmean(by_seed(rows[label], "last").values()))
     lines = [HEADER, ["---", *["---:"] * (len(HEADER) - 1)]]
     for label in order:
         runs = rows[label]
@@ -66,4 +80,4 @@ def _difference(runs: list[Any], same: list[Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(SHORT), table(), sep="\n\n")
