@@ -35,7 +35,7 @@ from undrift.data.types import Example
 from undrift.errors import UnknownName
 from undrift.methods.base import Method
 from undrift.methods.modalprompt import ModalPrompt
-from undrift.methods.parts.budget import expected, rank_to_meet
+from undrift.methods.shared.budget import expected, rank_to_meet
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
 from undrift.run.image_features import FeatureStore

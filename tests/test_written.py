@@ -83,7 +83,7 @@ def test_a_folder_moved_aside_comes_back(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_one_line_and_changes_nothing(tmp_path, monkeypatch):
-    from undrift.methods.parts.state_file import save_tensors
+    from undrift.methods.shared.tensor_files import save_tensors
 
     write_json(tmp_path / "a.json", {"old": 1})
 

@@ -67,7 +67,7 @@ _HOMES = {
 
 _AFTER = {
     "peft": "undrift.tuner",
-    "undrift.tuner": "undrift.methods.parts.kept",
+    "undrift.tuner": "undrift.methods.shared.sidecar",
     "transformers.models.auto.configuration_auto": "undrift.run.pocket.sizes",
 }
 """What is imported as soon as something else is, to tell it about our types."""

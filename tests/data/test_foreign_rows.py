@@ -351,7 +351,7 @@ def test_a_system_turn_may_be_the_first(root, key, turn):
 def test_a_system_turn_is_part_of_every_digest(root):
     from undrift.data.published import fingerprint
     from undrift.data.types import Task
-    from undrift.methods.parts.replay import ReplayMemory
+    from undrift.methods.replay import ReplayMemory
     from undrift.run import input_changes, learned
 
     plain, told = (Example("1", "?", ("!",), system=system) for system in ("", "Be brief."))

@@ -13,7 +13,7 @@ from undrift.diagnose.causes import ask, split
 from undrift.diagnose.experts import Factors, Moved
 from undrift.diagnose.snapshots import mix
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
-from undrift.methods.parts.pool import PoolMethod
+from undrift.methods.shared.pool import PoolMethod
 from undrift.registry import METHODS
 from undrift.report import load
 from undrift.rundir import read_lines, write_json, write_lines

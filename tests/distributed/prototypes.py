@@ -14,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from tests.methods.matching import WEIGHTS, chosen, random_features
-from undrift.methods.parts.matcher import Matching, TaskMatcher
+from undrift.methods.shared.task_matcher import Matching, TaskMatcher
 
 EXAMPLES, SIZE = 60, 8
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 from tests.fuzz.mutation import as_text, mutated, seeds, spoilt
 from tests.fuzz.within import held, many
 from tests.run.tiny import tiny_llava
-from undrift.methods.parts.adapter_files import check_safetensors, endless
+from undrift.methods.shared.adapter_config import check_safetensors, endless
 from undrift.run.adapters import make_method
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -17,7 +17,7 @@ from hypothesis import example, given
 
 from tests.fuzz.mutation import as_text, seeds, spoilt
 from tests.fuzz.within import held, many
-from undrift.methods.parts.replay import ReplayMemory
+from undrift.methods.replay import ReplayMemory
 from undrift.report import load
 from undrift.report.drift import diagnosis
 from undrift.report.noise import grouped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from undrift.methods.parts.features import Features
+from undrift.methods.shared.prompt_features import Features
 
 WEIGHTS = {"image": 0.5, "text": 0.5}
 

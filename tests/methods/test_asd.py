@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from undrift.data.types import Example
-from undrift.methods.parts.asd import (
+from undrift.methods.sefe import (
     RULES,
     STYLES,
     diversified,

@@ -6,7 +6,7 @@ from safetensors import safe_open
 from tests.methods.training import SMALL, attached, learn
 from tests.tuner.llava import tiny_llava
 from undrift.errors import ConfigError
-from undrift.methods.parts.budget import Budget, expected, measured, rank_to_meet, size
+from undrift.methods.shared.budget import Budget, expected, measured, rank_to_meet, size
 from undrift.registry import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from tests.methods import training
 from tests.methods.training import SMALL, attached, batch_of, learn
 from undrift.methods.continual_llava import ContinualLlava
-from undrift.methods.parts.features import embedding_centre
+from undrift.methods.shared.prompt_features import embedding_centre
 from undrift.tuner import GateContext
 from undrift.tuner.pool import gate_context, pool_layers
 

@@ -12,7 +12,7 @@ from tests.methods.training import SMALL, attached, batch_of, learn, logits, tra
 from tests.precision import assert_same
 from tests.tuner.llava import tiny_llava
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, UnknownName
-from undrift.methods.parts import pool
+from undrift.methods.shared import pool
 from undrift.registry import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

@@ -11,7 +11,7 @@ from tests.precision import assert_same
 from tests.tuner.llava import tiny_batch
 from undrift.errors import ConfigError
 from undrift.methods.disco import Disco
-from undrift.methods.parts.features import features
+from undrift.methods.shared.prompt_features import features
 from undrift.tuner import PromptContext
 from undrift.tuner.pool import pool_layers
 

@@ -11,12 +11,16 @@ from tests.methods.training import SMALL, attached, batch_of, learn, trainable, 
 from tests.precision import assert_same
 from tests.tuner.llava import tiny_batch
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
-from undrift.methods.ewc import STATE_FILE, Ewc, normalised
-from undrift.methods.finetune import Finetune
-from undrift.methods.parts.adapter import active_adapter
-from undrift.methods.parts.fisher import batch_fisher, sample_fisher
-from undrift.methods.parts.penalty import QuadraticPenalty
-from undrift.methods.parts.watch import lora_layers
+from undrift.methods.ewc import (
+    STATE_FILE,
+    Ewc,
+    QuadraticPenalty,
+    batch_fisher,
+    normalised,
+    sample_fisher,
+)
+from undrift.methods.finetune import Finetune, lora_layers
+from undrift.methods.shared.adapter import active_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 

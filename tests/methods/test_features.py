@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tuner.llava import tiny_batch, tiny_llava
-from undrift.methods.parts.features import (
+from undrift.methods.shared.prompt_features import (
     adapters_off,
     embedding_centre,
     features,

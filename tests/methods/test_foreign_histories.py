@@ -19,8 +19,8 @@ from tests.methods.training import SMALL, attached, learn, weights
 from tests.tuner.llava import tiny_llava
 from undrift.core.stepping import StepHook
 from undrift.errors import ConfigError, RunDirError
-from undrift.methods.parts.card import RECORD
-from undrift.methods.parts.kept import Kept, kept_with
+from undrift.methods.shared.model_card import RECORD
+from undrift.methods.shared.sidecar import Sidecar, sidecars
 from undrift.methods.steadylora import SteadyLora
 
 pytestmark = [
@@ -182,8 +182,8 @@ def test_a_hub_that_cannot_be_asked_has_not_said_no(tmp_path, monkeypatch):
     def download(origin, name, **how):
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr("undrift.methods.parts.kept.hf_hub_download", download)
-    kept_with(other)["default"] = Kept(other, source=("somebody/adapter", {}))
+    monkeypatch.setattr("undrift.methods.shared.sidecar.hf_hub_download", download)
+    sidecars(other)["default"] = Sidecar(other, source=("somebody/adapter", {}))
     with pytest.raises(RunDirError, match="go online"):
         ALL["finetune"]().take_up(other)
     with pytest.warns(UserWarning, match="saved without"):

@@ -88,7 +88,7 @@ def seen(method, batch):
     method.task_end(model)
     return {
         name: ((each.history.V * each.history.s).float() @ each.history.V.mT.float(), each.cz)
-        for name, each in method._past.statistics.items()
+        for name, each in method._histories.statistics.items()
     }
 
 

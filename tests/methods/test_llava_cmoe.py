@@ -5,9 +5,8 @@ import torch
 
 from tests.methods.training import SMALL, attached, batch_of, learn
 from undrift.errors import ConfigError
-from undrift.methods.llava_cmoe import LlavaCMoE
-from undrift.methods.parts.features import hidden_features
-from undrift.methods.parts.locator import Locator
+from undrift.methods.llava_cmoe import LlavaCMoE, Locator
+from undrift.methods.shared.prompt_features import hidden_features
 from undrift.tuner import PromptContext
 from undrift.tuner.pool import gate_context, pool_layers
 

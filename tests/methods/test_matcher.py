@@ -8,8 +8,8 @@ import torch
 from tests.methods.matching import WEIGHTS, chosen, random_features
 from tests.precision import assert_same
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
-from undrift.methods.parts.features import Features
-from undrift.methods.parts.matcher import Matching, TaskMatcher
+from undrift.methods.shared.prompt_features import Features
+from undrift.methods.shared.task_matcher import Matching, TaskMatcher
 
 SIZE = 8
 

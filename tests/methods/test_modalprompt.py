@@ -181,7 +181,7 @@ def test_the_losses_are_one_minus_the_mean_cosines_added_to_the_models_own():
         losses[weight] = method.loss(model.train(), given | {"labels": labels})
     prompt = []
     model.get_base_model().get_decoder()  # features as the method saw them
-    from undrift.methods.parts.features import features
+    from undrift.methods.shared.prompt_features import features
     from undrift.tuner.prompt import PromptContext
 
     PromptContext.of(model).on_prompt = prompt.append

@@ -9,8 +9,7 @@ from tests.methods.training import SMALL, attached, batch_of, learn
 from tests.precision import assert_same
 from tests.tuner.llava import IMAGE_TOKEN, tiny_batch
 from undrift.errors import AdapterMismatch, ConfigError
-from undrift.methods.parts.key_gate import KeyGate
-from undrift.methods.proglora import ProgLora
+from undrift.methods.proglora import KeyGate, ProgLora
 from undrift.tuner.pool import pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

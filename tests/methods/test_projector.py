@@ -10,7 +10,7 @@ from torch import nn
 from tests.run.families import SEEING
 from tests.run.tiny import save_tiny, tiny_benchmark
 from undrift.errors import ConfigError
-from undrift.methods.parts.projector import projector_names, train_projector, trained_modules
+from undrift.methods.shared.projector import projector_names, train_projector, trained_modules
 from undrift.run.adapters import ask, make_method, open_adapter
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig

@@ -11,8 +11,7 @@ import pytest
 from tests.methods.training import SMALL, attached, learn
 from undrift.data.types import Example
 from undrift.errors import ConfigError, RunDirError
-from undrift.methods.parts.replay import ReplayMemory, first_come, quotas, reservoir
-from undrift.methods.replay import STATE_FILE, Replay
+from undrift.methods.replay import STATE_FILE, Replay, ReplayMemory, first_come, quotas, reservoir
 from undrift.rundir import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

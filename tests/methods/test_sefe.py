@@ -9,8 +9,7 @@ from tests.methods.training import SMALL, attached, learn, logits, weights
 from tests.tuner.llava import tiny_llava
 from undrift.data.types import Example
 from undrift.errors import ConfigError
-from undrift.methods.parts.key_elements import drawn, key_elements, penalty_gradient
-from undrift.methods.sefe import Sefe
+from undrift.methods.sefe import Sefe, drawn, key_elements, penalty_gradient
 from undrift.tuner.pool import pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

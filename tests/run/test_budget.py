@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from undrift.errors import ConfigError
-from undrift.methods.parts.budget import expected, size
+from undrift.methods.shared.budget import expected, size
 from undrift.run.adapters import open_adapter
 from undrift.run.progress import Progress
 from undrift.rundir import read_json

@@ -8,7 +8,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from tests.run.tiny import SIDE, tiny_tokenizer
 from undrift.data.types import Example
 from undrift.errors import ConfigError
-from undrift.methods.parts.features import features
+from undrift.methods.shared.prompt_features import features
 from undrift.run.adapters import ask, open_adapter
 from undrift.run.backbone import Backbone
 from undrift.run.encoder import Encoder

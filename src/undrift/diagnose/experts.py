@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from undrift.diagnose.routes import ENTANGLED, PREFIX
 from undrift.diagnose.snapshots import WEIGHTS, Snapshots, Watched
-from undrift.methods.parts.state_file import load_tensors
+from undrift.methods.shared.tensor_files import load_tensors
 from undrift.rundir import damaged
 from undrift.tuner.routes import inputs_seen, routed_layers
 

@@ -22,7 +22,7 @@ from undrift.diagnose.experts import HELD
 from undrift.diagnose.routes import NO_ROUTER
 from undrift.diagnose.snapshots import Snapshots, Watched
 from undrift.methods.moelora import MoeLora, expert_layers
-from undrift.methods.parts.adapter import active_adapter, peft_model
+from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.run import plan
 from undrift.run.trainer import StepBar, train
 from undrift.rundir import read_answers, read_record, write_json

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from undrift.diagnose.snapshots import ROUTER, WEIGHTS, Snapshots, Watched
-from undrift.methods.parts.state_file import load_tensors
+from undrift.methods.shared.tensor_files import load_tensors
 from undrift.tuner import MoeLoraLayer
 from undrift.tuner.linear import AdaptedLinear
 from undrift.tuner.routes import Recorder, RouteDrift, Routes, drift, inputs_seen, mean, use

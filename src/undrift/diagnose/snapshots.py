@@ -13,8 +13,8 @@ from undrift.data.collate import Encoded
 from undrift.data.subset import subset
 from undrift.data.types import Benchmark, Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
-from undrift.methods.parts.budget import check_fits
-from undrift.methods.parts.state_file import load_tensors, save_tensors
+from undrift.methods.shared.budget import check_fits
+from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.report import Results, load
 from undrift.run import layers, plan
 from undrift.run.adapters import make_method, origin_of

@@ -24,10 +24,9 @@ from undrift.core.settings import check_choices
 from undrift.core.stepping import StepHook, StepTransform, check_steps_outside
 from undrift.data.types import Example
 from undrift.errors import ConfigError, unknown
-from undrift.methods.parts.adapter import check_trained, row_major
-from undrift.methods.parts.carried import Carried
-from undrift.methods.parts.cost import Cost
-from undrift.methods.parts.state_file import checkpoint_folder
+from undrift.methods.shared.adapter import check_trained, row_major
+from undrift.methods.shared.carried import Carried
+from undrift.methods.shared.tensor_files import checkpoint_folder
 
 Parts = Literal["experts", "router", "router and experts", "entangled"]
 
@@ -60,7 +59,7 @@ class Config:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
 
 
-class Method(Carried, Cost, TrainerCallback):
+class Method(Carried, TrainerCallback):
     """One way to learn a sequence of tasks.
 
     Args:
@@ -261,6 +260,50 @@ class Method(Carried, Cost, TrainerCallback):
             ConfigError: If the method has no adapter.
         """
         raise ConfigError(f"{self.name} trains nothing, so there is no adapter to configure")
+
+    # ------------------------------------------------------------ what it costs
+
+    def make_room(self, model: nn.Module, tasks: int) -> None:
+        """Bring a fresh adapter to its size after so many tasks, to see what it will cost.
+
+        Args:
+            model: What `attach` returned; its tensors may have shapes only.
+            tasks: How many tasks; nothing is done where the adapter does not grow.
+        """
+
+    def idle_parameters(self, model: nn.Module) -> int:
+        """Count those of its parameters that a token is NOT multiplied with when the model answers.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            By default 0.
+        """
+        return 0
+
+    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
+        """Count what is saved after so many tasks beside the adapter's own file.
+
+        Args:
+            model: What `attach` returned, with room made; its tensors may have shapes only.
+            tasks: How many tasks.
+
+        Returns:
+            Bytes of tensors; by default 0.
+        """
+        return 0
+
+    def resting(self, model: nn.Module) -> dict[str, int] | None:
+        """Count the experts that rest in the task which is learned; asked before the task ends.
+
+        Args:
+            model: What `attach` returned.
+
+        Returns:
+            By linear; None, the default, where no expert ever rests.
+        """
+        return None
 
     # ------------------------------------------------------------ as a callback of a trainer
 

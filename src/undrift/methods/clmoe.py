@@ -14,14 +14,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from undrift.core.routing import Observer
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods import base, moelora
 from undrift.methods.moelora import MoeLora, expert_layers
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.best_experts import count_best
-from undrift.methods.parts.state_file import load_tensors, save_tensors
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.tuner import MoeLoraLayer
 from undrift.tuner.ranks import rank
+from undrift.tuner.tokens import Tokens
 
 STATE_FILE = "clmoe_state.safetensors"
 
@@ -309,6 +310,26 @@ class ClMoe(MoeLora):
 
 def _master(layer: MoeLoraLayer) -> Any:
     return next(iter(layer.moe_lora_A.values()))
+
+
+def count_best(total: Tensor, tokens: Tokens) -> Observer:
+    """Count which two experts are the best of each token that is not padding.
+
+    Args:
+        total: The counts, (N,) integers; they are added to in the backward pass.
+        tokens: Those of the forward pass.
+
+    Returns:
+        What a layer shows its tokens to.
+    """
+
+    def observe(x: Tensor, w: Tensor, h: Tensor, dy: Tensor) -> None:
+        w = tokens.choose(len(w), 1.0, 0, w.device).rows(w)
+        best = w.topk(min(2, w.shape[1]), dim=1).indices
+        counts = (w.sum(1, keepdim=True) > 0).to(total.dtype).expand_as(best)
+        total.index_add_(0, best.flatten(), counts.flatten())
+
+    return observe
 
 
 METHOD = ClMoe

@@ -16,10 +16,9 @@ from torch.nn import functional as F
 from undrift.core.stepping import StepTransform
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.features import FeatureConfig, embedding_centre, features
-from undrift.methods.parts.keys import Keys
-from undrift.methods.parts.pool import GATE_FILE, PoolMethod
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
+from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
 from undrift.tuner import Prompt
 from undrift.tuner.pool import PoolLoraConfig, grow, make_room, pool_layers
 from undrift.tuner.ranks import gathered, rank, summed
@@ -111,7 +110,7 @@ class ContinualLlava(PoolMethod):
             prompt: The prompts.
 
         Returns:
-            Past copies first, (B, T N + N).
+            Histories copies first, (B, T N + N).
         """
         e = features(prompt, self._centre, self.config.encoder).of["text"]
         training = self._picker.training
@@ -307,6 +306,61 @@ class ContinualLlava(PoolMethod):
         pool = sum(p.numel() for name, p in model.named_parameters() if "pool_lora_A." in name)
         pool += sum(p.numel() for name, p in model.named_parameters() if "pool_lora_B." in name)
         return pool * (N - M) // N + sum(p.numel() for p in self._picker.parameters())
+
+
+# --------------------------------------------- keys, and what past tasks have picked
+
+_TASKS = 64  # the weights of earlier tasks have room for so many, then for twice as many
+
+
+class Keys(Gate):
+    """What picks the increments, and what finished tasks have picked.
+
+    Args:
+        experts: N.
+        width: d, of the embeddings.
+
+    Attributes:
+        keys: k, zero until the first instructions are seen, (N, d).
+        weights: w, of each finished task, (64,) or longer.
+        picked: v, the mean share of every increment in each finished task, (T, N).
+        mean: The same of the task that ended last, (N,).
+        sums: Of the shares in the task at hand, and in the last place how many, (N + 1,).
+    """
+
+    keys: Parameter
+    picked: Tensor
+    mean: Tensor
+
+    def __init__(self, experts: int, width: int) -> None:
+        super().__init__()
+        self.keys = Parameter(torch.zeros(experts, width))
+        self.weights = Parameter(torch.zeros(_TASKS))
+        self.register_buffer("picked", torch.zeros(0, experts))
+        self.register_buffer("mean", torch.zeros(experts))
+        self.sums = torch.zeros(experts + 1, dtype=torch.float64)
+
+    def grow(self, past: int) -> None:
+        """Let the shares of the last task be those of a finished one."""
+        self.picked = torch.cat([self.picked, self.mean[None]])
+        self._widen(past)
+
+    def make_room(self, past: int) -> None:
+        """Bring what is kept of finished tasks to its size."""
+        self.picked = self.picked.new_zeros(past, self.picked.shape[1])
+        self._widen(past)
+
+    def _widen(self, past: int) -> None:
+        if past > len(self.weights):
+            self.weights = Parameter(F.pad(self.weights.detach(), (0, len(self.weights))))
+
+    def running(self) -> dict[str, Tensor]:
+        """Name the sums that are summed over processes."""
+        return {"sums": self.sums}
+
+    def context(self) -> Tensor:
+        """Return what each increment of each finished task counts for, (T N,)."""
+        return (self.weights[: len(self.picked), None] * self.picked).flatten()
 
 
 METHOD = ContinualLlava

@@ -7,15 +7,14 @@ from typing import ClassVar, Literal
 
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.parts import matched
-from undrift.methods.parts.matched import MatchedPool
-from undrift.methods.parts.matcher import Matching
+from undrift.methods.shared import task_matcher
+from undrift.methods.shared.task_matcher import MatchedPool, Matching
 
 MODALITIES = {"text": {"text": 1.0}, "image": {"image": 1.0}, "both": {"image": 0.5, "text": 0.5}}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(matched.Config):
+class Config(task_matcher.Config):
     """The options of a matched pool, and how prompts are matched.
 
     Attributes:

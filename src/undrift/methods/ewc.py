@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.core.stepping import StepTransform
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.finetune import Finetune
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.fisher import batch_fisher, sample_fisher
-from undrift.methods.parts.penalty import QuadraticPenalty
-from undrift.methods.parts.state_file import restore_tensors, save_tensors
-from undrift.methods.parts.watch import lora_layers
+from undrift.methods.finetune import Finetune, lora_layers
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.tensor_files import restore_tensors, save_tensors
+from undrift.tuner.packing import packed_examples
 
 STATE_FILE = "ewc_state.safetensors"
 
@@ -235,6 +238,240 @@ def normalised(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
     total = sum(float(each.double().sum()) for each in fisher.values())
     count = sum(each.numel() for each in fisher.values())
     return {name: each * (count / total) for name, each in fisher.items()}
+
+
+# --------------------------------------------- the diagonal of the Fisher information
+#
+# The gradient of one example's log-likelihood with respect to a linear's weight is the sum over its
+# tokens of dy x^T. Hooks on A and B form it for each example of a batch from what one forward and
+# one backward pass hold anyway, so that a batch costs one pass of each and no loop over examples.
+
+IGNORED = -100  # the label that cross entropy leaves out
+
+
+def sample_fisher(
+    model: nn.Module,
+    linears: Mapping[str, nn.Linear],
+    batches: Iterable[Mapping[str, Any]],
+    samples: int,
+) -> dict[str, Tensor]:
+    """Average the squared gradient of log p(answer | question) over examples.
+
+    In evaluation mode, with the labels of the data. Nothing is left behind in the gradients.
+
+    Args:
+        model: What is asked; its gradients flow through the linears.
+        linears: Whose weights are meant, by name; they read (examples, tokens, features).
+        batches: The model's inputs with labels, as many as are needed.
+        samples: How many examples to take, on all ranks together; the last batch is not cut.
+
+    Returns:
+        The mean of the squares, by name, in the weight's shape.
+
+    Raises:
+        ConfigError: If there are no examples, or a linear reads tokens whose example is not known.
+    """
+    sums = {name: torch.zeros_like(each.weight) for name, each in linears.items()}
+    weights = [each.weight for each in linears.values()]
+    seen = 0
+    with asked(model), ExitStack() as stack:
+        for name, each in linears.items():
+            hook = each.register_forward_hook(_squares_into(sums[name]))
+            stack.callback(hook.remove)
+        for inputs in batches:
+            if packed_examples(inputs) is not None:
+                raise ConfigError(
+                    "the Fisher information is one of examples, and a packed row holds several: "
+                    'train without packing, or with fisher="batch"'
+                )
+            seen += _rows(inputs)
+            torch.autograd.grad(log_likelihood(model, inputs), weights, allow_unused=True)
+            if seen * _ranks() >= samples:
+                break
+    return _mean(sums, seen)
+
+
+def batch_fisher(
+    model: nn.Module,
+    linears: Mapping[str, nn.Linear],
+    batches: Iterable[Mapping[str, Any]],
+    count: int,
+) -> dict[str, Tensor]:
+    """Average the squared gradient of a whole batch's loss over batches, as public code does.
+
+    This is no Fisher information: the gradients of a batch are averaged before they are squared,
+    which shrinks the result by about the batch's size.
+
+    Args:
+        model: What is asked.
+        linears: Whose weights are meant, by name.
+        batches: The model's inputs with labels.
+        count: How many batches to take.
+
+    Returns:
+        The mean of the squares, by name.
+
+    Raises:
+        ConfigError: If there are no batches.
+    """
+    sums = {name: torch.zeros_like(each.weight) for name, each in linears.items()}
+    weights = [each.weight for each in linears.values()]
+    seen = 0
+    with asked(model):
+        for inputs in batches:
+            found = torch.autograd.grad(model(**inputs).loss, weights)
+            for total, gradient in zip(sums.values(), found, strict=True):
+                total += gradient.square()
+            seen += 1
+            if seen == count:
+                break
+    return _mean(sums, seen)
+
+
+def log_likelihood(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    """Sum log p over all labelled tokens of a batch.
+
+    Args:
+        model: What is asked.
+        inputs: Its inputs, with labels.
+
+    Returns:
+        The sum, ().
+    """
+    labels = inputs["labels"]
+    logits = model(**{key: value for key, value in inputs.items() if key != "labels"}).logits
+    kept = labels[:, 1:].to(logits.device)
+    return -F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), kept.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
+@contextmanager
+def asked(model: nn.Module) -> Iterator[None]:
+    """Within this context a model is in evaluation mode, with gradients."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _squares_into(total: Tensor) -> Any:
+    """A hook on a linear that adds the squares of each example's gradient to `total`."""
+
+    def hook(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
+        x = args[0].detach()
+        if x.dim() != 3:
+            raise ConfigError(
+                f"a linear reads tokens of shape {tuple(x.shape)}, and which example each belongs "
+                'to cannot be told; use fisher="batch" for this model'
+            )
+
+        def add(dy: Tensor) -> None:
+            own = torch.einsum("bto,bti->boi", dy, x.to(dy.dtype))
+            total.add_(own.square().sum(0))
+
+        if y.requires_grad:
+            y.register_hook(add)
+
+    return hook
+
+
+def _rows(inputs: Mapping[str, Any]) -> int:
+    if "labels" not in inputs:
+        raise ConfigError(
+            "the trainer's batches hold no labels, from which the Fisher information is computed"
+        )
+    return len(inputs["labels"])
+
+
+def _mean(sums: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Divide by how many there were, on all ranks."""
+    device = next(iter(sums.values())).device
+    seen = torch.tensor(float(count), device=device)
+    if _ranks() > 1:
+        for total in (seen, *sums.values()):
+            dist.all_reduce(total)
+    if not seen:
+        raise ConfigError("the trainer's data loader gave no batch to compute the Fisher with")
+    return {name: total / seen for name, total in sums.items()}
+
+
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+# --------------------------------------------- the pull
+#
+# towards where parameters have been, lambda/2 sum_j W_j (theta_j - c_j)^2.
+# A sum of such pulls, one for each past task, is again one of the same form, up to a constant:
+#
+#     sum_k F_k (theta - theta_k)^2 = W (theta - c)^2 + ...
+#     W = sum_k F_k                  W c = sum_k F_k theta_k
+#
+# so that one weight and one centre a parameter are the whole state, however many tasks there were.
+
+
+class QuadraticPenalty:
+    """The pull on a set of parameters; none at first.
+
+    Args:
+        parameters: By name.
+
+    Attributes:
+        weight: W of each, >= 0.
+        centre: c of each.
+    """
+
+    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+        self.parameters = dict(parameters)
+        self.weight = {name: torch.zeros_like(p.detach()) for name, p in parameters.items()}
+        self.centre = {name: torch.zeros_like(p.detach()) for name, p in parameters.items()}
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The state: what is saved."""
+        weights = {f"{name}.weight": each for name, each in self.weight.items()}
+        return weights | {f"{name}.centre": each for name, each in self.centre.items()}
+
+    def add(
+        self, omega: Mapping[str, Tensor], anchor: Literal["last", "each"], keep: float
+    ) -> None:
+        """Add a pull towards where the parameters are now.
+
+        Args:
+            omega: Its weight, by the parameter's name, >= 0.
+            anchor: "last" moves the whole pull to where the parameters are now (the online form);
+                "each" leaves what was there, so that the centre becomes the weighted mean.
+            keep: What the pull so far is multiplied by first.
+        """
+        for name, p in self.parameters.items():
+            weight, centre = self.weight[name].mul_(keep).add_(omega[name]), self.centre[name]
+            if anchor == "last":
+                centre.copy_(p.detach())
+            else:
+                share = torch.where(weight > 0, omega[name] / weight, 0)
+                centre.lerp_(p.detach(), share)
+
+    def transforms(self, strength: float) -> dict[Parameter, StepTransform]:
+        """Say what becomes of the gradients: lambda W (theta - c) is added, once a step.
+
+        Args:
+            strength: lambda.
+
+        Returns:
+            By parameter.
+        """
+        return {
+            p: partial(_pulled, p=p, weight=self.weight[n], centre=self.centre[n], lam=strength)
+            for n, p in self.parameters.items()
+        }
+
+
+def _pulled(gradient: Tensor, p: Tensor, weight: Tensor, centre: Tensor, lam: float) -> Tensor:
+    return torch.addcmul(gradient, weight, p.detach() - centre, value=lam)
 
 
 METHOD = Ewc

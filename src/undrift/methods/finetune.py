@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
 from undrift.tuner import LanguageLoraConfig, language_targets
+from undrift.tuner.upstream import LoraLayer
 
 
 class Finetune(Method):
@@ -67,6 +69,39 @@ def transformer(model: nn.Module) -> PreTrainedModel:
     if not isinstance(model, PreTrainedModel):
         raise ConfigError(f"expected a transformers model to adapt, not a {type(model).__name__}")
     return model
+
+
+def lora_layers(model: PeftModel, adapter: str) -> dict[str, LoraLayer]:
+    """Find the linears that an adapter of LoRA is on.
+
+    Args:
+        model: A PeftModel.
+        adapter: The adapter's name.
+
+    Returns:
+        By the name they have in the base model, at least one.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    found = {
+        name.removeprefix("base_model.model."): module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer) and adapter in module.lora_A
+    }
+    if not found:
+        raise ConfigError(
+            "the model has no LoRA to train: use the model that Method.attach returns, or give "
+            "your trainer a peft.LoraConfig"
+        )
+    return found
+
+
+def factors(layer: LoraLayer, adapter: str) -> tuple[Parameter, Parameter]:
+    """A (R, d_in) and B (d_out, R) of an adapter."""
+    A: Any = layer.lora_A[adapter]
+    B: Any = layer.lora_B[adapter]
+    return A.weight, B.weight
 
 
 METHOD = Finetune

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.parts import matched
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.matched import MatchedPool
-from undrift.methods.parts.matcher import Matching
+from undrift.methods.shared import task_matcher
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.task_matcher import MatchedPool, Matching
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.pool import PoolLoraLayer, pool_layers
 from undrift.tuner.upstream import choose_adapter
@@ -24,7 +23,7 @@ FUSED = "fused"  # the adapter of summed factors
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(matched.Config):
+class Config(task_matcher.Config):
     """The options of a matched pool, and how its experts are put together.
 
     Attributes:

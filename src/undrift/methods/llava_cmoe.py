@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.nn import functional as F
 
+from undrift.core.stepping import innermost
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.parts import pool
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.features import hidden_features
-from undrift.methods.parts.matcher import Identified, told
-from undrift.methods.parts.pool import GATE_FILE, PoolMethod
-from undrift.methods.parts.probe import copy_expert, forget_momentum, needed
-from undrift.methods.parts.task_routers import TaskRouters
+from undrift.methods.shared import pool
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
+from undrift.methods.shared.prompt_features import hidden_features
+from undrift.methods.shared.task_matcher import Identified, told
+from undrift.methods.shared.tensor_files import load_tensors, restore_tensors
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.pool import PoolLoraLayer, grow, pool_layers
 from undrift.tuner.ranks import gathered, rank, summed
@@ -312,6 +315,413 @@ class LlavaCMoE(PoolMethod):
             met = min(self.config.top_k, max(1, experts - 1))
             idle += (experts - met) * (A.numel() + B.numel())
         return idle
+
+
+# --------------------------------------------- the locator: which task a feature comes from
+#
+# A small variational autoencoder for each task, scored against itself:
+#
+#     bound(z) = -|x - D(mu(x))|^2 / 2 - KL(N(mu(x), sigma(x)^2) || N(0, 1)),  x = (z - c) / s
+#
+# c and s are the task's mean feature and its spread. The score is the bound less its mean over the
+# task's own features, in their standard deviations, so that tasks that are hard to describe do not
+# lose for that. All tasks are stacked: one product serves all of them.
+
+Weights = Mapping[str, Tensor]
+
+
+class Locator(nn.Module):
+    """The autoencoders of the finished tasks; they never require gradients.
+
+    Args:
+        width: d, of the features.
+        hidden: Of the layer on either side of the code.
+        code: How long it is.
+
+    Attributes:
+        tasks: By part, those of all tasks, stacked, (T, ...).
+    """
+
+    def __init__(self, width: int, hidden: int, code: int) -> None:
+        super().__init__()
+        self.shapes = {
+            "encode": (hidden, width),
+            "encode_bias": (hidden,),
+            "describe": (2 * code, hidden),
+            "describe_bias": (2 * code,),
+            "decode": (hidden, code),
+            "decode_bias": (hidden,),
+            "restore": (width, hidden),
+            "restore_bias": (width,),
+            "centre": (width,),
+            "spread": (),
+            "mean": (),
+            "deviation": (),
+        }
+        self.tasks = nn.ParameterDict()
+        self.make_room(0)
+
+    def __len__(self) -> int:
+        return len(self.tasks["centre"])
+
+    def make_room(self, tasks: int) -> None:
+        """Make room for so many tasks, whose values are then loaded.
+
+        Args:
+            tasks: How many.
+        """
+        old = self.tasks["centre"] if len(self.tasks) else torch.zeros(0)
+        for name, shape in self.shapes.items():
+            room = torch.zeros(tasks, *shape, device=old.device)
+            self.tasks[name] = Parameter(room, requires_grad=False)
+
+    def add(self, fitted: Weights) -> None:
+        """Add the autoencoder of a task.
+
+        Args:
+            fitted: From `fit`.
+        """
+        for name, value in fitted.items():
+            grown = torch.cat([self.tasks[name].detach(), value[None].to(self.tasks[name])])
+            self.tasks[name] = Parameter(grown, requires_grad=False)
+
+    def scores(self, z: Tensor) -> Tensor:
+        """Score features against every task.
+
+        Args:
+            z: (B, d).
+
+        Returns:
+            (B, T); about 0 for a feature like the task's own, below for others.
+        """
+        known = {name: value.detach() for name, value in self.tasks.items()}
+        found = (bound(known, z.float()) - known["mean"][:, None]) / known["deviation"][:, None]
+        return found.mT
+
+    def fit(self, z: Tensor, epochs: int, seed: int, batch: int = 64) -> dict[str, Tensor]:
+        """Train an autoencoder on the features of a task.
+
+        Args:
+            z: (n, d), at least one.
+            epochs: Passes over them.
+            seed: Of the first weights, the order and the noise.
+            batch: Features a step.
+
+        Returns:
+            By part, without the axis of tasks.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        x = z.detach().float().cpu()
+        made = {name: torch.zeros(1, *shape) for name, shape in self.shapes.items()}
+        for value in made.values():
+            if value.dim() == 3:
+                limit = value.shape[2] ** -0.5
+                value.uniform_(-limit, limit, generator=generator)
+        made["centre"][0] = x.mean(0)
+        made["spread"][0] = (x - made["centre"]).square().mean().sqrt().clamp_min(1e-6)
+        trained = [v.requires_grad_() for n, v in made.items() if v.dim() == 3 or "bias" in n]
+        optimizer = torch.optim.Adam(trained, lr=1e-3)
+        with torch.enable_grad():
+            for _ in range(epochs):
+                for rows in torch.randperm(len(x), generator=generator).split(batch):
+                    loss = -bound(made, x[rows], generator).mean()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+        with torch.no_grad():
+            own = bound(made, x)[0]
+            made["mean"][0] = own.mean()
+            made["deviation"][0] = own.std(correction=0).clamp_min(1e-6)
+        return {name: value.detach()[0].to(z.device) for name, value in made.items()}
+
+
+def bound(known: Weights, z: Tensor, noise: torch.Generator | None = None) -> Tensor:
+    """Compute the lower bound of the log-likelihood of features, up to a constant.
+
+    Args:
+        known: By part, of T tasks.
+        z: (B, d).
+        noise: What codes are drawn with; the mean code is taken where not given.
+
+    Returns:
+        (T, B).
+    """
+    x = (z - known["centre"][:, None]) / known["spread"][:, None, None]  # (T, B, d)
+    inner = F.silu(_affine(x, known["encode"], known["encode_bias"]))
+    mu, log_variance = _affine(inner, known["describe"], known["describe_bias"]).chunk(2, -1)
+    code = mu
+    if noise is not None:
+        code = mu + (log_variance / 2).exp() * torch.randn(mu.shape, generator=noise)
+    inner = F.silu(_affine(code, known["decode"], known["decode_bias"]))
+    apart = _affine(inner, known["restore"], known["restore_bias"]) - x
+    divergence = (mu.square() + log_variance.exp() - 1 - log_variance).sum(-1) / 2
+    return -apart.square().sum(-1) / 2 - divergence
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return x @ weight.mT + bias[:, None]
+
+
+# --------------------------------------------- a router for each task
+
+Router = Callable[[Tensor], Tensor]
+
+
+class TaskRouters(Gate):
+    """The routers of M linears, those of finished tasks frozen, and the locator of tasks.
+
+    Args:
+        inputs: d_in of each linear.
+        width: d, of the locator's features.
+        hidden: Of the locator's layers.
+        code: The length of its code.
+
+    Attributes:
+        routers: Of the task at hand, by linear, over past experts and the newest, (E, d_in).
+        rows: Of finished tasks, by linear, one below the other.
+        counts: How many rows each task has on each linear, (T, M).
+        locator: Says which task a prompt is of.
+        used: For how many prompt tokens each expert was the first choice, (M, E).
+        tokens: How many tokens there were.
+        open: On which linears the newest expert takes part, (M,) bool.
+        features: What the locator will learn of the task at hand, (n, d).
+    """
+
+    counts: Tensor
+    open: Tensor
+    features: Tensor
+
+    def __init__(self, inputs: list[int], width: int, hidden: int, code: int) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.routers = nn.ParameterList([Parameter(torch.zeros(1, d)) for d in inputs])
+        self.rows = nn.ParameterList([_frozen(torch.zeros(0, d)) for d in inputs])
+        self.locator = Locator(width, hidden, code)
+        self.register_buffer("counts", torch.zeros(0, len(inputs), dtype=torch.int64))
+        self.used = torch.zeros(len(inputs), 1, dtype=torch.float64)
+        self.tokens = torch.zeros((), dtype=torch.float64)
+        self.register_buffer("open", torch.ones(len(inputs), dtype=torch.bool))
+        self.register_buffer("features", torch.zeros(0, width))
+        self._imbalance: dict[int, Tensor] = {}
+        self.draw()
+
+    # ------------------------------------------------------------ gates
+
+    def current(self, top_k: int, mask: Tensor) -> list[Router]:
+        """Route by the task at hand.
+
+        Args:
+            top_k: How many experts a token is routed to.
+            mask: The tokens that are counted, (B, L) bool.
+
+        Returns:
+            By linear, inputs (B, L, d_in) to gates (B, L, E).
+        """
+        self._imbalance = {}
+        self.tokens += mask.sum()
+
+        def router(i: int) -> Router:
+            def gates(x: Tensor) -> Tensor:
+                logits = F.linear(x.float(), self.routers[i])
+                closed = torch.where(self.open[i], 0.0, -torch.inf)
+                last = F.pad(closed[None], (logits.shape[-1] - 1, 0))
+                weights = (logits + last).softmax(-1)
+                self._count(i, weights, mask)
+                return _best(weights, top_k)
+
+            return gates
+
+        return [router(i) for i in range(len(self.inputs))]
+
+    def past(self, top_k: int, tasks: Tensor) -> list[Router]:
+        """Route by finished tasks.
+
+        Args:
+            top_k: How many experts a token is routed to.
+            tasks: The index of each sample's task, (B,).
+
+        Returns:
+            By linear, inputs (B, L, d_in), or of copies of the samples, to gates (..., E).
+        """
+
+        def router(i: int) -> Router:
+            counts = self.counts[:, i]
+            places = torch.arange(int(counts[-1]) + 1, device=counts.device)  # the newest: unused
+            known = places < counts[tasks][:, None]  # (B, E)
+            first = counts.cumsum(0)[tasks] - counts[tasks]
+            rows = self.rows[i][(first[:, None] + places) * known]  # (B, E, d_in)
+
+            def gates(x: Tensor) -> Tensor:
+                copies = len(x) // len(rows)
+                R = rows.repeat_interleave(copies, 0)
+                logits = (x.float() @ R.mT).masked_fill(
+                    ~known.repeat_interleave(copies, 0)[:, None], -torch.inf
+                )
+                return _best(logits.softmax(-1), top_k)
+
+            return gates
+
+        return [router(i) for i in range(len(self.inputs))]
+
+    def _count(self, i: int, weights: Tensor, mask: Tensor) -> None:
+        """Add up who is used, and how unequal the load is: E sum_e f_e P_e, 1 where it is equal."""
+        tokens = mask.sum()
+        first = F.one_hot(weights.detach().argmax(-1), weights.shape[-1])
+        hits = (first * mask[..., None]).sum((0, 1))
+        self.used[i, : len(hits)] += hits
+        likely = (weights * mask[..., None]).sum((0, 1)) / tokens
+        self._imbalance[i] = len(hits) * (hits / tokens * likely).sum()
+
+    def imbalance(self) -> Tensor:
+        """Return the load-balancing loss of the last forward pass, over linears, ()."""
+        return torch.stack(list(self._imbalance.values())).mean()
+
+    # ------------------------------------------------------------ tasks
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        """Give the routers of the task at hand their first values, small ones."""
+        for i, router in enumerate(self.routers):
+            drawn = torch.empty(router.shape).normal_(generator=self.generator(f"router {i}"))
+            router.copy_(drawn * (0.1 / router.shape[1] ** 0.5))
+
+    def generator(self, name: str) -> torch.Generator:
+        """Make random numbers from torch's seed, a name and the number of finished tasks alone."""
+        text = f"{torch.initial_seed()} {name} {len(self.counts)}"
+        digest = hashlib.sha256(text.encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def start(self) -> None:
+        """Begin a task: everything open, nothing counted."""
+        most = max(len(router) for router in self.routers)
+        self.used = self.used.new_zeros(len(self.inputs), most)
+        self.tokens.zero_()
+        self.open.fill_(True)
+        self.features = self.features[:0]
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """Keep the task's routers, without rows of experts that were not added; begin others."""
+        counts = []
+        for i, router in enumerate(self.routers):
+            added = router.detach()[: len(router) - int(not self.open[i])]
+            counts.append(len(added))
+            self.rows[i] = _frozen(torch.cat([self.rows[i].detach(), added]))
+            self.routers[i] = Parameter(router.new_zeros(len(added) + 1, router.shape[1]))
+        self.counts = torch.cat([self.counts, self.counts.new_tensor([counts])])
+        self.draw()
+        self.start()
+
+    def running(self) -> dict[str, Tensor]:
+        """Name the sums that are summed over processes."""
+        return {"used": self.used, "tokens": self.tokens}
+
+    # ------------------------------------------------------------ size
+
+    def make_room(self, past: int) -> None:
+        """Bring everything to its largest size after so many tasks.
+
+        Args:
+            past: How many; every linear has got an expert in each.
+        """
+        device = self.counts.device
+        added = torch.arange(1, past + 1, device=device)
+        self.counts = added[:, None].expand(past, len(self.inputs)).clone()
+        for i, d in enumerate(self.inputs):
+            self.rows[i] = _frozen(torch.zeros(past * (past + 1) // 2, d, device=device))
+            self.routers[i] = Parameter(torch.zeros(past + 1, d, device=device))
+        self.used = self.used.new_zeros(len(self.inputs), past + 1)
+        self.locator.make_room(past)
+
+    def load(self, path: Path) -> None:
+        """Load a file of any number of tasks; parameters that fit stay the same objects.
+
+        Args:
+            path: The file.
+        """
+        saved = load_tensors(path)
+        for name in ("counts", "used", "features"):
+            own: Tensor = getattr(self, name)
+            setattr(self, name, own.new_zeros(saved[name].shape) if name in saved else own)
+        for name, held in (("routers", self.routers), ("rows", self.rows)):
+            for i, p in enumerate(held):
+                shape = saved[f"{name}.{i}"].shape if f"{name}.{i}" in saved else p.shape
+                if p.shape != shape:
+                    held[i] = Parameter(p.new_zeros(shape), requires_grad=p.requires_grad)
+        self.locator.make_room(len(self.counts))
+        restore_tensors(self.state_dict(), path)
+
+    def size(self) -> int:
+        """Count all parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    def one_router(self) -> int:
+        """Count those of one task, the last: all experts but the newest, which it does not know."""
+        return sum((len(router) - 1) * router.shape[1] for router in self.routers)
+
+
+def _best(weights: Tensor, top_k: int) -> Tensor:
+    """Leave the k largest weights of every token, and 0 in the place of the others."""
+    if top_k >= weights.shape[-1]:
+        return weights
+    best = weights.topk(top_k, dim=-1)
+    return torch.zeros_like(weights).scatter(-1, best.indices, best.values)
+
+
+def _frozen(value: Tensor) -> Parameter:
+    return Parameter(value, requires_grad=False)
+
+
+# --------------------------------------------- what becomes of a probe
+
+
+def needed(share: Tensor, slack: float) -> Tensor:
+    """Say which linears need an expert.
+
+    Args:
+        share: f, of each linear's tokens that went to its probe, (M,).
+        slack: a.
+
+    Returns:
+        Where f > mean(f) - a * std(f), (M,) bool; everywhere if that is nowhere, since probes that
+        are all used alike tell no linear from another.
+    """
+    needs = share > share.mean() - slack * share.std(correction=0)
+    return needs if bool(needs.any()) else torch.ones_like(needs)
+
+
+@torch.no_grad()
+def copy_expert(
+    layer: PoolLoraLayer, adapter: str, old: int, perturb: float, generator: torch.Generator
+) -> None:
+    """Let the newest expert of a linear begin beside an old one.
+
+    Args:
+        layer: The linear.
+        adapter: The adapter's name.
+        old: The index of the past expert.
+        perturb: How far from it, relative to its size.
+        generator: Says in which direction.
+    """
+    for new, past in (
+        (layer.pool_lora_A[adapter], layer.pool_lora_past_A[adapter][old]),
+        (layer.pool_lora_B[adapter], layer.pool_lora_past_B[adapter][old]),
+    ):
+        aside = torch.randn(past.shape, generator=generator).to(past)
+        new.copy_(past + perturb * past.square().mean().sqrt() * aside)
+    layer.forget_packed()
+
+
+def forget_momentum(optimizer: Any, parameters: Iterable[Parameter]) -> None:
+    """Drop what an optimiser remembers of parameters whose values were replaced.
+
+    Args:
+        optimizer: A torch optimiser, or one that wraps it in `.optimizer`.
+        parameters: Which ones; each begins anew with its next step.
+    """
+    state = innermost(optimizer).state
+    for p in parameters:
+        state.pop(p, None)
 
 
 METHOD = LlavaCMoE

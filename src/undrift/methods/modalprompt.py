@@ -15,16 +15,16 @@ from torch.nn import functional
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.adapter_files import read_config
-from undrift.methods.parts.features import (
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.adapter_config import read_config
+from undrift.methods.shared.prompt_features import (
     MODALITIES,
     FeatureConfig,
     Features,
     embedding_centre,
     features,
 )
-from undrift.methods.parts.matcher import Identified, cosines, told
+from undrift.methods.shared.task_matcher import Identified, cosines, told
 from undrift.tuner.prompt import Prompt, PromptContext
 from undrift.tuner.soft_prompt import SoftPromptConfig, SoftPrompts, soft_prompts
 

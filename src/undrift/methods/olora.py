@@ -15,9 +15,9 @@ from torch.nn import Parameter
 from undrift.core.stepping import StepTransform
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.parts import pool
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.pool import PoolMethod
+from undrift.methods.shared import pool
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.pool import PoolMethod
 from undrift.tuner.pool import pool_layers
 
 

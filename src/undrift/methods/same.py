@@ -19,10 +19,10 @@ from undrift.core.activation import choose_frozen, scores
 from undrift.core.stepping import StepTransform
 from undrift.methods import base, moelora
 from undrift.methods.moelora import MoeLora, expert_layers
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.past import (
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.history import (
     Basis,
-    Past,
+    Histories,
     a_turn,
     at_share,
     make_statistics,
@@ -73,7 +73,7 @@ class Same(MoeLora):
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self._adapter = "default"
-        self._past = Past({}, self.config)
+        self._histories = Histories({}, self.config)
         self._linears: list[_Linear] = []
 
     def in_adapter(self, model: nn.Module) -> int | None:
@@ -131,7 +131,7 @@ class Same(MoeLora):
             step: How many steps of the task are done, from 1.
             steps_total: How many it will be.
         """
-        self._past.step_end(step, steps_total)
+        self._histories.step_end(step, steps_total)
         every = max(10, round(self.config.refresh_share * steps_total))
         if self.config.history == "running" and step % every == 0:
             self._refresh_router()
@@ -144,7 +144,7 @@ class Same(MoeLora):
         Args:
             model: What `attach` returned.
         """
-        self._past.flush()
+        self._histories.flush()
         if self.config.history == "running":  # so that a resumed task starts from the same V
             self._refresh_router()
 
@@ -154,7 +154,7 @@ class Same(MoeLora):
         Args:
             model: What `attach` returned.
         """
-        self._past.end()
+        self._histories.end()
         self._linears = []
 
     def resting(self, model: nn.Module) -> dict[str, int] | None:
@@ -226,9 +226,9 @@ class Same(MoeLora):
         found = expert_layers(model)
         self._adapter = active_adapter(peft_model(model))
         statistics = self._statistics(model, found)
-        self._past = Past(statistics, self.config)
-        self._past.start(resumed=resumed)
-        bases = self._past.bases()
+        self._histories = Histories(statistics, self.config)
+        self._histories.start(resumed=resumed)
+        bases = self._histories.bases()
         self._linears = [
             _Linear(
                 layer,
@@ -277,7 +277,7 @@ class Same(MoeLora):
     def _refresh_router(self) -> None:
         """Take V from C^t as it now is, for the router only [Eq. 3]."""
         if self.config.router:
-            bases = self._past.bases(running=True)
+            bases = self._histories.bases(running=True)
             self._linears = [
                 replace(linear, turn_g=self._router_turn(bases[linear.statistics.name]))
                 for linear in self._linears
@@ -285,7 +285,7 @@ class Same(MoeLora):
 
     def _freeze(self) -> None:
         """Let experts rest that this task hardly uses and the past needed [Eq. 18]."""
-        with self._past.summed():
+        with self._histories.summed():
             for linear in self._linears:
                 each = linear.statistics
                 if not bool(each.importance_tokens > 0):

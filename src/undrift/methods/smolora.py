@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.features import FeatureConfig, embedding_centre, features
-from undrift.methods.parts.pool import GATE_FILE, Gate, PoolMethod
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
+from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.pool import PoolLoraConfig, PoolLoraLayer, pool_layers
 

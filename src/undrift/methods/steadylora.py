@@ -13,23 +13,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.core import Metrics, steps
 from undrift.core.stepping import StepTransform
-from undrift.errors import ConfigError
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods import base
-from undrift.methods.finetune import Finetune
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.past import Basis, Past, a_turn, statistics_options, z_metric
-from undrift.methods.parts.watch import (
-    factors,
-    load_statistics,
-    lora_layers,
-    save_statistics,
-    watch,
+from undrift.methods.finetune import Finetune, factors, lora_layers
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.history import (
+    Basis,
+    Histories,
+    a_turn,
+    make_statistics,
+    statistics_options,
+    z_metric,
 )
+from undrift.methods.shared.tensor_files import load_tensors, save_tensors
+from undrift.tuner import LayerStatistics, TokenContext, observed_identity
 from undrift.tuner.upstream import LoraLayer
 
 STATE_FILE = "steadylora_state.safetensors"
@@ -70,7 +74,7 @@ class SteadyLora(Finetune):
         self._watch = ExitStack()
         self._adapter = "default"
         self._layers: dict[str, LoraLayer] = {}
-        self._past = Past({}, self.config)
+        self._histories = Histories({}, self.config)
         self._linears: list[_Linear] = []
 
     def attach(self, model: nn.Module) -> nn.Module:
@@ -97,7 +101,7 @@ class SteadyLora(Finetune):
             steps_total: How many optimiser steps the task will take.
         """
         self._observe(model)
-        self._past.start()
+        self._histories.start()
         self._prepare()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
@@ -109,7 +113,7 @@ class SteadyLora(Finetune):
             steps_total: As for `task_start`.
         """
         self._observe(model)
-        self._past.start(resumed=True)
+        self._histories.start(resumed=True)
         self._prepare()
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
@@ -123,13 +127,13 @@ class SteadyLora(Finetune):
         Raises:
             ConfigError: If the first step has gone past everything that is watched.
         """
-        seen = (each.usage.tokens for each in self._past.statistics.values())
+        seen = (each.usage.tokens for each in self._histories.statistics.values())
         if step == 1 and not any(bool(tokens > 0) for tokens in seen):
             raise ConfigError(
                 "a step was taken, and no input of the LoRA was seen: its forward pass goes round "
                 "the modules lora_A and lora_B, as fused kernels do; train with PEFT's own"
             )
-        self._past.step_end(step, steps_total)
+        self._histories.step_end(step, steps_total)
 
     def before_save(self, model: nn.Module) -> None:
         """Bring the running sums to where `on_save` finds them.
@@ -137,7 +141,7 @@ class SteadyLora(Finetune):
         Args:
             model: What `attach` returned.
         """
-        self._past.flush()
+        self._histories.flush()
 
     def task_end(self, model: nn.Module) -> None:
         """Merge the task into the history.
@@ -145,7 +149,7 @@ class SteadyLora(Finetune):
         Args:
             model: What `attach` returned.
         """
-        self._past.end()
+        self._histories.end()
         self._linears = []
 
     # ------------------------------------------------------------ what becomes of a step
@@ -184,13 +188,13 @@ class SteadyLora(Finetune):
                 yield B, partial(_turn_b_aca, A=A.detach(), V=V, s=s, mu_b=self.config.mu_b)
 
     def _prepare(self) -> None:
-        bases = self._past.bases()
+        bases = self._histories.bases()
         self._linears = [
             _Linear(
                 layer,
                 bases[name],
                 turn_a=a_turn(bases[name], self.config),
-                b_metric=z_metric(self._past.statistics[name], self.config),
+                b_metric=z_metric(self._histories.statistics[name], self.config),
             )
             for name, layer in self._layers.items()
         ]
@@ -208,7 +212,7 @@ class SteadyLora(Finetune):
         self._adapter, self._layers, self._factors = adapter, layers, found
         self._watch.close()
         self._watch, statistics = watch(wrapped, adapter, **statistics_options(self.config))
-        self._past = Past(statistics, self.config)
+        self._histories = Histories(statistics, self.config)
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
         """Write the file that learning one more task needs.
@@ -217,7 +221,7 @@ class SteadyLora(Finetune):
             model: What `attach` returned.
             directory: The adapter's folder.
         """
-        save_statistics(self._past.statistics, directory / STATE_FILE)
+        save_statistics(self._histories.statistics, directory / STATE_FILE)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
         """Read the file beside the LoRA.
@@ -227,7 +231,7 @@ class SteadyLora(Finetune):
             directory: The adapter's folder.
         """
         self._observe(model)
-        load_statistics(self._past.statistics, directory / STATE_FILE)
+        load_statistics(self._histories.statistics, directory / STATE_FILE)
 
     def forget(self, model: nn.Module) -> None:
         """Begin with an empty history.
@@ -248,7 +252,9 @@ class SteadyLora(Finetune):
         Returns:
             Bytes of tensors.
         """
-        kept = (t for each in self._past.statistics.values() for t in each.state_dict().values())
+        kept = (
+            t for each in self._histories.statistics.values() for t in each.state_dict().values()
+        )
         return sum(t.numel() * t.element_size() for t in kept)
 
 
@@ -258,6 +264,126 @@ def _turn_b_z(dB: Tensor, P: Tensor) -> Tensor:
 
 def _turn_b_aca(dB: Tensor, A: Tensor, V: Tensor, s: Tensor, mu_b: float) -> Tensor:
     return steps.expert_b_step_aca(dB.mT[None], A[None], V, s, mu_b)[0].mT
+
+
+# --------------------------------------------- watching the inputs of a plain LoRA
+
+
+def watch(
+    model: PeftModel, adapter: str, **options: Any
+) -> tuple[ExitStack, dict[str, LayerStatistics]]:
+    """Watch what each linear's A reads and gives, from now on, in every backward pass.
+
+    Args:
+        model: A PeftModel with a LoRA; nothing is added that would be saved with it.
+        adapter: The adapter's name.
+        **options: As for `LayerStatistics`.
+
+    Returns:
+        What ends it when it is closed; and the statistics of every linear, one expert each, by
+        name.
+
+    Raises:
+        ConfigError: If the linears have different ranks, or the adapter trains anything else.
+    """
+    layers = lora_layers(model, adapter)
+    _check_all_watched(model, adapter, layers)
+    weights = {name: factors(layer, adapter)[0] for name, layer in layers.items()}
+    ranks = {weight.shape[0] for weight in weights.values()}
+    if len(ranks) > 1:
+        raise ConfigError(f"expected one rank for all linears, not {sorted(ranks)}")
+    statistics = make_statistics(
+        {name: (weight.shape[1], weight.device) for name, weight in weights.items()},
+        experts=1,
+        rank=ranks.pop(),
+        **options,
+    )
+    context, watching = TokenContext.attach(model.get_base_model()), ExitStack()
+    if context.handle is not None:
+        watching.callback(context.handle.remove)
+    for name, layer in layers.items():
+        eye = _Eye(statistics[name], context)
+        for hook, factor in ((eye.see_input, "lora_A"), (eye.see_output, "lora_B")):
+            module: nn.Module = getattr(layer, factor)[adapter]
+            watching.callback(module.register_forward_hook(hook).remove)
+    return watching, statistics
+
+
+def _check_all_watched(model: PeftModel, adapter: str, layers: Mapping[str, LoraLayer]) -> None:
+    """Refuse what an adapter trains beside A and B: no history of it is kept.
+
+    Copies of whole modules (modules_to_save) are the user's own wish, and are left alone.
+    """
+    held = {id(p) for layer in layers.values() for p in factors(layer, adapter) if p.dim() == 2}
+    for name, p in model.named_parameters():
+        if p.requires_grad and id(p) not in held and "modules_to_save" not in name.split("."):
+            raise ConfigError(
+                f"{name} is trained as well, and this method protects only the factors A and B of "
+                "linears: make the LoRA without DoRA, biases, token indices, embeddings and "
+                "convolutions"
+            )
+
+
+class _Eye:
+    """Hooks on A and B of one LoRA: what A read is kept until B has answered."""
+
+    def __init__(self, statistics: LayerStatistics, context: TokenContext) -> None:
+        self.statistics, self.context = statistics, context
+        self.x: Tensor | None = None
+
+    def see_input(self, module: nn.Module, x: Any, z: Tensor) -> None:
+        self.x = x[0]
+
+    def see_output(self, module: nn.Module, z: Any, y: Tensor) -> Tensor:
+        x, self.x = self.x, None
+        if x is None or not (module.training and torch.is_grad_enabled() and y.requires_grad):
+            return y
+        return observed_identity(y, x, z[0], self.statistics.observer(self.context.current))
+
+
+def save_statistics(statistics: Mapping[str, LayerStatistics], path: Path) -> None:
+    """Save the statistics of all linears in one safetensors file.
+
+    Args:
+        statistics: By the linear's name.
+        path: The file.
+    """
+    tensors = {
+        f"{name}.{key}": value
+        for name, each in statistics.items()
+        for key, value in each.state_dict().items()
+    }
+    save_tensors(tensors, path)
+
+
+def load_statistics(statistics: Mapping[str, LayerStatistics], path: Path) -> None:
+    """Load what `save_statistics` saved.
+
+    Args:
+        statistics: By the linear's name; they are overwritten.
+        path: The file.
+
+    Raises:
+        RunDirError: If there is no such file.
+        AdapterMismatch: If a tensor is missing, left over or of another shape.
+    """
+    if not path.is_file():
+        raise RunDirError(
+            f"{path} is missing; without it a plain LoRA can be used but not go on learning. "
+            "It is written by save_state, and into every checkpoint"
+        )
+    tensors = load_tensors(path)
+    for name, each in statistics.items():
+        own = {key: tensors.pop(f"{name}.{key}", None) for key in each.state_dict()}
+        lost = [key for key, value in own.items() if value is None]
+        if lost:
+            raise AdapterMismatch(f"{path} is of another adapter: it lacks {name}.{lost[0]}")
+        try:
+            each.load_state_dict(own)
+        except RuntimeError as error:
+            raise AdapterMismatch(f"{path} is of another adapter: {error}") from error
+    if tensors:
+        raise AdapterMismatch(f"{path} is of another adapter: it has {next(iter(tensors))}")
 
 
 METHOD = SteadyLora

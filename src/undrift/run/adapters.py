@@ -16,10 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from undrift.data.types import Example, Task
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
 from undrift.methods.base import Method
-from undrift.methods.parts.adapter import put_on
-from undrift.methods.parts.budget import check_fits
-from undrift.methods.parts.card import write_card
-from undrift.methods.parts.projector import restore_modules
+from undrift.methods.shared.adapter import put_on
+from undrift.methods.shared.budget import check_fits
+from undrift.methods.shared.model_card import write_card
+from undrift.methods.shared.projector import restore_modules
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
 from undrift.run.claimed import check_names, claim, digest

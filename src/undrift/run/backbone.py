@@ -24,7 +24,7 @@ from undrift.data.pictures import open_picture
 from undrift.data.prompts import Renderer, text_only, tokenizer_of
 from undrift.data.refusal import PLAIN, Alone, naming
 from undrift.errors import ConfigError, DataError, UndriftError
-from undrift.methods.parts.projector import has_own_modules
+from undrift.methods.shared.projector import has_own_modules
 from undrift.run.config import RunConfig
 from undrift.run.device import find_device
 from undrift.run.encoder import Encoder, EncodingCollator
@@ -51,7 +51,7 @@ class Backbone:
         processor: Its processor, padding on the left; of a text-only model its tokenizer.
         fingerprint: A digest of configuration, weights, tokenizer and image processor.
         stop_ids: Tokens that end an answer.
-        store: Kept image features, once `prepare` has decided for them.
+        store: Sidecar image features, once `prepare` has decided for them.
         encoder: Another model whose features batches are to hold, see `encode_with`.
     """
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from undrift.methods.base import Method
-from undrift.methods.parts.state_file import load_tensors, save_tensors
+from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.rundir import atomic_folder, damaged, read_record, write_json
 from undrift.rundir.files import SNAPSHOT, remove
 from undrift.rundir.records import TRAINER_STATE, Optimizer, Random, Schedule, check_trainer_state

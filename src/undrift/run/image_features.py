@@ -18,7 +18,7 @@ from torch import Tensor
 
 from undrift.data.pictures import READING
 from undrift.errors import DataError, RunDirError
-from undrift.methods.parts.state_file import load_tensors, save_tensors
+from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.untrusted import open_regular, why
 
 Encoder = Callable[[Sequence[Path]], Tensor]

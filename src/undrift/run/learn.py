@@ -19,7 +19,7 @@ from undrift.data.files import BadRow
 from undrift.data.prompts import text_only
 from undrift.data.types import Benchmark, Task
 from undrift.errors import AdapterMismatch, ConfigError
-from undrift.methods.parts.budget import check_fits
+from undrift.methods.shared.budget import check_fits
 from undrift.run import plan
 from undrift.run.adapters import make_method, note_origin
 from undrift.run.backbone import Backbone

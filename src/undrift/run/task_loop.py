@@ -18,7 +18,7 @@ from typing import Any
 
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError
-from undrift.methods.parts.budget import measured, rank_to_meet, size
+from undrift.methods.shared.budget import measured, rank_to_meet, size
 from undrift.report import load as load_results
 from undrift.report import page, tell
 from undrift.run import origin, plan

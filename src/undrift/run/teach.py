@@ -12,7 +12,7 @@ from transformers import TrainerCallback, set_seed
 from undrift.data.types import Task
 from undrift.errors import DataError, TrainingDiverged
 from undrift.methods.base import Method
-from undrift.methods.parts.projector import train_projector
+from undrift.methods.shared.projector import train_projector
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.evaluate import Examiner

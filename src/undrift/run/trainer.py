@@ -22,7 +22,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from undrift.data.collate import Encoded, fitting
 from undrift.errors import TrainingDiverged
 from undrift.methods.base import Method
-from undrift.methods.parts.projector import trained_modules
+from undrift.methods.shared.projector import trained_modules
 from undrift.run.backbone import Backbone, Collator
 from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
 from undrift.run.config import TrainConfig

@@ -20,7 +20,7 @@ Basis = tuple[Tensor, Tensor]
 """V (d, k) and s (k,) of one linear's input."""
 
 
-class Past:
+class Histories:
     """What the linears of a model have seen, in this task and in those before.
 
     Args:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from undrift.errors import ConfigError, RunDirError
-from undrift.methods.parts.card import RECORD, MethodState, is_ours, write_card
+from undrift.methods.shared.model_card import RECORD, MethodState, is_ours, write_card
 from undrift.rundir import atomic_write, read_record, write_json
 
 _TYPES = ("MOE_LORA", "POOL_LORA", "SOFT_PROMPT")  # PEFT's own card would not say how to load them
@@ -57,7 +57,7 @@ class Keeper(Protocol):
         ...
 
 
-class Kept:
+class Sidecar:
     """What is kept with one adapter of one model.
 
     Args:
@@ -202,8 +202,8 @@ class Kept:
         except EntryNotFoundError:
             return None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Kept:
-        copied = Kept(name=self.name)
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sidecar:
+        copied = Sidecar(name=self.name)
         copied.__dict__.update(self.__dict__)
         model = self.model() if self.model is not None else None
         if model is not None and self.keeper is not None:
@@ -212,7 +212,7 @@ class Kept:
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Kept, ()
+        return Sidecar, ()
 
 
 class _Offline(RunDirError):
@@ -234,7 +234,7 @@ def _digest(values: Tensor) -> int:
     return int((bits * (2 * torch.arange(bits.numel(), device=bits.device) + 1)).sum())
 
 
-def kept_with(model: PeftModel) -> dict[str, Kept]:
+def sidecars(model: PeftModel) -> dict[str, Sidecar]:
     """Return what is kept with a model's adapters.
 
     Args:
@@ -270,13 +270,13 @@ def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
 def _save(original: Callable[[], None], model: PeftModel, given: Mapping[str, Any]) -> None:
     chosen = given["selected_adapters"] or list(model.peft_config)
     for name in chosen if given["is_main_process"] else ():
-        keeper = kept_with(model).get(name, Kept()).keeper
+        keeper = sidecars(model).get(name, Sidecar()).keeper
         if keeper is not None:
             keeper.flush(model)  # before: some state lies in the adapter itself
     original()
     for name in chosen if given["is_main_process"] else ():
         folder = Path(given["save_directory"]) / ("" if name == "default" else name)
-        kept_with(model).get(name, Kept()).write(model, folder)
+        sidecars(model).get(name, Sidecar()).write(model, folder)
         if _is_ours(model, name) or (folder / RECORD).exists():
             write_card(folder)
 
@@ -286,14 +286,14 @@ def _load(original: Callable[[], Any], model: PeftModel, given: Mapping[str, Any
     done = original()
     how = {key: given["kwargs"][key] for key in _HUB if given["kwargs"].get(key) is not None}
     source = (str(given["model_id"]), how)
-    kept_with(model)[given["adapter_name"]] = Kept(model, given["adapter_name"], source=source)
+    sidecars(model)[given["adapter_name"]] = Sidecar(model, given["adapter_name"], source=source)
     return done
 
 
 @_extend("delete_adapter")
 def _delete(original: Callable[[], None], model: PeftModel, given: Mapping[str, Any]) -> None:
     original()
-    kept_with(model).pop(given["adapter_name"], None)
+    sidecars(model).pop(given["adapter_name"], None)
 
 
 @_extend("create_or_update_model_card")
@@ -306,4 +306,4 @@ def _card(original: Callable[[], None], model: PeftModel, given: Mapping[str, An
 
 def _is_ours(model: PeftModel, name: str) -> bool:
     kind = str(model.peft_config[name].peft_type).removeprefix("PeftType.")
-    return kind in _TYPES or kept_with(model).get(name, Kept()).keeper is not None
+    return kind in _TYPES or sidecars(model).get(name, Sidecar()).keeper is not None

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.base import Method
 from undrift.methods.finetune import Finetune, transformer
-from undrift.methods.parts.adapter import peft_model
+from undrift.methods.shared.adapter import peft_model
 
 _NO_STATE = (
     "README.md",

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from undrift.errors import AdapterMismatch, ConfigError
-from undrift.methods.parts.adapter_files import read_config
-from undrift.methods.parts.state_file import check_finite, load_tensors, save_tensors
+from undrift.methods.shared.adapter_config import read_config
+from undrift.methods.shared.tensor_files import check_finite, load_tensors, save_tensors
 from undrift.rundir.files import writing
 from undrift.tuner.upstream import SAFETENSORS_WEIGHTS_NAME, BaseTunerLayer
 

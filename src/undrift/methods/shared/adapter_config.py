@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 import undrift.tuner.pool
 import undrift.tuner.soft_prompt  # noqa: F401 (both tell PEFT about their types)
 from undrift.errors import RunDirError
-from undrift.methods.parts.state_file import load_tensors, shapes_of
+from undrift.methods.shared.tensor_files import load_tensors, shapes_of
 from undrift.rundir import damaged, text_of
 from undrift.rundir.files import parsed, short
 from undrift.rundir.records import check

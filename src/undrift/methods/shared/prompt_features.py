@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.parts.adapter import peft_model
+from undrift.methods.shared.adapter import peft_model
 from undrift.tuner.prompt import Prompt
 from undrift.tuner.upstream import BaseTunerLayer, switch_layers
 

@@ -12,15 +12,15 @@ from torch import nn
 
 from undrift.core.stepping import innermost
 from undrift.errors import AdapterMismatch, ConfigError
-from undrift.methods.parts.adapter import (
+from undrift.methods.shared.adapter import (
     active_adapter,
     has_learned,
     load_adapter,
     peft_model,
     save_adapter,
 )
-from undrift.methods.parts.card import RECORD, MethodState
-from undrift.methods.parts.kept import Kept, kept_with
+from undrift.methods.shared.model_card import RECORD, MethodState
+from undrift.methods.shared.sidecar import Sidecar, sidecars
 from undrift.rundir import read_record
 
 
@@ -39,7 +39,7 @@ class Carried:
     config: Any
     task_index: int
 
-    _kept: Kept | None = None
+    _kept: Sidecar | None = None
     _steps = 0  # of the task that is being learned; 0 between tasks
     _flushed = False  # since the last step, by all processes
 
@@ -141,7 +141,7 @@ class Carried:
         """
         wrapped = peft_model(model)
         name = active_adapter(wrapped)
-        kept = kept_with(wrapped).get(name)
+        kept = sidecars(wrapped).get(name)
         if kept is not None and self.remembers:
             kept.check_unchanged(wrapped)
         if kept is not None and kept is self._kept:
@@ -151,7 +151,7 @@ class Carried:
         if kept is not None and kept.keeper is not None:
             kept.keeper.flush(wrapped)
             kept.freeze()  # another object of a method's has it
-        kept = kept or Kept()
+        kept = kept or Sidecar()
         with kept.folder() as folder:
             if folder is not None:
                 self._resume(model, folder)
@@ -282,14 +282,14 @@ class Carried:
         """
         wrapped = peft_model(model)
         name = active_adapter(wrapped)
-        if anew or self._kept is None or kept_with(wrapped).get(name) is not self._kept:
+        if anew or self._kept is None or sidecars(wrapped).get(name) is not self._kept:
             self._leave(model)
-            self._kept = kept_with(wrapped)[name] = Kept(wrapped, name, keeper=self)
+            self._kept = sidecars(wrapped)[name] = Sidecar(wrapped, name, keeper=self)
 
     def _check_alone(self, model: nn.Module, optimizer: Any) -> None:
         """Refuse a second method in one training: the history would be of half of it."""
         wrapped = peft_model(model)
-        kept = kept_with(wrapped).get(active_adapter(wrapped))
+        kept = sidecars(wrapped).get(active_adapter(wrapped))
         other: Any = kept.keeper if kept is not None else None
         if other is None or other is self or not other.learning:
             return
@@ -302,7 +302,7 @@ class Carried:
     def _leave(self, model: nn.Module) -> bool:
         """Leave what is known of another adapter with that one; say whether there was one."""
         wrapped, kept = peft_model(model), self._kept
-        if kept is None or kept is kept_with(wrapped).get(active_adapter(wrapped)):
+        if kept is None or kept is sidecars(wrapped).get(active_adapter(wrapped)):
             return False
         if kept.keeper is self:
             kept.freeze()

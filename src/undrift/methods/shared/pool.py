@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.state_file import restore_tensors, save_tensors
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.tensor_files import restore_tensors, save_tensors
 from undrift.tuner import GateContext, Gates, Prompt, PromptContext
 from undrift.tuner.pool import (
     PoolLoraConfig,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.errors import ConfigError
-from undrift.methods.parts.adapter import active_adapter, peft_model
-from undrift.methods.parts.adapter_files import read_config
+from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.adapter_config import read_config
 from undrift.tuner.upstream import ModulesToSaveWrapper, set_additional_trainable_modules
 
 # Where transformers keeps what stands between a vision tower and a language model: LLaVA and its
