@@ -90,13 +90,7 @@ class ClMoe(MoeLora):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin to count, and note what the experts are.
-
-        Args:
-            model: What `attach` returned, or a user's model with a `MoeLoraConfig` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Begin to count, and note what the experts are."""
         super().task_start(model, task_index, steps_total)
         self._bind(model)
         self._before = {}
@@ -105,22 +99,12 @@ class ClMoe(MoeLora):
         self._watch()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the counts and the earlier experts that the checkpoint brought.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
+        """Go on with the counts and the earlier experts that the checkpoint brought."""
         super().task_start(model, task_index, steps_total)
         self._watch()
 
     def before_save(self, model: nn.Module) -> None:
-        """Sum the counts of all ranks into the first one's.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Sum the counts of all ranks into the first one's."""
         self._sum_ranks()
         if rank() > 0:
             for count in self._running.values():
@@ -128,11 +112,7 @@ class ClMoe(MoeLora):
 
     @torch.no_grad()
     def task_end(self, model: nn.Module) -> None:
-        """Merge every expert with what it was, by its role.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Merge every expert with what it was, by its role."""
         self._sum_ranks()
         for name, layer in self._layers.items():
             layer.watcher = None
@@ -173,14 +153,7 @@ class ClMoe(MoeLora):
 
     @contextmanager
     def predicting(self, model: nn.Module) -> Iterator[None]:
-        """Within this context routes are mixed with the task level's weights.
-
-        Args:
-            model: What `attach` returned.
-
-        Yields:
-            Nothing.
-        """
+        """Within this context routes are mixed with the task level's weights."""
         found = expert_layers(model)
         try:
             for name, layer in found.items():
@@ -238,55 +211,28 @@ class ClMoe(MoeLora):
     # ------------------------------------------------------------ state
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file beside the experts.
-
-        Args:
-            model: What `attach` returned.
-            tasks: How many are learned; each has N numbers a linear, and so has the current one.
-
-        Returns:
-            Bytes of tensors.
-        """
+        """Count the file beside the experts."""
         numbers = (tasks + 1) * self.config.experts * len(expert_layers(model))
         return numbers * torch.int64.itemsize
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write the counts, and inside a task what the merge needs too.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Write the counts, and inside a task what the merge needs too."""
         if not self._layers:
             self._bind(model)
         self._save(directory / STATE_FILE)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the file beside the experts.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Read the file beside the experts."""
         self._bind(model)
         self._load(directory / STATE_FILE)
 
     def forget(self, model: nn.Module) -> None:
-        """Begin without counts.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Begin without counts."""
         self._layers, self._before = {}, {}
         self._bind(model)
 
     def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Merge a task that was cut off.
-
-        Args:
-            model: What `attach` returned.
-            steps_total: Not used.
-        """
+        """Merge a task that was cut off."""
         self.task_end(model)
 
     def _save(self, path: Path) -> None:

@@ -84,34 +84,16 @@ class ContinualLlava(PoolMethod):
         return self._gate
 
     def make_gate(self, width: int) -> Keys:
-        """Make the keys.
-
-        Args:
-            width: d, of the embeddings.
-
-        Returns:
-            Zeros, until the first instructions are seen.
-        """
+        """Make the keys."""
         return Keys(self.config.experts, width)
 
     def bind(self, model: nn.Module) -> None:
-        """Decide a model's gates from now on.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-        """
+        """Decide a model's gates from now on."""
         super().bind(model)
         self._centre = embedding_centre(peft_model(model))
 
     def gates(self, prompt: Prompt) -> Tensor:
-        """Choose the increments of every instruction.
-
-        Args:
-            prompt: The prompts.
-
-        Returns:
-            Histories copies first, (B, T N + N).
-        """
+        """Choose the increments of every instruction."""
         e = features(prompt, self._centre, self.config.encoder).of["text"]
         training = self._picker.training
         if training and not bool(self._picker.keys.any()):
@@ -155,15 +137,7 @@ class ContinualLlava(PoolMethod):
         return config
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Compute the stage's loss: 1 - the mean cosine of the chosen keys, or the model's own.
-
-        Args:
-            model: What `attach` returned.
-            batch: The model's inputs, with labels.
-
-        Returns:
-            Always the model's loss in value, (), so that logs compare; the graph is the stage's.
-        """
+        """Compute the stage's loss: 1 - the mean cosine of the chosen keys, or the model's own."""
         aligning = self._step < self._align_until
         with torch.set_grad_enabled(torch.is_grad_enabled() and not aligning):
             spoken = super().loss(model, batch)
@@ -174,14 +148,7 @@ class ContinualLlava(PoolMethod):
         return spoken + align - align.detach()
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Hold what finished tasks have picked, with `freeze_used`.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            For A and B of every linear.
-        """
+        """Hold what finished tasks have picked, with `freeze_used`."""
         if not self.config.freeze_used or not len(self._picker.picked):
             return {}
         free = (~(self._picker.picked > 0).any(0)).float()[:, None, None]
@@ -196,11 +163,7 @@ class ContinualLlava(PoolMethod):
         return super().past(model) // self.config.experts
 
     def grow(self, model: nn.Module) -> None:
-        """Keep a copy of the pool as the last task left it, and go on with the pool.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Keep a copy of the pool as the last task left it, and go on with the pool."""
         wrapped = peft_model(model)
         name = active_adapter(wrapped)
         grow(wrapped, name)
@@ -215,35 +178,18 @@ class ContinualLlava(PoolMethod):
         self._picker.grow(self.past(wrapped))
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
-        """Bring a fresh pool to its size after so many tasks.
-
-        Args:
-            model: What `attach` returned; its tensors may have shapes only.
-            tasks: How many tasks.
-        """
+        """Bring a fresh pool to its size after so many tasks."""
         wrapped = peft_model(model)
         make_room(wrapped, self.config.experts * (tasks - 1), active_adapter(wrapped))
         self._picker.make_room(tasks - 1)
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task with empty sums.
-
-        Args:
-            model: What `attach` returned.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Begin a task with empty sums."""
         super().task_start(model, task_index, steps_total)
         self._picker.sums.zero_()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Work out the stages.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
+        """Work out the stages."""
         super().task_resume(model, task_index, steps_total)
         self._align_until = round(self.config.align_share * steps_total)
         if rank() > 0:  # a checkpoint holds the sums of all processes, and the first goes on
@@ -263,30 +209,16 @@ class ContinualLlava(PoolMethod):
         super().on_train_begin(args, state, control, model, optimizer)
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Count.
-
-        Args:
-            model: What `attach` returned.
-            step: How many steps of the task are done, from 1.
-            steps_total: How many it will be.
-        """
+        """Count."""
         self._step = step
 
     def before_save(self, model: nn.Module) -> None:
-        """Bring the sums of all processes to the first.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Bring the sums of all processes to the first."""
         with summed([self._picker]):
             pass
 
     def task_end(self, model: nn.Module) -> None:
-        """Keep the task's mean shares.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Keep the task's mean shares."""
         with summed([self._picker]):
             sums = self._picker.sums
             self._picker.mean.copy_(sums[:-1] / sums[-1].clamp_min(1))
@@ -294,14 +226,7 @@ class ContinualLlava(PoolMethod):
         super().task_end(model)
 
     def idle_parameters(self, model: nn.Module) -> int:
-        """Count the increments that an instruction does not pick, and the keys.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            N - M of N newest increments, and all that decides; the copies all count.
-        """
+        """Count the increments that an instruction does not pick, and the keys."""
         N, M = self.config.experts, min(self.config.chosen, self.config.experts)
         pool = sum(p.numel() for name, p in model.named_parameters() if "pool_lora_A." in name)
         pool += sum(p.numel() for name, p in model.named_parameters() if "pool_lora_B." in name)

@@ -102,25 +102,12 @@ class Ewc(Finetune):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task; the first has nothing that pulls.
-
-        Args:
-            model: What `attach` returned, or a user's model with a `LoraConfig` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Begin a task; the first has nothing that pulls."""
         self._bind(model)
         self._pulls = any(bool(each.any()) for each in self._penalty.weight.values())
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Add the gradient of the penalty.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            The transforms of every A and B, from the second task on.
-        """
+        """Add the gradient of the penalty."""
         return self._penalty.transforms(self.config.strength) if self._pulls else {}
 
     def on_train_end(
@@ -138,14 +125,7 @@ class Ewc(Finetune):
         self._loader = None
 
     def task_end(self, model: nn.Module) -> None:
-        """Compute the task's Fisher information, and put the anchor where the parameters are.
-
-        Args:
-            model: What `attach` returned.
-
-        Raises:
-            ConfigError: If the trainer does not hand over its data loader.
-        """
+        """Compute the task's Fisher information, and put the anchor where the parameters are."""
         if self._loader is None:
             raise ConfigError(
                 "ewc computes its Fisher information from the trainer's data at the end of a "
@@ -168,45 +148,23 @@ class Ewc(Finetune):
     # ------------------------------------------------------------ state
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write Fisher information and anchor: twice the LoRA's size.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Write Fisher information and anchor: twice the LoRA's size."""
         if not self._linears:
             self._bind(model)
         save_tensors(self._penalty.tensors, directory / STATE_FILE)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the file beside the LoRA.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a LoRA.
-            directory: The adapter's folder.
-        """
+        """Read the file beside the LoRA."""
         self._bind(model)
         restore_tensors(self._penalty.tensors, directory / STATE_FILE)
 
     def forget(self, model: nn.Module) -> None:
-        """Begin without Fisher information.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a LoRA.
-        """
+        """Begin without Fisher information."""
         self._linears = {}
         self._bind(model)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file beside the LoRA.
-
-        Args:
-            model: What `attach` returned.
-            tasks: Not used; the file keeps its size.
-
-        Returns:
-            Bytes of tensors.
-        """
+        """Count the file beside the LoRA."""
         self._bind(model)
         return sum(t.numel() * t.element_size() for t in self._penalty.tensors.values())
 

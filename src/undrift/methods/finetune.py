@@ -22,15 +22,7 @@ class Finetune(Method):
     paper: ClassVar[str] = "LoRA, Hu et al., ICLR 2022, arXiv:2106.09685"
 
     def peft_config(self, model: nn.Module | None = None) -> LoraConfig:
-        """Make the configuration of the adapter, for `get_peft_model` or a trainer.
-
-        Args:
-            model: Whose language model is adapted. Where it is not given, the targets are looked up
-                in the model that the configuration is put on.
-
-        Returns:
-            An ordinary LoRA configuration.
-        """
+        """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
         rank = self.config.experts * self.config.rank
         targets = self.config.targets
         return LanguageLoraConfig(
@@ -40,17 +32,7 @@ class Finetune(Method):
         )
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Put the LoRA on a model.
-
-        Args:
-            model: The backbone.
-
-        Returns:
-            A PeftModel; B is zero, so it answers as before.
-
-        Raises:
-            ConfigError: If PEFT puts the LoRA elsewhere, as on some mixtures of experts.
-        """
+        """Put the LoRA on a model."""
         return get_peft_model(transformer(model), self.peft_config(model))
 
 

@@ -83,11 +83,7 @@ class Hide(MatchedPool):
         return Matching(weights, c.tau, c.choice, c.centred, c.oracle)
 
     def bind(self, model: nn.Module) -> None:
-        """Decide a model's gates from now on, and find its last layer.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-        """
+        """Decide a model's gates from now on, and find its last layer."""
         super().bind(model)
         wrapped = peft_model(model)
         self._adapter = active_adapter(wrapped)
@@ -98,48 +94,25 @@ class Hide(MatchedPool):
     # ------------------------------------------------------------ gates
 
     def gates(self, prompt: Prompt) -> Gates | Mapping[str, Gates]:
-        """Match the prompts, and use the summed factors where they are asked for.
-
-        Args:
-            prompt: The prompts.
-
-        Returns:
-            The newest expert alone while a task is learned, and before the first.
-        """
+        """Match the prompts, and use the summed factors where they are asked for."""
         made = super().gates(prompt)
         fused = self.config.fuse == "factors" and made != "newest"
         choose_adapter(self._below.values(), FUSED if fused else self._adapter)
         return made
 
     def mixed(self, weights: Tensor) -> Mapping[str, Gates]:
-        """Weigh the experts in the last layer, and add them up below.
-
-        Args:
-            weights: Of every expert for every prompt, (B, E).
-
-        Returns:
-            By the linear's name.
-        """
+        """Weigh the experts in the last layer, and add them up below."""
         return {"": "all", **dict.fromkeys(self._last, weights)}
 
     # ------------------------------------------------------------ fusion
 
     def task_end(self, model: nn.Module) -> None:
-        """End a task: its prototype is made, and factors are summed where they are to be.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """End a task: its prototype is made, and factors are summed where they are to be."""
         super().task_end(model)
         self._fuse(model)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the prototypes, and sum the factors where they are to be.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a pool.
-            directory: The folder.
-        """
+        """Read the prototypes, and sum the factors where they are to be."""
         super().load_beside(model, directory)
         self._fuse(model)
 

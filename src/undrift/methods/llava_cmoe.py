@@ -103,25 +103,14 @@ class LlavaCMoE(PoolMethod):
     # ------------------------------------------------------------ the model
 
     def bind(self, model: nn.Module) -> None:
-        """Decide a model's gates from now on.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-        """
+        """Decide a model's gates from now on."""
         wrapped = peft_model(model)
         self._layers, self._adapter = pool_layers(wrapped), active_adapter(wrapped)
         self._model = wrapped
         super().bind(model)
 
     def make_gate(self, width: int) -> TaskRouters:
-        """Make the routers and the locator.
-
-        Args:
-            width: d, of the hidden states.
-
-        Returns:
-            Of no task yet.
-        """
+        """Make the routers and the locator."""
         inputs = [layer.in_features for layer in self._layers.values()]
         config = self.config
         return TaskRouters(inputs, width, min(config.hidden, width), min(config.code, width // 4))
@@ -132,14 +121,7 @@ class LlavaCMoE(PoolMethod):
         return self._gate
 
     def gates(self, prompt: Prompt) -> Mapping[str, Gates]:
-        """Route by the task at hand, or by the one that the locator names.
-
-        Args:
-            prompt: The prompts.
-
-        Returns:
-            By linear, its router.
-        """
+        """Route by the task at hand, or by the one that the locator names."""
         routers, names = self._routers, self._layers
         if routers.training:
             self._remember(prompt)
@@ -174,15 +156,7 @@ class LlavaCMoE(PoolMethod):
         return self._step < self._probe_until
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Compute the model's loss, and during the probe that of an unequal load.
-
-        Args:
-            model: What `attach` returned.
-            batch: The model's inputs, with labels.
-
-        Returns:
-            The sum, ().
-        """
+        """Compute the model's loss, and during the probe that of an unequal load."""
         spoken = super().loss(model, batch)
         unequal = self._routers.imbalance() if self.probing else 0.0
         return spoken + self.config.balance * unequal
@@ -224,24 +198,12 @@ class LlavaCMoE(PoolMethod):
         super().on_train_begin(args, state, control, model, optimizer)
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task: room for its expert was made when the last one ended.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Begin a task: room for its expert was made when the last one ended."""
         self.task_resume(model, task_index, steps_total)
         self._routers.start()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on; the probe ends where it would have.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
+        """Go on; the probe ends where it would have."""
         super().task_resume(model, task_index, steps_total)
         probe = min(math.ceil(self.config.probe_share * steps_total), steps_total - 1)
         self._probe_until = probe if len(self._routers.locator) else 0
@@ -250,32 +212,18 @@ class LlavaCMoE(PoolMethod):
             self._routers.tokens.zero_()
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """End the probe when it is time.
-
-        Args:
-            model: What `attach` returned.
-            step: How many steps of the task are done, from 1.
-            steps_total: How many it will be.
-        """
+        """End the probe when it is time."""
         self._step = step
         if step == self._probe_until:
             self._end_probe()
 
     def before_save(self, model: nn.Module) -> None:
-        """Bring the sums of all processes to the first.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Bring the sums of all processes to the first."""
         with summed([self._routers]):
             pass
 
     def task_end(self, model: nn.Module) -> None:
-        """Keep the task's experts, router and locator, and make room for the next ones.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Keep the task's experts, router and locator, and make room for the next ones."""
         routers, wrapped = self._routers, peft_model(model)
         seed = torch.initial_seed() % 2**63
         fitted = routers.locator.fit(routers.features, self.config.epochs, seed)
@@ -291,23 +239,11 @@ class LlavaCMoE(PoolMethod):
         self._routers.load(path)
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
-        """Bring a fresh pool to its largest size after so many tasks.
-
-        Args:
-            model: What `attach` returned; its tensors may have shapes only.
-            tasks: How many tasks.
-        """
+        """Bring a fresh pool to its largest size after so many tasks."""
         super().make_room(model, tasks + 1)  # room for the next expert is made at a task's end
 
     def idle_parameters(self, model: nn.Module) -> int:
-        """Count all but the k experts and the one router that a token meets.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            The others, with the locator, which is asked once a prompt.
-        """
+        """Count all but the k experts and the one router that a token meets."""
         idle = self._routers.size() - self._routers.one_router()
         for layer in self._layers.values():
             A, B = layer.pool_lora_A[self._adapter], layer.pool_lora_B[self._adapter]
@@ -365,11 +301,7 @@ class Locator(nn.Module):
         return len(self.tasks["centre"])
 
     def make_room(self, tasks: int) -> None:
-        """Make room for so many tasks, whose values are then loaded.
-
-        Args:
-            tasks: How many.
-        """
+        """Make room for so many tasks, whose values are then loaded."""
         old = self.tasks["centre"] if len(self.tasks) else torch.zeros(0)
         for name, shape in self.shapes.items():
             room = torch.zeros(tasks, *shape, device=old.device)
@@ -619,11 +551,7 @@ class TaskRouters(Gate):
     # ------------------------------------------------------------ size
 
     def make_room(self, past: int) -> None:
-        """Bring everything to its largest size after so many tasks.
-
-        Args:
-            past: How many; every linear has got an expert in each.
-        """
+        """Bring everything to its largest size after so many tasks."""
         device = self.counts.device
         added = torch.arange(1, past + 1, device=device)
         self.counts = added[:, None].expand(past, len(self.inputs)).clone()

@@ -94,14 +94,7 @@ class ModalPrompt(base.Method):
         return SoftPromptConfig(length=self.config.prompt_length, width=self.config.bottleneck)
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Put room for prompts on a model.
-
-        Args:
-            model: The backbone.
-
-        Returns:
-            A PeftModel; it has no prompts yet, so it answers as before.
-        """
+        """Put room for prompts on a model."""
         wrapped = get_peft_model(transformer(model), self.peft_config())
         self._observe(wrapped)
         return wrapped
@@ -123,13 +116,7 @@ class ModalPrompt(base.Method):
         super().on_train_begin(args, state, control, model, optimizer)
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Freeze the last task's prompt and begin a new one, as the embeddings of random tokens.
-
-        Args:
-            model: What `attach` returned, or a user's model with a `SoftPromptConfig` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Freeze the last task's prompt and begin a new one, as the embeddings of random tokens."""
         prompts = self._observe(model)
         wrapped = peft_model(model)
         config: Any = wrapped.peft_config[self._adapter]
@@ -142,36 +129,18 @@ class ModalPrompt(base.Method):
         self._note_tasks(model, config.tasks + 1)
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the prompt that the checkpoint brought.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
+        """Go on with the prompt that the checkpoint brought."""
         self._observe(model)
         self._note_tasks(model, task_index)
 
     def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load prompts and prototypes of however many tasks.
-
-        Args:
-            model: What `attach` returned.
-            directory: The folder.
-        """
+        """Load prompts and prototypes of however many tasks."""
         self._observe(model)
         super().load_state(model, directory)
         self._note_tasks(model, read_config(directory).get("tasks", 0))
 
     def in_adapter(self, model: nn.Module) -> int | None:
-        """Count the prompts: they and their prototypes are all that there is to know.
-
-        Args:
-            model: What `attach` returned, or a user's model with a `SoftPromptConfig` on it.
-
-        Returns:
-            The number.
-        """
+        """Count the prompts: they and their prototypes are all that there is to know."""
         wrapped = peft_model(model)
         config: Any = wrapped.peft_config[active_adapter(wrapped)]
         return config.tasks
@@ -185,23 +154,11 @@ class ModalPrompt(base.Method):
     # ------------------------------------------------------------ what it costs
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
-        """Bring fresh prompts to their size after so many tasks.
-
-        Args:
-            model: What `attach` returned; its tensors may have shapes only.
-            tasks: How many tasks.
-        """
+        """Bring fresh prompts to their size after so many tasks."""
         soft_prompts(model).make_room(self._adapter, tasks)
 
     def idle_parameters(self, model: nn.Module) -> int:
-        """Count F, the prototypes, and the prompts that a sample does not get.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            All parameters but those of k prompts.
-        """
+        """Count F, the prototypes, and the prompts that a sample does not get."""
         prompts = soft_prompts(model)
         inserted = min(self.config.top_k, len(prompts.soft_prompt_past[self._adapter]) + 1)
         read = inserted * prompts.soft_prompt_P[self._adapter].numel()

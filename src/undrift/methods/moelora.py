@@ -45,25 +45,11 @@ class MoeLora(base.Method):
         )
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Put experts and routers on a model.
-
-        Args:
-            model: The backbone.
-
-        Returns:
-            A PeftModel; B is zero, so it answers as before.
-        """
+        """Put experts and routers on a model."""
         return get_peft_model(transformer(model), self.peft_config())
 
     def idle_parameters(self, model: nn.Module) -> int:
-        """Count the experts that a token is not routed to.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            A's and B's share of them; 0 where every expert has its say.
-        """
+        """Count the experts that a token is not routed to."""
         N, k = self.config.experts, self.config.top_k or self.config.experts
         factors = (
             f for layer in layers(model).values() for f in (layer.moe_lora_A, layer.moe_lora_B)
@@ -71,13 +57,7 @@ class MoeLora(base.Method):
         return sum(p.numel() for factor in factors for p in factor.values()) * (N - k) // N
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Check that the model has experts, and that their masters are float32.
-
-        Args:
-            model: What `attach` returned, or a user's model with a `MoeLoraConfig` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Check that the model has experts, and that their masters are float32."""
         expert_layers(model)
         restore_float32(model)
 

@@ -76,37 +76,16 @@ class OLora(PoolMethod):
     config: Config
 
     def in_adapter(self, model: nn.Module) -> int | None:
-        """Count the experts: the pool is all that there is to know.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a pool.
-
-        Returns:
-            The number.
-        """
+        """Count the experts: the pool is all that there is to know."""
         return self.past(model) + 1
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Make ready, and leave the past experts out where the option says so.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Make ready, and leave the past experts out where the option says so."""
         super().task_resume(model, task_index, steps_total)
         self._context.set(self.config.train_with)
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Add the gradients of both penalties.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            The transforms of every A_t, which add nothing in the first task; of B_t as well where
-            both are to be short.
-        """
+        """Add the gradients of both penalties."""
         config, wrapped = self.config, peft_model(model)
         adapter, layers = active_adapter(wrapped), pool_layers(wrapped).values()
         turns: dict[Parameter, StepTransform] = {}

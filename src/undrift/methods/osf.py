@@ -50,18 +50,7 @@ class Osf(base.Method):
     config: Config
 
     def peft_config(self, model: nn.Module | None = None) -> OSFConfig:
-        """Make the configuration of the adapter.
-
-        Args:
-            model: Whose language model is adapted.
-
-        Returns:
-            An ordinary OSF configuration.
-
-        Raises:
-            ConfigError: If a linear has no direction to preserve beside those that learn or is no
-                plain one, or if no model is given.
-        """
+        """Make the configuration of the adapter."""
         if model is None:
             raise ConfigError("osf decomposes the model's own weights: call peft_config(model)")
         found = find_targets(model, self.config.targets)
@@ -89,15 +78,7 @@ class Osf(base.Method):
         return OSFConfig(target_modules=targets, rank_pattern=kept)
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Put the adapter on a model.
-
-        Args:
-            model: The backbone.
-
-        Returns:
-            A PeftModel; it answers as before up to rounding, for what is learned is the difference
-            of two equal products.
-        """
+        """Put the adapter on a model."""
         return get_peft_model(transformer(model), self.peft_config(model))
 
 

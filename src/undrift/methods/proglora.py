@@ -78,14 +78,7 @@ class ProgLora(PoolMethod):
         self._late = False  # in the second half of the task
 
     def make_gate(self, width: int) -> KeyGate:
-        """Make the first key and the query network.
-
-        Args:
-            width: d, of the embeddings.
-
-        Returns:
-            The gate of one expert.
-        """
+        """Make the first key and the query network."""
         return KeyGate(width, self.config.hidden)
 
     @property
@@ -100,17 +93,7 @@ class ProgLora(PoolMethod):
         return self._gate
 
     def gates(self, prompt: Prompt) -> Tensor:
-        """Decide the gates of a batch of prompts.
-
-        Args:
-            prompt: The prompts.
-
-        Returns:
-            (B, t), with a graph; or (t,), the mean gate of the task that is asked about.
-
-        Raises:
-            ConfigError: If the task is needed and not told.
-        """
+        """Decide the gates of a batch of prompts."""
         gate = self.key_gate
         if self.config.gate == "static" and not gate.training:
             if self.asked is None:
@@ -131,15 +114,7 @@ class ProgLora(PoolMethod):
         return found
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Compute the model's loss, and the task recall where there is something to recall.
-
-        Args:
-            model: What `attach` returned.
-            batch: The model's inputs, with labels.
-
-        Returns:
-            The loss, ().
-        """
+        """Compute the model's loss, and the task recall where there is something to recall."""
         self._recall = None
         loss = super().loss(model, batch)
         return loss if self._recall is None else loss + self.config.recall * self._recall
@@ -161,41 +136,20 @@ class ProgLora(PoolMethod):
         self._late = 2 * state.global_step + 1 >= state.max_steps
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Sum the gates from the middle of the task on.
-
-        Args:
-            model: What `attach` returned.
-            step: How many steps of the task are done, from 1.
-            steps_total: How many it will be.
-        """
+        """Sum the gates from the middle of the task on."""
         self._late = 2 * step + 1 >= steps_total
 
     def before_save(self, model: nn.Module) -> None:
-        """Bring the sum of the gates to where a checkpoint finds it.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Bring the sum of the gates to where a checkpoint finds it."""
         self.key_gate.note()
 
     def task_end(self, model: nn.Module) -> None:
-        """Keep the mean gate of the task.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Keep the mean gate of the task."""
         self.key_gate.end_sum()
         super().task_end(model)
 
     def idle_parameters(self, model: nn.Module) -> int:
-        """Count the copy of f that only the recall asks.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            Its parameters.
-        """
+        """Count the copy of f that only the recall asks."""
         return sum(p.numel() for p in self.key_gate.past_query.parameters())
 
 
@@ -319,11 +273,7 @@ class KeyGate(Gate):
 
     @torch.no_grad()
     def grow(self, past: int) -> None:
-        """Let the key become a past one, keep a copy of f, and draw the next key.
-
-        Args:
-            past: How many tasks are past.
-        """
+        """Let the key become a past one, keep a copy of f, and draw the next key."""
         keys, means = torch.cat([self.past_keys, self.key[None]]), self.means
         self.make_room(past)
         self.past_keys.copy_(keys)
@@ -332,11 +282,7 @@ class KeyGate(Gate):
         self._draw_key()
 
     def make_room(self, past: int) -> None:
-        """Bring keys and mean gates to their size after so many tasks.
-
-        Args:
-            past: How many.
-        """
+        """Bring keys and mean gates to their size after so many tasks."""
         room = self.key.detach().new_zeros
         self.past_keys = nn.Parameter(room(past, len(self.key)), requires_grad=False)
         self.register_buffer("means", room(past + 1, past + 1))

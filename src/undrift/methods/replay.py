@@ -88,15 +88,7 @@ class Replay(Finetune):
         self._remembered = 0  # examples, when the task's were chosen
 
     def examples(self, train: Sequence[Example], index: int) -> Sequence[Example]:
-        """Put remembered examples behind the task's own.
-
-        Args:
-            train: The task's own training examples.
-            index: The number of the task, from 1.
-
-        Returns:
-            Both; the task's own alone while nothing is remembered.
-        """
+        """Put remembered examples behind the task's own."""
         self._current, self._remembered = train, len(self.memory)
         if not len(self.memory):
             return train
@@ -106,16 +98,7 @@ class Replay(Finetune):
         return [*train, *self.memory.draw(count, self._random("draw", index))]
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Make sure that there will be something to remember.
-
-        Args:
-            model: What `attach` returned.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-
-        Raises:
-            ConfigError: If `examples` was not asked.
-        """
+        """Make sure that there will be something to remember."""
         if self._current is None:
             raise ConfigError(
                 "replay has not seen the task's examples: give your trainer the dataset "
@@ -128,11 +111,7 @@ class Replay(Finetune):
             )
 
     def task_end(self, model: nn.Module) -> None:
-        """Remember some of the task's own examples, and make room for them.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Remember some of the task's own examples, and make room for them."""
         train, self._current = self._current or (), None
         random = self._random("keep", self.task_index)
         memory, number = self.memory, len(self.memory.tasks) + 1
@@ -149,29 +128,15 @@ class Replay(Finetune):
         memory.thin(room, random)
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write what is remembered: texts, and paths of pictures.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Write what is remembered: texts, and paths of pictures."""
         self.memory.save(directory / STATE_FILE)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the memory.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Read the memory."""
         self.memory.load(directory / STATE_FILE)
 
     def forget(self, model: nn.Module) -> None:
-        """Begin with an empty memory.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Begin with an empty memory."""
         self.memory = ReplayMemory()
 
     def _random(self, purpose: str, index: int) -> Random:

@@ -102,35 +102,17 @@ class Same(MoeLora):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task: fresh sums, all experts active, the history's metrics made ready.
-
-        Args:
-            model: What `attach` returned, or a user's model with a `MoeLoraConfig` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Begin a task: fresh sums, all experts active, the history's metrics made ready."""
         super().task_start(model, task_index, steps_total)
         self._prepare(model, resumed=False)
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the sums and the frozen experts that the checkpoint brought.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
+        """Go on with the sums and the frozen experts that the checkpoint brought."""
         super().task_start(model, task_index, steps_total)
         self._prepare(model, resumed=True)
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Re-base the sketches, refresh V where it runs along, freeze experts: each when due.
-
-        Args:
-            model: What `attach` returned.
-            step: How many steps of the task are done, from 1.
-            steps_total: How many it will be.
-        """
+        """Re-base the sketches, refresh V where it runs along, freeze experts: each when due."""
         self._histories.step_end(step, steps_total)
         every = max(10, round(self.config.refresh_share * steps_total))
         if self.config.history == "running" and step % every == 0:
@@ -139,33 +121,18 @@ class Same(MoeLora):
             self._freeze()
 
     def before_save(self, model: nn.Module) -> None:
-        """Bring the running sums into buffers; a V that runs along is refreshed with them.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Bring the running sums into buffers; a V that runs along is refreshed with them."""
         self._histories.flush()
         if self.config.history == "running":  # so that a resumed task starts from the same V
             self._refresh_router()
 
     def task_end(self, model: nn.Module) -> None:
-        """Merge the task into the history and wake all experts.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Merge the task into the history and wake all experts."""
         self._histories.end()
         self._linears = []
 
     def resting(self, model: nn.Module) -> dict[str, int] | None:
-        """Count the frozen experts of every linear.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            By linear; None if `activation` is off.
-        """
+        """Count the frozen experts of every linear."""
         if not self.config.activation:
             return None
         return {each.layer.name: int((~each.statistics.active).sum()) for each in self._linears}
@@ -173,14 +140,7 @@ class Same(MoeLora):
     # ------------------------------------------------------------ what becomes of a step
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Turn the steps, and write the rows of frozen experts back last.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            The transforms of A, W_G and B of every linear that is held.
-        """
+        """Turn the steps, and write the rows of frozen experts back last."""
         turns = dict(self._turns()) if self.config.space != "gradient" else {}
         for linear in self._linears:
             if linear.frozen is not None:
@@ -189,14 +149,7 @@ class Same(MoeLora):
         return turns
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Turn the gradients, instead or as well, where the setting says so.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            The transforms of A, W_G and B of every linear that is held.
-        """
+        """Turn the gradients, instead or as well, where the setting says so."""
         return dict(self._turns()) if self.config.space != "step" else {}
 
     def _turns(self) -> Iterator[tuple[Parameter, StepTransform]]:

@@ -101,15 +101,7 @@ class Sefe(PoolMethod):
         return replace(super().peft_config(), r=rank, lora_alpha=self.config.alpha_over_rank * rank)
 
     def examples(self, train: Sequence[Example], index: int) -> Sequence[Example]:
-        """Rewrite some of the task's own examples into other answer styles.
-
-        Args:
-            train: The task's own training examples.
-            index: The number of the task, from 1.
-
-        Returns:
-            As many examples.
-        """
+        """Rewrite some of the task's own examples into other answer styles."""
         if not self.config.asd:
             return train
         random = Random(f"{self.config.seed} styles {index}")
@@ -118,25 +110,12 @@ class Sefe(PoolMethod):
     # ------------------------------------------------------------ the moments of a task
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Take note of the step, by which elements are drawn.
-
-        Args:
-            model: What `attach` returned.
-            step: How many steps of the task are done, from 1.
-            steps_total: How many it will be.
-        """
+        """Take note of the step, by which elements are drawn."""
         self._step = step
 
     @torch.no_grad()
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Add the gradient of the penalty on past key elements.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            The transforms of the newest A and B, from the second task on.
-        """
+        """Add the gradient of the penalty on past key elements."""
         if not self.keys:
             return {}
         adapter, found = self._adapter(model), pool_layers(model)
@@ -154,11 +133,7 @@ class Sefe(PoolMethod):
 
     @torch.no_grad()
     def task_end(self, model: nn.Module) -> None:
-        """Find where the task's own update was largest.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Find where the task's own update was largest."""
         adapter, past = self._adapter(model), self.keys
         self.keys = {}
         for name, layer in pool_layers(model).items():
@@ -171,53 +146,26 @@ class Sefe(PoolMethod):
     # ------------------------------------------------------------ state
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write the key elements.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Write the key elements."""
         super().save_beside(model, directory)
         save_tensors(self.keys, directory / STATE_FILE, whole=True)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the key elements.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Read the key elements."""
         super().load_beside(model, directory)
         self.keys = load_tensors(directory / STATE_FILE, whole=True)
 
     def forget(self, model: nn.Module) -> None:
-        """Begin without key elements.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Begin without key elements."""
         super().forget(model)
         self.keys = {}
 
     def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Find the key elements of a task that was cut off.
-
-        Args:
-            model: What `attach` returned.
-            steps_total: Not used.
-        """
+        """Find the key elements of a task that was cut off."""
         self.task_end(model)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file of the key elements.
-
-        Args:
-            model: What `attach` returned.
-            tasks: How many tasks; with `union` it is at most this many times one task's.
-
-        Returns:
-            Bytes of tensors.
-        """
+        """Count the file of the key elements."""
         sizes = (each.in_features * each.out_features for each in pool_layers(model).values())
         kept = sum(key_count(size, self.config.key_share) for size in sizes)
         return kept * tasks * torch.int32.itemsize

@@ -178,11 +178,7 @@ class SMoLora(PoolMethod):
         return config
 
     def bind(self, model: nn.Module) -> None:
-        """Decide a model's gates from now on; the routers are trained in the first task at most.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-        """
+        """Decide a model's gates from now on; the routers are trained in the first task at most."""
         wrapped = peft_model(model)
         self._layers, self._adapter = pool_layers(wrapped), active_adapter(wrapped)
         super().bind(model)
@@ -193,26 +189,12 @@ class SMoLora(PoolMethod):
             routing.asked.requires_grad_(trained)
 
     def make_gate(self, width: int) -> Routings:
-        """Make the routers and fusions.
-
-        Args:
-            width: D, of the embeddings.
-
-        Returns:
-            One of each for every linear.
-        """
+        """Make the routers and fusions."""
         layers = self._layers.values()
         return Routings([Routing(layer, self.config.experts, width) for layer in layers])
 
     def gates(self, prompt: Prompt) -> Mapping[str, Gates]:
-        """Route a batch of prompts.
-
-        Args:
-            prompt: The prompts.
-
-        Returns:
-            By linear, what its input decides.
-        """
+        """Route a batch of prompts."""
         last = prompt.text_mask.flip(1).cumsum(1).flip(1) <= self.config.instruction_tokens
         instruction = replace(prompt, text_mask=prompt.text_mask & last)
         asked = features(instruction, self._centre, self.config.encoder).of["text"]
@@ -234,14 +216,7 @@ class SMoLora(PoolMethod):
         """Do nothing: the size stays."""
 
     def idle_parameters(self, model: nn.Module) -> int:
-        """Count the experts that a sample is not routed to.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            All but two of N.
-        """
+        """Count the experts that a sample is not routed to."""
         N = self.config.experts
         factors = (
             f for each in self._layers.values() for f in (each.pool_lora_A, each.pool_lora_B)

@@ -78,14 +78,7 @@ class SteadyLora(Finetune):
         self._linears: list[_Linear] = []
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Put the LoRA on a model, and watch its inputs.
-
-        Args:
-            model: The backbone.
-
-        Returns:
-            A PeftModel; B is zero, so it answers as before.
-        """
+        """Put the LoRA on a model, and watch its inputs."""
         wrapped = super().attach(model)
         self._observe(wrapped)
         return wrapped
@@ -93,40 +86,19 @@ class SteadyLora(Finetune):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task: fresh sums, the history's metrics made ready.
-
-        Args:
-            model: What `attach` returned, or a user's model with a `LoraConfig` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Begin a task: fresh sums, the history's metrics made ready."""
         self._observe(model)
         self._histories.start()
         self._prepare()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the sums that the checkpoint brought.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
+        """Go on with the sums that the checkpoint brought."""
         self._observe(model)
         self._histories.start(resumed=True)
         self._prepare()
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Re-base the sketches when it is due.
-
-        Args:
-            model: What `attach` returned.
-            step: How many steps of the task are done, from 1.
-            steps_total: How many it will be.
-
-        Raises:
-            ConfigError: If the first step has gone past everything that is watched.
-        """
+        """Re-base the sketches when it is due."""
         seen = (each.usage.tokens for each in self._histories.statistics.values())
         if step == 1 and not any(bool(tokens > 0) for tokens in seen):
             raise ConfigError(
@@ -136,44 +108,22 @@ class SteadyLora(Finetune):
         self._histories.step_end(step, steps_total)
 
     def before_save(self, model: nn.Module) -> None:
-        """Bring the running sums to where `on_save` finds them.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Bring the running sums to where `on_save` finds them."""
         self._histories.flush()
 
     def task_end(self, model: nn.Module) -> None:
-        """Merge the task into the history.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Merge the task into the history."""
         self._histories.end()
         self._linears = []
 
     # ------------------------------------------------------------ what becomes of a step
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Turn the steps of A and B.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            The transforms of every linear that has a history.
-        """
+        """Turn the steps of A and B."""
         return dict(self._turns()) if self.config.space != "gradient" else {}
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Turn the gradients, instead or as well, where the setting says so.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            The transforms of every linear that has a history.
-        """
+        """Turn the gradients, instead or as well, where the setting says so."""
         return dict(self._turns()) if self.config.space != "step" else {}
 
     def _turns(self) -> Iterator[tuple[Parameter, StepTransform]]:
@@ -215,43 +165,21 @@ class SteadyLora(Finetune):
         self._histories = Histories(statistics, self.config)
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write the file that learning one more task needs.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Write the file that learning one more task needs."""
         save_statistics(self._histories.statistics, directory / STATE_FILE)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the file beside the LoRA.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a LoRA.
-            directory: The adapter's folder.
-        """
+        """Read the file beside the LoRA."""
         self._observe(model)
         load_statistics(self._histories.statistics, directory / STATE_FILE)
 
     def forget(self, model: nn.Module) -> None:
-        """Begin with an empty history.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a LoRA.
-        """
+        """Begin with an empty history."""
         self._factors = ()
         self._observe(model)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the second file.
-
-        Args:
-            model: What `attach` returned.
-            tasks: Not used; the file keeps its size.
-
-        Returns:
-            Bytes of tensors.
-        """
+        """Count the second file."""
         kept = (
             t for each in self._histories.statistics.values() for t in each.state_dict().values()
         )

@@ -18,14 +18,7 @@ class ZeroShot(Method):
     schedule: ClassVar[Literal["sequential", "joint", "none"]] = "none"
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Leave the model as it is.
-
-        Args:
-            model: The backbone.
-
-        Returns:
-            The same.
-        """
+        """Leave the model as it is."""
         return model
 
     def save_state(self, model: nn.Module, directory: Path) -> None:

@@ -151,24 +151,13 @@ class PoolMethod(base.Method):
         )
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Put a pool of one expert on a model.
-
-        Args:
-            model: The backbone.
-
-        Returns:
-            A PeftModel; B is zero, so it answers as before.
-        """
+        """Put a pool of one expert on a model."""
         wrapped = get_peft_model(transformer(model), self.peft_config())
         self.bind(wrapped)
         return wrapped
 
     def bind(self, model: nn.Module) -> None:
-        """Decide a model's gates from now on.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-        """
+        """Decide a model's gates from now on."""
         wrapped = peft_model(model)
         self._context = gate_context(wrapped)
         body: Any = wrapped.get_base_model()
@@ -192,25 +181,13 @@ class PoolMethod(base.Method):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task: from the second on with a new expert, unless it is there already.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Begin a task: from the second on with a new expert, unless it is there already."""
         self.task_resume(model, task_index, steps_total)
         if self.past(model) < task_index - 1:
             self.grow(model)
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the experts that the checkpoint brought.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
+        """Go on with the experts that the checkpoint brought."""
         self.bind(model)
         pools_to_float32(model)
         for p in self._gate.parameters() if self._gate is not None else ():
@@ -218,43 +195,25 @@ class PoolMethod(base.Method):
                 p.data = p.data.float()
 
     def task_end(self, model: nn.Module) -> None:
-        """End a task: the gates of its last batch are forgotten.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """End a task: the gates of its last batch are forgotten."""
         self._context.clear()
 
     # ------------------------------------------------------------ state and its size
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write what decides the gates.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Write what decides the gates."""
         if not self._context.layers:
             self.bind(model)
         if self._gate is not None:
             save_tensors(self._gate.state_dict(), directory / GATE_FILE)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read what decides the gates, whatever the number of tasks that were learned.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a pool.
-            directory: The adapter's folder.
-        """
+        """Read what decides the gates, whatever the number of tasks that were learned."""
         self.bind(model)
         self._load_gate(model, directory / GATE_FILE)
 
     def forget(self, model: nn.Module) -> None:
-        """Begin with a pool of one expert.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a pool.
-        """
+        """Begin with a pool of one expert."""
         self.bind(model)
 
     def _load_gate(self, model: nn.Module, path: Path) -> None:
@@ -276,15 +235,7 @@ class PoolMethod(base.Method):
             self._gate.make_room(tasks - 1)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file of what decides the gates.
-
-        Args:
-            model: What `attach` returned, with room made.
-            tasks: Not used; the room says it.
-
-        Returns:
-            Bytes of tensors.
-        """
+        """Count the file of what decides the gates."""
         kept = self._gate.state_dict().values() if self._gate is not None else ()
         return sum(t.numel() * t.element_size() for t in kept)
 

@@ -351,11 +351,7 @@ class MatchedPool(PoolMethod):
     # ------------------------------------------------------------ gates
 
     def bind(self, model: nn.Module) -> None:
-        """Decide a model's gates from now on; what is known of its tasks stays.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-        """
+        """Decide a model's gates from now on; what is known of its tasks stays."""
         super().bind(model)
         wrapped = peft_model(model)
         if self._bound is not wrapped:
@@ -364,14 +360,7 @@ class MatchedPool(PoolMethod):
             self._matcher = TaskMatcher(self.matching(), size, self._centre.device)
 
     def gates(self, prompt: Prompt) -> Gates | Mapping[str, Gates]:
-        """Match the prompts; those that are trained on are added to the task's prototype instead.
-
-        Args:
-            prompt: The prompts.
-
-        Returns:
-            The newest expert alone while a task is learned, and before the first.
-        """
+        """Match the prompts; those trained on are added to the task's prototype instead."""
         found = features(prompt, self._centre, self.config.encoder)
         if self._learning and self._bound is not None and self._bound.training:
             self._matcher.see(found)
@@ -388,41 +377,21 @@ class MatchedPool(PoolMethod):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task: from the second on with a new expert, and with an empty prototype.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Begin a task: from the second on with a new expert, and with an empty prototype."""
         super().task_start(model, task_index, steps_total)
         self._matcher.start_task()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the experts and the sums that the checkpoint brought.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
+        """Go on with the experts and the sums that the checkpoint brought."""
         super().task_resume(model, task_index, steps_total)
         self._learning = True
 
     def before_save(self, model: nn.Module) -> None:
-        """Bring the sums of all processes to the one that writes.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Bring the sums of all processes to the one that writes."""
         self._matcher.flush()
 
     def task_end(self, model: nn.Module) -> None:
-        """End a task: its prototype is made.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """End a task: its prototype is made."""
         super().task_end(model)
         self._matcher.end_task()
         self._learning = False
@@ -430,52 +399,25 @@ class MatchedPool(PoolMethod):
     # ------------------------------------------------------------ state and its size
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write the prototypes.
-
-        Args:
-            model: What `attach` returned.
-            directory: The adapter's folder.
-        """
+        """Write the prototypes."""
         super().save_beside(model, directory)
         self._matcher.save(directory)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the prototypes, whatever the number of tasks that were learned.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a pool.
-            directory: The adapter's folder.
-        """
+        """Read the prototypes, whatever the number of tasks that were learned."""
         super().load_beside(model, directory)
         self._matcher.load(directory)
         self._learning = False
 
     def forget(self, model: nn.Module) -> None:
-        """Begin without prototypes.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a pool.
-        """
+        """Begin without prototypes."""
         self._bound = None
         super().forget(model)
 
     def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Make the prototype of a task that was cut off.
-
-        Args:
-            model: What `attach` returned, or a PeftModel with a pool.
-            steps_total: Not used.
-        """
+        """Make the prototype of a task that was cut off."""
         self.task_end(model)
 
     def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file of prototypes.
-
-        Args:
-            model: What `attach` returned.
-            tasks: How many tasks.
-
-        Returns:
-            Bytes of tensors.
-        """
+        """Count the file of prototypes."""
         return super().extra_bytes(model, tasks) + self._matcher.size_after(tasks)
