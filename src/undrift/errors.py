@@ -27,14 +27,7 @@ _LONGEST = 100  # characters of a name in a message
 
 
 def one_line(text: str) -> str:
-    r"""Write a text so that a terminal shows it on one line, and takes nothing of it for a command.
-
-    Args:
-        text: Anything: a path, an id, a message.
-
-    Returns:
-        The text with such characters as escapes, `\n` or `\x1b`.
-    """
+    r"""Write a text on one line, and what a terminal takes for a command as `\n` or `\x1b`."""
     return _NOT_SHOWN.sub(lambda found: ascii(found.group())[1:-1], text)
 
 
@@ -79,14 +72,7 @@ class TrainingDiverged(UndriftError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """Make (not raise) the error for a name that does not exist, offering the nearest known one.
 
-    Args:
-        kind: What the name should have been, such as "method" or "key".
-        name: The name as it was given.
-        known: Every name that would have been accepted.
-
-    Returns:
-        The exception, for example
-        `unknown method 'smae'; did you mean 'same'? known: finetune, joint, moelora, same`.
+    Such as `unknown method 'smae'; did you mean 'same'? known: finetune, joint, moelora, same`.
     """
     names = sorted(known)
     name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
@@ -98,15 +84,9 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
 
 
 def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:
-    """Make (not raise) the error for an optional dependency that is not installed.
+    """Make (not raise) the error for a package that an `extra` of undrift would have brought.
 
-    Args:
-        package: The distribution that could not be imported.
-        extra: The extra of undrift that brings it.
-        purpose: What needs it, as the subject of a sentence.
-
-    Returns:
-        The exception; its message holds the pip command that mends it.
+    `purpose` is what needs it, the subject of a sentence; the message holds the pip command.
     """
     return MissingExtra(
         f"{purpose} needs {package}, which is not installed; run: pip install 'undrift[{extra}]'",

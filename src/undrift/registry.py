@@ -47,18 +47,11 @@ class Registry:
         return {point.name for point in entry_points(group=self.package)}
 
     def load(self, name: str) -> Any:
-        """Import the file called `name` and return its object.
+        """Import the file, or the entry point, called `name` and return its object.
 
-        Args:
-            name: The stem of a file in the package, or the name of an entry point.
-
-        Returns:
-            What the file holds under the registry's attribute.
-
-        Raises:
-            UnknownName: If there is no such name; the message offers the nearest.
-            ConfigError: If the file lacks the attribute, if another package registers a name that
-                undrift itself or a third one uses, or if what it registers cannot be loaded.
+        UnknownName offers the nearest name. Another ConfigError says that the file lacks the
+        attribute, that another package registers a name that undrift itself or a third one uses, or
+        that what it registers cannot be loaded.
         """
         files = self._files()
         plugins = [point for point in entry_points(group=self.package) if point.name == name]
@@ -80,17 +73,7 @@ class Registry:
         return getattr(module, self.attribute)
 
     def split(self, name: str) -> tuple[str, str | None]:
-        """Split `"<name>-<setting>"` into its two parts.
-
-        Args:
-            name: Such as "same-paper", or "same", which has no setting.
-
-        Returns:
-            The name and the setting, or None where no setting is given.
-
-        Raises:
-            UnknownName: If neither `name` nor what stands before a hyphen is known.
-        """
+        """Split a name such as "same-paper" into name and setting; "same" has None."""
         known = self.names()
         if name in known:
             return name, None

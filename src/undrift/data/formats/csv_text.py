@@ -17,8 +17,7 @@ from typing import Any, BinaryIO
 from undrift.data.formats.encodings import utf8
 from undrift.data.formats.wording import brief
 from undrift.errors import DataError
-from undrift.untrusted import NotJson, Refused, not_utf8, parse_json
-from undrift.untrusted.bounded_json import MAX_LINE
+from undrift.untrusted import MAX_LINE, NotJson, Refused, not_utf8, parse_json
 
 DELIMITERS = {".csv": ",;\t", ".tsv": "\t"}
 KEYS = frozenset(

@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 from undrift.data.formats.encodings import utf8
 from undrift.errors import DataError
 from undrift.untrusted import (
+    MAX_BYTES,
+    MAX_LINE,
     NotJson,
     Refused,
     json_elements,
@@ -29,8 +31,6 @@ from undrift.untrusted import (
     read_text,
     why,
 )
-from undrift.untrusted.bounded_json import MAX_LINE
-from undrift.untrusted.regular import MAX_BYTES
 
 _MORE = "Extra data"  # what Python says of a line that goes on behind its value
 _OBJECT, _COMMA = re.compile(r"\s*(?=\{)"), re.compile(r"\s*,")
