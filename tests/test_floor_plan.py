@@ -9,6 +9,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,14 @@ def module_of(path: Path) -> list[str]:
     return ["undrift", *path.relative_to(SOURCE).parts[:-1]]
 
 
+@cache
+def nodes_of(text: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(text)))
+
+
 def imports(path: Path, nodes: Iterator[ast.AST] | None = None) -> Iterator[tuple[str, str]]:
     """Yield (module, imported name or "") for every import, relative ones made absolute."""
-    for node in nodes if nodes is not None else ast.walk(ast.parse(path.read_text())):
+    for node in nodes if nodes is not None else nodes_of(path.read_text()):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -105,16 +111,14 @@ def ids(path: Path) -> str:
     return str(path.relative_to(SOURCE))
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_imports_go_down_only(path):
+def imports_go_down_only(path):
     here = room(path)
     assert here in MAY_IMPORT, f"{here} has no place in the floor plan"
     wrong = rooms_imported(path) - MAY_IMPORT[here] - {here}
     assert not wrong, f"{here} may not import {wrong}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_packages_stay_in_their_rooms(path):
+def packages_stay_in_their_rooms(path):
     here = room(path)
     for module, name in imports(path):
         package = module.split(".")[0]
@@ -131,11 +135,10 @@ def test_packages_stay_in_their_rooms(path):
             assert package in allowed or package in sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_nothing_is_pickled(path):
+def nothing_is_pickled(path):
     for module, _ in imports(path):
         assert module.split(".")[0] not in {"pickle", "dill", "cloudpickle", "joblib", "shelve"}
-    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if is_call(node)]
+    calls = [node.func for node in nodes_of(path.read_text()) if is_call(node)]
     assert not {"torch.load", "torch.save"} & {ast.unparse(call) for call in calls}
 
 
@@ -143,22 +146,31 @@ def is_call(node: ast.AST) -> bool:
     return isinstance(node, ast.Call)
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_a_file_holds_one_idea(path):
+def a_file_holds_one_idea(path):
     lines = len(path.read_text().splitlines())
     assert lines <= 700, f"{lines} lines: has a second idea moved in?"
 
 
-@pytest.mark.parametrize("path", FILES, ids=ids)
-def test_names_say_something(path):
+def names_say_something(path):
     empty = ("util", "helper", "common", "manager", "factory", "integration", "wrapper", "misc")
-    classes = [
-        node.name
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.ClassDef)
-    ]
+    classes = [node.name for node in nodes_of(path.read_text()) if isinstance(node, ast.ClassDef)]
     for name in [*path.relative_to(SOURCE).parts, *classes]:
         assert not any(word in name.lower() for word in empty), name
+
+
+RULES = (
+    imports_go_down_only,
+    packages_stay_in_their_rooms,
+    nothing_is_pickled,
+    a_file_holds_one_idea,
+    names_say_something,
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=ids)
+def test_a_file_keeps_every_rule(path):
+    for rule in RULES:
+        rule(path)
 
 
 @pytest.mark.parametrize(
@@ -213,7 +225,7 @@ class TestTheRulesThemselves:
     def test_upward_imports_are_caught(self, tmp_path, monkeypatch, name, text):
         path = self.plant(tmp_path, monkeypatch, name, text)
         with pytest.raises(AssertionError, match="may not import"):
-            test_imports_go_down_only(path)
+            imports_go_down_only(path)
 
     @pytest.mark.parametrize(
         ("name", "text"),
@@ -229,7 +241,7 @@ class TestTheRulesThemselves:
     def test_strangers_in_a_room_are_caught(self, tmp_path, monkeypatch, name, text):
         path = self.plant(tmp_path, monkeypatch, name, text)
         with pytest.raises(AssertionError):
-            test_packages_stay_in_their_rooms(path)
+            packages_stay_in_their_rooms(path)
 
     def test_late_imports_are_told_from_early_ones(self, tmp_path, monkeypatch):
         early = self.plant(tmp_path, monkeypatch, "cli.py", "try:\n    import torch\nfinally: ...")
