@@ -31,9 +31,9 @@ MAY_IMPORT = {
     "data": {"scoring", "rundir", *GROUND},
     "report": {"scoring", "rundir", *GROUND},
     "methods": {"tuner", "data", "core", "scoring", "rundir", *GROUND},
-    "run": {"methods", "tuner", "data", "report", "core", "scoring", "rundir", *GROUND},
+    "run": {"methods", "tuner", "data", "core", "scoring", "rundir", *GROUND},
 }
-MAY_IMPORT["diagnose"] = {"run", *MAY_IMPORT["run"]}
+MAY_IMPORT["diagnose"] = {"run", "report", *MAY_IMPORT["run"]}
 MAY_IMPORT["cli"] = {"diagnose", *MAY_IMPORT["diagnose"]}
 MAY_IMPORT["__init__"] = {*MAY_IMPORT} - {"cli"}
 MAY_IMPORT["__main__"] = {"cli"}

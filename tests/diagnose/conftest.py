@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.run.conftest import (  # noqa: F401  # fixtures
-    _no_page,
     _own_cache,
     backbone_folder,
     benchmark_root,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from undrift.report import load, sections
-from undrift.report.cost import cost
+from undrift.rundir.costs import cost
 
 from .conftest import FORGETS, HOLDS
 

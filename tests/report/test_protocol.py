@@ -6,9 +6,9 @@ from undrift.report.protocol import (
     differences,
     facts,
     made_with,
-    short_hash,
     untrained,
 )
+from undrift.rundir.files import short_hash
 
 MANIFEST = {
     "method": "same",

@@ -5,8 +5,9 @@ from random import Random
 
 import pytest
 
-from undrift.report.study import bootstrap, by_seed, compact, pairs
+from undrift.report.study import bootstrap, by_seed, pairs
 from undrift.report.study_table import study_markdown
+from undrift.rundir.study_results import compact
 
 
 def entry(label, seed, last, order="default", rate=0.01, **more):

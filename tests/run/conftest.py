@@ -70,19 +70,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def page_is_written() -> None:
-    """Ask for it where the page of a finished run is looked at, see `_no_page`."""
-
-
-@pytest.fixture(autouse=True)
-def _no_page(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the page of finished runs, half a second each, where nobody looks at it."""
-    if "page_is_written" not in request.fixturenames:
-        monkeypatch.setattr("undrift.run.task_loop.tell", list)
-        monkeypatch.setattr("undrift.run.task_loop.page", lambda *_: "not written in this test")
-
-
-@pytest.fixture
 def backbone(backbone_folder: Path) -> Backbone:
     return Backbone.load(str(backbone_folder))
 

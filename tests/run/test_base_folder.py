@@ -45,8 +45,6 @@ def made(backbone_folder, two, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("UNDRIFT_CACHE", str(root / "cache"))
-        patch.setattr("undrift.run.task_loop.tell", list)
-        patch.setattr("undrift.run.task_loop.page", lambda *_: "")
         Run(layers.resolve(SMALL, {"backbone": TYPED, "out": "run"}), benchmark=two).go()
         learn(TYPED, "learned").go()
     return root

@@ -44,8 +44,6 @@ def made(tmp_path_factory, backbone_folder) -> Path:
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDRIFT_CACHE", str(root / "cache"))
-        patch.setattr("undrift.run.task_loop.tell", list)
-        patch.setattr("undrift.run.task_loop.page", lambda *_: "")
         Run(resolve(small), benchmark=benchmark).go()
     return root / "run"
 

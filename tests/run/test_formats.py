@@ -64,7 +64,7 @@ def _says(file: Path) -> bool:
 
 
 def test_every_file_of_a_run_and_of_what_follows_has_a_format(
-    page_is_written, backbone_folder, tmp_path, monkeypatch
+    backbone_folder, tmp_path, monkeypatch
 ):
     data = tmp_path / "data"
     for name in ("colours", "capitals"):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from undrift.report import difference_section, grouped, load
-from undrift.report.protocol import facts, short_hash
+from undrift.report.protocol import facts
 from undrift.run.progress import Progress
 from undrift.rundir import read_json
+from undrift.rundir.files import short_hash
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 

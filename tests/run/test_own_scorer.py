@@ -107,7 +107,7 @@ def learned(guide, undrift, data, tmp_path):
     words = ("run", "folder", "--data", data, "--backbone", "model", "--method", "moelora")
     options = ("method.experts=2", "method.rank=2", "train.learning_rate=0.01")
     undrift(*words, "--out", "run", *SMALL, *(w for o in options for w in ("--set", o)))
-    (tmp_path / "run/report.html").unlink()  # see `_no_page`
+    (tmp_path / "run/report.html").unlink()  # it is written anew below
     return tmp_path / "run"
 
 

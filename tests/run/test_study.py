@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tests.run.studying import STUDY, Starter, tiny_plan
 from undrift.errors import UnknownName
+from undrift.report.study_table import study_markdown
 from undrift.run import study as study_module
 from undrift.run.progress import Progress, StudyBar
 from undrift.run.study import Study
@@ -47,7 +48,9 @@ def make(tmp_path, monkeypatch):
         plan = tiny_plan(tmp_path, text)
         starter = Starter(plan, last)
         monkeypatch.setattr(study_module, "begin", starter)
-        found = Study(plan, "undrift study small.yaml", Path("work"), only, **options)
+        found = Study(
+            plan, "undrift study small.yaml", Path("work"), study_markdown, only, **options
+        )
         return found, starter
 
     return made

@@ -54,7 +54,7 @@ def assert_same_numbers(one: Path, two: Path) -> None:
             assert torch.equal(tensor, tensors_two[file][name]), f"{file}: {name}"
 
 
-def test_what_a_run_leaves(make_run, tmp_path, tiny, page_is_written):
+def test_what_a_run_leaves(make_run, tmp_path, tiny):
     result = make_run(benchmark_=tiny).go()
     folder = tmp_path / "run"
     names = [task.name for task in tiny.tasks]
@@ -82,7 +82,6 @@ def test_what_a_run_leaves(make_run, tmp_path, tiny, page_is_written):
     assert kept["method"] == "moelora" and kept["settings"]["learning_rate"] == 0.01
     assert kept["data"]["fingerprint"] == "tiny-1" and len(kept["weights"]["fingerprint"]) == 64
     assert set(kept["seconds"]) == {"load", "features", "train", "eval"}
-    assert "<html" in (folder / "report.html").read_text()
     log = read_lines(folder / "tasks" / "01-lower" / "train.jsonl")
     assert [line["step"] for line in log] == [2, 3]
 
@@ -125,7 +124,6 @@ def test_stopped_anywhere_it_goes_on_exactly(make_run, tmp_path, method):
             make_run(method, "stopped", progress=Stop(after), **layers).go()
         except KeyboardInterrupt:
             stops += 1
-            assert not (tmp_path / "stopped" / "report.html").exists()
     assert stops == 5
     assert_same_numbers(tmp_path / "straight", tmp_path / "stopped")
     assert not list(tmp_path.rglob("checkpoint-*")) and not list(tmp_path.rglob("*.part"))

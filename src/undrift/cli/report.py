@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+
+from undrift.errors import one_line
 
 
 def report(
@@ -39,3 +42,24 @@ def report(
         count = story.write_figures(folder)
         typer.echo(f"written: {folder} ({count} figures, each as SVG and PDF)")
     typer.echo(f"written: {target}")
+
+
+def draw_page(folder: Path) -> None:
+    """Draw the page of a run that has just ended, unless it is there.
+
+    The run is done: what goes wrong with its page is said, and is no error of the run.
+
+    Args:
+        folder: The run's folder.
+    """
+    from undrift.report import load, page, tell
+    from undrift.rundir import atomic_write
+
+    target = folder / "report.html"
+    if target.is_file():
+        return
+    try:
+        atomic_write(target, page(tell([load(folder)]), target))
+    except Exception as error:
+        said = f"the run is finished, but not its page, {target}: {one_line(str(error))}"
+        Console(stderr=True, soft_wrap=True).print(said, markup=False, highlight=False)

@@ -27,6 +27,7 @@ from undrift.cli.options import (
     print_json,
     progress,
 )
+from undrift.cli.report import draw_page
 from undrift.errors import unknown
 from undrift.registry import BENCHMARKS
 from undrift.run.progress import calm
@@ -102,6 +103,7 @@ def run(
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     with progress(quiet, as_json) as told:
         result = Run(config, told, replace=overwrite, force=force).go()
+    draw_page(config.folder)
     if as_json:
         print_json({"out": str(config.folder), **result})
     elif not quiet:

@@ -62,6 +62,7 @@ def study(
 ) -> None:
     """Run a study, or list its cells."""
     calm(None)
+    from undrift.report.study_table import study_markdown
     from undrift.run import study_plan
     from undrift.run.cells import Plan
     from undrift.run.study import Study
@@ -75,7 +76,8 @@ def study(
     # pictures are drawn here, so that cells side by side do not all draw them
     benchmark = load(None if data is None else Path(data), progress=not (quiet or as_json))
     folder = work or Path("runs") / f"study-{file.stem}"
-    made = Study(Plan(config, benchmark), f"undrift study {file}", folder, only or (), prune=prune)
+    plan, command = Plan(config, benchmark), f"undrift study {file}"
+    made = Study(plan, command, folder, study_markdown, only or (), prune=prune)
     if listing:
         _list(made, as_json)
         return
@@ -117,11 +119,9 @@ def _told(quiet: bool, as_json: bool) -> Progress:
 
 
 def _sum_up(study: Study) -> None:
-    from undrift.report.study_table import study_markdown
-
     results = study.results()
     if results["runs"]:
-        print(f"\n{study_markdown(results)}")
+        print(f"\n{study.table(results)}")
         print(f"written: {' and '.join(map(str, study.files))}; the runs: {study.work}")
 
 

@@ -5,10 +5,11 @@ A key that a manifest lacks, because an older undrift wrote it, compares as "not
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from undrift.rundir.files import SHORT, short_hash
 
 NOT_RECORDED = "not recorded"
 NOT_TRAINED = "not trained"
@@ -20,7 +21,6 @@ _WHOLE = ("benchmark", "order", SEED, "profile", "backbone", "skipped")
 _PARTS = {"data": "data", "weights": "weights", "protocol": "", "settings": OPTION}
 _MACHINE = ("commit", "versions", "hardware")
 _LEFT_OUT = {"data.licence", "weights.parameters"}  # the second counts the adapter's as well
-_SHOWN = 12  # digits of a fingerprint
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     found = {key: _words(manifest[key]) for key in _WHOLE if key in manifest}
     for part, prefix in _PARTS.items():
         for key, value in _flat(manifest.get(part, {}), prefix.removesuffix(".")):
-            found[key] = value[:_SHOWN] if key.endswith("fingerprint") else value
+            found[key] = value[:SHORT] if key.endswith("fingerprint") else value
     if "prompt" in found:
         found["prompt_hash"] = short_hash(found.pop("prompt"))
     rate = found.pop(f"{OPTION}learning_rate", None)
@@ -96,11 +96,6 @@ def untrained(facts: Mapping[str, str]) -> dict[str, str]:
     """Return the facts of a run that has trained nothing: seed, options and training say so."""
     moot = (SEED, OPTION, RATE.partition(".")[0])
     return {key: NOT_TRAINED if key.startswith(moot) else v for key, v in facts.items()}
-
-
-def short_hash(text: str) -> str:
-    """Return a name for a text: 12 hexadecimal digits of its SHA-256."""
-    return hashlib.sha256(text.encode()).hexdigest()[:_SHOWN]
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Any
 
 from undrift.errors import RunDirError
-from undrift.report.cost import cost
 from undrift.report.protocol import facts, made_with
 from undrift.rundir import RunDir, damaged, read_answers, read_record
+from undrift.rundir.costs import cost
 from undrift.rundir.records import Manifest, Matrix
 from undrift.scoring import KINDS, TASKS, Score, mean_score, share_case_only
 
@@ -64,7 +64,7 @@ class Results:
         ends: By the names in RULES: the score of each task at the end.
         facts: All that decides the numbers, see `protocol.facts`.
         made_with: Code, versions and machine.
-        cost: What the method costs, see `report.cost`; empty where that is not known.
+        cost: What the method costs, see `undrift.rundir.costs`; empty where that is not known.
         budget: Which cost `--match-budget` has made equal to that of finetune, or "none".
         trained: Whether anything was trained; what was not has no noise of seeds.
     """

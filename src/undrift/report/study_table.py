@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from undrift.report.cost import thousands
 from undrift.report.study import Interval, Pairs, Run, bootstrap, by_seed, groups, pairs, words
+from undrift.report.tables import thousands
 
 COSTS = ("stored", "active", "state", "ms/step")
 

@@ -8,7 +8,6 @@ from statistics import fmean
 
 from rich.table import Table
 
-from undrift.report.cost import thousands
 from undrift.report.noise import Group, grouped, half_width
 from undrift.report.protocol import SEED
 from undrift.report.results import PROTOCOL, Results, Row
@@ -118,6 +117,11 @@ def protocol(runs: Sequence[Results]) -> str:
 def number(value: float | None, unit: str = "") -> str:
     """Write a number with one decimal; nothing for None."""
     return "" if value is None else f"{value:z.1f}{unit}"
+
+
+def thousands(number: float) -> str:
+    """Write 112345 as "112k"."""
+    return f"{number / 1000:.0f}k"
 
 
 def spread(values: Iterable[float]) -> str:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from undrift.data.types import Benchmark, Task
-from undrift.report.protocol import short_hash
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
+from undrift.rundir.files import short_hash
 from undrift.tuner import adapted
 
 _PACKAGES = ("undrift", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")

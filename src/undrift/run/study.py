@@ -9,21 +9,20 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from undrift.errors import RunDirError, unknown
-from undrift.report.study import compact, run_entry, surroundings
-from undrift.report.study_table import study_markdown
 from undrift.run.cells import Cell, Plan, best_rate, next_rate
 from undrift.run.processes import Process, begin, stopped_with_us
 from undrift.run.progress import Progress, clock
 from undrift.rundir import RunDir, atomic_write, read_record
 from undrift.rundir.files import remove
 from undrift.rundir.records import Manifest, StudyResults
+from undrift.rundir.study_results import compact, run_entry, surroundings
 
 PROGRAM = (sys.executable, "-m", "undrift.cli")
 _TICK = 0.1  # seconds between two looks at the processes
@@ -57,6 +56,7 @@ class Study:
         plan: Makes the cells.
         command: How the study was called, for the results.
         work: The folder for the runs.
+        table: Writes the results as a table in Markdown.
         only: Labels to run; all by itself. The others keep what there is of them.
         prune: Delete the adapters of each cell once it is finished.
         program: What is put before `run ...`.
@@ -73,6 +73,7 @@ class Study:
         plan: Plan,
         command: str,
         work: Path,
+        table: Callable[[Mapping[str, Any]], str],
         only: Sequence[str] = (),
         *,
         prune: bool = False,
@@ -85,6 +86,7 @@ class Study:
         self.plan = plan
         self.command = command
         self.work = work
+        self.table = table
         self.only = tuple(only) or tuple(labels)
         self.program = tuple(program)
         self.failures: dict[str, Failure] = {}
@@ -281,7 +283,7 @@ class Study:
         """Write the results, once there are any."""
         results = self.results()
         if results["runs"]:
-            texts = (compact(results), study_markdown(results))
+            texts = (compact(results), self.table(results))
             for path, text in zip(self.files, texts, strict=True):
                 if not path.is_file() or path.read_text(encoding="utf-8") != text:
                     atomic_write(path, text)

@@ -19,8 +19,6 @@ from typing import Any
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError
 from undrift.methods.shared.budget import measured, rank_to_meet, size
-from undrift.report import load as load_results
-from undrift.report import page, tell
 from undrift.run import origin, plan
 from undrift.run.adapters import make_method, note_origin
 from undrift.run.backbone import Backbone
@@ -40,7 +38,6 @@ from undrift.run.watch_routes import ROUTES, RouteWatch, mention_unwatchable
 from undrift.rundir import (
     RunDir,
     atomic_folder,
-    atomic_write,
     read_record,
     write_json,
     write_lines,
@@ -288,8 +285,6 @@ class Run:
     def _finish(self, zero_shot: Row, matrix: Sequence[Row]) -> dict[str, Any]:
         content = self._write_matrix(zero_shot, matrix)
         self._write_seconds()
-        report = self.files.root / "report.html"
-        atomic_write(report, page(tell([load_results(self.files.root)]), report))
         self.progress.event("finished", f"all in {self.files.root}", **content["metrics"])
         return content
 

@@ -9,6 +9,7 @@ reader could understand otherwise, such as a key that stands twice, is refused.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -37,12 +38,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 SNAPSHOT = re.compile(r"checkpoint-(\d+)")
 _TASK = re.compile(r"(\d+)-.+")
+SHORT = 12  # digits of a fingerprint that are shown
 
 
 def is_name(text: str) -> bool:
     """Tell whether a text can be the name of a file or folder, and of nothing outside it."""
     plain = _NAME.fullmatch(text) is not None and not text.endswith(".")
     return plain and _DEVICE.fullmatch(text) is None
+
+
+def short_hash(text: str) -> str:
+    """Return a name for a text: 12 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:SHORT]
 
 
 def damaged(path: Path, what: str) -> RunDirError:

@@ -1,4 +1,4 @@
-"""What a run's method costs, as its manifest has it: parameters, bytes of state, time, memory."""
+"""What a run's method costs, by its manifest: parameters, bytes of state, time, memory."""
 
 from __future__ import annotations
 
@@ -39,8 +39,3 @@ def _ratio(tasks: Iterable[Mapping[str, Any]], above: str, below: str) -> float 
     if not known:
         return None
     return sum(task[above] for task in known) / sum(task[below] for task in known)
-
-
-def thousands(number: float) -> str:
-    """Write 112345 as "112k"."""
-    return f"{number / 1000:.0f}k"
