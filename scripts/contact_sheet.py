@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from undrift.data.benchmarks.pocket import benchmark
-from undrift.data.pictures import open_picture
-from undrift.data.pocket.drawing import font
-from undrift.data.pocket.sources import font_path
+from undrift.data.picture_decoding import open_picture
+from undrift.data.pocket.canvas import font
+from undrift.data.pocket.raw_data import font_path
 
 
 def main() -> None:

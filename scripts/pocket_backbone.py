@@ -36,7 +36,7 @@ from transformers import (
 )
 
 from undrift.data.benchmarks.pocket import TASKS
-from undrift.data.pocket.task import PocketTask
+from undrift.data.pocket.tasks import PocketTask
 from undrift.run.pocket.tower import PocketVisionConfig, PocketVisionModel, Trunk, merge_cells
 
 COUNT = {

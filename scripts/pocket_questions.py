@@ -12,8 +12,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-from undrift.data.pocket.scenes import NUMBER, box_of
-from undrift.data.pocket.task import BOX, LETTER, WORD
+from undrift.data.pocket.tasks import BOX, LETTER, NUMBER, WORD, box_of
 
 LOWER, UPPER, TITLE, SHORT = (
     "Answer in lower case.", "Answer in capitals.", "Begin with a capital.", "Give a short answer.",

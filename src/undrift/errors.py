@@ -92,3 +92,9 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:
         f"{purpose} needs {package}, which is not installed; run: pip install 'undrift[{extra}]'",
         name=package,
     )
+
+
+def brief(value: object) -> str:
+    """Write a value for a message as Python does, its first 60 characters."""
+    text = repr(value[:60] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= 80 else f"{text[:60]}..."

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, features
 from transformers.image_utils import load_image
 
 from undrift.data.doctor import examine
-from undrift.data.pictures import as_seen, open_picture, small_picture, survey
+from undrift.data.picture_decoding import as_seen, open_picture, small_picture, survey
 from undrift.errors import DataError
 
 ORIENTATION = 0x0112
@@ -349,7 +349,7 @@ def test_a_plain_picture_is_what_pillow_makes_of_it(tmp_path):
 
 def test_nothing_else_opens_a_picture_of_a_user():
     """Only the pocket does, of what it draws itself."""
-    own = {"data/pictures.py", "data/pocket/sources.py", "data/pocket/scenes.py"}
+    own = {"data/picture_decoding.py", "data/pocket/raw_data.py", "data/pocket/tasks.py"}
     files = [path for path in SOURCE.rglob("*.py") if "Image.open(" in path.read_text()]
     assert {path.relative_to(SOURCE).as_posix() for path in files} == own
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from undrift.data.bars import bar
+from undrift.data.progress_bar import bar
 
 
 @pytest.mark.parametrize("shown", [True, False])

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from undrift.data.benchmarks.folder import benchmark, own_task
-from undrift.data.files import Pictures
 from undrift.data.instructions import read_examples
-from undrift.data.shapes import SHAPES
+from undrift.data.picture_folder import PictureFolder
+from undrift.data.row_layouts import LAYOUTS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)(?: ([\w.]+))?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -40,11 +40,11 @@ def test_every_block_of_rows_is_read(tmp_path):
             if not name:
                 path = tmp_path / f"rows.{kind}"
                 path.write_text(text)
-                examples = read_examples(path, Pictures(tmp_path))
+                examples = read_examples(path, PictureFolder(tmp_path))
                 assert examples and not any(example.extra for example in examples)
 
 
-def test_there_is_a_row_of_every_shape():
+def test_there_is_a_row_of_every_layout():
     rows = []
     for name, text in blocks("json"):
         text = text.strip()
@@ -52,7 +52,7 @@ def test_there_is_a_row_of_every_shape():
             row, end = json.JSONDecoder().raw_decode(text)
             rows += row if isinstance(row, list) else [row]
             text = text[end:].strip()
-    assert [shape.NAME for shape in SHAPES if not any(map(shape.fits, rows))] == []
+    assert [layout.name for layout in LAYOUTS if not any(map(layout.fits, rows))] == []
 
 
 def test_the_lists_of_tasks_are_read(tmp_path):
@@ -76,6 +76,6 @@ def test_what_python_saves_is_read(tmp_path):
     ((_, text),) = blocks("python")
     exec(text, {})
     for place in ("train.parquet", "train"):
-        (example,) = read_examples(tmp_path / place, Pictures(tmp_path))
+        (example,) = read_examples(tmp_path / place, PictureFolder(tmp_path))
         assert example.answers == ("wren",) and len(example.images) == 1
     assert own_task(tmp_path / "birds").test == tmp_path / "birds" / "test"

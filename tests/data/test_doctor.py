@@ -10,11 +10,8 @@ import pytest
 from PIL import Image
 
 from tests.data.damaged import bomb, cut
-from undrift.data.checks import looks
-from undrift.data.checks.overlap import same_files
-from undrift.data.checks.prompts import format_line
-from undrift.data.checks.split import Asked, Split
 from undrift.data.doctor import examine
+from undrift.data.doctor_checks import RowQuestion, Split, format_line, picture_sizes, same_files
 from undrift.data.types import Benchmark, Example, Task
 from undrift.errors import ConfigError, DataError, UnknownName
 from undrift.registry import BENCHMARKS
@@ -188,7 +185,7 @@ def test_clean_data_has_notes_at_most(name):
     report = examine(name, FIXTURES / name)
     assert report.sound, [f for f in report.findings if f.severity != "note"]
     made = BENCHMARKS.load(name)(FIXTURES / name, progress=False)
-    read = {(split.task, split.name): len(split.asked) for split in report.splits}
+    read = {(split.task, split.name): len(split.questions) for split in report.splits}
     assert read == {
         (task.name, split): len(getattr(task, split))
         for task in made.tasks
@@ -312,7 +309,7 @@ def test_a_benchmark_that_does_not_tell_its_files_is_looked_at_by_its_examples(
 
 def split_of_questions(*questions):
     examples = [Example(str(n), text, ("x",)) for n, text in enumerate(questions)]
-    asked = tuple(Asked(row, example) for row, example in enumerate(examples, 1))
+    asked = tuple(RowQuestion(row, example) for row, example in enumerate(examples, 1))
     return Split("t", "train", None, len(examples), asked)
 
 
@@ -341,9 +338,9 @@ def test_files_with_the_same_bytes(tmp_path):
 def test_sizes(tmp_path):
     sizes = {tmp_path / f"{n}.png": size for n, size in enumerate([(28, 28), (27, 90), (5, 1001)])}
     asked = tuple(
-        Asked(n, Example(str(n), "?", ("x",), (path,))) for n, path in enumerate(sizes, 1)
+        RowQuestion(n, Example(str(n), "?", ("x",), (path,))) for n, path in enumerate(sizes, 1)
     )
-    found = list(looks.picture_sizes("t", [Split("t", "test", None, 3, asked)], sizes))
+    found = list(picture_sizes("t", [Split("t", "test", None, 3, asked)], sizes))
     assert [(f.check, [item.row for item in f.items]) for f in found] == [
         ("picture sizes", []),
         ("tiny picture", [2, 3]),

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.within import held
-from undrift.data.checks.answers import scored_answers
-from undrift.data.checks.split import Asked, Split
 from undrift.data.doctor import examine
+from undrift.data.doctor_checks import RowQuestion, Split, scored_answers
 from undrift.data.types import Example
 from undrift.errors import DataError
 from undrift.scoring import copy_fault, score_file
@@ -19,7 +18,7 @@ from undrift.scoring import copy_fault, score_file
 def split(scorer, answers, name="test", **extra):
     """A split of one example for each answer, or each tuple of answers."""
     asked = [
-        Asked(n, Example(str(n), "?", (a,) if isinstance(a, str) else a, (), extra))
+        RowQuestion(n, Example(str(n), "?", (a,) if isinstance(a, str) else a, (), extra))
         for n, a in enumerate(answers, 1)
     ]
     return Split("t", name, Path(f"{name}.json"), len(asked), tuple(asked), scorer=scorer)

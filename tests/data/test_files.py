@@ -8,7 +8,9 @@ import os
 
 import pytest
 
-from undrift.data.files import BadRow, Pictures, existing, read_json, read_rows
+from undrift.data.json_and_csv import read_json
+from undrift.data.picture_folder import PictureFolder, existing
+from undrift.data.row_files import BadRow, read_rows
 from undrift.errors import DataError, MissingExtra
 
 
@@ -23,7 +25,7 @@ def pictures(tmp_path):
     for name in ("a/000001.jpg", "b/000001.jpg", "b/000002.JPG"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"not even a picture: nothing is opened")
-    return Pictures(root)
+    return PictureFolder(root)
 
 
 def test_an_array_lines_and_parquet_give_the_same_rows(tmp_path):
@@ -177,12 +179,12 @@ def test_links_stay_inside_the_root(pictures, tmp_path):
 
 def test_the_root_itself_may_be_a_link(pictures, tmp_path):
     (tmp_path / "data").symlink_to(pictures.root)
-    assert Pictures(tmp_path / "data").find("a/000001.jpg").is_file()
+    assert PictureFolder(tmp_path / "data").find("a/000001.jpg").is_file()
 
 
 def test_a_missing_root_is_told(tmp_path):
     with pytest.raises(DataError, match="'absent' is missing"):
-        Pictures(tmp_path / "absent").find("a/1.jpg")
+        PictureFolder(tmp_path / "absent").find("a/1.jpg")
 
 
 def test_a_folder_is_listed_once(pictures, monkeypatch):

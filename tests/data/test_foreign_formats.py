@@ -11,10 +11,12 @@ from PIL import Image
 from undrift import cli
 from undrift.data.benchmarks.folder import benchmark, own_task
 from undrift.data.doctor import examine
-from undrift.data.files import Pictures, read_rows
-from undrift.data.formats.csv_text import KEYS
 from undrift.data.instructions import read_examples
-from undrift.data.shapes import media, pairs
+from undrift.data.json_and_csv import KEYS
+from undrift.data.picture_folder import PictureFolder
+from undrift.data.row_files import read_rows
+from undrift.data.row_layouts import PAIRS
+from undrift.data.row_pictures import KEYS as PICTURE_KEYS
 from undrift.errors import DataError
 
 
@@ -38,7 +40,7 @@ def written(root, content, name="x.csv"):
 
 
 def read(root, content, name="x.csv", **options):
-    return read_examples(written(root, content, name), Pictures(root), **options)
+    return read_examples(written(root, content, name), PictureFolder(root), **options)
 
 
 def said(examples):
@@ -81,14 +83,14 @@ def test_short_floats_read_as_they_were_written(root, kind, bits):
     assert first["meta"] == {"boxes": [0.1, 2.5], "score": 0.1}
     assert (second["answer"], second["boxes"], third["boxes"]) == (2.5, [3.0], [])
     assert "answer" not in third and third["meta"] == {"boxes": [], "score": None}
-    found = read_examples(path, Pictures(root), bad=[])
+    found = read_examples(path, PictureFolder(root), bad=[])
     assert [one.answers for one in found] == [("0.1",), ("2.5",)]
 
 
 @pytest.mark.foreign("3.26")
 def test_short_floats_in_every_kind_of_column():
     pyarrow = pytest.importorskip("pyarrow")
-    from undrift.data.formats.tables import table_rows
+    from undrift.data.parquet import table_rows
 
     short = pyarrow.float32()
     columns = {
@@ -139,9 +141,9 @@ def test_names_of_columns(root):
 
 
 def test_the_names_that_are_known_are_those_of_the_shapes():
-    for pair in pairs.SHAPES:
+    for pair in PAIRS:
         assert KEYS.issuperset({pair.question, *pair.answers, *filter(None, [pair.more])})
-    assert KEYS.issuperset(media.KEYS)
+    assert KEYS.issuperset(PICTURE_KEYS)
 
 
 @pytest.mark.foreign("3.12")
@@ -331,21 +333,21 @@ def test_parts_beside_a_whole_are_told(root):
     ],
 )
 def test_names_with_spaces_and_percents(root, name, file):
-    pictures = Pictures(root)
+    pictures = PictureFolder(root)
     assert pictures.find(name) == root / file
     (root / name.replace("%2F", "%2f").strip("\n")).write_bytes(b"x")
     asked = name.replace("%2F", "%2f").strip("\n")
-    assert Pictures(root).find(asked) == root / asked  # a name as it stands goes before
+    assert PictureFolder(root).find(asked) == root / asked  # a name as it stands goes before
 
 
 @pytest.mark.foreign("3.32")
 @pytest.mark.parametrize("name", ["sub/../0.png", "sub%2F..%2F0.png", "..%2F0.png", "%00.png"])
 def test_names_that_lead_up_are_refused(root, name):
     with pytest.raises(DataError, match="is not a path inside"):
-        Pictures(root).find(name)
+        PictureFolder(root).find(name)
 
 
 @pytest.mark.foreign("3.32")
 def test_a_name_that_is_nowhere_is_told_as_it_stands(root):
     with pytest.raises(DataError, match=r"no picture .*/c%20d\.png; "):
-        Pictures(root).find("c%20d.png")
+        PictureFolder(root).find("c%20d.png")

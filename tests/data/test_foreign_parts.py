@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import ExifTags, Image
 
-from undrift.data.files import Pictures
 from undrift.data.instructions import examples_of
-from undrift.data.pictures import open_picture
+from undrift.data.picture_decoding import open_picture
+from undrift.data.picture_folder import PictureFolder
 from undrift.errors import DataError
 
 ASKED = {"question": "Which colour?", "answer": "red"}
@@ -31,7 +31,7 @@ def root(tmp_path):
 
 
 def read(row, root):
-    return examples_of(row, Pictures(root))
+    return examples_of(row, PictureFolder(root))
 
 
 def turns(*more):
@@ -238,10 +238,10 @@ def test_turns_that_are_no_plain_answers_are_refused(root, more):
 
 @pytest.mark.foreign("3.27")
 def test_several_accepted_boxes(root):
-    from undrift.data.shapes.said import Reading
+    from undrift.data.row_layouts import AnswerReader
 
     row = {"question": "Where?", "answers": [[1, 2, 3, 4], [2, 3, 4, 5]]}
-    (example,) = examples_of(row, Pictures(root), reading=Reading("box"))
+    (example,) = examples_of(row, PictureFolder(root), answers=AnswerReader("box"))
     assert example.answers == ("[1, 2, 3, 4]", "[2, 3, 4, 5]")
 
 

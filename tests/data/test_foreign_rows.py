@@ -14,8 +14,8 @@ from PIL import Image
 from undrift import cli
 from undrift.data.benchmarks.folder import benchmark
 from undrift.data.doctor import examine
-from undrift.data.files import Pictures
 from undrift.data.instructions import examples_of, read_examples
+from undrift.data.picture_folder import PictureFolder
 from undrift.data.types import Example
 from undrift.errors import DataError
 
@@ -73,14 +73,14 @@ def root(tmp_path):
 
 
 def one(row, root, **options):
-    (example,) = examples_of(row, Pictures(root), **options)
+    (example,) = examples_of(row, PictureFolder(root), **options)
     return example
 
 
 def read(root, content, name="rows.json", **options):
     path = root / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_examples(path, Pictures(root), **options)
+    return read_examples(path, PictureFolder(root), **options)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_pictures_are_shown_in_every_shape(root, shape, value, key):
 @pytest.mark.parametrize("shape", ["conversations", "messages", "question", "query"])
 def test_nothing_means_no_picture(root, shape, value, key):
     row = {"id": 1, **SHAPES[shape], key: value}
-    (example,) = examples_of(row, Pictures(root))
+    (example,) = examples_of(row, PictureFolder(root))
     assert example.images == ()
 
 
@@ -188,7 +188,7 @@ def test_a_part_without_a_picture_is_named_with_the_key_that_may_hold_it(root):
     rows["messages"][0][1] = {"role": "assistant", "content": [{"type": "text", "text": "red"}]}
     datasets.Dataset.from_dict(rows).save_to_disk(root / "train")
     with pytest.raises(DataError, match=r"'imgs' is not read.*1 times <image> for 0 pictures"):
-        read_examples(root / "train", Pictures(root))
+        read_examples(root / "train", PictureFolder(root))
 
 
 @pytest.mark.foreign("3.8")
@@ -304,17 +304,17 @@ def test_each_turn_sees_the_pictures_up_to_its_own(root):
     ]  # fmt: skip
     names = ["0.png", "1.png", "2.png"]
     row = {"conversations": said, "images": names}
-    seen = [[p.name for p in e.images] for e in examples_of(row, Pictures(root))]
+    seen = [[p.name for p in e.images] for e in examples_of(row, PictureFolder(root))]
     assert seen == [[], names[:1], names]
     unmarked = [{**turn, "value": turn["value"].replace("<image>", "it")} for turn in said]
     row = {"conversations": unmarked, "images": names}
-    assert [len(e.images) for e in examples_of(row, Pictures(root))] == [3, 3, 3]
+    assert [len(e.images) for e in examples_of(row, PictureFolder(root))] == [3, 3, 3]
     parts = [
         CHAT[0], CHAT[1],
         {"role": "user", "content": [{"type": "image", "image": "2.png"}, {"text": "Which?"}]},
         CHAT[1],
     ]  # fmt: skip
-    assert [len(e.images) for e in examples_of({"messages": parts}, Pictures(root))] == [0, 1]
+    assert [len(e.images) for e in examples_of({"messages": parts}, PictureFolder(root))] == [0, 1]
 
 
 @pytest.mark.foreign("3.6")
@@ -340,7 +340,7 @@ def test_a_system_turn_is_no_extra(root, shape):
 @pytest.mark.parametrize("key", ["messages", "conversations"])
 def test_a_system_turn_may_be_the_first(root, key, turn):
     assert one({key: [turn, *CHAT]}, root).system == "Be brief."
-    first, second = examples_of({key: [turn, *SAID, *CHAT]}, Pictures(root))
+    first, second = examples_of({key: [turn, *SAID, *CHAT]}, PictureFolder(root))
     assert first.system == second.system == "Be brief."
     with pytest.raises(DataError, match="expected turns from human, gpt"):
         one({key: [*CHAT, turn]}, root)
@@ -349,7 +349,7 @@ def test_a_system_turn_may_be_the_first(root, key, turn):
 
 
 def test_a_system_turn_is_part_of_every_digest(root):
-    from undrift.data.published import fingerprint
+    from undrift.data.published_benchmark import fingerprint
     from undrift.data.types import Task
     from undrift.methods.replay import ReplayMemory
     from undrift.run import input_changes, learned
@@ -370,7 +370,7 @@ def test_a_system_turn_is_part_of_every_digest(root):
 @pytest.mark.foreign("3.14")
 def test_a_history_is_earlier_turns(root):
     row = {"query": "And now?", "response": "blue", "history": [["<image>Which?", "red"]]}
-    first, second = examples_of({**row, "images": ["0.png"]}, Pictures(root))
+    first, second = examples_of({**row, "images": ["0.png"]}, PictureFolder(root))
     assert (first.question, first.answers) == ("Which?", ("red",))
     assert (second.question, len(second.images)) == ("And now?", 1) and not second.extra
     assert one({**row, "history": []}, root).question == "And now?"
@@ -395,14 +395,14 @@ def test_a_row_without_an_id_has_its_number(root, shape):
 
 @pytest.mark.foreign("3.19")
 def test_truth_values_are_words_only_if_told_so(root):
-    from undrift.data.shapes.said import Reading
+    from undrift.data.row_layouts import AnswerReader
 
     for key in ("answer", "answers"):
         for value in (True, [True]):
             row = {"question": "Is it?", key: value}
             with pytest.raises(DataError, match=r"truth value true.*booleans: yes-no"):
                 one(row, root)
-            assert one(row, root, reading=Reading(booleans="yes-no")).answers == ("Yes",)
+            assert one(row, root, answers=AnswerReader(booleans="yes-no")).answers == ("Yes",)
     (root / "x.json").write_text('[{"question": "Is it?", "answer": false}]')
     task = "- {name: x, train: x.json, test: x.json%s}"
     (root / "tasks.yaml").write_text(task % ", booleans: yes-no")
@@ -431,7 +431,7 @@ def test_numbers_of_tables(root):
     )
     parquet.write_table(table, root / "x.parquet")
     bad = []
-    found = read_examples(root / "x.parquet", Pictures(root), bad=bad)
+    found = read_examples(root / "x.parquet", PictureFolder(root), bad=bad)
     assert [(e.id, e.answers) for e in found] == [("1", ("1",)), ("2", ("2.5",)), ("5", ("-3",))]
     assert [row.row for row in bad] == [3, 4] and "found nan" in bad[0].reason
     with pytest.raises(DataError, match="NaN"):
@@ -441,16 +441,16 @@ def test_numbers_of_tables(root):
 
 @pytest.mark.foreign("3.27")
 def test_a_list_of_numbers_is_a_box_or_asked_about(root):
-    from undrift.data.shapes.said import Reading
+    from undrift.data.row_layouts import AnswerReader
 
     row = {"question": "Where?", "answer": [10, 20, 30, 40]}
-    assert one(row, root, reading=Reading("box")).answers == ("[10, 20, 30, 40]",)
+    assert one(row, root, answers=AnswerReader("box")).answers == ("[10, 20, 30, 40]",)
     part = {**row, "answer": [0.1, 0.25, 1.0, 1.0]}
-    assert one(part, root, reading=Reading("box")).answers == ("[0.1, 0.25, 1, 1]",)
+    assert one(part, root, answers=AnswerReader("box")).answers == ("[0.1, 0.25, 1, 1]",)
     with pytest.raises(DataError, match=r"list of numbers '\[10, 20, 30, 40\]'; for a box say"):
         one(row, root)
     with pytest.raises(DataError, match="a box has four numbers"):
-        one({**row, "answer": [1, 2]}, root, reading=Reading("box"))
+        one({**row, "answer": [1, 2]}, root, answers=AnswerReader("box"))
     assert one({**row, "answer": ["10", "20"]}, root).answers == ("10", "20")
     (root / "train.json").write_text(json.dumps([row, row, {**row, "image": "0.png"}]))
     assert not examine("folder", root, options={"held_out": 0}).sound
@@ -580,7 +580,7 @@ def test_bytes_in_parquet(root, key):
     held = png() if key == "image" else [png(), png("blue")]
     table = pyarrow.Table.from_pylist([{**ASKED, key: held}, ASKED])
     parquet.write_table(table, root / "x.parquet")
-    first, second = read_examples(root / "x.parquet", Pictures(root))
+    first, second = read_examples(root / "x.parquet", PictureFolder(root))
     assert first.images[0].read_bytes() == png() and second.images == ()
     assert len(first.images) == (1 if key == "image" else 2)
 
@@ -607,7 +607,7 @@ def test_classes_are_read_by_their_names(root, kind, column):
     made = labelled(datasets).remove_columns({"answer": "answers", "answers": "answer"}[column])
     path = root / ("train" if kind == "saved" else "train.parquet")
     made.save_to_disk(path) if kind == "saved" else made.to_parquet(path)
-    first, second = read_examples(path, Pictures(root))
+    first, second = read_examples(path, PictureFolder(root))
     assert first.answers == ("dog",) and second.answers[0] == "cat"
     assert [e.extra["meta"] for e in (first, second)] == [{"kind": "b"}, {"kind": "a"}]
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from undrift.data.files import Pictures
 from undrift.data.instructions import examples_of, read_examples
+from undrift.data.picture_folder import PictureFolder
 from undrift.errors import DataError
 
 SAID = [
@@ -22,7 +22,7 @@ ABSENT = object()
 def pictures(tmp_path):
     for name in ("1.jpg", "2.jpg"):
         (tmp_path / name).write_bytes(b"")
-    return Pictures(tmp_path)
+    return PictureFolder(tmp_path)
 
 
 def talk(**changes):

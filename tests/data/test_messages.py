@@ -10,8 +10,8 @@ from PIL import Image
 
 from undrift.data.benchmarks.folder import benchmark
 from undrift.data.doctor import examine
-from undrift.data.files import Pictures
 from undrift.data.instructions import examples_of, read_examples
+from undrift.data.picture_folder import PictureFolder
 from undrift.errors import DataError
 
 datasets = pytest.importorskip("datasets")
@@ -65,14 +65,14 @@ def test_messages_with_pictures_inside(kind, tmp_path):
     else:
         path = tmp_path / "train.parquet"
         dataset().to_parquet(path)
-    examples = read_examples(path, Pictures(tmp_path))
+    examples = read_examples(path, PictureFolder(tmp_path))
     assert [e.id for e in examples] == ["1", "2", "3"]
     assert [e.question for e in examples] == ["which colour?", "which colour?", "say hello"]
     assert [e.answers for e in examples] == [("red",), ("blue",), ("hello",)]
     assert [len(e.images) for e in examples] == [1, 1, 0]
     assert examples[0].images[0].read_bytes() == png("red")  # as stored, never encoded anew
     assert examples[1].images[0].suffix == ".png"
-    again = read_examples(path, Pictures(tmp_path))
+    again = read_examples(path, PictureFolder(tmp_path))
     assert [e.images for e in again] == [e.images for e in examples]
 
 
@@ -89,7 +89,7 @@ def test_a_folder_of_datasets_is_a_benchmark(tmp_path):
 
 
 def test_what_is_no_conversation_is_told():
-    nowhere = Pictures(Path("nowhere"))
+    nowhere = PictureFolder(Path("nowhere"))
     for kind, said in (
         ("video", "of type 'video': that is not"),
         ("tool", "text and image; found"),
@@ -106,7 +106,7 @@ def test_a_tool_or_a_picture_that_is_not_there_makes_a_row_bad(tmp_path):
     made["images"][1] = [{"bytes": None, "path": "gone.png"}]
     datasets.Dataset.from_dict(made).to_parquet(tmp_path / "train.parquet")
     bad = []
-    examples = read_examples(tmp_path / "train.parquet", Pictures(tmp_path), bad=bad)
+    examples = read_examples(tmp_path / "train.parquet", PictureFolder(tmp_path), bad=bad)
     assert [e.id for e in examples] == ["3"]
     assert "turns from human, gpt" in bad[0].reason and "tool" in bad[0].reason
     assert "there is no picture" in bad[1].reason and "gone.png" in bad[1].reason

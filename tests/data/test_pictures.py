@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.data.damaged import bomb, cut
-from undrift.data import pictures
-from undrift.data.pictures import open_picture, small_picture, survey, unreadable
+from undrift.data import picture_decoding
+from undrift.data.picture_decoding import open_picture, small_picture, survey, unreadable
 from undrift.errors import DataError
 
 
@@ -62,7 +62,7 @@ def test_only_the_unreadable_are_returned(bad, tmp_path):
 
 def test_a_stop_does_not_wait_for_the_rest(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr(pictures, "_opened", lambda path: opened.append(sleep(0.002)) or "x")
+    monkeypatch.setattr(picture_decoding, "_opened", lambda path: opened.append(sleep(0.002)) or "x")
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -74,7 +74,7 @@ def test_a_stop_does_not_wait_for_the_rest(tmp_path, monkeypatch):
 
 def test_nothing_is_decoded_of_a_picture_that_is_too_large(tmp_path, monkeypatch):
     path = noise(tmp_path / "x.jpg")
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 100)
+    monkeypatch.setattr(picture_decoding, "MAX_PIXELS", 100)
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(DataError, match="64 x 48 pixels are more than the 100 that"):
@@ -83,7 +83,7 @@ def test_nothing_is_decoded_of_a_picture_that_is_too_large(tmp_path, monkeypatch
 
 def test_pillow_warns_of_none_that_is_opened_and_keeps_its_own_limit(tmp_path):
     limit = Image.MAX_IMAGE_PIXELS
-    assert limit == pictures.MAX_PIXELS
+    assert limit == picture_decoding.MAX_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whether warnings are errors or not, it is refused
         over = unreadable([bomb(tmp_path / "x.png", 9460, 9460)])

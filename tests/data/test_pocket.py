@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from undrift.data.benchmarks.pocket import ORDERS, TASKS, draw_split
-from undrift.data.pocket import drawing, sources
-from undrift.data.pocket.task import SPLITS, WORD
+from undrift.data.pocket import canvas, raw_data
+from undrift.data.pocket.tasks import SPLITS, WORD
 from undrift.errors import MissingExtra
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -51,9 +51,9 @@ def test_nothing_touches_the_edge_of_a_picture(name: str) -> None:
 
 
 def test_text_that_does_not_fit_is_refused_rather_than_clipped() -> None:
-    _, pen = drawing.canvas(Random(0))
+    _, pen = canvas.canvas(Random(0))
     with pytest.raises(ValueError, match="does not fit"):
-        drawing.text(pen, (0, 0, 20, 10), "a very long line of text", "DejaVuSans", (0, 0, 0), 12)
+        canvas.text(pen, (0, 0, 20, 10), "a very long line of text", "DejaVuSans", (0, 0, 0), 12)
 
 
 def test_drawing_twice_gives_the_same_examples_and_pixels(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_pretraining_never_asks_a_question_of_the_benchmark(
 
 def test_a_missing_package_names_the_command_that_mends_it() -> None:
     with pytest.raises(MissingExtra, match=r"pip install 'undrift\[pocket\]'"):
-        sources.package("no_such_package_of_the_pocket")
+        raw_data.package("no_such_package_of_the_pocket")
 
 
 @pytest.mark.foreign("1.5")
@@ -124,6 +124,6 @@ def test_the_connection_to_the_films_is_closed(monkeypatch):
         return opened[-1]
 
     monkeypatch.setattr(sqlite3, "connect", noted)
-    assert sources.films.__wrapped__()
+    assert raw_data.films.__wrapped__()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         opened[0].execute("SELECT 1")

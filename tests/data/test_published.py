@@ -104,7 +104,7 @@ def test_a_missing_folder_names_the_nearest_before_anything_is_read(name, copied
     root, task = copied(name), MODULES[name].TASKS[-1]
     folder = home(root, task)
     folder.rename(folder.with_name(folder.name + "_old"))
-    monkeypatch.setattr("undrift.data.published.read_examples", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr("undrift.data.instructions.read_examples", lambda *_: pytest.fail("read"))
     with pytest.raises(DataError, match=f"nearest name is '{folder.name}_old'"):
         load(name, root)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from undrift.data.questions import find_published, questions_in, questions_of
+from undrift.data.published_benchmark import find_published, questions_in, questions_of
 from undrift.errors import DataError, UnknownName
 from undrift.registry import BENCHMARKS
 
@@ -58,7 +58,7 @@ def test_one_file_with_its_second_file_beside_it(tmp_path):
     with pytest.raises(DataError, match=r"scored by val_coco_type_3000\.json, which is in none of"):
         questions_of(task, tmp_path / "test_3000.json")
     (tmp_path / "val_coco_type_3000.json").write_text("[]")
-    with pytest.raises(DataError, match="cannot be the second file of VizWiz"):
+    with pytest.raises(DataError, match="cannot be the annotation file of VizWiz"):
         questions_of(task, tmp_path / "test_3000.json")
 
 

@@ -16,10 +16,12 @@ from PIL import Image
 from tests.strange import KINDS, SAID, at_once, put
 from undrift import cli
 from undrift.data.benchmarks import folder
-from undrift.data.files import Pictures, existing, read_json, read_rows
 from undrift.data.instructions import read_examples
-from undrift.data.pictures import open_picture, small_picture, survey
-from undrift.data.questions import find_published, questions_in, questions_of
+from undrift.data.json_and_csv import read_json
+from undrift.data.picture_decoding import open_picture, small_picture, survey
+from undrift.data.picture_folder import PictureFolder, existing
+from undrift.data.published_benchmark import find_published, questions_in, questions_of
+from undrift.data.row_files import read_rows
 from undrift.errors import UndriftError
 from undrift.run import layers
 from undrift.run.image_features import FeatureStore
@@ -32,7 +34,7 @@ PICTURE_ROW = [{"id": 1, "image": "x.png", "text": "Which?", "answer": "red"}]
 def _row_about(path):
     rows = path.with_name("rows.json")
     rows.write_text(json.dumps(PICTURE_ROW))
-    return read_examples(rows, Pictures(path.parent))
+    return read_examples(rows, PictureFolder(path.parent))
 
 
 def _second_file(path):
@@ -135,20 +137,20 @@ def test_a_dataset_with_a_fifo_in_it_or_files_elsewhere_is_refused(tmp_path):
     (arrow,) = (tmp_path / "fifo").glob("*.arrow")
     put(arrow, "fifo")
     with at_once(), pytest.raises(UndriftError, match=r"arrow is a fifo"):
-        read_examples(tmp_path / "fifo", Pictures(tmp_path))
+        read_examples(tmp_path / "fifo", PictureFolder(tmp_path))
     state = tmp_path / "elsewhere/state.json"
     content = json.loads(state.read_text())
     os.mkfifo(tmp_path / "x")
     content["_data_files"] = [{"filename": "../x"}]
     state.write_text(json.dumps(content))
     with at_once(), pytest.raises(UndriftError, match=r"names a file '\.\./x' that is none of"):
-        read_examples(tmp_path / "elsewhere", Pictures(tmp_path))
+        read_examples(tmp_path / "elsewhere", PictureFolder(tmp_path))
 
 
 def test_a_folder_in_the_place_of_a_picture_is_named(tmp_path):
     (tmp_path / "x.png").mkdir()
     with pytest.raises(UndriftError, match=r"no picture .*x\.png: it is a folder"):
-        Pictures(tmp_path).find("x.png")
+        PictureFolder(tmp_path).find("x.png")
     with pytest.raises(UndriftError, match=r"x\.png: it is a directory"):
         open_picture(tmp_path / "x.png")
 

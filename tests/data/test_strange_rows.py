@@ -10,8 +10,10 @@ import pytest
 from tests.strange import at_once
 from undrift import cli
 from undrift.data.benchmarks import folder
-from undrift.data.files import BadRow, Pictures, read_json, read_rows
 from undrift.data.instructions import read_examples
+from undrift.data.json_and_csv import read_json
+from undrift.data.picture_folder import PictureFolder
+from undrift.data.row_files import BadRow, read_rows
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError, UndriftError, one_line, unknown
 from undrift.run import layers
@@ -60,10 +62,10 @@ def test_such_a_row_is_named_or_left_out(tmp_path, case, suffix):
     row, reason = BAD[case]
     path = written(tmp_path, suffix, row)
     with at_once(), pytest.raises(DataError, match=rf"train{suffix}, row 2: .*{reason}") as raised:
-        read_examples(path, Pictures(tmp_path))
+        read_examples(path, PictureFolder(tmp_path))
     assert "\n" not in str(raised.value)
     bad: list[BadRow] = []
-    assert [e.id for e in read_examples(path, Pictures(tmp_path), bad=bad)] == ["1", "3", "4"]
+    assert [e.id for e in read_examples(path, PictureFolder(tmp_path), bad=bad)] == ["1", "3", "4"]
     assert [row.row for row in bad] == [2]
 
 
@@ -248,7 +250,7 @@ def test_a_name_gives_the_terminal_no_commands(tmp_path, undrift):
     row = {"id": "1\x1b[2J\n", "image": ESCAPES, "text": "Which?", "answer": "red"}
     (task / "train.json").write_text(json.dumps([row]))
     with pytest.raises(DataError, match=r"\\x1b\[31mred") as raised:
-        read_examples(task / "train.json", Pictures(task))
+        read_examples(task / "train.json", PictureFolder(task))
     assert str(raised.value).isprintable()
     status, out, _ = undrift("doctor", "folder", "--data", tmp_path / "data")
     assert status == 1 and "\x1b[31m" not in out and r"a\n\x1b[31mred" in out
@@ -275,7 +277,7 @@ def test_values_of_another_kind_make_a_bad_row(tmp_path, row):
     path = tmp_path / "x.json"
     path.write_text(json.dumps([row]))
     with at_once(), pytest.raises(DataError, match="row 1") as raised:
-        read_examples(path, Pictures(tmp_path))
+        read_examples(path, PictureFolder(tmp_path))
     assert len(str(raised.value)) < 2000
 
 

@@ -15,11 +15,10 @@ from tests.fuzz.strange_values import anything, damaged_bytes, json_bytes, spoil
 from tests.fuzz.within import held, many
 from tests.strange import at_once, put
 from undrift.data.benchmarks import folder
-from undrift.data.checks.split import read_split
-from undrift.data.files import Pictures
-from undrift.data.instructions import read_examples
-from undrift.data.published import by_question_id
-from undrift.data.sources import Source
+from undrift.data.doctor import read_split
+from undrift.data.instructions import TaskFiles, read_examples
+from undrift.data.picture_folder import PictureFolder
+from undrift.data.published_benchmark import by_question_id
 from undrift.errors import UndriftError
 from undrift.run import layers
 from undrift.rundir import write_json
@@ -113,15 +112,15 @@ def read(path, root):
     """Read a file as a run does, as a run with --skip-bad does, and as doctor does."""
     bad = []
     with held():
-        made = read_examples(path, Pictures(root))
+        made = read_examples(path, PictureFolder(root))
         usable(made)
     try:
         with held():
-            usable(read_examples(path, Pictures(root), number_repeats=True, bad=bad))
+            usable(read_examples(path, PictureFolder(root), number_repeats=True, bad=bad))
             assert all(row.file == path and row.row > 0 for row in bad)
     finally:
         join = by_question_id({"1": {"choices": ["a"]}}, "second file")
-        source = Source("x", {"test": path}, Pictures(root), "exact", 8, join=join)
+        source = TaskFiles("x", {"test": path}, PictureFolder(root), "exact", 8, join=join)
         with held():
             split, findings = read_split(source, "test")
             assert not bad or findings or split.rows
@@ -260,7 +259,7 @@ def test_what_is_made_here_is_valid_often_enough(root):
         path = root / "x.json"
         path.write_text(json.dumps(made))
         try:
-            good.append(len(read_examples(path, Pictures(root), bad=[])))
+            good.append(len(read_examples(path, PictureFolder(root), bad=[])))
         except UndriftError:
             good.append(0)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from undrift.data.collate import IGNORED
+from undrift.data.processor import IGNORED
 from undrift.data.types import Example
 from undrift.run.backbone import Backbone, Collator
 

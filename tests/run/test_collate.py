@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from undrift.data.collate import IGNORED
+from undrift.data.processor import IGNORED
 from undrift.data.prompts import Renderer
 from undrift.data.types import Benchmark, Example
 from undrift.errors import ConfigError, DataError

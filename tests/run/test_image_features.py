@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.run.tiny import tiny_llava
-from undrift.data.files import cache_folder
+from undrift.data.picture_folder import cache_folder
 from undrift.errors import DataError
 from undrift.run import image_features
 from undrift.run.backbone import Backbone

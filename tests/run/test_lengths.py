@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from undrift.data.checks.split import Asked, Split
 from undrift.data.collate import PixelCollator
+from undrift.data.doctor_checks import RowQuestion, Split
 from undrift.data.types import Example
 from undrift.errors import ConfigError, UnknownName
 from undrift.run import lengths as module
@@ -15,7 +15,7 @@ from undrift.run.lengths import Ruler, lengths, sample
 
 
 def split_of(*examples, name="train", room=8):
-    asked = tuple(Asked(row, example) for row, example in enumerate(examples, 1))
+    asked = tuple(RowQuestion(row, example) for row, example in enumerate(examples, 1))
     return Split("t", name, None, len(examples), asked, max_new_tokens=room)
 
 

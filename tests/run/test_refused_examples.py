@@ -11,7 +11,7 @@ from PIL import Image
 from tests.run.families import SEEING
 from tests.run.tiny import SIDE
 from undrift.data.benchmarks.folder import OwnTask
-from undrift.data.checks.split import Asked, Split
+from undrift.data.doctor_checks import RowQuestion, Split
 from undrift.data.types import Example
 from undrift.errors import DataError
 from undrift.run.adapters import make_method
@@ -51,7 +51,7 @@ def said(backbone, examples):
 
 
 def asked_of(*examples):
-    asked = tuple(Asked(row, example) for row, example in enumerate(examples, 1))
+    asked = tuple(RowQuestion(row, example) for row, example in enumerate(examples, 1))
     return Split("t", "train", None, len(asked), asked)
 
 

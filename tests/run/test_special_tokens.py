@@ -19,7 +19,7 @@ from tokenizers import (
 )
 
 from tests.run.families import SEEING, template, tokenizer
-from undrift.data.checks.split import Asked, Split
+from undrift.data.doctor_checks import RowQuestion, Split
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError
@@ -195,7 +195,7 @@ def test_the_doctor_lists_every_one_of_them(folder_of):
         Example("said", "what?", ("<|vision_start|>",)),
         Example("ends", "what </s>?", ("dog",)),
     ]
-    asked = tuple(Asked(row, example) for row, example in enumerate(examples, 1))
+    asked = tuple(RowQuestion(row, example) for row, example in enumerate(examples, 1))
     found = lengths(ruler, [Split("t", "train", None, 4, asked)], {})
     first = found[0]
     assert (first.check, first.severity, [i.what for i in first.items]) == (

@@ -23,8 +23,7 @@ from tests.run.families import (
     tokenizer,
 )
 from tests.run.tiny import PATCH
-from undrift.data.collate import IGNORED
-from undrift.data.lengthen import lengthened
+from undrift.data.processor import IGNORED, lengthened
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.run.backbone import Backbone

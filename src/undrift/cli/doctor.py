@@ -27,8 +27,8 @@ from undrift.errors import ConfigError, UndriftError, one_line, unknown
 from undrift.registry import BENCHMARKS
 
 if TYPE_CHECKING:
-    from undrift.data.checks.finding import Finding, Item
     from undrift.data.doctor import Progress, Report
+    from undrift.data.doctor_checks import Finding, Item
 
 HELP = """Look through a benchmark's files, rows and pictures before anything is learned.
 
@@ -115,7 +115,7 @@ def _chosen(
     target: str, data: Path | None, backbone: str | None, tasks: list[str] | None
 ) -> tuple[str, Path | None, str | None, list[str] | None, dict[str, Any]]:
     """Take what is not given beside a run's file from that file; a path is data of one's own."""
-    from undrift.data.files import existing
+    from undrift.data.picture_folder import existing
 
     options: dict[str, Any] = {}
     path = Path(target)
@@ -150,8 +150,8 @@ def _examined(
 
     from PIL import Image
 
-    from undrift.data.chat_template import text_only
     from undrift.data.doctor import examine
+    from undrift.data.processor import text_only
 
     # what Pillow suspects is refused and listed
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -108,7 +108,8 @@ def learn(
 ) -> None:
     """Learn one more task."""
     calm(threads)
-    from undrift.data.benchmarks.folder import existing_path, own_task
+    from undrift.data.benchmarks.folder import own_task
+    from undrift.data.picture_folder import existing_path
     from undrift.run import layers
     from undrift.run.device import find_device
     from undrift.run.learn import Learn

@@ -78,7 +78,7 @@ def score(
 
 def _asked(task: str, data: Path | None, answers: Path | None) -> tuple[str, Sequence[Any]]:
     """Return the scorer that a task has, and its questions."""
-    from undrift.data import questions
+    from undrift.data import published_benchmark as questions
     from undrift.scoring import check_scorer
 
     if "/" not in task:

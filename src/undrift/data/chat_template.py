@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from undrift.data.processor import text_only
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError
 
@@ -48,14 +49,7 @@ class ChatTemplate:
     def prompts(self, examples: Sequence[Example]) -> list[str]:
         """Write each question up to the point where the answer begins.
 
-        Args:
-            examples: The examples.
-
-        Returns:
-            One text each.
-
-        Raises:
-            DataError: If the template refuses an example, or has no system turn for it.
+        A DataError names the example that the template refuses, or has no system turn for.
         """
         for example in examples:
             if example.system and not self._has_system:
@@ -67,14 +61,7 @@ class ChatTemplate:
         return self._named(examples, turns, add_generation_prompt=True)
 
     def conversation(self, example: Example) -> str:
-        """Write a question with its first answer.
-
-        Args:
-            example: The example.
-
-        Returns:
-            The text.
-        """
+        """Write a question with its first answer."""
         turns = [*self._turns(example), self._turn("assistant", example.answers[0])]
         return self._named([example], [turns], add_generation_prompt=False)[0]
 
@@ -129,13 +116,3 @@ class ChatTemplate:
             if PROBE in text and not _PRINTED.search(text):
                 return parts
         return None
-
-
-def text_only(processor: Any) -> bool:
-    """Tell whether this is a tokenizer, that of a text-only model, instead of a processor."""
-    return not hasattr(processor, "tokenizer")
-
-
-def tokenizer_of(processor: Any) -> Any:
-    """Return a processor's tokenizer; a tokenizer is its own."""
-    return processor if text_only(processor) else processor.tokenizer

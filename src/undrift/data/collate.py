@@ -1,9 +1,9 @@
 """Examples to tensors: the prompt, the pictures, and labels on the answer alone.
 
 A prompt is tokenised exactly as at inference; the answer's tokens are put behind it, and only they
-carry labels. There are three collators with one interface, `encode` (once per task) and `collate`
-(once per batch): `FeatureCollator` puts kept image features in the place of image tokens,
-`PixelCollator` hands pixels to the processor of any model, `TextCollator` serves text-only ones.
+carry labels. `encode` is called once a task and `collate` once a batch: `FeatureCollator` puts kept
+image features in the place of image tokens, `PixelCollator` hands pixels to the processor of any
+model, `TextCollator` serves text-only ones.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from undrift.data.lengthen import IGNORED, lengthened
-from undrift.data.pictures import open_picture
+from undrift.data.picture_decoding import open_picture
+from undrift.data.processor import IGNORED, lengthened, naming
 from undrift.data.prompts import Renderer
-from undrift.data.refusal import naming
 from undrift.data.types import Example
 from undrift.errors import DataError
 
@@ -50,7 +49,7 @@ class Encoded:
         return len(self.prompt) + len(self.answer)
 
 
-class Features(Protocol):
+class KeptFeatures(Protocol):
     """What a collator needs of a feature store; every picture must have been prepared."""
 
     @property
@@ -67,7 +66,78 @@ class Features(Protocol):
         ...
 
 
-class FeatureCollator:
+class _Collator:
+    """What all collators do: render and tokenise examples; `collate` is each one's own.
+
+    Args:
+        renderer: The prompts.
+        cut: Whether the model takes `logits_to_keep`: then only the last positions get logits.
+    """
+
+    def __init__(self, renderer: Renderer, *, cut: bool) -> None:
+        self._renderer = renderer
+        self._cut = cut
+        own = renderer.tokenizer
+        self._pad = own.eos_token_id if own.pad_token_id is None else own.pad_token_id
+
+    def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
+        """Render and tokenise, once per task; pictures are not opened.
+
+        Args:
+            examples: The examples.
+            answered: With answers, for training.
+
+        Returns:
+            One encoded example each, in the same order.
+
+        Raises:
+            DataError: If a prompt has not one image token for each picture, if a text holds a token
+                that stands for one or ends one, or if the model cannot read an example's pictures.
+        """
+        texts = self._renderer.prompts(examples)
+        prompts = self._renderer.ids([self._spread(text) for text in texts])
+        empty: list[list[int]] = [[] for _ in examples]
+        answers = self._renderer.answers(examples, texts) if answered else empty
+        encoded = []
+        for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True):
+            self._renderer.check(example, text, prompt, answer, self._times())
+            rows, question = self._rows(example), example.question
+            encoded.append(
+                Encoded(example.id, text, prompt, answer, example.images, rows, question)
+            )
+        return encoded
+
+    def _spread(self, text: str) -> str:
+        return text
+
+    def _times(self) -> dict[int, int]:
+        """How many of a token a prompt has in the place of one of the template's."""
+        return {}
+
+    def _rows(self, example: Example) -> list[int]:
+        return []
+
+    def _left_padded(self, batch: Sequence[Encoded]) -> dict[str, Any]:
+        """Pad prompts with their answers to one length, and label the answers."""
+        length = max(map(len, batch))
+        spare = [length - len(example) for example in batch]
+        ids = [[self._pad] * n + e.prompt + e.answer for n, e in zip(spare, batch, strict=True)]
+        positions = torch.arange(length) - torch.tensor(spare)[:, None]
+        out: dict[str, Any] = {
+            "input_ids": torch.tensor(ids),
+            "attention_mask": (positions >= 0).long(),
+            "position_ids": positions.clamp(min=0),
+        }
+        if batch[0].answer:
+            kept = max(len(e.answer) for e in batch) + 1 if self._cut else length
+            labels = [[IGNORED] * (kept - len(e.answer)) + e.answer for e in batch]
+            out["labels"] = torch.tensor(labels)
+            if self._cut:
+                out["logits_to_keep"] = _last(out, kept)
+        return out
+
+
+class FeatureCollator(_Collator):
     """Batches for a model whose image features are kept: no picture is opened, no tower run.
 
     The batch is padded on the left and holds `image_features` (images, n_tokens, d) for the places
@@ -81,57 +151,31 @@ class FeatureCollator:
     """
 
     def __init__(
-        self, renderer: Renderer, features: Features, image_token: str, image_token_id: int
+        self, renderer: Renderer, features: KeptFeatures, image_token: str, image_token_id: int
     ) -> None:
-        self._renderer = renderer
+        super().__init__(renderer, cut=True)
         self._features = features
-        self._image_token = image_token
-        self._image_token_id = image_token_id
-        self._pad = _pad_id(renderer.tokenizer)
+        self._image_token, self._image_token_id = image_token, image_token_id
 
-    def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
-        """Render and tokenise, once per task.
+    def _spread(self, text: str) -> str:
+        return text.replace(self._image_token, self._image_token * self._features.tokens)
 
-        Args:
-            examples: The examples; their pictures must be in the feature store.
-            answered: With answers, for training.
+    def _times(self) -> dict[int, int]:
+        return {self._image_token_id: self._features.tokens}
 
-        Returns:
-            One encoded example each, in the same order.
-
-        Raises:
-            DataError: If a text holds a token that stands for a picture, or the template writes
-                none for one.
-        """
-        texts = self._renderer.prompts(examples)
-        places = self._image_token * self._features.tokens
-        prompts = self._renderer.ids([text.replace(self._image_token, places) for text in texts])
-        empty: list[list[int]] = [[] for _ in examples]
-        answers = self._renderer.answers(examples, texts) if answered else empty
-        encoded = []
-        times = {self._image_token_id: self._features.tokens}
-        for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True):
-            self._renderer.check(example, text, prompt, answer, times)
-            rows = self._features.rows(example.images)
-            encoded.append(
-                Encoded(example.id, text, prompt, answer, example.images, rows, example.question)
-            )
-        return encoded
+    def _rows(self, example: Example) -> list[int]:
+        return self._features.rows(example.images)
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """Pad to one length and gather the image features."""
-        out = _left_padded(batch, self._pad)
+        out = self._left_padded(batch)
         rows = [row for example in batch for row in example.rows]
         if rows:
             out["image_features"] = self._features.take(rows)
-        if batch[0].answer:
-            kept = max(len(example.answer) for example in batch) + 1
-            labels = [[IGNORED] * (kept - len(e.answer)) + e.answer for e in batch]
-            out |= {"labels": torch.tensor(labels), "logits_to_keep": _last(out, kept)}
         return out
 
 
-class PixelCollator:
+class PixelCollator(_Collator):
     """Batches for any vision-language model: its processor makes the pixels and the masks.
 
     Args:
@@ -140,25 +184,7 @@ class PixelCollator:
     """
 
     def __init__(self, renderer: Renderer, *, cut: bool = False) -> None:
-        self._renderer = renderer
-        self._cut = cut
-        self._pad = _pad_id(renderer.tokenizer)
-
-    def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
-        """Render and tokenise the text; pictures are opened batch by batch (see FeatureCollator).
-
-        Args:
-            examples: The examples.
-            answered: With answers, for training.
-
-        Returns:
-            One encoded example each, in the same order.
-
-        Raises:
-            DataError: If a prompt has not one image token for each picture, or a text holds a
-                token that stands for one.
-        """
-        return _encoded(self._renderer, examples, answered=answered)
+        super().__init__(renderer, cut=cut)
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """Let the processor make the prompt's tensors, then put the answers behind them.
@@ -189,7 +215,7 @@ class PixelCollator:
         return self._renderer.read([example.text for example in batch], pictures)
 
 
-class TextCollator:
+class TextCollator(_Collator):
     """Batches for a text-only model, padded on the left.
 
     Args:
@@ -200,44 +226,24 @@ class TextCollator:
     """
 
     def __init__(self, renderer: Renderer, *, positions: bool, cut: bool = False) -> None:
-        self._renderer = renderer
-        self._cut = cut
+        super().__init__(renderer, cut=cut)
         self._positions = positions
-        self._pad = _pad_id(renderer.tokenizer)
 
     def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
-        """Render and tokenise, once per task.
-
-        Args:
-            examples: The examples.
-            answered: With answers, for training.
-
-        Returns:
-            One encoded example each, in the same order.
-
-        Raises:
-            DataError: If an example has a picture, or a text holds a token that ends one.
-        """
+        """Render and tokenise, once per task; a DataError names an example with a picture."""
         for example in examples:
             if example.images:
                 raise DataError(
                     f"example {example.id!r} has a picture ({example.images[0]}), and the backbone "
                     "reads text only; choose a vision-language model"
                 )
-        return _encoded(self._renderer, examples, answered=answered)
+        return super().encode(examples, answered=answered)
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """Pad to one length."""
-        out = _left_padded(batch, self._pad)
+        out = self._left_padded(batch)
         if not self._positions:
             del out["position_ids"]
-        if batch[0].answer:
-            length = out["input_ids"].shape[1]
-            kept = max(len(e.answer) for e in batch) + 1 if self._cut else length
-            labels = [[IGNORED] * (kept - len(e.answer)) + e.answer for e in batch]
-            out["labels"] = torch.tensor(labels)
-            if self._cut:
-                out["logits_to_keep"] = _last(out, kept)
         return out
 
 
@@ -268,37 +274,7 @@ def fitting(made: dict[str, Any], batch: Sequence[Encoded], config: Any) -> dict
     return made
 
 
-def _encoded(renderer: Renderer, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
-    texts = renderer.prompts(examples)
-    prompts = renderer.ids(texts)
-    empty: list[list[int]] = [[] for _ in examples]
-    answers = renderer.answers(examples, texts) if answered else empty
-    encoded = []
-    for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True):
-        renderer.check(example, text, prompt, answer)
-        encoded.append(
-            Encoded(example.id, text, prompt, answer, example.images, [], example.question)
-        )
-    return encoded
-
-
-def _left_padded(batch: Sequence[Encoded], pad: int) -> dict[str, Any]:
-    length = max(map(len, batch))
-    spare = [length - len(example) for example in batch]
-    ids = [[pad] * n + e.prompt + e.answer for n, e in zip(spare, batch, strict=True)]
-    positions = torch.arange(length) - torch.tensor(spare)[:, None]
-    return {
-        "input_ids": torch.tensor(ids),
-        "attention_mask": (positions >= 0).long(),
-        "position_ids": positions.clamp(min=0),
-    }
-
-
 def _last(made: Mapping[str, Any], count: int) -> Tensor:
     """The last positions as indices: of a slice, the product with the head is not contiguous."""
     length = made["input_ids"].shape[1]
     return torch.arange(length - count, length)
-
-
-def _pad_id(tokenizer: Any) -> int:
-    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from undrift.data.checks.answers import scored_answers
-from undrift.data.checks.finding import Finding, Item, Severity, counted
-from undrift.data.checks.looks import (
-    ambiguous_names,
-    changed_pictures,
-    picture_sizes,
-    unreadable_pictures,
-)
-from undrift.data.checks.overlap import overlap
-from undrift.data.checks.prompts import format_lines
-from undrift.data.checks.rows import (
-    count_rows,
-    extra_keys,
-    id_kinds,
-    no_pictures,
-    repeated_ids,
-    second_file,
-)
-from undrift.data.checks.split import Split, read_split, split_of
-from undrift.data.own_files import is_data
-from undrift.data.pictures import Survey, survey
-from undrift.data.sources import Lost, Source
+from undrift.data import doctor_checks as checks
+from undrift.data.benchmarks import beside_benchmark
+from undrift.data.doctor_checks import Finding, Item, RowQuestion, Severity, Split, counted
+from undrift.data.instructions import Lost, ReadRow, Row, TaskFiles, each_row
+from undrift.data.own_tasks import is_data
+from undrift.data.picture_decoding import Survey, survey
+from undrift.data.picture_folder import PictureFolder
+from undrift.data.row_files import BadRow
 from undrift.data.subset import hold_out
-from undrift.data.types import Benchmark
+from undrift.data.types import Benchmark, Example
 from undrift.errors import ConfigError, DataError, unknown
 from undrift.registry import BENCHMARKS
 
@@ -63,14 +48,7 @@ class Report:
         return all(finding.severity == "note" for finding in self.findings)
 
     def plus(self, findings: Iterable[Finding]) -> Report:
-        """Return it with more findings: by task, those about several last; the worst first.
-
-        Args:
-            findings: The further ones.
-
-        Returns:
-            The new report.
-        """
+        """Return it with more findings: by task, those about several last; the worst first."""
         names = dict.fromkeys(split.task for split in self.splits)
         place = {task: number for number, task in enumerate([*names, ""])}
         both = [*self.findings, *findings]
@@ -85,7 +63,7 @@ class Report:
             tasks.setdefault(split.task, {})[split.name] = {
                 "file": None if split.file is None else str(split.file),
                 "rows": split.rows,
-                "questions": len(split.asked),
+                "questions": len(split.questions),
                 "pictures": len(split.pictures()),
             }
         return {
@@ -134,10 +112,10 @@ def examine(
         tell("comparing", number, len(tasks))
         own = [split for split in splits if split.task == task]
         findings += _of_task(own, sources.get(task), opened, options or {})
-        findings += extra_keys(own)
-        findings += no_pictures(own, sees=sees)
+        findings += checks.extra_keys(own)
+        findings += checks.no_pictures(own, sees=sees)
     tell("comparing", len(tasks), len(tasks))
-    findings += ambiguous_names(splits)
+    findings += checks.ambiguous_names(splits)
     return Report(name, root, tuple(splits), opened.sizes, ()).plus(findings)
 
 
@@ -147,39 +125,146 @@ def _read(
     only: Sequence[str] | None,
     options: Mapping[str, Any],
     tell: Progress,
-) -> tuple[dict[str, Source], list[Split], list[Finding]]:
+) -> tuple[dict[str, TaskFiles], list[Split], list[Finding]]:
     """Read all splits, by the benchmark's own code if it does not say where its files are."""
-    benchmark = BENCHMARKS.load(name)
-    find = vars(sys.modules[benchmark.__module__]).get("sources")
+    benchmark, find = BENCHMARKS.load(name), beside_benchmark(name, "sources")
     for option in options:
         if option not in inspect.signature(benchmark).parameters:
             raise ConfigError(f"the benchmark {name!r} has no option {option!r}; leave it out")
     if find is None:
-        made: Benchmark = benchmark(root, progress=False, **options)
-        for wanted in only or ():
-            if wanted not in {task.name for task in made.tasks}:
-                raise unknown("task", wanted, [task.name for task in made.tasks])
-        chosen = [task for task in made.tasks if only is None or task.name in only]
-        names = ("train", "validation", "test")
-        return {}, [split_of(task, n) for task in chosen for n in names if getattr(task, n)], []
+        return {}, _read_by(benchmark(root, progress=False, **options), only), []
     lost: Lost = {}
-    about_files = {
-        key: options[key] for key in options if key in inspect.signature(find).parameters
-    }
+    known = inspect.signature(find).parameters
+    about_files = {key: value for key, value in options.items() if key in known}
     sources = find(root, only=only, lost=lost, **about_files)
-    findings = [Finding("file", "error", task, "", said) for task, said in lost.items()]
+    findings = [Finding("file", "error", task, "", reason) for task, reason in lost.items()]
     files = [(source, split) for source in sources for split in source.files]
     splits = []
     for number, (source, split) in enumerate(files):
         tell("reading files", number, len(files))
-        made_split, found = read_split(source, split)
-        splits.append(made_split)
+        made, found = read_split(source, split)
+        splits.append(made)
         findings += found
     tell("reading files", len(files), len(files))
-    findings += _unread(vars(sys.modules[benchmark.__module__]).get("unread"), root)
+    findings += _unread(beside_benchmark(name, "unread"), root)
     if not any(split.rows for split in splits):
         raise DataError(*(finding.message for finding in findings))
     return {source.name: source for source in sources}, splits, findings
+
+
+def _read_by(made: Benchmark, only: Sequence[str] | None) -> list[Split]:
+    """Make splits of what a benchmark's own code has read; rows are numbered as examples are."""
+    names = [task.name for task in made.tasks]
+    for wanted in only or ():
+        if wanted not in names:
+            raise unknown("task", wanted, names)
+    splits = []
+    for task in made.tasks:
+        for name in ("train", "validation", "test"):
+            examples: tuple[Example, ...] = getattr(task, name)
+            if examples and (only is None or task.name in only):
+                asked = tuple(RowQuestion(at, example) for at, example in enumerate(examples, 1))
+                about = {"max_new_tokens": task.max_new_tokens, "scorer": task.scorer}
+                splits.append(Split(task.name, name, None, len(asked), asked, **about))
+    return splits
+
+
+class SoughtPictures(PictureFolder):
+    """Pictures of which those that cannot be found are noted instead of raised.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.missing: dict[Path, str] = {}
+        self.outside: dict[Path, str] = {}
+
+    def find(self, name: str) -> Path:
+        """Return where a picture is or should be; anywhere, if it is in `outside`."""
+        path = self.root / name
+        try:
+            path = self.place(name)
+        except DataError as error:
+            self.outside[path] = str(error)
+            return path
+        try:
+            return super().find(name)
+        except DataError as error:
+            self.missing[path] = str(error)
+            return path
+
+
+def read_split(source: TaskFiles, name: str) -> tuple[Split, list[Finding]]:
+    """Read one split as a run does, and find what keeps rows from being used.
+
+    Args:
+        source: The task's files.
+        name: Which split.
+
+    Returns:
+        What can be read of it, and the findings; a damaged file is one, too.
+    """
+    file, pictures = source.files[name], SoughtPictures(source.pictures.root)
+    bad, strangers = list[BadRow](), set[str]()
+    read, damaged = list[ReadRow](), ""
+    missing, outside = dict[Path, Item](), dict[Path, Item]()
+
+    def joined(row: Row) -> Row:
+        pictures.missing.clear()
+        pictures.outside.clear()
+        try:
+            return row if source.join is None or name != "test" else source.join(row)
+        except DataError as error:
+            strangers.add(str(error))
+            raise
+
+    try:
+        for one in each_row(file, pictures, join=joined, answers=source.answers, bad=bad):
+            read.append(one)
+            for path, reason in pictures.missing.items():
+                missing.setdefault(path, Item(str(path), reason, file, one.number))
+            for path, reason in pictures.outside.items():
+                outside.setdefault(path, Item(f"row {one.number}", reason, file, one.number))
+    except DataError as error:
+        damaged = str(error)
+    refused = [Item(f"row {row.row}", row.reason, row.file, row.row) for row in bad]
+    split = Split(
+        source.name,
+        name,
+        file,
+        len(read) + len(bad),
+        tuple(RowQuestion(one.number, example) for one in read for example in one.examples),
+        tuple((one.number, one.identity) for one in read if one.identity is not None),
+        frozenset({*missing, *outside}),
+        tuple(item for item in refused if item.reason in strangers),
+        source.max_new_tokens,
+        source.scorer,
+    )
+    unusable = [item for item in refused if item.reason not in strangers]
+    return split, list(
+        _unusable(split, damaged, unusable, [*missing.values()], [*outside.values()])
+    )
+
+
+def _unusable(
+    split: Split, damaged: str, bad: list[Item], missing: list[Item], outside: list[Item]
+) -> Iterator[Finding]:
+    if damaged:
+        yield Finding("file", "error", split.task, split.name, damaged)
+    elif not split.rows:
+        message = f"{split.file} holds no row"
+        yield Finding("file", "error", split.task, split.name, message, "get the file again")
+    message = f"{counted(len(bad), 'row')} that cannot be used"
+    advice = "mend them, or leave them out with --skip-bad"
+    yield from split.found("row", "error", bad, message, advice)
+    message = f"{counted(len(missing), 'picture')} {'is' if len(missing) == 1 else 'are'} not there"
+    advice = "get them, or leave their rows out with --skip-bad"
+    yield from split.found("missing picture", "error", missing, message, advice)
+    message = f"{counted(len(outside), 'picture')} outside the pictures' folder"
+    advice = "write names that are relative to it; nothing outside is ever opened"
+    yield from split.found("picture outside", "error", outside, message, advice)
 
 
 def _unread(find: Callable[..., list[tuple[str, Path]]] | None, root: Path | None) -> list[Finding]:
@@ -187,54 +272,50 @@ def _unread(find: Callable[..., list[tuple[str, Path]]] | None, root: Path | Non
     found: dict[tuple[str, bool], list[Path]] = {}
     for task, path in find(root) if find is not None else ():
         found.setdefault((task, is_data(path)), []).append(path)
-    return [
-        Finding(
-            "unread file",
-            "warning" if meant else "note",
-            task,
-            "",
-            f"{counted(len(paths), 'file')} not read: {', '.join(path.name for path in paths)}",
-            "name rows train, validation or test, in a format that is read; move the rest away"
-            if meant
-            else "",
-            tuple(Item(path.name, "", path) for path in paths),
-        )
-        for (task, meant), paths in found.items()
-    ]
+    findings = []
+    for (task, meant), paths in found.items():
+        names = ", ".join(path.name for path in paths)
+        message = f"{counted(len(paths), 'file')} not read: {names}"
+        severity: Severity = "warning" if meant else "note"
+        advice = "name rows train, validation or test, in a format that is read; move the rest away"
+        items = tuple(Item(path.name, "", path) for path in paths)
+        advice = advice if meant else ""
+        findings.append(Finding("unread file", severity, task, "", message, advice, items))
+    return findings
 
 
 def _of_task(
-    splits: list[Split], source: Source | None, opened: Survey, options: Mapping[str, Any]
+    splits: list[Split], source: TaskFiles | None, opened: Survey, options: Mapping[str, Any]
 ) -> Iterator[Finding]:
     """Ask all questions to one task."""
     by_name = {split.name: split for split in splits}
     for split in splits:
-        yield from unreadable_pictures(split, opened)
-        yield from id_kinds(split)
-        yield from repeated_ids(split)
+        yield from checks.unreadable_pictures(split, opened)
+        yield from checks.id_kinds(split)
+        yield from checks.repeated_ids(split)
         if source is not None and split.name in source.rows:
-            yield from count_rows(split, source.rows[split.name])
+            yield from checks.count_rows(split, source.rows[split.name])
     if source is not None and "test" in by_name:
-        yield from second_file(source, by_name["test"])
+        yield from checks.second_file(source, by_name["test"])
     elif source is not None:
         yield _held_out(by_name["train"], source, options)
-    yield from format_lines(splits)
-    yield from scored_answers(splits)
+    yield from checks.format_lines(splits)
+    yield from checks.scored_answers(splits)
     for split in splits:
         if split.name != "train" and "train" in by_name:
-            yield from overlap(by_name["train"], split)
-    yield from changed_pictures(splits[0].task, splits, opened)
-    yield from picture_sizes(splits[0].task, splits, opened.sizes)
+            yield from checks.overlap(by_name["train"], split)
+    yield from checks.changed_pictures(splits[0].task, splits, opened)
+    yield from checks.picture_sizes(splits[0].task, splits, opened.sizes)
 
 
-def _held_out(train: Split, source: Source, options: Mapping[str, Any]) -> Finding:
+def _held_out(train: Split, source: TaskFiles, options: Mapping[str, Any]) -> Finding:
     """Tell what is asked where there is no test file."""
     share, seed = options.get("held_out", 0.1), options.get("seed", 0)
-    said = f"no test file: {'a part of' if share else 'all of'} the training questions "
-    said += "is held out, and asked" if share else "are asked, none is held out"
-    examples = [asked.example for asked in train.asked]
+    message = f"no test file: {'a part of' if share else 'all of'} the training questions "
+    message += "is held out, and asked" if share else "are asked, none is held out"
+    examples = [question.example for question in train.questions]
     try:
         hold_out(examples, share, seed, source.pictures.root)
     except DataError as error:
         return Finding("file", "error", source.name, "test", str(error))
-    return Finding("file", "note", source.name, "test", said)
+    return Finding("file", "note", source.name, "test", message)

@@ -1,8 +1,8 @@
-"""Rows of instruction files to examples, whatever their format and their shape.
+"""Rows of instruction files as examples, whatever their format and their layout.
 
-How files are read stands in `undrift.data.formats`, what their rows say in `undrift.data.shapes`.
-Here every key and every part is accounted for: a picture that would be dropped, or a video, makes a
-row bad; what else a row holds goes into `extra`, which the model is never shown.
+How files are read stands in `row_files.py`, what their rows say in `row_layouts.py`. Here every key
+and every part is accounted for: a picture that would be dropped, or a video, makes a row bad; what
+else a row holds goes into `extra`, which the model is never shown.
 
 A conversation of several turns becomes one example a question, with the pictures up to its own.
 That is how the model is asked, and it differs from training on the whole conversation as LLaVA
@@ -14,25 +14,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from undrift.data.files import BadRow, Pictures, read_rows, refuse
-from undrift.data.formats.wording import brief
-from undrift.data.shapes import read_row
-from undrift.data.shapes.media import (
+from undrift.data.picture_folder import PictureFolder
+from undrift.data.row_files import BadRow, read_rows, refuse
+from undrift.data.row_layouts import IMAGE, AnswerReader, ParsedRow, read_row
+from undrift.data.row_pictures import (
     KEYS,
     beside,
     find_picture,
+    media_in_text,
     pictures_of,
-    told_by_text,
     unread_media,
 )
-from undrift.data.shapes.said import IMAGE, Reading, Said
 from undrift.data.types import Example
-from undrift.errors import DataError
+from undrift.errors import DataError, brief
 
 Row = dict[str, Any]
 Join = Callable[[Row], Row]
@@ -44,36 +43,77 @@ _FILLED = ("<ref-object>", "<bbox>")  # ms-swift fills them in from `objects`
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Read(NamedTuple):
-    """A row that was read.
+Lost = dict[str, str]
+"""Tasks whose files cannot be found, with what is missing."""
 
-    Args:
-        number: Its number in the file, from 1.
-        identity: Its id as the file has it; None if it has none.
-        examples: Its examples, in the order of its questions.
-    """
+
+class ReadRow(NamedTuple):
+    """A row that was read: its number in the file, from 1, its id there if any, its examples."""
 
     number: int
     identity: int | str | None
     examples: list[Example]
 
 
+@dataclass(frozen=True)
+class TaskFiles:
+    """The files of one task, and what is known of it without reading them.
+
+    A benchmark's file that offers `sources(root, *, only, lost) -> list[TaskFiles]` beside
+    `benchmark` can be looked into by `undrift doctor` row by row.
+
+    Args:
+        name: The task's name.
+        files: The file of each split: "train", "validation" and "test", those that there are.
+        pictures: What the pictures' names are relative to.
+        scorer: A name in `undrift.scoring.SCORERS`, or in `undrift.scoring.TASKS` if published.
+        max_new_tokens: How long an answer may get.
+        rows: Published numbers of rows by split, where they are known.
+        annotation: The second file about the test rows, if there is one.
+        join: Adds to a test row what that file knows.
+        answers: How answers are read.
+    """
+
+    name: str
+    files: Mapping[str, Path]
+    pictures: PictureFolder
+    scorer: str
+    max_new_tokens: int
+    rows: Mapping[str, int] = field(default_factory=dict)
+    annotation: Path | None = None
+    join: Join | None = None
+    answers: AnswerReader = field(default_factory=AnswerReader)
+
+    def read(self, split: str, bad: list[BadRow] | None) -> tuple[Example, ...]:
+        """Read the examples of a split, none if it has no file; see `read_examples`."""
+        if split not in self.files:
+            return ()
+        return read_examples(
+            self.files[split],
+            self.pictures,
+            join=self.join if split == "test" else None,
+            answers=self.answers,
+            number_repeats=split == "train",
+            bad=bad,
+        )
+
+
 def read_examples(
     path: Path,
-    pictures: Pictures,
+    pictures: PictureFolder,
     *,
     join: Join | None = None,
-    reading: Reading | None = None,
+    answers: AnswerReader | None = None,
     number_repeats: bool = False,
     bad: list[BadRow] | None = None,
 ) -> tuple[Example, ...]:
     """Read the examples of one file; no picture is opened, but each must be there.
 
     Args:
-        path: The file, or a folder that `datasets` has saved; see `undrift.data.formats`.
+        path: The file, or a folder that `datasets` has saved; see `row_files.py`.
         pictures: Where the pictures are.
         join: Applied to each row before it is read.
-        reading: How answers are read; see `Reading`.
+        answers: How answers are read.
         number_repeats: Tell examples that share an id apart by `~2`, `~3` ... in the order of the
             file. For training, where published files repeat ids and nothing is matched by them;
             otherwise a repeated id makes a row bad.
@@ -89,15 +129,15 @@ def read_examples(
     examples: list[Example] = []
     first: dict[str, int] = {}  # id -> row
     times: dict[str, int] = {}
-    for number, _, made in each_row(path, pictures, join=join, reading=reading, bad=bad):
+    for number, _, made in each_row(path, pictures, join=join, answers=answers, bad=bad):
         if number_repeats:
             made = [_numbered(example, times) for example in made]
         if taken := [example.id for example in made if example.id in first]:
-            said = (
+            reason = (
                 f"the id {taken[0]!r} is that of row {first[taken[0]]} as well; "
                 "answers are matched by id, so ids must be unique"
             )
-            refuse(BadRow(path, number, said), bad)
+            refuse(BadRow(path, number, reason), bad)
             continue
         first |= {example.id: number for example in made}
         examples += made
@@ -106,40 +146,26 @@ def read_examples(
 
 def each_row(
     path: Path,
-    pictures: Pictures,
+    pictures: PictureFolder,
     *,
     join: Join | None = None,
-    reading: Reading | None = None,
+    answers: AnswerReader | None = None,
     bad: list[BadRow] | None = None,
-) -> Iterator[Read]:
-    """Read a file row by row; see `read_examples`. Ids are not compared.
-
-    Args:
-        path: The file.
-        pictures: Where the pictures are.
-        join: Applied to each row before it is read.
-        reading: How answers are read.
-        bad: Receives the rows that cannot be used; without it, the first one is raised.
-
-    Yields:
-        Each row that can be used.
-
-    Raises:
-        DataError: If the file cannot be read, or if a row cannot be used; the message names both.
-    """
+) -> Iterator[ReadRow]:
+    """Read a file row by row, each that can be used; see `read_examples`. Ids are not compared."""
     for number, row in read_rows(path, bad):
         try:
             identity, _ = _identity(row)
             row = row if join is None else join(row)
-            made = examples_of(row, pictures, number=number, reading=reading)
+            made = examples_of(row, pictures, number=number, answers=answers)
         except DataError as error:
             refuse(BadRow(path, number, str(error)), bad)
         else:
-            yield Read(number, identity, made)
+            yield ReadRow(number, identity, made)
 
 
 def examples_of(
-    row: Row, pictures: Pictures, *, number: int = 1, reading: Reading | None = None
+    row: Row, pictures: PictureFolder, *, number: int = 1, answers: AnswerReader | None = None
 ) -> list[Example]:
     """Read one row.
 
@@ -147,10 +173,10 @@ def examples_of(
     question, in the order in which they are placed.
 
     Args:
-        row: A row of any shape, without null values.
+        row: A row of any layout, without null values.
         pictures: Where its pictures are.
         number: Its number in the file, which is its id if it has none.
-        reading: How answers are read; see `Reading`.
+        answers: How answers are read.
 
     Returns:
         One example a question. What the row holds besides goes into `extra`.
@@ -158,7 +184,7 @@ def examples_of(
     Raises:
         DataError: If something is missing, empty, of the wrong kind, or would be dropped.
     """
-    reading = reading or Reading()
+    answers = answers or AnswerReader()
     identity, key = _identity(row)
     said = read_row(row)
     given = pictures_of(row)
@@ -180,7 +206,7 @@ def examples_of(
         if not question:
             raise DataError(f"question {place} is empty")
         for line in map(str.strip, question.split("\n")):
-            if " " not in line and told_by_text(line):
+            if " " not in line and media_in_text(line):
                 raise DataError(f"question {place} holds {brief(line)}: that belongs under image")
         if not seen and (mark := _HTML.search(question)):
             raise DataError(f"question {place} holds {mark[0]!r}, and the row shows no picture")
@@ -189,13 +215,13 @@ def examples_of(
                 found[id(held)] = find_picture(held, pictures)
         images = tuple(found[id(held)] for held in seen)
         suffix = f"#{place}" if len(said.turns) > 1 else ""
-        answers = reading.answers(turn.answer, turn.key)
+        accepted = answers.texts(turn.answer, turn.key)
         name = f"{identity if key else number}{suffix}"
-        made.append(Example(name, question, answers, images, extra, system))
+        made.append(Example(name, question, accepted, images, extra, system))
     return made
 
 
-def _dealt(said: Said, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]]:
+def _dealt(said: ParsedRow, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]]:
     """Deal pictures to the turns that see them; also say where places and pictures differ.
 
     A turn sees the pictures up to its own. Where no place is marked, all are the first turn's.
@@ -232,7 +258,7 @@ def _dealt(said: Said, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]
     return shown, wrong
 
 
-def _check_keys(kept: Mapping[str, Any], said: Said) -> None:
+def _check_keys(kept: Mapping[str, Any], said: ParsedRow) -> None:
     """Refuse keys that are meant for the model, and that nothing reads."""
     for key, value in kept.items():
         if key.strip().lower() in _SYSTEM and value:
@@ -246,7 +272,7 @@ def _check_keys(kept: Mapping[str, Any], said: Said) -> None:
         )
 
 
-def _system(row: Row, said: Said) -> str:
+def _system(row: Row, said: ParsedRow) -> str:
     """Return the system turn, from the row or from its first turn."""
     given = row.get("system", "")
     if not isinstance(given, str):

@@ -14,10 +14,17 @@ from typing import Any
 
 from PIL import Image
 
-from undrift.data.chat_template import PROBE, ChatTemplate, text_only, tokenizer_of
-from undrift.data.lengthen import shortened
-from undrift.data.refusal import PLAIN
-from undrift.data.special import around, end_tokens, media_tokens, spelled_out
+from undrift.data.chat_template import PROBE, ChatTemplate
+from undrift.data.processor import (
+    PLAIN,
+    around,
+    end_tokens,
+    media_tokens,
+    shortened,
+    spelled_out,
+    text_only,
+    tokenizer_of,
+)
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError, unknown
 
@@ -64,17 +71,7 @@ class Renderer:
     # ------------------------------------------------------------ prompts
 
     def prompts(self, examples: Sequence[Example]) -> list[str]:
-        """Render each question up to the point where the answer begins; equal ones once.
-
-        Args:
-            examples: The examples.
-
-        Returns:
-            One text each.
-
-        Raises:
-            DataError: If the template refuses an example, or leaves its system turn out.
-        """
+        """Render each question up to the point where the answer begins; equal ones once."""
         alike = {_asked(example): example for example in examples}
         texts = self.template.prompts(list(alike.values()))
         rendered = dict(zip(alike, texts, strict=True))

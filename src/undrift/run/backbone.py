@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from undrift.data.collate import FeatureCollator, PixelCollator, TextCollator
-from undrift.data.files import cache_folder
-from undrift.data.pictures import open_picture
-from undrift.data.prompts import Renderer, text_only, tokenizer_of
-from undrift.data.refusal import PLAIN, Alone, naming
+from undrift.data.picture_decoding import open_picture
+from undrift.data.picture_folder import cache_folder
+from undrift.data.processor import PLAIN, Alone, naming, text_only, tokenizer_of
+from undrift.data.prompts import Renderer
 from undrift.errors import ConfigError, DataError, UndriftError
 from undrift.methods.shared.projector import has_own_modules
 from undrift.run.config import RunConfig
@@ -195,7 +195,7 @@ class Backbone:
         images = [open_picture(path) for path in pictures]
         with naming(
             type(self.processor.image_processor).__name__,
-            [Alone(path) for path in pictures],
+            [Alone((path,)) for path in pictures],
             lambda one: make([open_picture(one.images[0])]),
             lambda: make([Image.new("RGB", PLAIN)]),
         ):

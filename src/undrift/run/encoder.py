@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from undrift.data.collate import Encoded, FeatureCollator, PixelCollator, TextCollator
-from undrift.data.pictures import open_picture
+from undrift.data.picture_decoding import open_picture
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.run.origin import encoder_source

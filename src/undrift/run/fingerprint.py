@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from undrift.data.prompts import text_only, tokenizer_of
+from undrift.data.processor import text_only, tokenizer_of
 
 _DECISIVE = ("model_type", "hidden_act", "num_attention_heads", "num_key_value_heads")
 _PICTURES = ("size", "crop_size", "resample", "do_resize", "do_center_crop", "do_normalize",

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from undrift.data.pictures import READING
+from undrift.data.picture_decoding import READING
 from undrift.errors import DataError, RunDirError
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.untrusted import open_regular, why

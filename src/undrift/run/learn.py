@@ -15,8 +15,8 @@ from pathlib import Path
 import yaml
 
 from undrift.data.benchmarks.folder import OwnTask, read_own
-from undrift.data.files import BadRow
-from undrift.data.prompts import text_only
+from undrift.data.processor import text_only
+from undrift.data.row_files import BadRow
 from undrift.data.types import Benchmark, Task
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.shared.budget import check_fits

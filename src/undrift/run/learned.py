@@ -14,10 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from undrift.data.files import BadRow, Pictures
 from undrift.data.instructions import read_examples
 from undrift.data.own_tasks import OwnTask
-from undrift.data.shapes.said import Reading
+from undrift.data.picture_folder import PictureFolder
+from undrift.data.row_files import BadRow
+from undrift.data.row_layouts import AnswerReader
 from undrift.data.subset import hold_out
 from undrift.data.types import Example, Task
 from undrift.errors import DataError
@@ -153,14 +154,14 @@ def _of_files(note: Note, progress: Progress, backbone: str | Backbone | None) -
     source = note["test" if note.get("test") else "train"]
     text = f"reading {source} for the task {note['name']}, its pictures from {note['images']}"
     progress.event("reading", text, task=note["name"], file=source, images=note["images"])
-    pictures = Pictures(Path(note["images"]))
+    pictures = PictureFolder(Path(note["images"]))
     bad: list[BadRow] | None = [] if note["skip_bad"] else None
-    reading = Reading(note["scorer"], note.get("booleans", ""))
+    answers = AnswerReader(note["scorer"], note.get("booleans", ""))
     if note.get("test"):
-        test = read_examples(Path(note["test"]), pictures, reading=reading, bad=bad)
+        test = read_examples(Path(note["test"]), pictures, answers=answers, bad=bad)
     else:
         rows = read_examples(
-            Path(note["train"]), pictures, reading=reading, number_repeats=True, bad=bad
+            Path(note["train"]), pictures, answers=answers, number_repeats=True, bad=bad
         )
         _, test = hold_out(rows, note["held_out"], note["seed"], pictures.root)
     task = Task(note["name"], test, (), test, note["scorer"], note["max_new_tokens"])

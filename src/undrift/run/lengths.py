@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from undrift.data.chat_template import PROBE
-from undrift.data.checks.finding import Finding, Item, counted
-from undrift.data.checks.split import Asked, Split
+from undrift.data.doctor_checks import Finding, Item, RowQuestion, Split, counted
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import DataError
@@ -111,7 +110,7 @@ def lengths(
     for number, split in enumerate(splits):
         tell("asking the processor", number, len(splits))
         try:
-            reasons = refused(ruler.renderer, [one.example for one in split.asked], sizes)
+            reasons = refused(ruler.renderer, [one.example for one in split.questions], sizes)
         except DataError as error:
             advice = "mend the backbone's folder: nothing with a picture can be learned or asked"
             return [Finding("refused", "error", "", "", str(error), advice)]
@@ -157,9 +156,9 @@ def lengths(
 
 def _without(split: Split, reasons: Sequence[str | None]) -> tuple[Split, tuple[Item, ...]]:
     """Take out of a split what is refused."""
-    pairs = list(zip(split.asked, reasons, strict=True))
+    pairs = list(zip(split.questions, reasons, strict=True))
     items = tuple(split.item(one, reason) for one, reason in pairs if reason is not None)
-    return replace(split, asked=tuple(one for one, reason in pairs if reason is None)), items
+    return replace(split, questions=tuple(one for one, reason in pairs if reason is None)), items
 
 
 def sample(sizes: Iterable[Size]) -> list[Size]:
@@ -187,7 +186,7 @@ def _apart(a: Size, b: Size) -> float:
 class Measured(NamedTuple):
     """Tokens of one question: its prompt, the part of it that is pictures, its first answer."""
 
-    asked: Asked
+    asked: RowQuestion
     prompt: int
     pictures: int
     answer: int
@@ -203,7 +202,7 @@ def _measured(ruler: Ruler, split: Split, pictures: Mapping[Path, int]) -> list[
     limit = math.inf if ruler.limit is None else ruler.limit
     around: dict[int, int] = {}  # bytes of the template, by number of pictures
     shown, most, answers = list[int](), list[int](), list[int]()
-    for _, example in split.asked:
+    for _, example in split.questions:
         number = len(example.images)
         if number not in around:
             (prompt,) = ruler.renderer.prompts([example])
@@ -216,9 +215,9 @@ def _measured(ruler: Ruler, split: Split, pictures: Mapping[Path, int]) -> list[
     wordy = sorted(range(len(most)), key=lambda at: -answers[at])
     could = [at for at in long if most[at] > limit or answers[at] > split.max_new_tokens]
     chosen = list(dict.fromkeys([*could, *long[:LONGEST], *wordy[:LONGEST]]))
-    texts = ruler.texts([split.asked[at].example for at in chosen]) if chosen else []
+    texts = ruler.texts([split.questions[at].example for at in chosen]) if chosen else []
     return [
-        Measured(split.asked[at], prompt + shown[at], shown[at], answer)
+        Measured(split.questions[at], prompt + shown[at], shown[at], answer)
         for at, (prompt, answer) in zip(chosen, texts, strict=True)
     ]
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from undrift.data.files import BadRow
-from undrift.data.pictures import survey
+from undrift.data.picture_decoding import survey
+from undrift.data.row_files import BadRow
 from undrift.data.types import Benchmark, Example, Task
 from undrift.errors import DataError, unknown
 from undrift.registry import BENCHMARKS

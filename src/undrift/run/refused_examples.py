@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from undrift.data.chat_template import text_only
 from undrift.data.collate import Encoded, PixelCollator, TextCollator
+from undrift.data.processor import REFUSALS, a_setting, naming, refuses, text_only
 from undrift.data.prompts import Renderer
-from undrift.data.refusal import REFUSALS, a_setting, naming, refuses
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError
 from undrift.run.backbone import Backbone, Collator

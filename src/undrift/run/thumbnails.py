@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from undrift.data.pictures import small_picture
+from undrift.data.picture_decoding import small_picture
 from undrift.data.types import Task
 from undrift.rundir import RunDir, atomic_folder
 

@@ -20,18 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from undrift.data.files import BadRow, existing
-from undrift.data.instructions import Join
-from undrift.data.published import (
+from undrift.data.instructions import Join, Lost, TaskFiles
+from undrift.data.published_benchmark import (
     Annotation,
+    PublishedBenchmark,
     PublishedTask,
     by_question_id,
-    data_folder,
-    find,
-    inner,
-    published,
 )
-from undrift.data.sources import Lost, Source
+from undrift.data.row_files import BadRow
 from undrift.data.types import Benchmark
 from undrift.errors import unknown
 
@@ -93,32 +89,8 @@ def benchmark(
     only: Sequence[str] | None = None,
     bad: list[BadRow] | None = None,
 ) -> Benchmark:
-    """Load CoIN.
-
-    Args:
-        root: The folder that --data names, laid out as above.
-        progress: Show a bar.
-        instructions: Which wording of the instructions: one of `INSTRUCTIONS`.
-        only: Names of the tasks to load; all if None.
-        bad: Receives the rows that cannot be used; without it, the first one is raised.
-
-    Returns:
-        The benchmark; its version is the wording.
-
-    Raises:
-        ConfigError: If no folder is given, or there is no such wording.
-        DataError: If a folder or file is missing, or a row cannot be used.
-    """
-    folder = _folder(root, instructions)
-    return published(
-        "coin",
-        instructions,
-        LICENCE,
-        sources(root, instructions=instructions, only=only),
-        root=inner(folder, "cl_dataset"),
-        progress=progress,
-        bad=bad,
-    )
+    """Load CoIN in one wording of `INSTRUCTIONS`; for the rest see `PublishedBenchmark`."""
+    return _worded(instructions).benchmark(root, progress=progress, only=only, bad=bad)
 
 
 def sources(
@@ -127,14 +99,21 @@ def sources(
     instructions: str = "Original",
     only: Sequence[str] | None = None,
     lost: Lost | None = None,
-) -> list[Source]:
-    """Find the files of CoIN; see `benchmark`, and `undrift.data.published.find` for `lost`."""
-    folder = _folder(root, instructions)
-    place = existing(folder, (f"Instructions_{instructions}",))
-    return find(TASKS, place, inner(folder, "cl_dataset"), only, lost)
+) -> list[TaskFiles]:
+    """Find the files of CoIN in one wording; for the rest see `PublishedBenchmark`."""
+    return _worded(instructions).sources(root, only=only, lost=lost)
 
 
-def _folder(root: Path | None, instructions: str) -> Path:
+def _worded(instructions: str) -> PublishedBenchmark:
     if instructions not in INSTRUCTIONS:
         raise unknown("instructions", instructions, INSTRUCTIONS)
-    return data_folder("coin", root, f"Instructions_{instructions}/ and the folders of pictures")
+    return PublishedBenchmark(
+        name="coin",
+        licence=LICENCE,
+        holds=f"Instructions_{instructions}/ and the folders of pictures",
+        tasks=TASKS,
+        instructions=f"Instructions_{instructions}",
+        pictures="cl_dataset",
+        version=instructions,
+        whole=True,
+    )

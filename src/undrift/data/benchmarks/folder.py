@@ -28,15 +28,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from undrift.data.bars import bar
-from undrift.data.files import BadRow, existing
-from undrift.data.formats import SUFFIXES, first_parts, parts_of
-from undrift.data.formats.saved import is_dataset
-from undrift.data.instructions import read_examples
-from undrift.data.own_files import rows_folder, unread_in
-from undrift.data.own_tasks import OwnTask, is_one_task, own_task, own_tasks
-from undrift.data.published import data_folder, fingerprint
-from undrift.data.sources import Lost, Source
+from undrift.data.instructions import Lost, TaskFiles
+from undrift.data.own_tasks import (
+    OwnTask,
+    is_one_task,
+    own_task,
+    own_tasks,
+    rows_folder,
+    unread_in,
+)
+from undrift.data.parquet import is_dataset
+from undrift.data.picture_folder import existing_path
+from undrift.data.progress_bar import bar
+from undrift.data.published_benchmark import data_folder, fingerprint
+from undrift.data.row_files import SUFFIXES, BadRow, first_parts, parts_of
 from undrift.data.subset import hold_out
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError, DataError, unknown
@@ -95,7 +100,7 @@ def sources(
     images: Path | str | None = None,
     scorer: str | None = None,
     booleans: str | None = None,
-) -> list[Source]:
+) -> list[TaskFiles]:
     """Find the files of your tasks.
 
     Args:
@@ -136,13 +141,8 @@ def sources(
     return [replace(task, **given).source() for task in wanted]
 
 
-def existing_path(path: Path) -> Path:
-    """Return a path that is there; a DataError offers the nearest name otherwise."""
-    return existing(path.parent, (path.name,)) if path.name else path
-
-
 def read_own(
-    source: Source, *, held_out: float, seed: int, bad: list[BadRow] | None = None
+    source: TaskFiles, *, held_out: float, seed: int, bad: list[BadRow] | None = None
 ) -> Task:
     """Read one task of yours.
 
@@ -159,14 +159,9 @@ def read_own(
         DataError: If a file or a row cannot be used.
         ConfigError: If `held_out` cannot be.
     """
-    files, pictures, reading = source.files, source.pictures, source.reading
-    train = read_examples(files["train"], pictures, reading=reading, number_repeats=True, bad=bad)
-    validation, test = (
-        read_examples(files[split], pictures, reading=reading, bad=bad) if split in files else ()
-        for split in ("validation", "test")
-    )
-    if "test" not in files:
-        train, test = hold_out(train, held_out, seed, pictures.root)
+    train, validation, test = (source.read(split, bad) for split in ("train", "validation", "test"))
+    if "test" not in source.files:
+        train, test = hold_out(train, held_out, seed, source.pictures.root)
     return Task(source.name, train, validation, test, source.scorer, source.max_new_tokens)
 
 

@@ -15,21 +15,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from random import Random
 
-from undrift.data.bars import bar
-from undrift.data.files import cache_folder
-from undrift.data.pocket import documents, scenes
-from undrift.data.pocket.task import SPLITS, PocketTask
+from undrift.data.picture_folder import cache_folder
+from undrift.data.pocket.tasks import IN_ORDER, SPLITS, PocketTask
+from undrift.data.progress_bar import bar
 from undrift.data.types import Benchmark, Example, Task
 from undrift.rundir import atomic_write
 
 VERSION = "2"  # changes whenever a picture, a question or an answer changes
-TASKS: Mapping[str, PocketTask] = {
-    task.name: task
-    for task in (
-        documents.CHARTS, documents.WORDS, scenes.DIGITS, scenes.COUNTIES, scenes.GROUNDING,
-        scenes.SATELLITE, scenes.MOLECULES, documents.POSTERS, scenes.BIOPSY, documents.FORMS,
-    )
-}  # fmt: skip
+TASKS: Mapping[str, PocketTask] = {task.name: task for task in IN_ORDER}
 ORDERS = {
     "second": ("forms", "satellite", "charts", "counties", "molecules", "posters", "words",
                "digits", "biopsy", "grounding"),

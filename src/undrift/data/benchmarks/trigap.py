@@ -15,19 +15,7 @@ InfographicVQA may have a list of answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from undrift.data.files import BadRow
-from undrift.data.published import PublishedTask, data_folder, find, inner, published
-from undrift.data.sources import Lost, Source
-from undrift.data.types import Benchmark
-
-HOLDS = "instructions/ and datasets/"
-LICENCE = (
-    "instructions as published with TriGap (JuntaoTang/TriGap on the Hub); the pictures are those "
-    "of the ten source data sets, each under its own terms"
-)
+from undrift.data.published_benchmark import PublishedBenchmark, PublishedTask
 
 _STANDARD = ("train_standard_4w.json",)
 _TEST_3K, _TEST_3000 = ("test_standard_3k.json",), ("test_3000.json",)
@@ -54,44 +42,15 @@ TASKS = (
 """In the published order. The paper asks 3,000 questions of the two `anls` tasks too, while their
 published splits hold 5,349 and 2,801, so none is stated for them."""
 
-
-def sources(
-    root: Path | None = None, *, only: Sequence[str] | None = None, lost: Lost | None = None
-) -> list[Source]:
-    """Find the files of TriGap; see `benchmark`, and `undrift.data.published.find` for `lost`."""
-    folder = data_folder("trigap", root, HOLDS)
-    return find(TASKS, inner(folder, "instructions"), inner(folder, "datasets"), only, lost)
-
-
-def benchmark(
-    root: Path | None = None,
-    *,
-    progress: bool = True,
-    only: Sequence[str] | None = None,
-    bad: list[BadRow] | None = None,
-) -> Benchmark:
-    """Load TriGap.
-
-    Args:
-        root: The folder that --data names, laid out as above.
-        progress: Show a bar.
-        only: Names of the tasks to load; all if None.
-        bad: Receives the rows that cannot be used; without it, the first one is raised.
-
-    Returns:
-        The benchmark.
-
-    Raises:
-        ConfigError: If no folder is given.
-        DataError: If a folder or file is missing, or a row cannot be used.
-    """
-    folder = data_folder("trigap", root, HOLDS)
-    return published(
-        "trigap",
-        "published",
-        LICENCE,
-        sources(root, only=only),
-        root=inner(folder, "datasets"),
-        progress=progress,
-        bad=bad,
-    )
+TRIGAP = PublishedBenchmark(
+    name="trigap",
+    licence=(
+        "instructions as published with TriGap (JuntaoTang/TriGap on the Hub); the pictures are "
+        "those of the ten source data sets, each under its own terms"
+    ),
+    holds="instructions/ and datasets/",
+    tasks=TASKS,
+    instructions="instructions",
+    pictures="datasets",
+)
+benchmark, sources = TRIGAP.benchmark, TRIGAP.sources

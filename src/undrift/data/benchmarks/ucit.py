@@ -18,29 +18,12 @@ score is CIDEr (times 100), for the published mean of seven needs METEOR.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from undrift.data.files import BadRow
 from undrift.data.instructions import Join, Row
-from undrift.data.published import (
-    Annotation,
-    PublishedTask,
-    data_folder,
-    find,
-    inner,
-    published,
-)
-from undrift.data.sources import Lost, Source
-from undrift.data.types import Benchmark
+from undrift.data.published_benchmark import Annotation, PublishedBenchmark, PublishedTask
 from undrift.errors import DataError
-
-HOLDS = "instructions/ and datasets/"
-LICENCE = (
-    "instructions as published with UCIT (HaiyangGuo/UCIT on the Hub); the pictures are those of "
-    "ImageNet-R, ArxivQA, VizWiz, IconQA, CLEVR and Flickr30k, each under its own terms"
-)
 
 
 def _references(content: Any) -> Join:
@@ -83,44 +66,15 @@ TASKS = (
 )  # fmt: skip
 """In the published order. `upper` is equality in capitals, with neither spaces nor a period cut."""
 
-
-def sources(
-    root: Path | None = None, *, only: Sequence[str] | None = None, lost: Lost | None = None
-) -> list[Source]:
-    """Find the files of UCIT; see `benchmark`, and `undrift.data.published.find` for `lost`."""
-    folder = data_folder("ucit", root, HOLDS)
-    return find(TASKS, inner(folder, "instructions"), inner(folder, "datasets"), only, lost)
-
-
-def benchmark(
-    root: Path | None = None,
-    *,
-    progress: bool = True,
-    only: Sequence[str] | None = None,
-    bad: list[BadRow] | None = None,
-) -> Benchmark:
-    """Load UCIT.
-
-    Args:
-        root: The folder that --data names, laid out as above.
-        progress: Show a bar.
-        only: Names of the tasks to load; all if None.
-        bad: Receives the rows that cannot be used; without it, the first one is raised.
-
-    Returns:
-        The benchmark.
-
-    Raises:
-        ConfigError: If no folder is given.
-        DataError: If a folder or file is missing, or a row cannot be used.
-    """
-    folder = data_folder("ucit", root, HOLDS)
-    return published(
-        "ucit",
-        "published",
-        LICENCE,
-        sources(root, only=only),
-        root=inner(folder, "datasets"),
-        progress=progress,
-        bad=bad,
-    )
+UCIT = PublishedBenchmark(
+    name="ucit",
+    licence=(
+        "instructions as published with UCIT (HaiyangGuo/UCIT on the Hub); the pictures are those "
+        "of ImageNet-R, ArxivQA, VizWiz, IconQA, CLEVR and Flickr30k, each under its own terms"
+    ),
+    holds="instructions/ and datasets/",
+    tasks=TASKS,
+    instructions="instructions",
+    pictures="datasets",
+)
+benchmark, sources = UCIT.benchmark, UCIT.sources

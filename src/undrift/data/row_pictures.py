@@ -17,10 +17,9 @@ from typing import Any
 
 from PIL import Image
 
-from undrift.data.files import Pictures, cache_folder
-from undrift.data.formats.wording import brief
-from undrift.data.pictures import as_seen
-from undrift.errors import DataError
+from undrift.data.picture_decoding import as_seen
+from undrift.data.picture_folder import PictureFolder, cache_folder
+from undrift.errors import DataError, brief
 from undrift.rundir import atomic_write
 from undrift.untrusted import is_regular
 
@@ -59,26 +58,15 @@ def pictures_of(row: Mapping[str, Any]) -> list[Any]:
     Raises:
         DataError: If both keys hold pictures, and other ones, or if a list has gaps.
     """
-    found = [(key, listed(row[key], key)) for key in KEYS if key in row]
+    found = [(key, _listed(row[key], key)) for key in KEYS if key in row]
     given = [(key, pictures) for key, pictures in found if pictures]
     if len(given) == 2 and given[0][1] != given[1][1]:
         raise DataError("image and images hold different pictures; leave one of the keys out")
     return given[0][1] if given else []
 
 
-def listed(value: Any, key: str) -> list[Any]:
-    """Return pictures as a list, whether there is one, several or none.
-
-    Args:
-        value: What stands under the key.
-        key: Its name.
-
-    Returns:
-        The pictures.
-
-    Raises:
-        DataError: If a list holds pictures and gaps.
-    """
+def _listed(value: Any, key: str) -> list[Any]:
+    """Return pictures as a list, whether there is one, several or none."""
     several = value if isinstance(value, list | tuple) else [value]
     there = [one for one in several if not _is_nothing(one)]
     if there and len(there) < len(several):
@@ -86,7 +74,7 @@ def listed(value: Any, key: str) -> list[Any]:
     return there
 
 
-def find_picture(held: Any, pictures: Pictures) -> Path:
+def find_picture(held: Any, pictures: PictureFolder) -> Path:
     """Return the file of a picture, writing it into the cache if it stands inside the row.
 
     Args:
@@ -157,21 +145,20 @@ def unread_media(held: Mapping[str, Any], shown: Iterable[Any]) -> list[str]:
         else f"the key {key!r} is not read, and looks like a picture ({brief(value)}): call it "
         "image or images, or leave it out"
         for key, value in held.items()
-        if (what := _looks(str(key), value, names))
+        if (what := _media_in(str(key), value, names))
     ]
 
 
-def _looks(key: str, value: Any, names: set[str]) -> str:
+def _media_in(key: str, value: Any, names: set[str]) -> str:
     """Tell whether a value looks like a "picture" or like "moving" ones; of neither it is ""."""
     waiting = [(key.rsplit(".", 1)[-1], value)]
     while waiting:
         key, one = waiting.pop()
         named = _NAME.fullmatch(key.strip().lower().replace("-", "_"))
-        if named and named[1] == "media" and (inner := _looks("", one, names)):
+        if named and named[1] == "media" and (inner := _media_in("", one, names)):
             return inner
-        if named and _may_hold_media(
-            one, names if named[2] != "name" else {*names, *_short(names)}
-        ):
+        known = names if named is None or named[2] != "name" else {*names, *_short(names)}
+        if named and _may_hold_media(one, known):
             return "moving" if named[1] in ("video", "audio", "speech") else "picture"
         if isinstance(one, Mapping) and one and not {*one} - {"bytes", "path"}:
             return "picture"  # as `datasets` keeps them
@@ -180,23 +167,15 @@ def _looks(key: str, value: Any, names: set[str]) -> str:
         elif isinstance(one, list | tuple):
             waiting += [("", held) for held in one]
         elif isinstance(one, str):
-            if what := told_by_text(one, {*names, *_short(names)}):
+            if what := media_in_text(one, {*names, *_short(names)}):
                 return what
         elif isinstance(one, Image.Image) or (isinstance(one, bytes) and len(one) > _SUFFIX):
             return "picture"
     return ""
 
 
-def told_by_text(text: str, names: Iterable[str] = ()) -> str:
-    """Tell what a text looks like that may be names, a data URL, or a picture in base64.
-
-    Args:
-        text: The text.
-        names: Those of pictures that are shown.
-
-    Returns:
-        "picture", "moving", or "" for neither.
-    """
+def media_in_text(text: str, names: Iterable[str] = ()) -> str:
+    """Tell what a text looks like that is not in `names`: "picture", "moving" or neither, ""."""
     if _DATA_URL.match(text) or _is_base64(text):
         return "moving" if text[:11].lower() in ("data:video/", "data:audio/") else "picture"
     if len(text) > _LONGEST or text in names:

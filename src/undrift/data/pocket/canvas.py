@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from undrift.data.pocket import sources
+from undrift.data.pocket import raw_data
 
 SIDE = 96  # pixels
 Box = tuple[float, float, float, float]
@@ -63,7 +63,7 @@ def text(
     Raises:
         ValueError: the text does not fit at the smallest size, so it would be clipped.
     """
-    path = face if isinstance(face, Path) else sources.font_path(face)
+    path = face if isinstance(face, Path) else raw_data.font_path(face)
     left, top, right, bottom = box
     for pixels in range(size, smallest - 1, -1):
         x0, y0, x1, y1 = pen.textbbox((0, 0), words, font=font(path, pixels))

@@ -1,24 +1,17 @@
-"""Files of rows, files of pictures: what they hold, and what is there where one is missing.
-
-A row that cannot be used is a `BadRow`. Readers raise at the first one, or put all of them into a
-list that they are given, so that a run may skip them and a doctor may count them.
-"""
+"""Where pictures are below a folder, what is there where a file is missing, where the cache is."""
 
 from __future__ import annotations
 
 import os
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import Any
 from unicodedata import normalize
 from urllib.parse import unquote
 
-from undrift.data.formats import rows_in
-from undrift.data.formats.json_text import json_of
-from undrift.data.formats.wording import brief, short
-from undrift.errors import DataError
-from undrift.untrusted import Refused, is_folder, is_regular, strange_kind, why
+from undrift.errors import DataError, brief
+from undrift.untrusted import is_folder, is_regular, strange_kind, why
 
 _FILE, _LINK, _OTHER = range(3)
 _LONGEST = 4096  # characters of a path; no system takes longer ones
@@ -30,72 +23,6 @@ _NEAREST = 100  # missing pictures for which the nearest name is looked for
 def cache_folder() -> Path:
     """Where drawn pictures, kept pictures and features go: $UNDRIFT_CACHE or ~/.cache/undrift."""
     return Path(os.environ.get("UNDRIFT_CACHE") or Path.home() / ".cache" / "undrift")
-
-
-class BadRow(NamedTuple):
-    """A row that cannot be used.
-
-    Args:
-        file: The file it stands in.
-        row: Its number, from 1; in a file of JSON lines the number of the line.
-        reason: What is wrong, what was expected.
-    """
-
-    file: Path
-    row: int
-    reason: str
-
-    @property
-    def where(self) -> str:
-        """The row, without its file."""
-        return f"row {self.row}"
-
-    def __str__(self) -> str:
-        return f"{self.file}, {self.where}: {self.reason}"
-
-
-def refuse(row: BadRow, bad: list[BadRow] | None) -> None:
-    """Raise for a bad row, or put it into a list.
-
-    Args:
-        row: The row.
-        bad: The list, or None to raise.
-
-    Raises:
-        DataError: If there is no list.
-    """
-    if bad is None:
-        raise DataError(str(row))
-    bad.append(row)
-
-
-def read_rows(path: Path, bad: list[BadRow] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Read the rows of a file, or of a dataset that `datasets` has saved.
-
-    Args:
-        path: See `undrift.data.formats`.
-        bad: Receives the rows that are no objects, or hold what is refused (see
-            `undrift.untrusted`), and the lines that are no JSON. What spoils a whole file (a
-            broken array) is raised all the same.
-
-    Yields:
-        The number of the row, from 1, and the row; keys whose value is null are left out.
-
-    Raises:
-        DataError: If the file cannot be read, is damaged, or holds something else.
-        MissingExtra: If what reads it is not installed.
-    """
-    for number, row in rows_in(path):
-        if isinstance(row, dict):
-            yield number, {key: value for key, value in row.items() if value is not None}
-        else:
-            found = row.reason if isinstance(row, Refused) else None
-            refuse(BadRow(path, number, found or f"expected an object, found {short(row)}"), bad)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file as a whole; see `json_of`, which raises a DataError."""
-    return json_of(path)
 
 
 def existing(folder: Path, names: Sequence[str]) -> Path:
@@ -121,7 +48,12 @@ def existing(folder: Path, names: Sequence[str]) -> Path:
     raise DataError(f"{folder / names[0]} does not exist{others}{_instead(folder / names[0])}")
 
 
-class Pictures:
+def existing_path(path: Path) -> Path:
+    """Return a path that is there; a DataError offers the nearest name otherwise."""
+    return existing(path.parent, (path.name,)) if path.name else path
+
+
+class PictureFolder:
     """The picture files below one folder, found by the names that rows give them.
 
     A name is a path relative to the folder, or an absolute one that leads into it, and is taken as

@@ -13,10 +13,10 @@ T = TypeVar("T")
 def bar(
     items: Iterable[T], title: str, *, total: int | None = None, shown: bool = True
 ) -> Iterator[Iterable[T]]:
-    """Show a bar while things are gone through.
+    """Show a bar while things are gone through; it ends with the block.
 
-    It ends with the block. (`rich.progress.track` is a generator: after an error in its loop it
-    ends whenever garbage is collected, which may be while another bar holds the lock it waits for.)
+    (`rich.progress.track` is a generator: after an error in its loop it ends whenever garbage is
+    collected, which may be while another bar holds the lock it waits for.)
 
     Args:
         items: The things.
