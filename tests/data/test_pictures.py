@@ -62,7 +62,7 @@ def test_only_the_unreadable_are_returned(bad, tmp_path):
 
 def test_a_stop_does_not_wait_for_the_rest(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr(picture_decoding, "_opened", lambda path: opened.append(sleep(0.002)) or "x")
+    monkeypatch.setattr(picture_decoding, "_opened", lambda _: opened.append(sleep(0.002)) or "x")
 
     def stop(*_):
         raise KeyboardInterrupt
