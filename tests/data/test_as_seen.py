@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, features
 from transformers.image_utils import load_image
 
 from undrift.data.doctor import examine
-from undrift.data.picture_decoding import as_seen, open_picture, small_picture, survey
+from undrift.data.picture_decoding import as_seen, open_picture, survey
 from undrift.errors import DataError
 
 ORIENTATION = 0x0112
@@ -105,7 +105,7 @@ def test_xmp_and_imagemagicks_text_turn_a_picture_as_well(tmp_path):
 def test_thumbnail_survey_and_a_picture_in_memory_agree_with_what_is_opened(tmp_path):
     path = turned(tmp_path / "x.jpg", 6, quality=95)
     seen = open_picture(path)
-    assert_alike(small_picture(path, 64), seen)
+    assert_alike(open_picture(path, 64), seen)
     assert survey([path]).sizes == {path: (32, 64)}
     with Image.open(path) as picture:
         assert_alike(as_seen(picture), seen)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.data.damaged import bomb, cut
 from undrift.data import picture_decoding
-from undrift.data.picture_decoding import open_picture, small_picture, survey, unreadable
+from undrift.data.picture_decoding import open_picture, survey
 from undrift.errors import DataError
 
 
@@ -56,8 +56,8 @@ def test_only_the_unreadable_are_returned(bad, tmp_path):
     assert found.unreadable.keys() == bad.keys()
     assert found.sizes == dict.fromkeys(good, (64, 48))
     assert seen[-1] == (78, 78) and seen == sorted(seen) and len(seen) > 1
-    assert unreadable(paths) == found.unreadable
-    assert unreadable(good) == unreadable([]) == {}
+    assert survey(paths).unreadable == found.unreadable
+    assert survey(good).unreadable == survey([]).unreadable == {}
 
 
 def test_a_stop_does_not_wait_for_the_rest(tmp_path, monkeypatch):
@@ -86,8 +86,8 @@ def test_pillow_warns_of_none_that_is_opened_and_keeps_its_own_limit(tmp_path):
     assert limit == picture_decoding.MAX_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whether warnings are errors or not, it is refused
-        over = unreadable([bomb(tmp_path / "x.png", 9460, 9460)])
-        huge = unreadable([bomb(tmp_path / "y.png", 30_000, 30_000)])
+        over = survey([bomb(tmp_path / "x.png", 9460, 9460)]).unreadable
+        huge = survey([bomb(tmp_path / "y.png", 30_000, 30_000)]).unreadable
     assert "9460 x 9460" in next(iter(over.values()))
     assert "30000 x 30000" in next(iter(huge.values()))
     assert limit == Image.MAX_IMAGE_PIXELS
@@ -101,26 +101,26 @@ def test_a_picture_of_any_mode_becomes_rgb(tmp_path, mode):
     assert (opened.mode, opened.size) == ("RGB", (3, 2))
 
 
-def test_a_small_picture_is_turned_as_the_camera_says_and_carries_nothing_along(tmp_path):
+def test_a_open_picture_is_turned_as_the_camera_says_and_carries_nothing_along(tmp_path):
     wide = Image.new("RGB", (800, 400), "blue")
     wide.paste("red", (0, 0, 400, 400))  # on the left
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
     wide.save(tmp_path / "turned.jpg", exif=exif, icc_profile=b"colours" * 5000, quality=95)
-    small = small_picture(tmp_path / "turned.jpg", 160)
+    small = open_picture(tmp_path / "turned.jpg", 160)
     assert small.size == (80, 160) and not small.info
     top, bottom = small.getpixel((40, 10)), small.getpixel((40, 150))
     assert top[0] > 200 > 50 > top[2] and bottom[2] > 200 > 50 > bottom[0]  # left becomes top
 
 
-def test_a_small_picture_of_every_mode(tmp_path):
+def test_a_open_picture_of_every_mode(tmp_path):
     for mode in ("1", "L", "P", "RGBA", "I;16"):
         Image.new(mode, (300, 30)).save(tmp_path / "some.png")
-        small = small_picture(tmp_path / "some.png", 160)
+        small = open_picture(tmp_path / "some.png", 160)
         assert (small.mode, small.size) == ("RGB", (160, 16))
 
 
-def test_a_small_picture_is_refused_as_a_large_one_is(bad):
+def test_a_open_picture_is_refused_as_a_large_one_is(bad):
     for path, reason in bad.items():
         with pytest.raises(DataError, match=rf"cannot read the picture {path}: .*{reason}"):
-            small_picture(path, 160)
+            open_picture(path, 160)

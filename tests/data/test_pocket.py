@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import sqlite3
@@ -17,6 +18,7 @@ from undrift.data.pocket import canvas, raw_data
 from undrift.data.pocket.tasks import SPLITS, WORD
 from undrift.errors import MissingExtra
 
+pools = functools.cache(lambda name: TASKS[name].pools())  # some take seconds
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -24,7 +26,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 def test_leak_rule_holds_between_all_splits(name: str) -> None:
     task = TASKS[name]
     groups: dict[str, set[object]] = {}
-    for split, items in task.pools().items():
+    for split, items in pools(name).items():
         found = {task.group(item) for item in items}
         # A set (four countries, four icons) must not even share a member.
         groups[split] = {m for g in found for m in (g if isinstance(g, frozenset) else [g])}
@@ -37,7 +39,7 @@ def test_leak_rule_holds_between_all_splits(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_nothing_touches_the_edge_of_a_picture(name: str) -> None:
     task = TASKS[name]
-    items = list(task.pools()["test"])
+    items = list(pools(name)["test"])
     Random(0).shuffle(items)
     for i, item in enumerate(items[:40]):
         pixels = np.asarray(task.draw(item, Random(i)))
@@ -70,7 +72,7 @@ def test_drawing_twice_gives_the_same_examples_and_pixels(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", TASKS)
 def test_answers_are_short_and_questions_do_not_give_them_away(name: str) -> None:
     task = TASKS[name]
-    items = list(task.pools()["train"])[:200]
+    items = list(pools(name)["train"])[:200]
     answers = {answer for item in items for _, answer in task.ask(item)}
     assert len(answers) >= 2
     assert all(0 < len(answer) <= 24 for answer in answers)
@@ -83,7 +85,7 @@ def test_sizes_differ_five_to_ten_times() -> None:
 
 def test_one_format_line_serves_answers_of_different_formats() -> None:
     shared = [task for task in TASKS.values() if task.form == WORD]
-    firsts = {next(iter(t.ask(next(iter(t.pools()["test"])))))[1][0] for t in shared}
+    firsts = {next(iter(t.ask(next(iter(pools(t.name)["test"])))))[1][0] for t in shared}
     assert any(c.islower() for c in firsts)
     assert any(c.isupper() for c in firsts)
     assert any(c.isdigit() for c in firsts)
@@ -101,7 +103,7 @@ def test_pretraining_never_asks_a_question_of_the_benchmark(
     ask = pytest.importorskip("pocket_questions").ask
     sys.modules.pop("pocket_questions")
     for name, task in TASKS.items():
-        items, rng = list(task.pools()["pretrain"])[:20], Random(0)
+        items, rng = list(pools(name)["pretrain"])[:20], Random(0)
         asked = {q for item in items for q, _ in task.ask(item)}
         for item in items:
             for _ in range(30):

@@ -18,7 +18,7 @@ from undrift import cli
 from undrift.data.benchmarks import folder
 from undrift.data.instructions import read_examples
 from undrift.data.json_and_csv import read_json
-from undrift.data.picture_decoding import open_picture, small_picture, survey
+from undrift.data.picture_decoding import open_picture, survey
 from undrift.data.picture_folder import PictureFolder, existing
 from undrift.data.published_benchmark import find_published, questions_in, questions_of
 from undrift.data.row_files import read_rows
@@ -48,7 +48,7 @@ def _second_file(path):
 DOORS = {
     "a row's picture": ("x.png", _row_about),
     "a picture opened": ("x.png", open_picture),
-    "a small picture": ("x.png", lambda path: small_picture(path, 8)),
+    "a small picture": ("x.png", lambda path: open_picture(path, 8)),
     "kept features": ("x.png", lambda p: FeatureStore(p.parent, torch.zeros).prepare([p])),
     "rows of an array": ("x.json", lambda path: list(read_rows(path))),
     "rows of lines": ("x.jsonl", lambda path: list(read_rows(path))),

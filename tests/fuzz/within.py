@@ -1,7 +1,7 @@
 """How the readers of other people's files are fuzzed, and what each is held to.
 
-A file of tests is about one reader, and its tests share that reader's cases: 1,000 in `make test`,
-the same ones every time; as many new ones as FUZZ_CASES says in `make fuzz`.
+A file of tests is about one reader, and its tests share that reader's cases: 100 in `make test` and
+1,000 in `make test-slow`, the same ones every time; in `make fuzz` new ones, as many as CASES says.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from undrift.errors import UndriftError
 
-CASES = int(os.environ.get("FUZZ_CASES", "1000"))
+CASES = int(os.environ.get("FUZZ_CASES", "100"))
 SECOND = 1.0  # of CPU time, so that a busy machine fails nothing
 
 
@@ -25,7 +25,7 @@ def many(tests: int) -> settings:
     return settings(
         max_examples=-(-CASES // tests),
         deadline=None,
-        derandomize="FUZZ_CASES" not in os.environ,
+        derandomize=CASES <= 1000,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -17,8 +17,8 @@ from undrift.data.picture_decoding import Survey, survey
 from undrift.data.picture_folder import PictureFolder
 from undrift.data.row_files import BadRow
 from undrift.data.subset import hold_out
-from undrift.data.types import Benchmark, Example
-from undrift.errors import ConfigError, DataError, unknown
+from undrift.data.types import Benchmark, Example, chosen
+from undrift.errors import ConfigError, DataError
 from undrift.registry import BENCHMARKS
 
 Progress = Callable[[str, int, int], None]
@@ -154,15 +154,11 @@ def _read(
 
 def _read_by(made: Benchmark, only: Sequence[str] | None) -> list[Split]:
     """Make splits of what a benchmark's own code has read; rows are numbered as examples are."""
-    names = [task.name for task in made.tasks]
-    for wanted in only or ():
-        if wanted not in names:
-            raise unknown("task", wanted, names)
     splits = []
-    for task in made.tasks:
+    for task in chosen(made.tasks, only):
         for name in ("train", "validation", "test"):
             examples: tuple[Example, ...] = getattr(task, name)
-            if examples and (only is None or task.name in only):
+            if examples:
                 asked = tuple(RowQuestion(at, example) for at, example in enumerate(examples, 1))
                 about = {"max_new_tokens": task.max_new_tokens, "scorer": task.scorer}
                 splits.append(Split(task.name, name, None, len(asked), asked, **about))

@@ -142,12 +142,7 @@ class Split:
         return Item(question.example.id, reason, self.file, question.row)
 
     def found(
-        self,
-        check: str,
-        severity: Severity,
-        items: Sequence[Item],
-        message: str,
-        advice: str = "",
+        self, check: str, severity: Severity, items: Sequence[Item], message: str, advice: str = ""
     ) -> Iterator[Finding]:
         """Yield a finding about this split, if there is a place of it."""
         if items:
@@ -522,14 +517,11 @@ def changed_pictures(task: str, splits: Iterable[Split], opened: Survey) -> Iter
     Yields:
         A note for each kind of change.
     """
-    rows: dict[Path, tuple[Path | None, int]] = {}
-    for split in splits:
-        for path, row in split.pictures().items():
-            rows.setdefault(path, (split.file, row))
+    places = _first_places(splits)
     for change, (check, what, advice) in _CHANGED.items():
         items = tuple(
             Item(str(path), "", *place)
-            for path, place in rows.items()
+            for path, place in places.items()
             if change in opened.changes.get(path, ())
         )
         if items:
@@ -550,11 +542,11 @@ def picture_sizes(
     Yields:
         Notes on sizes and tiny pictures, a warning about very narrow ones.
     """
-    shown: dict[Path, Item] = {}
-    for split in splits:
-        for path, row in split.pictures().items():
-            if path in sizes:
-                shown.setdefault(path, Item(str(path), _x(sizes[path]), split.file, row))
+    shown = {
+        path: Item(str(path), _x(sizes[path]), *place)
+        for path, place in _first_places(splits).items()
+        if path in sizes
+    }
     if not shown:
         return
     ordered = sorted((sizes[path] for path in shown), key=lambda size: size[0] * size[1])
@@ -571,6 +563,15 @@ def picture_sizes(
         message = f"{counted(len(narrow), 'picture')} more than {NARROW} times as long as wide"
         advice = "cut or pad them: some models refuse such pictures"
         yield Finding("narrow picture", "warning", task, "", message, advice, narrow)
+
+
+def _first_places(splits: Iterable[Split]) -> dict[Path, tuple[Path | None, int]]:
+    """Return each picture with the first file and row that shows it."""
+    places: dict[Path, tuple[Path | None, int]] = {}
+    for split in splits:
+        for path, row in split.pictures().items():
+            places.setdefault(path, (split.file, row))
+    return places
 
 
 def ambiguous_names(splits: Iterable[Split]) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -30,7 +31,8 @@ from undrift.data.row_pictures import (
     pictures_of,
     unread_media,
 )
-from undrift.data.types import Example
+from undrift.data.subset import hold_out
+from undrift.data.types import Example, Task
 from undrift.errors import DataError, brief
 
 Row = dict[str, Any]
@@ -96,6 +98,29 @@ class TaskFiles:
             number_repeats=split == "train",
             bad=bad,
         )
+
+    def task(
+        self, bad: list[BadRow] | None = None, *, held_out: float = 0.1, seed: int = 0
+    ) -> Task:
+        """Read the task.
+
+        Args:
+            bad: Receives the rows that cannot be used; without it, the first one is raised.
+            held_out: Which share of the training examples is asked if there is no test file.
+            seed: Another seed holds out others.
+
+        Returns:
+            The task.
+
+        Raises:
+            DataError: If a file or a row cannot be used.
+            ConfigError: If `held_out` cannot be.
+        """
+        splits = ("train", "validation", "test")
+        train, validation, test = (self.read(split, bad) for split in splits)
+        if "test" not in self.files:
+            train, test = hold_out(train, held_out, seed, self.pictures.root)
+        return Task(self.name, train, validation, test, self.scorer, self.max_new_tokens)
 
 
 def read_examples(
@@ -186,22 +211,22 @@ def examples_of(
     """
     answers = answers or AnswerReader()
     identity, key = _identity(row)
-    said = read_row(row)
+    parsed = read_row(row)
     given = pictures_of(row)
-    used = {*said.used, *KEYS, "system", *([key] if key else [])}
-    kept = {key: value for key, value in row.items() if key not in used} | dict(said.unread)
-    for held in (*given, *(held for turn in said.turns for held in turn.places)):
+    used = {*parsed.used, *KEYS, "system", *([key] if key else [])}
+    kept = {key: value for key, value in row.items() if key not in used} | dict(parsed.unread)
+    for held in (*given, *(held for turn in parsed.turns for held in turn.places)):
         for name, value in beside(held).items():
             kept.setdefault(f"image.{name}", []).append(value)
-    _check_keys(kept, said)
-    shown, wrong = _dealt(said, given)
+    _check_keys(kept, parsed)
+    shown, wrong = _dealt(parsed, given)
     if wrong := [*unread_media(kept, [one for each in shown for one in each]), *wrong]:
         raise DataError("; ".join(wrong))
-    system = _system(row, said)
+    system = _system(row, parsed)
     extra = MappingProxyType(kept) if kept else _NOTHING
     found: dict[int, Path] = {}  # a picture that several turns see is looked for once
     made = []
-    for place, (turn, seen) in enumerate(zip(said.turns, shown, strict=True), 1):
+    for place, (turn, seen) in enumerate(zip(parsed.turns, shown, strict=True), 1):
         question = turn.question.replace(IMAGE, "").strip()
         if not question:
             raise DataError(f"question {place} is empty")
@@ -214,19 +239,19 @@ def examples_of(
             if id(held) not in found:
                 found[id(held)] = find_picture(held, pictures)
         images = tuple(found[id(held)] for held in seen)
-        suffix = f"#{place}" if len(said.turns) > 1 else ""
+        suffix = f"#{place}" if len(parsed.turns) > 1 else ""
         accepted = answers.texts(turn.answer, turn.key)
         name = f"{identity if key else number}{suffix}"
         made.append(Example(name, question, accepted, images, extra, system))
     return made
 
 
-def _dealt(said: ParsedRow, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]]:
+def _dealt(parsed: ParsedRow, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]]:
     """Deal pictures to the turns that see them; also say where places and pictures differ.
 
     A turn sees the pictures up to its own. Where no place is marked, all are the first turn's.
     """
-    places = [[*turn.places] for turn in said.turns]
+    places = [[*turn.places] for turn in parsed.turns]
     own = [held for turn in places for held in turn if held is not None and type(held) is not int]
     open_places = sum(map(len, places)) - len(own)
     wrong = []
@@ -244,42 +269,36 @@ def _dealt(said: ParsedRow, given: Sequence[Any]) -> tuple[list[list[Any]], list
     if any(not 0 <= number < len(given) for number in numbers):
         return [[*own, *given] for _ in places], [f"parts name pictures {numbers} of {len(given)}"]
     waiting = iter(given)
-    shown: list[list[Any]] = []
-    seen = [] if open_places else [*given]
-    for turn in places:
-        seen = [
-            *seen,
-            *(
-                next(waiting) if held is None else given[held] if type(held) is int else held
-                for held in turn
-            ),
-        ]
-        shown.append(seen)
-    return shown, wrong
+    dealt = [
+        [next(waiting) if one is None else given[one] if type(one) is int else one for one in turn]
+        for turn in places
+    ]
+    before = [] if open_places else [*given]
+    return [*accumulate(dealt, initial=before)][1:], wrong
 
 
-def _check_keys(kept: Mapping[str, Any], said: ParsedRow) -> None:
+def _check_keys(kept: Mapping[str, Any], parsed: ParsedRow) -> None:
     """Refuse keys that are meant for the model, and that nothing reads."""
     for key, value in kept.items():
         if key.strip().lower() in _SYSTEM and value:
             raise DataError(f"the key {key!r} is not read; call it system")
         if key == "instruction" and value:
             raise DataError("instruction is not read here; put it into the question or into system")
-    texts = [text for turn in said.turns for text in (turn.question, str(turn.answer))]
+    texts = [text for turn in parsed.turns for text in (turn.question, str(turn.answer))]
     if "objects" in kept and any(mark in text for mark in _FILLED for text in texts):
         raise DataError(
             f"objects are not filled in; write them in the place of {' and '.join(_FILLED)}"
         )
 
 
-def _system(row: Row, said: ParsedRow) -> str:
+def _system(row: Row, parsed: ParsedRow) -> str:
     """Return the system turn, from the row or from its first turn."""
     given = row.get("system", "")
     if not isinstance(given, str):
         raise DataError(f"system should be a text, found {brief(given)}")
-    if given.strip() and said.system.strip() and given.strip() != said.system.strip():
+    if given.strip() and parsed.system.strip() and given.strip() != parsed.system.strip():
         raise DataError("system and the first turn hold different system turns; leave one out")
-    system = given if given.strip() else said.system
+    system = given if given.strip() else parsed.system
     if IMAGE in system:
         raise DataError(f"the system's turn holds {IMAGE}; pictures belong to questions")
     return system if system.strip() else ""

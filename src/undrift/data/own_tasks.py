@@ -95,8 +95,8 @@ def own_task(
 
 
 def is_one_task(place: Path) -> bool:
-    """Tell whether a folder is one task's, or a saved DatasetDict."""
-    return is_dataset_dict(place) or has_train(place)
+    """Tell whether a folder is one task's, with its rows right in it, or a saved DatasetDict."""
+    return is_dataset_dict(place) or bool(_of_split(rows_folder(place), "train"))
 
 
 def own_tasks(place: Path, lost: Lost | None) -> Iterator[OwnTask]:
@@ -216,11 +216,6 @@ def has_rows(folder: Path) -> bool:
     if is_dataset_dict(folder) or any(_of_split(folder, split) for split in _SPLITS):
         return True
     return any(path.suffix.lower() in SUFFIXES or is_dataset(path) for path in folder.iterdir())
-
-
-def has_train(folder: Path) -> bool:
-    """Tell whether a folder is one task's, with its rows of train right in it."""
-    return bool(_of_split(rows_folder(folder), "train"))
 
 
 def unread_in(folder: Path, read: set[Path]) -> Iterator[Path]:

@@ -66,11 +66,12 @@ class Survey(NamedTuple):
     changes: dict[Path, tuple[Change, ...]]
 
 
-def open_picture(path: Path) -> Image.Image:
+def open_picture(path: Path, side: int | None = None) -> Image.Image:
     """Open a picture as people see it, see `as_seen`; of several frames the first.
 
     Args:
         path: The file.
+        side: For people to look at, its longest side is made to have at most so many pixels.
 
     Returns:
         The picture as RGB, fully read.
@@ -79,7 +80,7 @@ def open_picture(path: Path) -> Image.Image:
         DataError: If the file is missing, damaged or no picture, if it is no regular file, or if
             its header tells of more than `MAX_PIXELS`; then nothing has been decoded.
     """
-    opened = _opened(path)
+    opened = _opened(path, side)
     if isinstance(opened, str):
         raise DataError(f"cannot read the picture {path}: {opened}")
     return opened[0]
@@ -104,25 +105,6 @@ def as_seen(picture: Image.Image) -> Image.Image:
             sign, and floating-point numbers beyond 0 to 1.
     """
     return _seen(picture)[0]
-
-
-def small_picture(path: Path, side: int) -> Image.Image:
-    """Open a picture for people to look at: as they see it, and small.
-
-    Args:
-        path: The file.
-        side: Its longest side has at most so many pixels.
-
-    Returns:
-        The picture as RGB.
-
-    Raises:
-        DataError: See `open_picture`.
-    """
-    opened = _opened(path, side)
-    if isinstance(opened, str):
-        raise DataError(f"cannot read the picture {path}: {opened}")
-    return opened[0]
 
 
 def survey(
@@ -158,22 +140,6 @@ def survey(
     finally:
         pool.shutdown(cancel_futures=True)  # when stopped, the rest is not opened first
     return found
-
-
-def unreadable(
-    paths: Iterable[Path], workers: int | None = None, progress: Progress | None = None
-) -> dict[Path, str]:
-    """Find the pictures that `open_picture` would refuse; see `survey`.
-
-    Args:
-        paths: Picture files, in any order, repetitions allowed.
-        workers: Threads; one a CPU if not given, and 32 at the most.
-        progress: Called with (pictures done, pictures in all).
-
-    Returns:
-        What is wrong with each of them; the good ones are left out.
-    """
-    return survey(paths, workers, progress).unreadable
 
 
 def _try(paths: Iterable[Path]) -> list[tuple[tuple[int, int], tuple[Change, ...]] | str]:

@@ -81,11 +81,8 @@ class Renderer:
         """Tokenise prompts as the processor would; equal ones once."""
         distinct = list(dict.fromkeys(prompts))
         made = self.tokenizer(distinct, **self.text_options)["input_ids"]
-        known = {
-            prompt: ids[: len(ids) - self.behind]
-            for prompt, ids in zip(distinct, made, strict=True)
-        }
-        return [known[prompt] for prompt in prompts]
+        known = dict(zip(distinct, made, strict=True))
+        return [known[prompt][: len(known[prompt]) - self.behind] for prompt in prompts]
 
     @property
     def text_options(self) -> dict[str, bool]:

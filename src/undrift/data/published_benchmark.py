@@ -24,7 +24,7 @@ from undrift.data.json_and_csv import read_json
 from undrift.data.picture_folder import PictureFolder, existing, existing_path
 from undrift.data.progress_bar import bar
 from undrift.data.row_files import BadRow
-from undrift.data.types import Benchmark, Example, Task
+from undrift.data.types import Benchmark, Example, Task, chosen
 from undrift.errors import ConfigError, DataError, unknown
 from undrift.untrusted import is_folder, is_regular, strange_kind
 
@@ -181,16 +181,10 @@ class PublishedBenchmark:
             ConfigError: If no folder is given.
             DataError: If a folder or file is missing, or a row cannot be used.
         """
-        tasks = []
         with bar(self.sources(root, only=only), f"reading {self.name}", shown=progress) as found:
-            for files in found:
-                train, test = files.read("train", bad), files.read("test", bad)
-                task = Task(files.name, train, (), test, files.scorer, files.max_new_tokens)
-                tasks.append(task)
-        orders = {"reversed": tuple(task.name for task in reversed(tasks))}
+            tasks = [files.task(bad) for files in found]
         place = _inner(self._folder(root), self.pictures or self.instructions)
-        digest = fingerprint(tasks, place)
-        return Benchmark(self.name, self.version, tuple(tasks), self.licence, orders, digest)
+        return benchmark_of(tasks, place, self.name, self.version, self.licence)
 
     def sources(
         self,
@@ -219,20 +213,15 @@ class PublishedBenchmark:
             instructions = existing(folder, (self.instructions,))
         else:
             instructions = _inner(folder, self.instructions)
-        names = [task.name for task in self.tasks]
-        for wanted in only or ():
-            if wanted not in names:
-                raise unknown("task", wanted, names)
         images = _inner(folder, self.pictures) if self.pictures else None
         found = []
-        for task in self.tasks:
-            if only is None or task.name in only:
-                try:
-                    found.append(task.files(instructions, images))
-                except DataError as error:
-                    if lost is None:
-                        raise
-                    lost[task.name] = str(error)
+        for task in chosen(self.tasks, only):
+            try:
+                found.append(task.files(instructions, images))
+            except DataError as error:
+                if lost is None:
+                    raise
+                lost[task.name] = str(error)
         return found
 
     def _folder(self, root: Path | None) -> Path:
@@ -257,6 +246,14 @@ def data_folder(name: str, root: Path | None, holds: str) -> Path:
     if root is None:
         raise ConfigError(f"{name} is read from a folder of yours: add --data DIR, with {holds}")
     return existing_path(Path(root))
+
+
+def benchmark_of(
+    tasks: Sequence[Task], pictures: Path, name: str, version: str, licence: str
+) -> Benchmark:
+    """Return the benchmark of tasks, with an order "reversed"; see `fingerprint` for `pictures`."""
+    orders = {"reversed": tuple(task.name for task in reversed(tasks))}
+    return Benchmark(name, version, tuple(tasks), licence, orders, fingerprint(tasks, pictures))
 
 
 def fingerprint(tasks: Sequence[Task], root: Path) -> str:

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from undrift.errors import DataError, unknown
 from undrift.scoring import check_scorer
 from undrift.untrusted import half_character
+
+T = TypeVar("T")
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -158,3 +160,12 @@ class Benchmark:
             if name not in by_name:
                 raise unknown("task", name, by_name)
         return tuple(by_name[name] for name in order)
+
+
+def chosen(tasks: Sequence[T], only: Sequence[str] | None) -> list[T]:
+    """Return the tasks, or what has their names, that `only` names; all if it is None."""
+    names = [getattr(task, "name", "") for task in tasks]
+    for wanted in only or ():
+        if wanted not in names:
+            raise unknown("task", wanted, names)
+    return [task for task, name in zip(tasks, names, strict=True) if only is None or name in only]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from undrift.data.benchmarks.folder import OwnTask, read_own
+from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.processor import text_only
 from undrift.data.row_files import BadRow
 from undrift.data.types import Benchmark, Task
@@ -184,9 +184,9 @@ class Learn:
     def _read(self, own: OwnTask, held_out: float) -> tuple[Task, list[Skipped]]:
         seed = self.config.seed
         if not self.config.skip_bad:
-            return read_own(own.source(), held_out=held_out, seed=seed), []
+            return own.source().task(held_out=held_out, seed=seed), []
         bad: list[BadRow] = []
-        task = read_own(own.source(), held_out=held_out, seed=seed, bad=bad)
+        task = own.source().task(bad, held_out=held_out, seed=seed)
         (task,), pictures = without_bad([task], self.progress, self._backbone or self.config.base)
         return task, [*rows_skipped(bad), *pictures]
 

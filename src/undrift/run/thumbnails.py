@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from undrift.data.picture_decoding import small_picture
+from undrift.data.picture_decoding import open_picture
 from undrift.data.types import Task
 from undrift.rundir import RunDir, atomic_folder
 
@@ -41,5 +41,5 @@ def keep_pictures(files: RunDir, index: int, task: Task) -> None:
 
 def _webp(path: Path) -> bytes:
     written = io.BytesIO()
-    small_picture(path, SIDE).save(written, "WEBP", quality=_QUALITY, method=2)
+    open_picture(path, SIDE).save(written, "WEBP", quality=_QUALITY, method=2)
     return written.getvalue()

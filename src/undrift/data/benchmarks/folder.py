@@ -2,7 +2,7 @@
 
 Folders are learned in the order of their names, and pictures' names are relative to the task's
 folder. `validation` and `test` may be missing; without test rows, part of the training examples is
-held out. docs/data.md shows every format and shape of rows that is read::
+held out. docs/data.md shows every format and layout of rows that is read::
 
     DATA/01-birds/    train.json, test.json, photos/0001.jpg ...
     DATA/02-charts/   train.csv ...
@@ -29,25 +29,18 @@ from pathlib import Path
 from typing import Any
 
 from undrift.data.instructions import Lost, TaskFiles
-from undrift.data.own_tasks import (
-    OwnTask,
-    is_one_task,
-    own_task,
-    own_tasks,
-    rows_folder,
-    unread_in,
-)
+from undrift.data.own_tasks import OwnTask, is_one_task, own_task, own_tasks, rows_folder, unread_in
 from undrift.data.parquet import is_dataset
 from undrift.data.picture_folder import existing_path
 from undrift.data.progress_bar import bar
-from undrift.data.published_benchmark import data_folder, fingerprint
+from undrift.data.published_benchmark import benchmark_of, data_folder
 from undrift.data.row_files import SUFFIXES, BadRow, first_parts, parts_of
 from undrift.data.subset import hold_out
-from undrift.data.types import Benchmark, Task
-from undrift.errors import ConfigError, DataError, unknown
+from undrift.data.types import Benchmark, chosen
+from undrift.errors import ConfigError, DataError
 from undrift.untrusted import is_folder, is_regular, strange_kind
 
-__all__ = ["OwnTask", "benchmark", "hold_out", "own_task", "read_own", "sources", "unread"]
+__all__ = ["OwnTask", "benchmark", "hold_out", "own_task", "sources", "unread"]
 
 LIST = "tasks.yaml"
 
@@ -84,12 +77,11 @@ def benchmark(
     """
     there = sources(root, images=images, scorer=scorer, booleans=booleans)
     with bar(there, "reading your data", shown=progress) as found:
-        tasks = [read_own(source, held_out=held_out, seed=seed, bad=bad) for source in found]
-    orders = {"reversed": tuple(task.name for task in reversed(tasks))}
+        tasks = [source.task(bad, held_out=held_out, seed=seed) for source in found]
     terms = "your own data: undrift knows nothing of its terms"
     given = _given(root)
-    digest = fingerprint(tasks, given if is_folder(given) else given.parent)
-    return Benchmark("folder", "own", tuple(tasks), terms, orders, digest)
+    pictures = given if is_folder(given) else given.parent
+    return benchmark_of(tasks, pictures, "folder", "own", terms)
 
 
 def sources(
@@ -131,38 +123,11 @@ def sources(
             f"{place} holds no task; expected folders with a train.json (or .jsonl, .csv, .tsv, "
             f".parquet, a dataset), or {LIST}"
         )
-    for wanted in only or ():
-        if wanted not in {task.name for task in own}:
-            raise unknown("task", wanted, [task.name for task in own])
+    own = chosen(own, only)
     settings = {"scorer": scorer, "booleans": booleans}
     settings |= {"images": None if images is None else existing_path(Path(images))}
     given: dict[str, Any] = {key: value for key, value in settings.items() if value is not None}
-    wanted = [task for task in own if only is None or task.name in only]
-    return [replace(task, **given).source() for task in wanted]
-
-
-def read_own(
-    source: TaskFiles, *, held_out: float, seed: int, bad: list[BadRow] | None = None
-) -> Task:
-    """Read one task of yours.
-
-    Args:
-        source: Its files.
-        held_out: Which share of the training examples is asked if there is no test file.
-        seed: Another seed holds out others.
-        bad: Receives the rows that cannot be used; without it, the first one is raised.
-
-    Returns:
-        The task.
-
-    Raises:
-        DataError: If a file or a row cannot be used.
-        ConfigError: If `held_out` cannot be.
-    """
-    train, validation, test = (source.read(split, bad) for split in ("train", "validation", "test"))
-    if "test" not in source.files:
-        train, test = hold_out(train, held_out, seed, source.pictures.root)
-    return Task(source.name, train, validation, test, source.scorer, source.max_new_tokens)
+    return [replace(task, **given).source() for task in own]
 
 
 def _given(root: Path | None) -> Path:

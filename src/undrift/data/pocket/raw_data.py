@@ -13,6 +13,7 @@ import gzip
 import importlib
 import json
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from importlib import resources
 from pathlib import Path
@@ -39,17 +40,7 @@ FONTS = {
 
 
 def package(name: str) -> ModuleType:
-    """Import a package of the `pocket` extra.
-
-    Args:
-        name: The module.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingExtra: the package is not installed; the message names the pip command.
-    """
+    """Import a package of the `pocket` extra; a MissingExtra names the pip command."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -85,9 +76,7 @@ def films(directors: int = 48) -> list[dict[str, Any]]:
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT ID, Title, Year, Director FROM omdb ORDER BY ID").fetchall()
     rows = [r for r in rows if r[3] and r[3].isascii() and "," not in r[3] and len(r[3]) <= 18]
-    count: dict[str, int] = {}
-    for *_, director in rows:
-        count[director] = count.get(director, 0) + 1
+    count = Counter(director for *_, director in rows)
     kept = set(sorted(count, key=lambda d: (-count[d], d))[:directors])
     return [
         {"id": i, "title": title, "year": year, "director": director}
@@ -123,9 +112,7 @@ def counties(states: int = 24) -> list[dict[str, Any]]:
         state = record["detailed_name"].split(", ")[-1]
         lons, lats = np.asarray(record["lons"]), np.asarray(record["lats"])
         rows.append({"id": f"{state_id}-{county_id}", "state": state, "lons": lons, "lats": lats})
-    count: dict[str, int] = {}
-    for row in rows:
-        count[row["state"]] = count.get(row["state"], 0) + 1
+    count = Counter(row["state"] for row in rows)
     outside = {"Puerto Rico", "Alaska", "Hawaii"}
     kept = sorted((s for s in count if s not in outside), key=lambda s: (-count[s], s))[:states]
     return [row for row in rows if row["state"] in set(kept)]
@@ -157,8 +144,8 @@ def biopsies() -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def icons() -> list[str]:
     """Characters of the solid icons of Font Awesome Free (OFL), in the order of their names."""
-    root = _folder("fontawesomefree") / "static" / "fontawesomefree"
-    families = json.loads((root / "metadata" / "icon-families.json").read_text(encoding="utf-8"))
+    text = (_icons() / "metadata" / "icon-families.json").read_text(encoding="utf-8")
+    families = json.loads(text)
     solid = {"family": "classic", "style": "solid"}
     names = sorted(n for n, i in families.items() if solid in i["familyStylesByLicense"]["free"])
     return [chr(int(families[n]["unicode"], 16)) for n in names if len(n) > 1]
@@ -166,8 +153,11 @@ def icons() -> list[str]:
 
 def icon_font() -> Path:
     """Font Awesome's solid icons as a TrueType font."""
-    root = _folder("fontawesomefree") / "static" / "fontawesomefree"
-    return root / "webfonts" / "fa-solid-900.ttf"
+    return _icons() / "webfonts" / "fa-solid-900.ttf"
+
+
+def _icons() -> Path:
+    return _folder("fontawesomefree") / "static" / "fontawesomefree"
 
 
 @functools.cache

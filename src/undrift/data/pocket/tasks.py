@@ -24,6 +24,8 @@ WORD = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 BOX = "Please provide the bounding box coordinate."
 
+SHARES = (0.40, 0.36, 0.08)  # of pretrain, train and validation; test has the rest
+
 Item = Any
 Pools = Mapping[str, Sequence[Item]]
 Ask = tuple[str, str]  # (question without its format line, answer)
@@ -35,29 +37,39 @@ class PocketTask:
 
     Attributes:
         name: The task's name.
-        form: The format line that ends every question.
         sizes: Examples in `train`, `validation` and `test`.
-        pools: Returns the items of each split; `group` of no item occurs in two splits.
         group: The leak rule: what must not be shared between splits.
         draw: Draws an item on 96 x 96 pixels.
         ask: The questions about an item, each with its answer.
         attributes: What a picture shows, as name -> class; used only to pretrain the backbone.
         leak_rule: `group` in words.
+        items: All items, dealt to the splits by a hash of their group.
+        own_pools: Returns the items of each split, where a hash alone does not deal them.
+        shares: See `SHARES`.
+        form: The format line that ends every question.
         scorer: The scorer's name.
         max_new_tokens: Room for the longest answer.
     """
 
     name: str
-    form: str
     sizes: Mapping[str, int]
-    pools: Callable[[], Pools]
     group: Callable[[Item], Hashable]
     draw: Callable[[Item, Random], Image.Image]
     ask: Callable[[Item], Sequence[Ask]]
     attributes: Callable[[Item], Mapping[str, Hashable]]
     leak_rule: str
+    items: Callable[[], Sequence[Item]] = tuple
+    own_pools: Callable[[], Pools] | None = None
+    shares: tuple[float, float, float] = SHARES
+    form: str = WORD
     scorer: str = "exact"
     max_new_tokens: int = 6
+
+    def pools(self) -> Pools:
+        """Return the items of each split; `group` of no item occurs in two splits."""
+        if self.own_pools is not None:
+            return self.own_pools()
+        return by_hash(self.name, self.items(), self.group, self.shares)
 
 
 def sizes(train: int, validation: int = 100, test: int = 150) -> dict[str, int]:
@@ -65,19 +77,8 @@ def sizes(train: int, validation: int = 100, test: int = 150) -> dict[str, int]:
     return {"train": train, "validation": validation, "test": test}
 
 
-def pool_of(
-    task: str, group: Hashable, shares: tuple[float, float, float] = (0.40, 0.36, 0.08)
-) -> str:
-    """Assign a group to a split by a hash, so that adding items never moves others.
-
-    Args:
-        task: The task's name, part of the hash.
-        group: The group of the leak rule.
-        shares: Shares of pretrain, train and validation; test has the rest.
-
-    Returns:
-        The name of the split.
-    """
+def pool_of(task: str, group: Hashable, shares: tuple[float, float, float] = SHARES) -> str:
+    """Assign a group to a split by a hash, so that adding items never moves others."""
     digest = hashlib.blake2b(f"{task}:{group!r}".encode(), digest_size=8).digest()
     u = int.from_bytes(digest, "big") / 2**64
     for name, share in zip(SPLITS, shares, strict=False):
@@ -91,7 +92,7 @@ def by_hash(
     task: str,
     items: Sequence[Item],
     group: Callable[[Item], Hashable],
-    shares: tuple[float, float, float] = (0.40, 0.36, 0.08),
+    shares: tuple[float, float, float] = SHARES,
 ) -> dict[str, list[Item]]:
     """Items of each split, groups kept together."""
     pools: dict[str, list[Item]] = {name: [] for name in SPLITS}
@@ -101,10 +102,6 @@ def by_hash(
 
 
 # --- words: real typefaces; a typeface of the test set occurs in no other split ---------------
-
-
-def _word_pools() -> dict[str, list[tuple[str, str]]]:
-    return {s: [(w, face) for face in raw_data.FONTS[s] for w in raw_data.WORDS] for s in SPLITS}
 
 
 def _draw_word(item: tuple[str, str], rng: Random) -> Image.Image:
@@ -118,9 +115,10 @@ def _draw_word(item: tuple[str, str], rng: Random) -> Image.Image:
 
 WORDS = PocketTask(
     name="words",
-    form=WORD,
     sizes=sizes(2400),
-    pools=_word_pools,
+    own_pools=lambda: {
+        s: [(word, face) for face in raw_data.FONTS[s] for word in raw_data.WORDS] for s in SPLITS
+    },
     group=lambda item: item[1],
     draw=_draw_word,
     ask=lambda item: [("What is written in the picture?", item[0])],
@@ -132,11 +130,6 @@ WORDS = PocketTask(
 # --- forms: a row of Superstore, four fields, the key above its value -------------------------
 
 FIELDS = ("Segment", "Region", "Category", "Sub-Category", "Ship Mode")
-
-
-def _form_items() -> list[tuple[int, tuple[str, ...]]]:
-    rows = raw_data.orders()
-    return [(i, tuple(row[f] for f in FIELDS)) for i, row in enumerate(rows)]
 
 
 def _draw_form(item: tuple[int, tuple[str, ...]], rng: Random) -> Image.Image:
@@ -151,20 +144,17 @@ def _draw_form(item: tuple[int, tuple[str, ...]], rng: Random) -> Image.Image:
     return picture
 
 
-def _ask_form(item: tuple[int, tuple[str, ...]]) -> list[Ask]:
-    return [
-        (f"What is the {key.lower()}?", v) for key, v in zip(FIELDS[:4], item[1][:4], strict=True)
-    ]
-
-
 FORMS = PocketTask(
     name="forms",
-    form=WORD,
     sizes=sizes(1600),
-    pools=lambda: by_hash("forms", _form_items(), lambda item: item[1]),
+    items=lambda: [
+        (i, tuple(row[field] for field in FIELDS)) for i, row in enumerate(raw_data.orders())
+    ],
     group=lambda item: item[1],
     draw=_draw_form,
-    ask=_ask_form,
+    ask=lambda item: [
+        (f"What is the {key.lower()}?", v) for key, v in zip(FIELDS[:4], item[1][:4], strict=True)
+    ],
     attributes=lambda item: dict(zip((f"form {f}" for f in FIELDS), item[1], strict=True)),
     leak_rule="combinations of the five printed values are disjoint",
     max_new_tokens=10,
@@ -191,9 +181,8 @@ def _draw_poster(item: dict[str, Any], rng: Random) -> Image.Image:
 
 POSTERS = PocketTask(
     name="posters",
-    form=WORD,
     sizes=sizes(1200),
-    pools=lambda: by_hash("posters", raw_data.films(), lambda film: film["title"]),
+    items=raw_data.films,
     group=lambda film: film["title"],
     draw=_draw_poster,
     ask=lambda film: [("Who directed this film?", film["director"])],
@@ -204,11 +193,13 @@ POSTERS = PocketTask(
 
 # --- charts: children per woman in four countries ---------------------------------------------
 
+Bars = tuple[int, tuple[tuple[str, float], ...]]  # the year, and each country with its value
 
-def _chart_pools() -> dict[str, list[tuple[int, tuple[tuple[str, float], ...]]]]:
+
+def _chart_pools() -> dict[str, list[Bars]]:
     table = raw_data.fertility()
     groups = by_hash("charts", list(table), lambda country: country)
-    pools: dict[str, list[tuple[int, tuple[tuple[str, float], ...]]]] = {}
+    pools: dict[str, list[Bars]] = {}
     for split, countries in groups.items():
         rng, items = Random(f"charts:{split}"), []
         while len(items) < 2500:
@@ -224,7 +215,7 @@ def _chart_pools() -> dict[str, list[tuple[int, tuple[tuple[str, float], ...]]]]
     return pools
 
 
-def _draw_chart(item: tuple[int, tuple[tuple[str, float], ...]], rng: Random) -> Image.Image:
+def _draw_chart(item: Bars, rng: Random) -> Image.Image:
     year, bars = item
     picture, pen = canvas(rng)
     text(pen, (4, 2, SIDE - 4, 12), f"children a woman, {year}", "DejaVuSans", (60, 60, 60), 9)
@@ -237,7 +228,7 @@ def _draw_chart(item: tuple[int, tuple[tuple[str, float], ...]], rng: Random) ->
     return picture
 
 
-def _extremes(item: tuple[int, tuple[tuple[str, float], ...]]) -> tuple[str, str]:
+def _extremes(item: Bars) -> tuple[str, str]:
     values = [value for _, value in item[1]]
     return "ABCD"[values.index(max(values))], "ABCD"[values.index(min(values))]
 
@@ -246,7 +237,7 @@ CHARTS = PocketTask(
     name="charts",
     form=LETTER,
     sizes=sizes(1600),
-    pools=_chart_pools,
+    own_pools=_chart_pools,
     group=lambda item: frozenset(country for country, _ in item[1]),
     draw=_draw_chart,
     ask=lambda item: [
@@ -280,9 +271,8 @@ def _draw_digit(item: int, rng: Random) -> Image.Image:
 
 DIGITS = PocketTask(
     name="digits",
-    form=WORD,
     sizes=sizes(1200),
-    pools=lambda: by_hash("digits", range(5000), lambda i: i),
+    items=lambda: range(5000),
     group=lambda i: i,
     draw=_draw_digit,
     ask=lambda i: [("Which digit is written by hand?", NUMBER[raw_data.handwriting()[i][1]])],
@@ -317,11 +307,8 @@ def _draw_county(item: int, rng: Random) -> Image.Image:
 
 COUNTIES = PocketTask(
     name="counties",
-    form=WORD,
     sizes=sizes(1600),
-    pools=lambda: by_hash(
-        "counties", range(len(raw_data.counties())), lambda i: raw_data.counties()[i]["id"]
-    ),
+    items=lambda: range(len(raw_data.counties())),
     group=lambda i: raw_data.counties()[i]["id"],
     draw=_draw_county,
     ask=lambda i: [
@@ -340,8 +327,8 @@ BANDS = 18  # of 20 degrees; a tile lies inside one band
 def _satellite_pools() -> dict[str, list[tuple[int, float, float]]]:
     pools: dict[str, list[tuple[int, float, float]]] = {name: [] for name in SPLITS}
     order = Random("satellite:bands").sample(range(BANDS), BANDS)
-    split = dict(zip(order, ["pretrain"] * 7 + ["train"] * 6 + ["validation"] * 2 + ["test"] * 3,
-                     strict=True))  # fmt: skip
+    numbers = ["pretrain"] * 7 + ["train"] * 6 + ["validation"] * 2 + ["test"] * 3
+    split = dict(zip(order, numbers, strict=True))
     for band in range(BANDS):
         rng, found = Random(f"satellite:{band}"), {q: [] for q in range(5)}
         for _ in range(1500):
@@ -384,9 +371,8 @@ def _quarters(item: tuple[int, float, float]) -> int:
 
 SATELLITE = PocketTask(
     name="satellite",
-    form=WORD,
     sizes=sizes(800),
-    pools=_satellite_pools,
+    own_pools=_satellite_pools,
     group=lambda tile: tile[0],
     draw=_draw_tile,
     ask=lambda tile: [
@@ -437,9 +423,8 @@ def _draw_molecule(item: tuple[str, str, int], rng: Random) -> Image.Image:
 
 MOLECULES = PocketTask(
     name="molecules",
-    form=WORD,
     sizes=sizes(1200),
-    pools=lambda: by_hash("molecules", _molecule_items(), lambda m: m[1]),
+    items=_molecule_items,
     group=lambda m: m[1],
     draw=_draw_molecule,
     ask=lambda m: [("How many rings does the molecule have?", str(m[2]))],
@@ -459,6 +444,7 @@ def _standardised() -> np.ndarray:
 
 
 _BIOPSY = (0.20, 0.48, 0.07)
+_BIOPSY_QUESTION = "The star shows ten measurements of a tumour. Is it A. malignant or B. benign?"
 
 
 def _draw_star(item: int, rng: Random) -> Image.Image:
@@ -473,24 +459,16 @@ def _draw_star(item: int, rng: Random) -> Image.Image:
     return picture
 
 
-def _malignant(item: int) -> int:
-    return int(raw_data.biopsies()[1][item])
-
-
 BIOPSY = PocketTask(
     name="biopsy",
     form=LETTER,
     sizes=sizes(320, validation=40, test=140),
-    pools=lambda: by_hash("biopsy", range(len(raw_data.biopsies()[1])), lambda i: i, _BIOPSY),
+    items=lambda: range(len(raw_data.biopsies()[1])),
+    shares=_BIOPSY,
     group=lambda i: i,
     draw=_draw_star,
-    ask=lambda i: [
-        (
-            "The star shows ten measurements of a tumour. Is it A. malignant or B. benign?",
-            "BA"[_malignant(i)],
-        )
-    ],
-    attributes=lambda i: {"malignant": _malignant(i)},
+    ask=lambda i: [(_BIOPSY_QUESTION, "BA"[int(raw_data.biopsies()[1][i])])],
+    attributes=lambda i: {"malignant": int(raw_data.biopsies()[1][i])},
     leak_rule="rows are disjoint; scaled by quantiles of pretraining and training rows",
 )
 
@@ -533,7 +511,7 @@ GROUNDING = PocketTask(
     name="grounding",
     form=BOX,
     sizes=sizes(2400),
-    pools=_icon_pools,
+    own_pools=_icon_pools,
     group=lambda item: frozenset(item["icons"]),
     draw=_draw_icons,
     ask=lambda item: [("Where is the green icon?", box_of(item["cells"][0]))],
