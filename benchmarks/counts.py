@@ -25,7 +25,7 @@ from benchmarks.variants import (
     training_step,
 )
 from undrift.tuner import layers, statistics
-from undrift.tuner.tokens import Tokens
+from undrift.tuner.token_mask import Tokens
 
 SMALL = 64
 # Whatever makes the host wait for a device: reading a value, or a size that depends on values.
@@ -89,7 +89,7 @@ def operation_bars() -> list[Bar]:
     training_step(model, x)()
     with Operations() as counted:
         model(inputs_embeds=x, attention_mask=mask)  # sets the context
-        context.current = DeviceTokens(mask, content=context.current.content)
+        context.tokens = DeviceTokens(mask, content=context.tokens.content)
         model.base_model.model.forward(inputs_embeds=x).sum().backward()
     reads = sum(counted.names[name] for name in READS)
     return [*bars, Bar("block: synchronisations with statistics of 1/8", reads, 0)]

@@ -105,18 +105,18 @@ def learner(name: str, backbone: Backbone, made: Batches, steps: int) -> Learner
     own = copy.copy(backbone)
     own.model = copy.deepcopy(backbone.model)
     set_seed(0)
-    method.inputs = own.inputs  # EWC reads the loader's batches
     model = method.attach(own.model).train()
     optimizer, state = _begin(method, model, STEPS)
     for left in reversed(range(TASKS - 1)):
         for _ in range(STEPS):
-            _step(method, model, optimizer, state, own.inputs(made[0]))
-        method.on_train_end(
-            None, state, _control(), model=model, optimizer=optimizer, train_dataloader=made
-        )
+            _step(method, model, optimizer, state, own, made[0])
+        with method.preparing(own.inputs):  # EWC reads the loader's batches
+            method.on_train_end(
+                None, state, _control(), model=model, optimizer=optimizer, train_dataloader=made
+            )
         optimizer, state = _begin(method, model, STEPS if left else steps)
     return Learner(
-        lambda: _step(method, model, optimizer, state, own.inputs(made[0])),
+        lambda: _step(method, model, optimizer, state, own, made[0]),
         method.config.rank if ranked else None,
         grows,
         limit,
@@ -148,9 +148,12 @@ def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: SimpleNamespace,
-    inputs: Mapping[str, Any],
+    backbone: Backbone,
+    batch: Mapping[str, Any],
 ) -> None:
-    method.loss(model, {**inputs, "use_cache": False}).backward()
+    with backbone.reading(batch) as inputs:
+        loss = method.loss(model, {**inputs, "use_cache": False})
+    loss.backward()
     trained = [p for p in model.parameters() if p.grad is not None]
     torch.nn.utils.clip_grad_norm_(trained, 1.0)
     optimizer.step()

@@ -26,7 +26,7 @@ from benchmarks.variants import (
     training_step,
 )
 from undrift.core.routing import add_mixture, pack
-from undrift.core.stepping import StepHook
+from undrift.core.step_hook import StepHook
 from undrift.core.steps import a_metric, damping, expert_a_step, gain, router_step
 from undrift.methods.same import Same
 

@@ -6,7 +6,7 @@ import torch
 
 from tests.methods import training
 from tests.tuner.llava import tiny_batch
-from undrift.tuner.pool import pool_layers
+from undrift.tuner.pool_lora import pool_layers
 
 SCALE = 2.0  # alpha over rank, as configured by default
 

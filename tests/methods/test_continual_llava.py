@@ -8,8 +8,8 @@ from tests.methods import training
 from tests.methods.training import SMALL, attached, batch_of, learn
 from undrift.methods.continual_llava import ContinualLlava
 from undrift.methods.shared.prompt_features import embedding_centre
-from undrift.tuner import GateContext
-from undrift.tuner.pool import gate_context, pool_layers
+from undrift.tuner import ForwardContext
+from undrift.tuner.pool_lora import gate_context, pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -24,8 +24,8 @@ def gates_of(method, model, batch):
     model.eval()
     with torch.no_grad():
         logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
-    context: GateContext = gate_context(model)
-    return context.for_layer(next(iter(pool_layers(model)))).clone(), logits
+    context: ForwardContext = gate_context(model)
+    return context.gates_of(next(iter(pool_layers(model)))).clone(), logits
 
 
 def test_shares_are_the_nearest_keys_cosines_over_their_sum():

@@ -12,8 +12,8 @@ from tests.tuner.llava import tiny_batch
 from undrift.errors import ConfigError
 from undrift.methods.disco import Disco
 from undrift.methods.shared.prompt_features import features
-from undrift.tuner import PromptContext
-from undrift.tuner.pool import pool_layers
+from undrift.tuner import ForwardContext
+from undrift.tuner.pool_lora import pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -38,7 +38,7 @@ def weights_of(method, model, batch):
 
 def features_of(method, model, batch):
     seen = []
-    context = PromptContext.of(model)
+    context = ForwardContext.of(model)
     before, context.on_prompt = context.on_prompt, seen.append
     method._context.set("all")
     with torch.no_grad():

@@ -208,6 +208,6 @@ def test_the_trainers_own_inputs_are_what_the_model_is_asked():
     method = Ewc(**SMALL)
     model = attached(method)
     seen = []
-    method.inputs = lambda batch: seen.append(batch) or batch
-    learn(method, model, steps=2)
+    with method.preparing(lambda batch: seen.append(batch) or batch):
+        learn(method, model, steps=2)
     assert len(seen) == 2 and torch.equal(seen[0]["input_ids"], batch_of(1, 0)["input_ids"])

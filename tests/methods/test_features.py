@@ -13,7 +13,7 @@ from undrift.methods.shared.prompt_features import (
     features,
     hidden_features,
 )
-from undrift.tuner import Prompt, PromptContext
+from undrift.tuner import ForwardContext, Prompt
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -28,7 +28,7 @@ def prompt_of(model, side="right", rows=slice(None), answers=2) -> Prompt:
         last = int(mask.nonzero().max())
         given["labels"][row, last - answers + 1 : last + 1] = 7
     seen = []
-    context = PromptContext.attach(model)
+    context = ForwardContext.attach(model)
     context.on_prompt = seen.append
     with torch.no_grad():
         model(**given)

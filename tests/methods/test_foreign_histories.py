@@ -17,7 +17,7 @@ from tests.methods.test_history_travels import ALL, loaded, same, second, taught
 from tests.methods.test_trainers import Stop, Task, train
 from tests.methods.training import SMALL, attached, learn, weights
 from tests.tuner.llava import tiny_llava
-from undrift.core.stepping import StepHook
+from undrift.core.step_hook import StepHook
 from undrift.errors import ConfigError, RunDirError
 from undrift.methods.shared.model_card import RECORD
 from undrift.methods.shared.sidecar import Sidecar, sidecars

@@ -23,7 +23,7 @@ from undrift.methods.ewc import Ewc
 from undrift.methods.finetune import Finetune
 from undrift.methods.same import Same
 from undrift.methods.steadylora import SteadyLora
-from undrift.tuner.packing import packed_examples
+from undrift.tuner.token_mask import packed_examples
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
@@ -206,7 +206,7 @@ def test_one_that_nobody_sees_beforehand_is_refused_at_its_second_step():
     learn(method, model, 1, steps=2)
     method.task_start(model, 2, 3)
     held = list(method.step_transforms(model))
-    from undrift.core.stepping import StepHook
+    from undrift.core.step_hook import StepHook
 
     optimizer = torch.optim.SGD(held, lr=0.1)
     hook = StepHook(optimizer, lambda: method.step_transforms(model)).attach()

@@ -21,7 +21,7 @@ from tests.precision import assert_same
 from tests.tuner.llava import tiny_batch, tiny_llava
 from undrift.errors import ConfigError
 from undrift.methods.hide import FUSED, Hide, last_layer
-from undrift.tuner.pool import pool_layers
+from undrift.tuner.pool_lora import pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -54,7 +54,7 @@ def test_experts_are_weighed_in_the_last_layer_and_added_up_below(expand):
     method, model = made(expand=expand)
     with torch.no_grad():
         said = seen_and_said(model, prompt())
-    weights = method._context.for_layer(next(iter(last(model))))
+    weights = method._context.gates_of(next(iter(last(model))))
     assert weights.shape == (3, 3) and weights.std(1).min() > 0
     torch.testing.assert_close(weights.sum(1), torch.ones(3))
     for name, layer in pool_layers(model).items():
@@ -115,7 +115,7 @@ def test_pictures_and_texts_share_the_score():
         method, model = made(image_share=share, tau=0.05)
         with torch.no_grad():
             model(**prompt())
-        weights.append(method._context.for_layer(next(iter(last(model)))).log() * 0.05)
+        weights.append(method._context.gates_of(next(iter(last(model)))).log() * 0.05)
     scores = [w - w.mean(1, keepdim=True) for w in weights]
     torch.testing.assert_close(scores[1], (scores[0] + scores[2]) / 2, rtol=1e-3, atol=1e-4)
 
@@ -133,9 +133,9 @@ def test_the_oracle_uses_the_task_asked_in_the_last_layer():
     method.asked = 1
     with torch.no_grad():
         model(**prompt())
-    gates = method._context.for_layer(next(iter(last(model))))
+    gates = method._context.gates_of(next(iter(last(model))))
     assert gates.tolist() == [[1.0, 0.0, 0.0]] * 3
-    assert method._context.for_layer(next(iter(method._below))) == "all"
+    assert method._context.gates_of(next(iter(method._below))) == "all"
 
 
 @pytest.mark.parametrize("wrong", [{"tau": 0.0}, {"image_share": 2.0}, {"fuse": "sum"}])

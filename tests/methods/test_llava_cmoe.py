@@ -7,8 +7,8 @@ from tests.methods.training import SMALL, attached, batch_of, learn
 from undrift.errors import ConfigError
 from undrift.methods.llava_cmoe import LlavaCMoE, Locator
 from undrift.methods.shared.prompt_features import hidden_features
-from undrift.tuner import PromptContext
-from undrift.tuner.pool import gate_context, pool_layers
+from undrift.tuner import ForwardContext
+from undrift.tuner.pool_lora import gate_context, pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 LENGTHS = (9, 12, 7, 10)
@@ -180,7 +180,7 @@ def test_the_locator_sees_the_base_model_and_its_accuracy_is_told():
     method, model = made(features=6)
     learn(method, model, task=1, steps=4)
     shown = []
-    PromptContext.of(model).on_prompt = lambda prompt: (
+    ForwardContext.of(model).on_prompt = lambda prompt: (
         shown.append(prompt),
         method._decide(prompt),
     )

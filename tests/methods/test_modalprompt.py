@@ -14,8 +14,7 @@ from tests.tuner.llava import IMAGE_TOKEN, tiny_llava
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.modalprompt import ModalPrompt
 from undrift.registry import METHODS
-from undrift.tuner.insertion import Insertion
-from undrift.tuner.soft_prompt import SoftPrompts, soft_prompts
+from undrift.tuner.soft_prompt import Insertion, SoftPrompts, soft_prompts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 M = 4  # tokens of a prompt
@@ -182,9 +181,9 @@ def test_the_losses_are_one_minus_the_mean_cosines_added_to_the_models_own():
     prompt = []
     model.get_base_model().get_decoder()  # features as the method saw them
     from undrift.methods.shared.prompt_features import features
-    from undrift.tuner.prompt import PromptContext
+    from undrift.tuner.forward import ForwardContext
 
-    PromptContext.of(model).on_prompt = prompt.append
+    ForwardContext.of(model).on_prompt = prompt.append
     with torch.no_grad():
         model.eval()
         prompts.enable_adapters(False)

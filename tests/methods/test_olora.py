@@ -9,9 +9,9 @@ import torch
 from tests.methods.training import SMALL, attached, batch_of, learn, logits
 from tests.precision import assert_same
 from tests.tuner.llava import tiny_llava
-from undrift.core.stepping import StepHook
+from undrift.core.step_hook import StepHook
 from undrift.methods.olora import OLora
-from undrift.tuner.pool import pool_layers
+from undrift.tuner.pool_lora import pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 OPTIONS = {

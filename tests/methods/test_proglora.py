@@ -10,7 +10,7 @@ from tests.precision import assert_same
 from tests.tuner.llava import IMAGE_TOKEN, tiny_batch
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.proglora import KeyGate, ProgLora
-from undrift.tuner.pool import pool_layers
+from undrift.tuner.pool_lora import pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -26,7 +26,7 @@ def taught(tasks=2, steps=4, setting=None, **options):
 def gates_of(method, model, batch):
     """The gates that a forward pass leaves behind."""
     model.eval()(**batch)
-    return method._context.for_layer("").detach().clone()
+    return method._context.gates_of("").detach().clone()
 
 
 def questions(**kwargs):
@@ -59,7 +59,7 @@ def test_all_blocks_are_weighed_alike_in_all_layers_in_training_and_at_test():
     method, model = taught(tasks=2)
     batch = questions()
     asked = model.eval()(**batch).logits
-    gate = method._context.for_layer("")
+    gate = method._context.gates_of("")
     assert gate.shape == (3, 2) and torch.allclose(gate.sum(1), torch.ones(3))
     assert_same(model.train()(**batch).logits, asked)
     method._context.set("all")
@@ -132,7 +132,7 @@ def test_static_uses_the_mean_gate_of_the_task_that_is_told_and_dynamic_the_samp
         noted = []
 
         def note(step, noted=noted):
-            noted.append(method._context.for_layer("").detach().clone())
+            noted.append(method._context.gates_of("").detach().clone())
 
         learn(method, model, task=task, steps=4, on_step=note)
         seen.append(torch.cat(noted[2:]).mean(0))

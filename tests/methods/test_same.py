@@ -219,7 +219,7 @@ def test_the_history_is_the_moment_of_all_tokens_of_all_tasks():
 
     def keep(module, inputs):
         if module.training:
-            mask = module.context.current.mask.flatten().bool()
+            mask = module.context.tokens.mask.flatten().bool()
             seen[module.name.rpartition(".")[2]].append(inputs[0].detach().flatten(0, -2)[mask])
 
     hooks = [getattr(block, name).register_forward_pre_hook(keep) for name in seen]

@@ -10,7 +10,7 @@ from tests.tuner.llava import tiny_llava
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.methods.sefe import Sefe, drawn, key_elements, penalty_gradient
-from undrift.tuner.pool import pool_layers
+from undrift.tuner.pool_lora import pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 

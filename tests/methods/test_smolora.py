@@ -6,7 +6,7 @@ import torch
 from tests.methods.training import SMALL, attached, batch_of, learn
 from undrift.errors import ConfigError
 from undrift.methods.smolora import SMoLora
-from undrift.tuner.pool import gate_context, pool_layers
+from undrift.tuner.pool_lora import gate_context, pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 LENGTHS = (9, 12, 7, 10)
@@ -28,7 +28,7 @@ def question(batch):
 def routes(model):
     """What the last forward pass chose, by linear, (B, N)."""
     context = gate_context(model)
-    return {name: context.for_layer(name).chosen for name in pool_layers(model)}
+    return {name: context.gates_of(name).chosen for name in pool_layers(model)}
 
 
 def test_the_output_is_the_fused_sum_of_one_expert_of_each_group():

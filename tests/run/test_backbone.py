@@ -9,7 +9,7 @@ from undrift.data.collate import PixelCollator
 from undrift.data.prompts import Renderer
 from undrift.errors import ConfigError, UnknownName
 from undrift.run.backbone import Backbone
-from undrift.tuner import PromptContext
+from undrift.tuner import ForwardContext
 
 
 def test_unknown_name_offers_the_nearest():
@@ -62,13 +62,14 @@ def test_half_precision_backbone_takes_kept_features(backbone_folder, tiny):
 def test_kept_features_and_pixels_show_the_same_prompt(backbone, tiny):
     examples = tiny.tasks[0].train[:3]
     seen = []
-    PromptContext.attach(backbone.model).on_prompt = seen.append
+    ForwardContext.attach(backbone.model).on_prompt = seen.append
     pixels = PixelCollator(Renderer(backbone.processor, backbone.stop_ids))
     backbone.prepare([path for e in examples for path in e.images])
     for collator in (pixels, backbone.collator()):
         for taught in (False, True):
             batch = collator.collate(collator.encode(examples, answered=taught))
-            backbone.model(**backbone.inputs(batch))
+            with backbone.reading(batch) as inputs:
+                backbone.model(**inputs)
     shown = [[rows[mask] for rows, mask in zip(p.embeds, p.mask, strict=True)] for p in seen]
     images = [p.image_mask.sum(1).tolist() for p in seen]
     assert len(seen) == 4 and all(counts == images[0] and min(counts) > 0 for counts in images)

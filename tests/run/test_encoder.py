@@ -114,5 +114,5 @@ def test_what_cannot_be_used_is_told(tmp_path, make_run):
         make_run(out="other", method={"name": "disco", "encoder": longer}).go()
     mask = torch.ones(1, 2, dtype=torch.bool)
     prompt = Prompt(torch.zeros(1, 2, 4), mask, ~mask)
-    with pytest.raises(ConfigError, match="PromptContext"):
+    with pytest.raises(ConfigError, match="ForwardContext"):
         features(prompt, torch.zeros(4), "some/clip")

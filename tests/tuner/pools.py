@@ -6,7 +6,7 @@ import peft
 import torch
 
 from tests.tuner.llava import tiny_llava
-from undrift.tuner.pool import PoolLoraConfig, grow, pool_layers
+from undrift.tuner.pool_lora import PoolLoraConfig, grow, pool_layers
 
 
 def tiny_pool(tasks: int = 3, seed: int = 0, trained: bool = True, **config) -> peft.PeftModel:

@@ -20,8 +20,9 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from undrift.errors import ConfigError
-from undrift.tuner import PromptContext
-from undrift.tuner.insertion import Insertion
+from undrift.tuner import ForwardContext
+from undrift.tuner.forward import cache_of
+from undrift.tuner.soft_prompt import Insertion
 
 D = 8
 TWO_LAYERS = {
@@ -161,7 +162,7 @@ FILLED = {
 
 def shown(model):
     seen = []
-    PromptContext.attach(model).on_prompt = seen.append
+    ForwardContext.attach(model).on_prompt = seen.append
     return seen
 
 
@@ -202,7 +203,7 @@ def test_a_prompt_in_chunks_and_guesses_ahead_are_refused():
     model(**tokens(5), memory=DynamicCache())
     with pytest.raises(ConfigError, match=r"3 tokens at once go on .* prefill_chunk_size"):
         model(**tokens(3, behind=5), memory=attended(DynamicCache()))
-    PromptContext.attach(model).on_prompt = None
+    ForwardContext.attach(model).on_prompt = None
     model(**tokens(3, behind=5), memory=attended(DynamicCache()))  # nobody decides by the prompt
     assert len(seen) == 1
 
@@ -222,9 +223,8 @@ def test_tokens_are_inserted_into_a_prompt_and_counted_behind_any_cache(kind, po
 
 @pytest.mark.foreign("1.6")
 def test_the_short_loop_hands_the_cache_on_under_the_name_that_the_model_has_for_it():
-    from undrift.tuner.decoding import kept
 
     for kind, made in FILLED.items():
         cache = made()
         out = {"logits": keys(1), "memory": cache, "hidden_states": (keys(1), keys(1)), "no": None}
-        assert kept(out) == {"memory": cache}, kind
+        assert cache_of(out) == {"memory": cache}, kind

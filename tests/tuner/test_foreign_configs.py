@@ -14,21 +14,20 @@ from torch import nn
 from tests.tuner.llava import tiny_llava
 from undrift.errors import ConfigError
 from undrift.methods.same import Same
-from undrift.tuner import LanguageLoraConfig, MoeLoraConfig, adapted_names, find_targets
-from undrift.tuner.lora import register
-from undrift.tuner.packing import packed_examples
-from undrift.tuner.pool import PoolLoraConfig
+from undrift.tuner import (
+    ForwardContext,
+    LanguageLoraConfig,
+    MoeLoraConfig,
+    adapted_names,
+    find_targets,
+)
+from undrift.tuner.pool_lora import PoolLoraConfig
 from undrift.tuner.soft_prompt import SoftPromptConfig
-from undrift.tuner.tokens import TokenContext, Tokens
+from undrift.tuner.token_mask import Tokens, packed_examples
 
 CPU = torch.device("cpu")
 LORAS = [MoeLoraConfig, PoolLoraConfig, LanguageLoraConfig]
 UP, DOWN = "up_proj", "down_proj"
-
-
-@pytest.fixture(autouse=True)
-def _language_lora():
-    register()
 
 
 def put(kind, **options):
@@ -214,9 +213,9 @@ class Seen(nn.Module):
 def tokens_of(config=None, **given) -> Tokens:
     module = Seen()
     module.config = config  # pyright: ignore
-    context = TokenContext.attach(module)
+    context = ForwardContext.attach(module)
     module(**given)
-    return context.current
+    return context.tokens
 
 
 @pytest.mark.foreign("7.4")
@@ -276,24 +275,25 @@ LABELS = torch.tensor([[5, 6, 7, -100], [5, -100, -100, -100]])
 @pytest.mark.parametrize("make", [t5, bart])
 def test_the_padding_of_the_decoder_decides_which_of_its_tokens_count(make):
     model = make().train()
-    context = TokenContext.attach(model)
+    context = ForwardContext.attach(model)
     model(**read(labels=LABELS))
-    assert kept(context.current, 8) == [0, 1, 2, 4]
+    assert kept(context.tokens, 8) == [0, 1, 2, 4]
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]])
     model(**read(decoder_input_ids=torch.ones_like(mask), decoder_attention_mask=mask))
-    assert kept(context.current, 8) == [0, 1, 4, 5, 6]
+    assert kept(context.tokens, 8) == [0, 1, 4, 5, 6]
+    model(**read(decoder_input_ids=torch.ones_like(mask)))
     with pytest.raises(ConfigError, match="call it with labels or decoder_attention_mask"):
-        model(**read(decoder_input_ids=torch.ones_like(mask)))
+        _ = context.tokens
     assert model.eval().generate(**read(), max_new_tokens=2).shape[0] == 2
 
 
 @pytest.mark.foreign("6.1")
 def test_the_tokens_of_a_decoder_are_sampled_whatever_the_length_of_the_encoder():
     model = t5().train()
-    context = TokenContext.attach(model)
+    context = ForwardContext.attach(model)
     longer = {"input_ids": torch.arange(3, 9).expand(2, 6), "labels": LABELS}
     model(**longer)
-    picked = [context.current._sampled(0.5, seed) for seed in range(20)]
+    picked = [context.tokens._sampled(0.5, seed) for seed in range(20)]
     assert {tuple(each.shape) for each in picked} == {(2, 4)}
     assert not any(bool((each & (LABELS == -100)).any()) for each in picked)
     assert len({str(each.tolist()) for each in picked}) > 2

@@ -20,7 +20,7 @@ from torch import nn
 from tests.tuner.tiny_families import READING, SEEING, family
 from undrift.errors import ConfigError
 from undrift.tuner import find_targets
-from undrift.tuner.blocks import Linear, blocks, has_fused_experts, linears
+from undrift.tuner.targets import Linear, blocks, has_fused_experts, linears
 
 pytestmark = [
     pytest.mark.slow,

@@ -19,7 +19,7 @@ Letters and shapes, everywhere in this package:
     dW, dA   like W_G, A, B     a step: the optimiser's change of a parameter
 
 `Settings` holds the choices, `moment` the history [Eq. 3-5], `routing` the layer [Eq. 2], `steps`
-what happens to a step [Eq. 6-15], `activation` which experts rest [Eq. 16-18], `stepping` how a
+what happens to a step [Eq. 6-15], `activation` which experts rest [Eq. 16-18], `step_hook` how a
 function reaches the optimiser's step.
 """
 

@@ -212,13 +212,13 @@ class _AddMixture(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             h, w = _routed(z, packed.shape), z[n * r :]
             g = dy.to(packed.Bt.dtype)
-            dBt = _mm(h.to(g.dtype), g).mul_(ctx.scale)  # (n r, d_out)
-            dh = _mm(packed.Bt, g.mT).mul_(ctx.scale)  # (n r, T), the gradient of h
+            dBt = float32_product(h.to(g.dtype), g).mul_(ctx.scale)  # (n r, d_out)
+            dh = float32_product(packed.Bt, g.mT).mul_(ctx.scale)  # (n r, T), the gradient of h
             dw = (dh * z[: n * r]).view(n, r, -1).sum(1)  # (n, T)
             dlogits = torch._softmax_backward_data(dw, w, 0, w.dtype)  # pyright: ignore # (n, T)
             dz = torch.cat([(dh.view(n, r, -1) * w.unsqueeze(1)).view_as(dh), dlogits])
             dz = dz.to(x.dtype)  # (n r + n, T)
-            dAR = _mm(dz, x)  # (n r + n, d_in)
+            dAR = float32_product(dz, x)  # (n r + n, d_in)
             dx = dz.mT @ packed.AR[: n * r + n] if ctx.needs_input_grad[1] else None
             if ctx.observe is not None:
                 ctx.observe(x.detach(), w.mT, h.mT, dy)
@@ -282,7 +282,7 @@ def _routed(z: Tensor, shape: tuple[int, int]) -> Tensor:
     return h.view(n * r, -1)
 
 
-def _mm(a: Tensor, b: Tensor) -> Tensor:
+def float32_product(a: Tensor, b: Tensor) -> Tensor:
     """A product of half or full precision matrices, float32 (or float64) out."""
     if a.dtype.itemsize >= 4:
         return a @ b

@@ -22,7 +22,7 @@ from undrift.diagnose.routes import ENTANGLED, PREFIX
 from undrift.diagnose.snapshots import WEIGHTS, Snapshots, Watched
 from undrift.methods.shared.tensor_files import load_tensors
 from undrift.rundir import damaged
-from undrift.tuner.routes import inputs_seen, routed_layers
+from undrift.tuner.route_recorder import inputs_seen, routed_layers
 
 HELD = "what a task has taught stays bit for bit in this method: no expert can drift"
 NO_FACTORS = "this method moves the weights themselves, without experts of low rank"

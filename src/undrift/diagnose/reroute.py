@@ -27,7 +27,7 @@ from undrift.run import plan
 from undrift.run.trainer import StepBar, train
 from undrift.rundir import read_answers, read_record, write_json
 from undrift.rundir.records import Entropy
-from undrift.tuner.routes import recorded, use
+from undrift.tuner.route_recorder import recorded, use
 
 NOT_BY_TOKEN = "only routers that send single tokens can be trained anew here"
 

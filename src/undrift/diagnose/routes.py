@@ -16,8 +16,8 @@ from torch import Tensor
 from undrift.diagnose.snapshots import ROUTER, WEIGHTS, Snapshots, Watched
 from undrift.methods.shared.tensor_files import load_tensors
 from undrift.tuner import MoeLoraLayer
-from undrift.tuner.linear import AdaptedLinear
-from undrift.tuner.routes import Recorder, RouteDrift, Routes, drift, inputs_seen, mean, use
+from undrift.tuner.adapted_linear import AdaptedLinear
+from undrift.tuner.route_recorder import Recorder, RouteDrift, Routes, drift, inputs_seen, mean, use
 
 NO_ROUTER = "this method has no router: every input meets the same adapter"
 ENTANGLED = (

@@ -236,8 +236,7 @@ class Snapshots:
             count: How many prompts at most.
         """
         examples = self.probe(task, count)
-        self.method.asked = task
-        with self.method.predicting(self.model):
+        with self.method.predicting(self.model, task=task):
             read(
                 self.backbone,
                 self.model,
@@ -246,7 +245,6 @@ class Snapshots:
                 self.config.eval.batch_size,
                 self.progress.advance,
             )
-        self.method.asked = None
 
     def probe(self, task: int, count: int) -> list[Encoded]:
         """Return the first test prompts of a task, encoded once."""
@@ -258,10 +256,8 @@ class Snapshots:
     @contextmanager
     def asking(self, task: int) -> Iterator[Task]:
         """Within this context the model is asked about a task."""
-        self.method.asked = task
-        with self.method.predicting(self.model):
+        with self.method.predicting(self.model, task=task):
             yield self.tasks[task - 1]
-        self.method.asked = None
 
     # ------------------------------------------------------------ what the run was
 

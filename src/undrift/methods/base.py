@@ -21,13 +21,14 @@ from torch.nn import Parameter
 from transformers import TrainerCallback
 
 from undrift.core.settings import check_choices
-from undrift.core.stepping import StepHook, StepTransform, check_steps_outside
+from undrift.core.step_hook import StepHook, StepTransform, check_steps_outside
 from undrift.data.types import Example
 from undrift.errors import ConfigError, unknown
 from undrift.methods.shared.adapter import check_trained, row_major
 from undrift.methods.shared.carried import Carried
 from undrift.methods.shared.tensor_files import checkpoint_folder
 
+Prepare = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 Parts = Literal["experts", "router", "router and experts", "entangled"]
 
 
@@ -81,10 +82,7 @@ class Method(Carried, TrainerCallback):
         beside: The files in which `save_beside` keeps what the adapter itself does not hold.
         config: The options it has.
         task_index: The number of the task to learn next, or now, from 1.
-        asked: The number of the task that is asked, where whoever asks knows it: for oracles, and
-            for the accuracy of those who guess it; never for an answer otherwise.
-        inputs: Makes the model's inputs of a batch of the trainer's loader; undrift's own trainer
-            puts in what it does itself.
+        asked: The number of the task that is asked about, inside `predicting`; else None.
 
     Raises:
         UnknownName: If there is no such setting or option; the nearest is named.
@@ -112,7 +110,7 @@ class Method(Carried, TrainerCallback):
         self.config = self.Config(**{**self.settings.get(setting or "", {}), **options})
         self.task_index = 1
         self.asked: int | None = None
-        self.inputs: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+        self._inputs_of: Prepare = dict
         self._hooks: list[StepHook] = []
 
     @classmethod
@@ -227,16 +225,35 @@ class Method(Carried, TrainerCallback):
         """
 
     @contextmanager
-    def predicting(self, model: nn.Module) -> Iterator[None]:
-        """Within this context the model is asked, not taught; by default nothing changes.
+    def predicting(self, model: nn.Module, task: int | None = None) -> Iterator[None]:
+        """Within this context the model is asked, not taught.
 
         Args:
             model: What `attach` returned.
-
-        Yields:
-            Nothing.
+            task: The number of the task that is asked about, from 1, where whoever asks knows it:
+                for oracles, and for the accuracy of those who guess it; never for an answer
+                otherwise.
         """
-        yield
+        before, self.asked = self.asked, task
+        try:
+            yield
+        finally:
+            self.asked = before
+
+    @contextmanager
+    def preparing(self, prepare: Prepare) -> Iterator[None]:
+        """Within this context `prepare` makes the model's inputs of a trainer's batches.
+
+        Elsewhere a batch of the trainer's loader is what the model takes.
+
+        Args:
+            prepare: Called with a batch of the loader.
+        """
+        before, self._inputs_of = self._inputs_of, prepare
+        try:
+            yield
+        finally:
+            self._inputs_of = before
 
     def facts(self) -> dict[str, Any]:
         """Tell what there is to know about the answers given since the last call.

@@ -21,8 +21,8 @@ from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.tuner import MoeLoraLayer
-from undrift.tuner.ranks import rank
-from undrift.tuner.tokens import Tokens
+from undrift.tuner.distributed import rank
+from undrift.tuner.token_mask import Tokens
 
 STATE_FILE = "clmoe_state.safetensors"
 
@@ -152,14 +152,15 @@ class ClMoe(MoeLora):
     # ------------------------------------------------------------ at test
 
     @contextmanager
-    def predicting(self, model: nn.Module) -> Iterator[None]:
+    def predicting(self, model: nn.Module, task: int | None = None) -> Iterator[None]:
         """Within this context routes are mixed with the task level's weights."""
         found = expert_layers(model)
         try:
             for name, layer in found.items():
                 if self.config.beta < 1 and len(self.counts.get(name, ())):
                     layer.blend = (self.config.beta, self.task_level(name).to(_master(layer)))
-            yield
+            with super().predicting(model, task):
+                yield
         finally:
             for layer in found.values():
                 layer.blend = None

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F
 
-from undrift.core.stepping import StepTransform
+from undrift.core.step_hook import StepTransform
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
 from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
 from undrift.tuner import Prompt
-from undrift.tuner.pool import PoolLoraConfig, grow, make_room, pool_layers
-from undrift.tuner.ranks import gathered, rank, summed
+from undrift.tuner.distributed import gathered, rank, summed
+from undrift.tuner.pool_lora import PoolLoraConfig, grow, make_room, pool_layers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from undrift.core.stepping import StepTransform
+from undrift.core.step_hook import StepTransform
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import Finetune, lora_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.tensor_files import restore_tensors, save_tensors
-from undrift.tuner.packing import packed_examples
+from undrift.tuner.token_mask import IGNORED, packed_examples
 
 STATE_FILE = "ewc_state.safetensors"
 
@@ -143,7 +143,7 @@ class Ewc(Finetune):
     def _batches(self, loader: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
         if hasattr(loader, "set_epoch"):  # the first epoch's order, however training was resumed
             loader.set_epoch(0)  # pyright: ignore[reportAttributeAccessIssue]
-        return (self.inputs(batch) for batch in loader)
+        return (self._inputs_of(batch) for batch in loader)
 
     # ------------------------------------------------------------ state
 
@@ -203,8 +203,6 @@ def normalised(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # The gradient of one example's log-likelihood with respect to a linear's weight is the sum over its
 # tokens of dy x^T. Hooks on A and B form it for each example of a batch from what one forward and
 # one backward pass hold anyway, so that a batch costs one pass of each and no loop over examples.
-
-IGNORED = -100  # the label that cross entropy leaves out
 
 
 def sample_fisher(

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
 from undrift.tuner import LanguageLoraConfig, language_targets
-from undrift.tuner.upstream import LoraLayer
+from undrift.tuner.peft_internals import LoraLayer
 
 
 class Finetune(Method):

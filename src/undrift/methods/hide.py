@@ -16,8 +16,8 @@ from undrift.methods.shared import task_matcher
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.task_matcher import MatchedPool, Matching
 from undrift.tuner import Gates, Prompt
-from undrift.tuner.pool import PoolLoraLayer, pool_layers
-from undrift.tuner.upstream import choose_adapter
+from undrift.tuner.peft_internals import choose_adapter
+from undrift.tuner.pool_lora import PoolLoraLayer, pool_layers
 
 FUSED = "fused"  # the adapter of summed factors
 

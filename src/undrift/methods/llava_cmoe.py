@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F
 
-from undrift.core.stepping import innermost
+from undrift.core.step_hook import innermost
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
@@ -24,8 +24,8 @@ from undrift.methods.shared.prompt_features import hidden_features
 from undrift.methods.shared.task_matcher import Identified, told
 from undrift.methods.shared.tensor_files import load_tensors, restore_tensors
 from undrift.tuner import Gates, Prompt
-from undrift.tuner.pool import PoolLoraLayer, grow, pool_layers
-from undrift.tuner.ranks import gathered, rank, summed
+from undrift.tuner.distributed import gathered, rank, summed
+from undrift.tuner.pool_lora import PoolLoraLayer, grow, pool_layers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from undrift.methods.shared.prompt_features import (
     features,
 )
 from undrift.methods.shared.task_matcher import Identified, cosines, told
-from undrift.tuner.prompt import Prompt, PromptContext
+from undrift.tuner.forward import ForwardContext, Prompt
 from undrift.tuner.soft_prompt import SoftPromptConfig, SoftPrompts, soft_prompts
 
 
@@ -178,7 +178,7 @@ class ModalPrompt(base.Method):
             self._prompts, self._adapter = found, active_adapter(wrapped)
             self._centre = embedding_centre(wrapped)
             wrapped.get_base_model().register_forward_hook(self._add_match_loss, with_kwargs=True)
-        PromptContext.attach(wrapped).on_prompt = self._choose
+        ForwardContext.attach(wrapped, on_prompt=self._choose)
         return found
 
     def _choose(self, prompt: Prompt) -> None:

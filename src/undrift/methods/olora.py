@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from undrift.core.stepping import StepTransform
+from undrift.core.step_hook import StepTransform
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.pool import PoolMethod
-from undrift.tuner.pool import pool_layers
+from undrift.tuner.pool_lora import pool_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class OLora(PoolMethod):
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Make ready, and leave the past experts out where the option says so."""
         super().task_resume(model, task_index, steps_total)
-        self._context.set(self.config.train_with)
+        self._context.set_gates(self.config.train_with)
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
         """Add the gradients of both penalties."""

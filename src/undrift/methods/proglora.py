@@ -17,8 +17,8 @@ from undrift.methods import base
 from undrift.methods.shared import pool
 from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
 from undrift.tuner import Prompt
-from undrift.tuner.pool import generator_of
-from undrift.tuner.ranks import rank, summed
+from undrift.tuner.distributed import rank, summed
+from undrift.tuner.pool_lora import generator_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ class ProgLora(PoolMethod):
         if self.config.gate == "static" and not gate.training:
             if self.asked is None:
                 raise ConfigError(
-                    "proglora-static has to be told which task its questions come from: set "
-                    "method.asked to the task's number, or use proglora-dynamic"
+                    "proglora-static has to be told which task its questions come from: ask "
+                    "within method.predicting(model, task=number), or use proglora-dynamic"
                 )
             mean = gate.mean_of(self.asked)
             if mean is not None:

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from undrift.core import SETTINGS, Settings, steps
 from undrift.core.activation import choose_frozen, scores
-from undrift.core.stepping import StepTransform
+from undrift.core.step_hook import StepTransform
 from undrift.methods import base, moelora
 from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model

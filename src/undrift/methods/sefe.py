@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from undrift.core.stepping import StepTransform
+from undrift.core.step_hook import StepTransform
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.pool import PoolMethod
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
-from undrift.tuner.pool import PoolLoraConfig, pool_layers
+from undrift.tuner.pool_lora import PoolLoraConfig, pool_layers
 
 STATE_FILE = "sefe_state.safetensors"
 

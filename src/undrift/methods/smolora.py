@@ -17,7 +17,7 @@ from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
 from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
 from undrift.tuner import Gates, Prompt
-from undrift.tuner.pool import PoolLoraConfig, PoolLoraLayer, pool_layers
+from undrift.tuner.pool_lora import PoolLoraConfig, PoolLoraLayer, pool_layers
 
 
 @dataclass(frozen=True, kw_only=True)

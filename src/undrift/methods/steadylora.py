@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.core import Metrics, steps
-from undrift.core.stepping import StepTransform
+from undrift.core.step_hook import StepTransform
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods import base
 from undrift.methods.finetune import Finetune, factors, lora_layers
@@ -33,8 +33,8 @@ from undrift.methods.shared.history import (
     z_metric,
 )
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
-from undrift.tuner import LayerStatistics, TokenContext, observed_identity
-from undrift.tuner.upstream import LoraLayer
+from undrift.tuner import ForwardContext, LayerStatistics, observed_identity
+from undrift.tuner.peft_internals import LoraLayer
 
 STATE_FILE = "steadylora_state.safetensors"
 
@@ -226,9 +226,8 @@ def watch(
         rank=ranks.pop(),
         **options,
     )
-    context, watching = TokenContext.attach(model.get_base_model()), ExitStack()
-    if context.handle is not None:
-        watching.callback(context.handle.remove)
+    watching = ExitStack()
+    context = watching.enter_context(ForwardContext.attached(model))
     for name, layer in layers.items():
         eye = _Eye(statistics[name], context)
         for hook, factor in ((eye.see_input, "lora_A"), (eye.see_output, "lora_B")):
@@ -255,7 +254,7 @@ def _check_all_watched(model: PeftModel, adapter: str, layers: Mapping[str, Lora
 class _Eye:
     """Hooks on A and B of one LoRA: what A read is kept until B has answered."""
 
-    def __init__(self, statistics: LayerStatistics, context: TokenContext) -> None:
+    def __init__(self, statistics: LayerStatistics, context: ForwardContext) -> None:
         self.statistics, self.context = statistics, context
         self.x: Tensor | None = None
 
@@ -266,7 +265,7 @@ class _Eye:
         x, self.x = self.x, None
         if x is None or not (module.training and torch.is_grad_enabled() and y.requires_grad):
             return y
-        return observed_identity(y, x, z[0], self.statistics.observer(self.context.current))
+        return observed_identity(y, x, z[0], self.statistics.observer(self.context.tokens))
 
 
 def save_statistics(statistics: Mapping[str, LayerStatistics], path: Path) -> None:

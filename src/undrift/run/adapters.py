@@ -278,17 +278,16 @@ def examine(
         claim(out, asked, digest(learned.folder, learned.backbone.fingerprint))
     scores = {}
     names = [note["name"] for note in learned.origin.get("learned", ())]
-    with tempfile.TemporaryDirectory() as temporary, learned.method.predicting(learned.model):
+    with tempfile.TemporaryDirectory() as temporary:
         for task in tasks:
             file = (out or Path(temporary)) / f"{task.name}.jsonl"
             file.unlink(missing_ok=True)
-            known = task.name in names
-            learned.method.asked = names.index(task.name) + 1 if known else None
-            examiner.cell(task, file, f"asking {task.name}", len(task.test))
+            number = names.index(task.name) + 1 if task.name in names else None
+            with learned.method.predicting(learned.model, task=number):
+                examiner.cell(task, file, f"asking {task.name}", len(task.test))
             rows = read_answers(file)
             means = {key: mean_score(rows, key) for key in SCORES}
             scores[task.name] = {**means, "strict": task_score(rows)}
-    learned.method.asked = None
     return scores
 
 

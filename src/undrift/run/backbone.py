@@ -7,7 +7,8 @@ by `run.load_model`. The weights are frozen: methods add adapters.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ from undrift.run.fingerprint import digest
 from undrift.run.image_features import FeatureStore, ProgressCall
 from undrift.run.load_model import Quantize, read_model, read_processor
 from undrift.run.origin import source
-from undrift.tuner import PromptContext
+from undrift.tuner import ForwardContext
 
 CACHEABLE = {"llava"}  # families in which a picture's features are one (n_tokens, d) block
 CACHE_LIMIT = 4 * 2**30  # bytes of image features that may be kept in memory
@@ -243,14 +244,11 @@ class Backbone:
         moved = {
             key: value.to(self.device) if isinstance(value, Tensor) else value
             for key, value in batch.items()
+            if key != "encoded"
         }
         if "pixel_values" in moved:
             moved["pixel_values"] = moved["pixel_values"].to(self.model.dtype)
         features: Any = moved.pop("image_features", None)
-        encoded: Any = moved.pop("encoded", None)
-        prompts = PromptContext.of(self.model)
-        if prompts is not None:
-            prompts.encoded = encoded
         if features is None:
             return moved
         ids = moved.pop("input_ids")
@@ -259,9 +257,22 @@ class Backbone:
             places = ids == self.model.config.image_token_id
             embedded[places] = features.flatten(0, 1).to(embedded.dtype)
         moved["inputs_embeds"] = embedded
-        if prompts is not None:
-            prompts.ids = ids
         return moved
+
+    @contextmanager
+    def reading(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Within this context the model is called with a batch, and its method knows the prompts.
+
+        Args:
+            batch: From the collator.
+
+        Yields:
+            What `inputs` makes of it.
+        """
+        context, encoded = ForwardContext.of(self.model), batch.get("encoded")
+        ids = batch["input_ids"].to(self.device) if "image_features" in batch else None
+        with context.given(input_ids=ids, encoded=encoded) if context else nullcontext():
+            yield self.inputs(batch)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Look token ids up in the model's embedding."""

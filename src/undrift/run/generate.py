@@ -17,7 +17,7 @@ from torch import Tensor
 from undrift.data.collate import Encoded, fitting
 from undrift.run.backbone import Backbone, Collator
 from undrift.run.refused_examples import named
-from undrift.tuner.decoding import kept
+from undrift.tuner.forward import cache_of
 
 
 def answers(
@@ -63,7 +63,7 @@ def read(
 ) -> None:
     """Let the model read prompts without answering them, always in the same batches.
 
-    What it makes of them is for whoever watches, such as `undrift.tuner.routes.recorded`.
+    What it makes of them is for whoever watches, such as `undrift.tuner.route_recorder.recorded`.
 
     Args:
         backbone: Whose inputs are used.
@@ -74,8 +74,8 @@ def read(
         progress: Called with the number of examples just read.
     """
     for part, made in _batches(backbone, collator, examples, batch_size):
-        with named(backbone, model, collator, part):
-            model(**backbone.inputs(made), **_last(backbone), use_cache=False)
+        with named(backbone, model, collator, part), backbone.reading(made) as inputs:
+            model(**inputs, **_last(backbone), use_cache=False)
         if progress is not None:
             progress(len(part))
 
@@ -103,7 +103,11 @@ def greedy(backbone: Backbone, model: Any, batch: dict[str, Any], max_new_tokens
     Returns:
         New token ids (B, at most max_new_tokens); what follows a stop token means nothing.
     """
-    inputs = backbone.inputs(batch)
+    with backbone.reading(batch) as inputs:
+        return _greedy(backbone, model, inputs, max_new_tokens)
+
+
+def _greedy(backbone: Backbone, model: Any, inputs: dict[str, Any], max_new_tokens: int) -> Tensor:
     if "inputs_embeds" not in inputs:
         return _generate(backbone, model, inputs, max_new_tokens)
     stops = torch.tensor(backbone.stop_ids, device=backbone.device)
@@ -122,7 +126,7 @@ def greedy(backbone: Backbone, model: Any, batch: dict[str, Any], max_new_tokens
             inputs_embeds=backbone.embed(tokens[-1][:, None]),
             attention_mask=mask,
             position_ids=positions,
-            **kept(out),
+            **cache_of(out),
             use_cache=True,
         )
 

@@ -277,12 +277,10 @@ class Learn:
     def _ask(self, examiner: Examiner, tasks: Sequence[Task], when: str) -> None:
         examiner.model.eval()
         learned = [str(note["name"]) for note in (*self.start.notes, self.note)]
-        with self.method.predicting(examiner.model):
-            for number, task in enumerate(tasks, 1):
-                self.method.asked = learned.index(task.name) + 1
-                file = self.files.answers(when, number, task.name)
+        for number, task in enumerate(tasks, 1):
+            file = self.files.answers(when, number, task.name)
+            with self.method.predicting(examiner.model, task=learned.index(task.name) + 1):
                 examiner.cell(task, file, f"asking {task.name}, {when}", len(task.test))
-        self.method.asked = None
 
     def _write_result(self, tasks: Sequence[Task]) -> list[Change]:
         def score(when: str, number: int, task: Task) -> float:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from undrift.errors import ConfigError, missing_extra
-from undrift.tuner.upstream import find_adapter_config_file
+from undrift.tuner.peft_internals import find_adapter_config_file
 
 Quantize = Literal["none", "8bit", "4bit"]
 _OURS: dict[str, Any] = {"trust_remote_code": False}  # code comes with transformers, or not at all

@@ -50,11 +50,13 @@ def named(
 
     @torch.no_grad()
     def alone(example: Encoded) -> None:
-        model(**backbone.inputs(collator.collate([example])))
+        with backbone.reading(collator.collate([example])) as inputs:
+            model(**inputs)
 
     @torch.no_grad()
     def blank() -> None:
-        model(**backbone.inputs(renderer_of(backbone).blank()))
+        with backbone.reading(renderer_of(backbone).blank()) as inputs:
+            model(**inputs)
 
     if not any(example.images for example in batch):
         yield

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from undrift.errors import MissingExtra, unknown
 from undrift.run.checkpoint import random_kept
-from undrift.tuner.upstream import reporters
+from undrift.tuner.peft_internals import reporters
 
 _PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit"}
 

@@ -230,15 +230,14 @@ class Run:
         if fresh:
             self._restore(examiner, after)
         examiner.model.eval()
-        with self._timed("eval"), self.method.predicting(examiner.model):
+        with self._timed("eval"):
             for i, file in asked.items():
                 task = self.tasks[i - 1]
                 title = f"after task {after}: asking {task.name}"
-                self.method.asked = i
-                row[i - 1] = examiner.cell(task, file, title, len(task.test))
+                with self.method.predicting(examiner.model, task=i):
+                    row[i - 1] = examiner.cell(task, file, title, len(task.test))
                 if facts := self.method.facts():
                     write_json(file.with_suffix(".json"), facts)
-        self.method.asked = None
         if fresh:
             said = "  ".join(f"{name} {score:.1f}" for name, score in self._named(row).items())
             self.progress.event("measured", f"after task {after}: {said}", after=after, row=row)

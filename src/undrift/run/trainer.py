@@ -8,8 +8,8 @@ accumulation, clipping, schedule and data order are the Trainer's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from undrift.run.config import TrainConfig
 from undrift.run.progress import Progress
 from undrift.run.refused_examples import named
 from undrift.run.watch_routes import ROUTES, RouteWatch
-from undrift.tuner.upstream import one_device
+from undrift.tuner.peft_internals import one_device
 
 _FIELDS = {field.name for field in fields(TrainingArguments)}
 _CHECKPOINTING = "activation_checkpointing"  # older transformers: gradient_checkpointing
@@ -111,7 +111,8 @@ class TaskTrainer(Trainer):
     """A Trainer whose loss is the method's.
 
     Args:
-        method: Turns batches into the model's inputs, and gives the loss.
+        method: Gives the loss.
+        reading: The context in which a batch is read, which makes the model's inputs of it.
         watch: Sees every loss.
         naming: The context in which a batch is learned, see `undrift.run.refused_examples.named`.
         modules_rate: Peak rate of modules trained in full beside the adapter, the projector's.
@@ -122,6 +123,7 @@ class TaskTrainer(Trainer):
         self,
         *,
         method: Method,
+        reading: Callable[[Mapping[str, Any]], AbstractContextManager[Mapping[str, Any]]],
         watch: LossWatch,
         naming: Callable[[Sequence[Encoded]], AbstractContextManager[None]],
         modules_rate: float,
@@ -130,6 +132,7 @@ class TaskTrainer(Trainer):
         super().__init__(**options)
         self.modules_rate = modules_rate
         self.method = method
+        self.reading = reading
         self.watch = watch
         self.naming = naming
         self.model_accepts_loss_kwargs = False  # the Trainer divides by the accumulation itself
@@ -143,8 +146,8 @@ class TaskTrainer(Trainer):
     ) -> Any:
         """Return the method's loss on a collated batch."""
         examples = inputs["examples"]
-        with self.naming(examples):
-            loss = self.method.loss(model, self.method.inputs(inputs))
+        with self.naming(examples), self.reading(inputs) as made:
+            loss = self.method.loss(model, made)
         self.watch.see(loss, [example.id for example in examples])
         self.state.num_input_tokens_seen += inputs["tokens"]  # snapshots keep it
         return loss
@@ -206,11 +209,17 @@ def train(
         tokens = int(made["attention_mask"].sum())
         return {"examples": batch, "tokens": tokens, **made}
 
-    def inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-        made = {key: value for key, value in batch.items() if key not in ("examples", "tokens")}
-        return backbone.inputs(made) | {"use_cache": False}
+    def made(batch: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in batch.items() if key not in ("examples", "tokens")}
 
-    method.inputs = inputs
+    def inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+        return backbone.inputs(made(batch)) | {"use_cache": False}
+
+    @contextmanager
+    def reading(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        with backbone.reading(made(batch)) as read:
+            yield read | {"use_cache": False}
+
     on_cpu = backbone.device.type == "cpu"
     watch = LossWatch(1 if on_cpu else math.gcd(_LOOK_EVERY, config.checkpoint_steps))
     writer = SnapshotWriter(folder, method, config.checkpoint_steps)
@@ -219,6 +228,7 @@ def train(
         method.load_state(model, resumed)
     trainer = TaskTrainer(
         method=method,
+        reading=reading,
         watch=watch,
         naming=partial(named, backbone, model, collator),
         modules_rate=config.projector_learning_rate,
@@ -229,11 +239,13 @@ def train(
         callbacks=[Snapshots(folder), watch, method, *callbacks, writer],
     )
     trainer.remove_callback(PrinterCallback)
-    for callback in callbacks:
-        if isinstance(callback, RouteWatch):
-            callback.tell = trainer.log
     model.train()
-    trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
+    with ExitStack() as stack:
+        stack.enter_context(method.preparing(inputs))
+        for callback in callbacks:
+            if isinstance(callback, RouteWatch):
+                stack.enter_context(callback.telling(trainer.log))
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
     model.eval()
     return _by_step(trainer.state.log_history)
 

@@ -7,8 +7,8 @@ the mode of the model are as before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -22,7 +22,7 @@ from undrift.run.evaluate import Examiner
 from undrift.run.generate import read
 from undrift.run.plan import spaced
 from undrift.run.progress import Progress
-from undrift.tuner.routes import Routes, compare, mean, recorded, routed_layers
+from undrift.tuner.route_recorder import Routes, compare, mean, recorded, routed_layers
 
 PROBE = 16  # examples a task
 ROUTES = "routes/"  # what the logged names begin with
@@ -45,9 +45,6 @@ class RouteWatch(TrainerCallback):
         earlier: The earlier tasks, by their numbers from 1.
         every: Steps between two looks; there is one after the last step as well. 0 for never.
         aside: Opened for every look, such as `Meter.paused`.
-
-    Attributes:
-        tell: Called with what was found; the trainer's `log`.
     """
 
     def __init__(
@@ -58,7 +55,7 @@ class RouteWatch(TrainerCallback):
         every: int,
         aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.tell: Callable[[dict[str, float]], None] = lambda _: None
+        self._tell: Callable[[dict[str, float]], None] = lambda _: None
         self._examiner, self._method = examiner, method
         self._every, self._aside = every, aside
         self._probes: dict[str, _Probe] = {}
@@ -68,6 +65,15 @@ class RouteWatch(TrainerCallback):
             encoded = examiner.collator.encode(chosen, answered=False)
             self._probes[task.name] = _Probe(number, encoded, self._routes(number, encoded))
 
+    @contextmanager
+    def telling(self, tell: Callable[[dict[str, float]], None]) -> Iterator[None]:
+        """Within this context `tell`, the trainer's `log`, is called with what is found."""
+        before, self._tell = self._tell, tell
+        try:
+            yield
+        finally:
+            self._tell = before
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look, if it is time."""
         if self._probes and (
@@ -75,7 +81,7 @@ class RouteWatch(TrainerCallback):
         ):
             due = control.should_log
             with self._aside():
-                self.tell(self.look())
+                self._tell(self.look())
             control.should_log = due  # a log settles it, and the loss is still to be logged
 
     def look(self) -> dict[str, float]:
@@ -83,7 +89,7 @@ class RouteWatch(TrainerCallback):
 
         Returns:
             Such as `routes/overlap`, the mean over tasks, and `routes/overlap/digits`; see
-            `undrift.tuner.routes.RouteDrift`.
+            `undrift.tuner.route_recorder.RouteDrift`.
         """
         found = {
             name: compare(probe.before, self._routes(probe.number, probe.examples))
@@ -99,10 +105,8 @@ class RouteWatch(TrainerCallback):
         examiner, method = self._examiner, self._method
         model, was = examiner.model, examiner.model.training
         model.eval()
-        method.asked = number
-        with random_kept(), method.predicting(model), recorded(model) as recorder:
+        with random_kept(), method.predicting(model, task=number), recorded(model) as recorder:
             read(examiner.backbone, model, examiner.collator, examples, examiner.batch_size)
-        method.asked = None
         method.facts()  # these prompts are none of those that are counted
         model.train(was)
         return recorder.routes()

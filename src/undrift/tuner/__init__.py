@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import importlib
-
 from undrift.core.routing import observed_identity
-from undrift.tuner.config import MoeLoraConfig
-from undrift.tuner.gates import GateContext, Gates
-from undrift.tuner.layer import MoeLoraLayer
+from undrift.tuner.adapted_linear import restore_float32
+from undrift.tuner.distributed import summed
+from undrift.tuner.forward import ForwardContext, Gates, Prompt
+from undrift.tuner.input_statistics import LayerStatistics
 from undrift.tuner.lora import LanguageLoraConfig
-from undrift.tuner.lora import register as register_lora
-from undrift.tuner.model import (
+from undrift.tuner.moe_lora import (
+    MoeLoraConfig,
+    MoeLoraLayer,
     MoeLoraModel,
     as_trained,
     layers,
-    register,
-    restore_float32,
     statistics,
 )
-from undrift.tuner.observe import LayerStatistics
-from undrift.tuner.prompt import Prompt, PromptContext
-from undrift.tuner.ranks import summed
+from undrift.tuner.pool_lora import PoolLoraConfig, PoolLoraLayer
+from undrift.tuner.soft_prompt import SoftPromptConfig
 from undrift.tuner.targets import Targets, adapted, adapted_names, find_targets, language_targets
-from undrift.tuner.tokens import TokenContext
-
-register()
-register_lora()
-for _each in ("pool", "soft_prompt"):  # they register themselves, and import what is above
-    importlib.import_module(f"undrift.tuner.{_each}")
 
 __all__ = [
-    "GateContext",
+    "ForwardContext",
     "Gates",
     "LanguageLoraConfig",
     "LayerStatistics",
     "MoeLoraConfig",
     "MoeLoraLayer",
     "MoeLoraModel",
+    "PoolLoraConfig",
+    "PoolLoraLayer",
     "Prompt",
-    "PromptContext",
+    "SoftPromptConfig",
     "Targets",
-    "TokenContext",
     "adapted",
     "adapted_names",
     "as_trained",
@@ -48,7 +40,6 @@ __all__ = [
     "language_targets",
     "layers",
     "observed_identity",
-    "register",
     "restore_float32",
     "statistics",
     "summed",

@@ -37,17 +37,10 @@ class LanguageLoraModel(LoraModel):
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any
     ) -> None:
-        """Put an adapter on a model, as PEFT does.
+        """Put an adapter on a model, as PEFT does; refuse it if PEFT puts it elsewhere.
 
-        Args:
-            model: The model.
-            adapter_name: The adapter's name.
-            *args: PEFT's further arguments.
-            **kwargs: PEFT's further arguments.
-
-        Raises:
-            ConfigError: If PEFT puts it elsewhere: it takes some targets of mixtures of experts for
-                fused experts, and would do so again whenever the adapter is loaded.
+        It takes some targets of mixtures of experts for fused experts, and would do so again
+        whenever the adapter is loaded.
         """
         config: Any = self.peft_config[adapter_name]
         if not isinstance(config, LanguageLoraConfig):
@@ -66,6 +59,4 @@ class LanguageLoraModel(LoraModel):
             )
 
 
-def register() -> None:
-    """Let PEFT use this tuner for LoRA; for every other `LoraConfig` it is PEFT's own."""
-    PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] = LanguageLoraModel
+PEFT_TYPE_TO_TUNER_MAPPING[PeftType.LORA] = LanguageLoraModel  # for any other config as PEFT's own

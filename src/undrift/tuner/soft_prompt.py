@@ -1,4 +1,4 @@
-"""Soft prompts inside the language model's input, one a task: a PEFT tuner of its own, SOFT_PROMPT.
+"""SOFT_PROMPT: soft prompts in the language model's input, one a task, as an adapter type of PEFT.
 
 PEFT's prompt tuning has one prompt for every sample and puts it in front of everything; here each
 sample of a batch gets its own choice, behind the first token, whatever the padding.
@@ -6,6 +6,7 @@ sample of a batch gets its own choice, behind the first token, whatever the padd
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -15,11 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from undrift.errors import ConfigError, UndriftError
-from undrift.tuner.config import KnownFields
-from undrift.tuner.insertion import Insertion
-from undrift.tuner.linear import OneAdapter
-from undrift.tuner.prompt import PromptContext
-from undrift.tuner.upstream import (
+from undrift.tuner.adapted_linear import KnownFields, OneAdapter
+from undrift.tuner.forward import ForwardContext, continues, named
+from undrift.tuner.peft_internals import (
     DUMMY_TARGET_MODULES,
     BaseTuner,
     BaseTunerLayer,
@@ -59,10 +58,138 @@ class SoftPromptConfig(KnownFields, PeftConfig):
         """
         super().__post_init__()
         self.peft_type = SOFT_PROMPT
-        for name, least in (("length", 1), ("width", 1), ("tasks", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} must be at least {least}, not {value}")
+        self.check_positive("length", "width")
+        if self.tasks < 0:
+            raise ConfigError(f"tasks must be at least 0, not {self.tasks}")
+
+
+class Insertion:
+    """Puts tokens into the input of a decoder behind the first one, a choice for each sample.
+
+    While the prompt is read they are inserted, whatever the padding; while an answer is decoded
+    they lie in the cache, and masks and positions are lengthened to match it. What comes out has
+    the length of what went in: the first token's place has the hidden state of the last inserted
+    one, so that labels and logits fit as if nothing had been inserted.
+
+    Args:
+        first: The embedding of the token that stands first where it is there, (d,).
+        due: Asked at every prefill whether anything is to be inserted.
+
+    Attributes:
+        chosen: What the next prefill inserts, (B, n, d); set it before the decoder is called.
+    """
+
+    def __init__(self, first: Tensor | None, due: Callable[[], bool]) -> None:
+        self.chosen: Tensor | None = None
+        self._first, self._due = first, due
+        self._starts = torch.zeros(0, dtype=torch.long)  # of the tokens in each row, (B,)
+        self._count = 0
+        self._cut = False
+
+    def attach(self, decoder: nn.Module) -> None:
+        """Insert into the calls of a decoder from now on."""
+        decoder.register_forward_pre_hook(self.before, with_kwargs=True)
+        decoder.register_forward_hook(self.after, with_kwargs=True)
+
+    def before(self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Lengthen what the decoder is called with; its forward pre-hook."""
+        decoding, self._cut = continues(args, kwargs), False
+        args, kwargs = (), named(decoder, args, kwargs)
+        if decoding:
+            return (args, self._while_decoding(kwargs)) if self._count else None
+        chosen, self.chosen, self._count = self.chosen, None, 0
+        if not self._due():
+            return None
+        if chosen is None:
+            raise ConfigError(
+                "no tokens were chosen for this batch: an adapter of soft prompts needs its "
+                "method; open it with undrift, or attach modalprompt to the model and load it there"
+            )
+        embeds = kwargs.get("inputs_embeds")
+        if embeds is None:
+            embeds = decoder.get_input_embeddings()(kwargs["input_ids"])  # pyright: ignore
+            kwargs = kwargs | {"input_ids": None}
+        self._count, self._cut = chosen.shape[1], True
+        self._starts = self._places(embeds, kwargs.get("attention_mask"))
+        made = dict(kwargs)
+        order = self._order(embeds.shape[1])[..., None].expand(-1, -1, embeds.shape[2])
+        made["inputs_embeds"] = torch.cat([embeds, chosen.to(embeds.dtype)], 1).gather(1, order)
+        for name, value in kwargs.items():
+            if name == "position_ids" and value is not None:
+                made[name] = self._positions(value)
+            elif name == "attention_mask" and _is_plain(value):
+                made[name] = self._filled(value, 1)
+            elif isinstance(value, Tensor) and value.shape == embeds.shape[:2]:
+                made[name] = self._filled(value, 0)  # such as marks of the pictures' places
+        return args, made
+
+    def after(self, decoder: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """Shorten the last hidden state to the length that the caller expects; a forward hook."""
+        if self._cut:
+            hidden = output.last_hidden_state
+            place = torch.arange(hidden.shape[1] - self._count, device=hidden.device)
+            kept = place + self._count * (place >= self._starts[:, None] - 1)
+            index = kept[..., None].expand(-1, -1, hidden.shape[-1])
+            output.last_hidden_state = hidden.gather(1, index)
+        return output
+
+    def _places(self, embeds: Tensor, mask: Tensor | None) -> Tensor:
+        """Where each row gets its tokens: behind its first one if that is BOS, else before it."""
+        rows = torch.arange(len(embeds), device=embeds.device)
+        start = mask.long().argmax(1) if _is_plain(mask) and mask is not None else rows * 0
+        if self._first is None:
+            return start
+        return start + (embeds[rows, start] == self._first.to(embeds)).all(1)
+
+    def _while_decoding(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Count the inserted tokens in the mask and in the positions of later tokens."""
+        made, mask = dict(kwargs), kwargs.get("attention_mask")
+        if _is_plain(mask):
+            made["attention_mask"] = self._filled(mask, 1)
+        if kwargs.get("position_ids") is not None:
+            made["position_ids"] = kwargs["position_ids"] + self._count
+        return made
+
+    def _filled(self, marks: Any, value: int) -> Tensor:
+        """Lengthen one mark a token, (B, L), by a value; B may be a search's copies of samples."""
+        more = marks.new_full((len(marks), self._count), value)
+        order = self._order(marks.shape[1])
+        copies = len(marks) // len(order)
+        return torch.cat([marks, more], 1).gather(1, order.repeat_interleave(copies, 0))
+
+    def _positions(self, positions: Tensor) -> Tensor:
+        """Lengthen positions (..., B or 1, L) by those of the inserted tokens; later ones shift."""
+        starts = self._starts
+        positions = positions.expand(*positions.shape[:-2], len(starts), -1)
+        at = starts.expand(positions.shape[:-1])[..., None]
+        inserted = positions.gather(-1, at) + torch.arange(self._count, device=positions.device)
+        place = torch.arange(positions.shape[-1], device=positions.device)
+        shifted = positions + self._count * (place >= starts[:, None])
+        joined = torch.cat([shifted, inserted], -1)
+        return joined.gather(-1, self._order(positions.shape[-1]).expand(joined.shape))
+
+    def _order(self, length: int) -> Tensor:
+        """Which columns of [rows of this length | inserted tokens] stand where, (B, L + n)."""
+        place = torch.arange(length + self._count, device=self._starts.device)
+        ends = self._starts[:, None] + self._count
+        behind = torch.where(
+            place < ends, length + place - self._starts[:, None], place - self._count
+        )
+        return torch.where(place < self._starts[:, None], place, behind)
+
+
+def _is_plain(mask: Tensor | None) -> bool:
+    """Tell whether there is a mask of one row of marks a sample.
+
+    Raises:
+        ConfigError: If it is of another kind, which cannot be lengthened.
+    """
+    if mask is None or (isinstance(mask, Tensor) and mask.dim() == 2):
+        return mask is not None
+    raise ConfigError(
+        "soft prompts lengthen the input, and this model makes its attention masks (dicts or four "
+        "dimensions) before the decoder is called; use a method of adapters with it"
+    )
 
 
 class SoftPrompts(nn.Module, BaseTunerLayer):
@@ -97,13 +224,7 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         self.insertion = Insertion(first, self._is_due)
 
     def update_layer(self, adapter_name: str, config: SoftPromptConfig, device: Any) -> None:
-        """Add an adapter, with room for the frozen prompts that its configuration speaks of.
-
-        Args:
-            adapter_name: Its name.
-            config: Its configuration.
-            device: Where it lives.
-        """
+        """Add an adapter, with room for the frozen prompts that its configuration speaks of."""
         width = config.width or self.size
         self.soft_prompt_P[adapter_name] = nn.Parameter(torch.zeros(config.length, self.size))
         self.soft_prompt_down[adapter_name] = nn.Linear(self.size, width)
@@ -112,12 +233,7 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         self.to(device)
 
     def make_room(self, adapter_name: str, tasks: int) -> None:
-        """Make room for the prompts of so many tasks, whose values are then loaded.
-
-        Args:
-            adapter_name: The adapter.
-            tasks: T.
-        """
+        """Make room for the prompts of so many tasks, whose values are then loaded."""
         P, past = self.soft_prompt_P[adapter_name], max(0, tasks - 1)
         self._set_past(adapter_name, P.new_zeros(past, *P.shape), P.new_zeros(past, 2, self.size))
         self.soft_prompt_tasks[adapter_name] = tasks
@@ -156,14 +272,7 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         self.soft_prompt_past[adapter_name] = nn.Parameter(prototypes, requires_grad=False)
 
     def prototype(self, adapter_name: str) -> dict[str, Tensor]:
-        """Map the newest prompt: the mean over its tokens of F.
-
-        Args:
-            adapter_name: The adapter.
-
-        Returns:
-            By modality, (d,).
-        """
+        """Map the newest prompt: the mean over its tokens of F, (d,) by modality."""
         hidden = functional.silu(
             self.soft_prompt_down[adapter_name](self.soft_prompt_P[adapter_name])
         )
@@ -194,24 +303,14 @@ class SoftPromptModel(OneAdapter, BaseTuner):
     def inject_adapter(
         self, model: nn.Module, adapter_name: str, *args: Any, **options: Any
     ) -> None:
-        """Freeze the model, and put prompts beside it.
-
-        Args:
-            model: The model.
-            adapter_name: The adapter's name; its configuration is known.
-            *args: As for PEFT's tuners.
-            **options: As for PEFT's tuners.
-
-        Raises:
-            ConfigError: If the configuration is of another type.
-        """
+        """Freeze the model, and put prompts beside it."""
         super().inject_adapter(model, adapter_name, *args, **options)
         config = self.peft_config[adapter_name]
         if not isinstance(config, SoftPromptConfig):
             raise ConfigError(f"expected a SoftPromptConfig, not a {type(config).__name__}")
         decoder: Any = model.get_decoder()  # pyright: ignore[reportCallIssue]
         if not hasattr(decoder, _PLACE):
-            PromptContext.attach(model)  # its hook comes first: prompts are chosen, then inserted
+            ForwardContext.attach(model)  # its hook comes first: prompts are chosen, then inserted
             layer = SoftPrompts(*_embedding_facts(decoder))
             layer.train(decoder.training)
             setattr(decoder, _PLACE, layer)
@@ -239,17 +338,7 @@ def _embedding_facts(decoder: Any) -> tuple[int, Tensor | None]:
 
 
 def soft_prompts(model: nn.Module) -> SoftPrompts:
-    """Find the soft prompts of a model.
-
-    Args:
-        model: A model with a `SoftPromptConfig` on it.
-
-    Returns:
-        They.
-
-    Raises:
-        ConfigError: If it has none.
-    """
+    """Find the soft prompts of a model; a ConfigError if it has none."""
     for module in model.modules():
         if isinstance(module, SoftPrompts):
             return module
@@ -259,9 +348,4 @@ def soft_prompts(model: nn.Module) -> SoftPrompts:
     )
 
 
-def register() -> None:
-    """Make PEFT know the type SOFT_PROMPT; a second call does nothing."""
-    register_type(SOFT_PROMPT, SoftPromptConfig, SoftPromptModel)
-
-
-register()
+register_type(SOFT_PROMPT, SoftPromptConfig, SoftPromptModel)

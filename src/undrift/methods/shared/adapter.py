@@ -19,7 +19,7 @@ from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.shared.adapter_config import read_config
 from undrift.methods.shared.tensor_files import check_finite, load_tensors, save_tensors
 from undrift.rundir.files import writing
-from undrift.tuner.upstream import SAFETENSORS_WEIGHTS_NAME, BaseTunerLayer
+from undrift.tuner.peft_internals import SAFETENSORS_WEIGHTS_NAME, BaseTunerLayer
 
 
 def save_adapter(model: nn.Module, directory: Path) -> None:

@@ -18,14 +18,14 @@ from typing import Any, get_type_hints
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 from pydantic import TypeAdapter
 
-import undrift.tuner.pool
+import undrift.tuner.pool_lora
 import undrift.tuner.soft_prompt  # noqa: F401 (both tell PEFT about their types)
 from undrift.errors import RunDirError
 from undrift.methods.shared.tensor_files import load_tensors, shapes_of
 from undrift.rundir import damaged, text_of
 from undrift.rundir.files import parsed, short
 from undrift.rundir.records import check
-from undrift.tuner.upstream import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
+from undrift.tuner.peft_internals import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch.distributed as dist
 from torch import nn
 
-from undrift.core.stepping import innermost
+from undrift.core.step_hook import innermost
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.shared.adapter import (
     active_adapter,

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from undrift.core import steps
 from undrift.core.settings import Metrics
-from undrift.core.stepping import StepTransform
+from undrift.core.step_hook import StepTransform
 from undrift.tuner import LayerStatistics, summed
-from undrift.tuner.model import SAME_INPUT
+from undrift.tuner.moe_lora import SAME_INPUT
 
 Basis = tuple[Tensor, Tensor]
 """V (d, k) and s (k,) of one linear's input."""

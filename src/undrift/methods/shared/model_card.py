@@ -18,7 +18,7 @@ from pydantic import Field, NonNegativeInt
 from undrift.registry import METHODS
 from undrift.rundir import atomic_write, read_json, read_record
 from undrift.rundir.records import Name, Origin, Record
-from undrift.tuner.upstream import CONFIG_NAME
+from undrift.tuner.peft_internals import CONFIG_NAME
 
 CARD = "README.md"
 RECORD = "undrift_state.json"

@@ -20,14 +20,13 @@ from undrift.methods import base
 from undrift.methods.finetune import transformer
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.tensor_files import restore_tensors, save_tensors
-from undrift.tuner import GateContext, Gates, Prompt, PromptContext
-from undrift.tuner.pool import (
+from undrift.tuner import ForwardContext, Gates, Prompt, restore_float32
+from undrift.tuner.pool_lora import (
     PoolLoraConfig,
     gate_context,
     grow,
     make_room,
     note_past,
-    pools_to_float32,
 )
 
 GATE = "undrift_gate"
@@ -52,7 +51,7 @@ class Gate(nn.Module):
     """
 
     def running(self) -> dict[str, Tensor]:
-        """Name the attributes that every process sums up by itself, see `undrift.tuner.ranks`."""
+        """Name the attributes that every process sums up by itself."""
         return {}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -100,7 +99,7 @@ class PoolMethod(base.Method):
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
-        self._context = GateContext()
+        self._context = ForwardContext()
         self._gate: Gate | None = None
 
     # ------------------------------------------------------------ what a method may override
@@ -112,7 +111,7 @@ class PoolMethod(base.Method):
             prompt: The prompts.
 
         Returns:
-            See `undrift.tuner.gates`, oldest expert first; in a graph where they are trained.
+            See `undrift.tuner.forward.Gates`, oldest expert first; in a graph where they are trained.
         """
         raise NotImplementedError
 
@@ -168,7 +167,7 @@ class PoolMethod(base.Method):
                 body.add_module(GATE, made.to(table.device))
         self._gate = getattr(body, GATE, None)
         if self.reads_prompts:
-            PromptContext.attach(body).on_prompt = self._decide
+            ForwardContext.attach(body, on_prompt=self._decide)
 
     def past(self, model: nn.Module) -> int:
         """Return how many experts are past, on the linear that has the most."""
@@ -176,7 +175,7 @@ class PoolMethod(base.Method):
         return note_past(wrapped, active_adapter(wrapped))
 
     def _decide(self, prompt: Prompt) -> None:
-        self._context.set(self.gates(prompt))
+        self._context.set_gates(self.gates(prompt))
 
     # ------------------------------------------------------------ the moments of a task
 
@@ -189,14 +188,14 @@ class PoolMethod(base.Method):
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Go on with the experts that the checkpoint brought."""
         self.bind(model)
-        pools_to_float32(model)
+        restore_float32(model)
         for p in self._gate.parameters() if self._gate is not None else ():
             if p.dtype.itemsize < 4:  # a trainer cast it
                 p.data = p.data.float()
 
     def task_end(self, model: nn.Module) -> None:
         """End a task: the gates of its last batch are forgotten."""
-        self._context.clear()
+        self._context.set_gates({})
 
     # ------------------------------------------------------------ state and its size
 

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from undrift.errors import ConfigError
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.adapter_config import read_config
-from undrift.tuner.upstream import ModulesToSaveWrapper, set_additional_trainable_modules
+from undrift.tuner.peft_internals import ModulesToSaveWrapper, set_additional_trainable_modules
 
 # Where transformers keeps what stands between a vision tower and a language model: LLaVA and its
 # relatives, Gemma3, InternVL; Idefics3, SmolVLM; Qwen-VL, GLM-V. The last is a list of modules.

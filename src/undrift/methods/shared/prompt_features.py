@@ -20,8 +20,8 @@ from torch.nn import functional
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import peft_model
-from undrift.tuner.prompt import Prompt
-from undrift.tuner.upstream import BaseTunerLayer, switch_layers
+from undrift.tuner.forward import Prompt
+from undrift.tuner.peft_internals import BaseTunerLayer, switch_layers
 
 MODALITIES = ("image", "text")
 _ROWS = 4096  # of the embedding table at a time
@@ -90,7 +90,8 @@ def _encoded(prompt: Prompt, centre: Tensor, encoder: str) -> Features:
     if prompt.encoded is None:
         raise ConfigError(
             f"the features of the encoder {encoder!r} are missing: `undrift run` hands them over; "
-            "in a trainer of your own set PromptContext.of(model).encoded before every call"
+            "in a trainer of your own call the model within "
+            "ForwardContext.of(model).given(encoded=...)"
         )
     spare = len(centre) - prompt.encoded["text"].shape[1]
     if spare < 0:

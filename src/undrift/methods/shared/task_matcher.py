@@ -27,7 +27,7 @@ from undrift.methods.shared.prompt_features import (
 )
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.tuner import Gates, Prompt
-from undrift.tuner.ranks import rank, summed
+from undrift.tuner.distributed import rank, summed
 
 MATCHER_FILE = "task_matcher.safetensors"
 
@@ -344,7 +344,7 @@ class MatchedPool(PoolMethod):
             weights: Of every expert for every prompt, (B, E).
 
         Returns:
-            See `undrift.tuner.gates`.
+            See `undrift.tuner.forward.Gates`.
         """
         return weights
 

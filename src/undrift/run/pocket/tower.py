@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from undrift.run.pocket.sizes import PocketVisionConfig
-from undrift.tuner.upstream import BaseModelOutputWithPooling
+from undrift.tuner.peft_internals import BaseModelOutputWithPooling
 
 # (kernel, stride, expansion, channels out) of blocks 0 to 10; no squeeze and excitation, ReLU6.
 BLOCKS = (

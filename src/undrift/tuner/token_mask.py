@@ -1,21 +1,21 @@
-"""Which tokens of the current forward pass count (no padding, only those sampled), and how much."""
+"""Which tokens of a forward pass count: no padding, only those sampled, each with its example.
+
+A row may be packed, that is hold several examples one after another.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedConfig
+from torch import Tensor
 
 from undrift.errors import ConfigError
-from undrift.tuner.packing import packed_examples, without_padding
 
+IGNORED = -100  # the label that cross entropy leaves out
 _RESOLUTION = 1 << 24  # a token is sampled where its hash modulo this is small enough
 _PRIMES = (-7046029254386353131, -4417276706812531889, 1609587929392839161)
 
@@ -81,29 +81,21 @@ class Tokens:
         """
         key = (count, fraction, seed)
         if key not in self._choices:
-            self._choices[key] = self._choose(count, fraction, seed, device)
+            make = self._exact if device.type == "cpu" else self.fixed_size
+            self._choices[key] = make(count, fraction, seed, device)
         return self._choices[key]
 
-    def _choose(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
+    def _exact(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
         mask = self._counting(count, fraction, seed)
         if mask is None:
             return Choice(count)
-        if device.type != "cpu":
-            return self.fixed_size(count, fraction, seed, device)
         index = mask.flatten().to(device).nonzero().flatten()
         return Choice(count) if len(index) == count else Choice(len(index), index)
 
     def fixed_size(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
-        """Make the same choice with sizes that do not depend on the data: nothing is read back.
+        """Make the same choice in sizes that do not depend on the data: nothing is read back.
 
-        Args:
-            count: As in `choose`.
-            fraction: As in `choose`; there is room for 1.5 times this share of the rows.
-            seed: As in `choose`.
-            device: Where the rows are.
-
-        Returns:
-            The choice; rows that fill it up have the weight 0.
+        There is room for 1.5 times the share of the rows; rows that fill it up have the weight 0.
         """
         mask = self._counting(count, fraction, seed)
         if mask is None:
@@ -131,23 +123,20 @@ class Tokens:
         if like is None or (self.ids is None and self.content is None):
             raise ConfigError(
                 "token_fraction < 1 chooses tokens by example and position: call the model with "
-                "input_ids or inputs_embeds as keywords, or set TokenContext.example_ids"
+                "input_ids or inputs_embeds as keywords, or within ForwardContext.of(model)"
+                ".given(example_ids=...)"
             )
         there = torch.ones_like(like) if self.mask is None else self.mask
         mask = (there != 0).long()  # which may number examples, see `packed_examples`
         position = self._within(mask) * mask
-        ids = self.ids
-        if ids is None and self.content is not None:
-            ids = self._identity(self.content, mask)
-        elif ids is not None:
-            ids = ids[:, None]
-        if ids is None:
-            raise RuntimeError("unreachable: ids or content were checked above")
+        ids = self._made_ids(mask) if self.ids is None else self.ids[:, None]
         hashed = _mixed(_mixed(ids.to(mask.device) + seed) + position)
         return ((hashed & (_RESOLUTION - 1)) < fraction * _RESOLUTION) & (mask != 0)
 
-    def _identity(self, content: Tensor, mask: Tensor) -> Tensor:
-        """A number of every token's example, made of its tokens, (batch, length) or (batch, 1)."""
+    def _made_ids(self, mask: Tensor) -> Tensor:
+        """A number of every token's example, made of its content, (batch, length) or (batch, 1)."""
+        content = self.content
+        assert content is not None  # `_sampled` has looked
         bits = content.float().view(torch.int32) if content.is_floating_point() else content
         place = self._within(mask) * mask * _PRIMES[0]
         return self._summed(_mixed(bits.long() + place) * mask)
@@ -239,70 +228,75 @@ class Tokens:
         self._inputs[group] = (address, members | {member})
 
 
-class TokenContext:
-    """Holds the `Tokens` of the current forward pass of one model.
+def packed_examples(given: Mapping[str, Any]) -> Tensor | None:
+    """Tell apart the examples that a packed batch holds in one row.
 
-    Under gradient checkpointing a forward pass must be followed by its backward pass before the
-    next forward pass, as every trainer does.
+    Args:
+        given: What a model is called with: positions begin anew with every example, `seq_idx`
+            and an attention mask with values above 1 number the examples, `cu_seq_lens_q` says
+            where each begins in the one row.
 
-    Attributes:
-        current: The tokens of the current, or last, forward pass.
-        example_ids: Set it before a forward pass to tell examples apart by number, (batch,) int64,
-            instead of by their content; used once.
-        handle: Ends it.
+    Returns:
+        The number of every token's example, (batch, length) int64; None where a row is an example.
     """
-
-    def __init__(self) -> None:
-        self.current = Tokens()
-        self.example_ids: Tensor | None = None
-        self.handle: RemovableHandle | None = None
-        self._names: list[str] = []
-
-    @classmethod
-    def attach(cls, model: nn.Module) -> TokenContext:
-        """Make a context that sees every call of `model`, also one inside a PeftModel."""
-        context = cls()
-        context._names = list(inspect.signature(model.forward).parameters)
-        context.handle = model.register_forward_pre_hook(context._begin, with_kwargs=True)
-        return context
-
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = dict(zip(self._names, args, strict=False)) | kwargs
-        mask, content = given.get("attention_mask"), _content(given)
-        if _has_encoder(module):  # the linears are the decoder's
-            labels, mask = given.get("labels"), given.get("decoder_attention_mask")
-            content = _content(given, "decoder_")
-            content = labels if content is None else content
-            if mask is None and isinstance(labels, Tensor):
-                mask = labels != -100
-            if mask is None and module.training and torch.is_grad_enabled():
-                raise ConfigError(
-                    f"{type(module).__name__} has an encoder, whose attention_mask does not tell "
-                    "the decoder's padding: call it with labels or decoder_attention_mask"
-                )
-            given = {}
-        elif mask is None:
-            mask = without_padding(given)
-        if not isinstance(mask, Tensor | None):
-            raise ConfigError(
-                "undrift cannot read the padding from a prepared attention mask; call the model "
-                "with a mask of shape (batch, length), or with none"
-            )
-        self.current = Tokens(mask, self.example_ids, content, given)
-        self.example_ids = None
+    index, ends, positions = (
+        given.get(name) for name in ("seq_idx", "cu_seq_lens_q", "position_ids")
+    )
+    if isinstance(index, Tensor) and index.dim() == 2:
+        new = index[:, 1:] != index[:, :-1]
+    elif isinstance(ends, Tensor):
+        new = torch.zeros(1, int(ends[-1]) - 1, dtype=torch.bool, device=ends.device)
+        new[0, ends[1:-1].long() - 1] = True
+    elif _numbers(mask := given.get("attention_mask")):
+        new = mask[:, 1:] != mask[:, :-1]
+    elif isinstance(positions, Tensor) and positions.dim() in (2, 3):
+        several = positions.dim() == 3  # of time, height and width: pictures stand still in time
+        time = positions[0] if several else positions
+        new = time[:, 1:] < time[:, :-1]
+        if not several:
+            new = new | (time[:, 1:] == 0)
+    else:
+        return None
+    first = torch.ones(new.shape[0], 1, dtype=torch.bool, device=new.device)
+    if not isinstance(ends, Tensor) and not bool(_attended(given, new).any()):
+        return None
+    return torch.cat([first, new], 1).flatten().cumsum(0).view(new.shape[0], -1) - 1
 
 
-def _content(given: Mapping[str, Any], of: str = "") -> Tensor | None:
-    """Something of every token, (batch, length); `of` is the prefix of the decoder's arguments."""
-    ids, embedded = given.get(f"{of}input_ids"), given.get(f"{of}inputs_embeds")
-    return embedded.detach()[..., 0] if ids is None and isinstance(embedded, Tensor) else ids
+def without_padding(given: Mapping[str, Any]) -> Tensor | None:
+    """Leave out the padding of packed rows that come without a mask.
+
+    Padding looks like examples of one token each, at position 0, behind all others and without a
+    label.
+
+    Args:
+        given: What a model is called with.
+
+    Returns:
+        The mask of the tokens, (batch, length) bool; None where positions and labels do not tell.
+    """
+    positions, labels = given.get("position_ids"), given.get("labels")
+    if not isinstance(positions, Tensor) or not isinstance(labels, Tensor):
+        return None
+    position = positions.amax(0) if positions.dim() == 3 else positions
+    if position.dim() != 2 or position.shape != labels.shape:
+        return None
+    ahead = position.flip(1).cummax(1).values.flip(1)  # the largest from here to the row's end
+    return (ahead > 0) | (labels != IGNORED) | (ahead[:, :1] == 0)
 
 
-def _has_encoder(module: nn.Module) -> bool:
-    """Whether a model reads in an encoder and writes in a decoder, also one behind a tower."""
-    config = getattr(module, "config", None)
-    text = config.get_text_config() if isinstance(config, PreTrainedConfig) else None
-    return any(getattr(each, "is_encoder_decoder", False) for each in (config, text))
+def _numbers(mask: Any) -> TypeGuard[Tensor]:
+    """Whether a mask says more than which tokens are there."""
+    return isinstance(mask, Tensor) and mask.dim() == 2 and bool((mask > 1).any())
+
+
+def _attended(given: Mapping[str, Any], new: Tensor) -> Tensor:
+    """The beginnings that follow a token which counts: padding has positions of any kind."""
+    mask = given.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] != new.shape[1] + 1:
+        return new
+    there = mask.to(new.device) != 0
+    return new & there[:, 1:] & there[:, :-1]
 
 
 def _mixed(x: Tensor) -> Tensor:

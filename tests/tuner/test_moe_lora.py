@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tests.precision import assert_same
 from undrift.core.routing import mixture
-from undrift.tuner import MoeLoraConfig, MoeLoraLayer, TokenContext
+from undrift.tuner import ForwardContext, MoeLoraConfig, MoeLoraLayer
 
 N, r, D_IN, D_OUT = 4, 3, 16, 12
 LINEAR = 2 * D_IN + N * r  # roundings one after the other: W0 x, A x, and B of what comes out
@@ -51,7 +51,7 @@ BASES = {
 
 
 def wrap(base: nn.Module, config: MoeLoraConfig = CONFIG) -> MoeLoraLayer:
-    layer = MoeLoraLayer(base, "layers.0.mlp.up_proj", TokenContext())
+    layer = MoeLoraLayer(base, "layers.0.mlp.up_proj", ForwardContext())
     layer.update_layer("default", config)
     generator = torch.Generator().manual_seed(0)
     for masters in (layer.moe_lora_A, layer.moe_lora_B, layer.moe_lora_G):
@@ -98,7 +98,7 @@ def test_bitsandbytes_four_bit_base():
 
 
 def test_the_constant_gate_weighs_all_alike_and_does_not_learn():
-    layer = MoeLoraLayer(nn.Linear(D_IN, D_OUT), "linear", TokenContext())
+    layer = MoeLoraLayer(nn.Linear(D_IN, D_OUT), "linear", ForwardContext())
     layer.update_layer("default", MoeLoraConfig(num_experts=N, r=r, gate="constant", collect=True))
     layer.moe_lora_B.default.data.normal_()
     layer(torch.randn(7, D_IN)).sum().backward()
@@ -121,7 +121,7 @@ def test_a_change_of_the_masters_is_seen_at_once():
 def test_an_optimiser_that_writes_past_the_versions_is_seen_in_the_next_forward_pass():
     model = nn.Sequential(wrap(nn.Linear(D_IN, D_OUT)))
     (layer,) = model
-    layer.context = TokenContext.attach(model)
+    layer.context = ForwardContext.attach(model)
     x = torch.randn(3, D_IN)
     masters = (layer.moe_lora_A.default, layer.moe_lora_B.default, layer.moe_lora_G.default)
     for _ in range(2):

@@ -12,15 +12,15 @@ import torch
 import transformers
 
 from tests.tuner.llava import tiny_llava
-from undrift.tuner import upstream
+from undrift.tuner import peft_internals
 
 SOURCE = Path(__file__).parents[2] / "src" / "undrift"
-THERE = Path(upstream.__file__).relative_to(Path(upstream.__file__).parents[1])
+THERE = Path(peft_internals.__file__).relative_to(Path(peft_internals.__file__).parents[1])
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / THERE)
 THEIRS = ("peft", "transformers")
 BASES = {
-    "BaseTuner": upstream.BaseTuner,
-    "BaseTunerLayer": upstream.BaseTunerLayer,
+    "BaseTuner": peft_internals.BaseTuner,
+    "BaseTunerLayer": peft_internals.BaseTunerLayer,
     "Trainer": transformers.Trainer,
 }
 # torch's own and the standard library's, which this file is not about.
@@ -78,7 +78,7 @@ def test_no_other_file_imports_what_is_not_promised(path):
     found = imported(ast.parse(path.read_text()))
     if path == SOURCE / "__init__.py":  # waits for it by name, since importing it is not light
         found -= {transformers.AutoConfig.__module__}
-    assert not found, f"import it from tuner/upstream.py, with a line why: {path}"
+    assert not found, f"import it from tuner/peft_internals.py, with a line why: {path}"
 
 
 def test_no_other_file_reaches_for_underscored_names_of_others():
@@ -97,7 +97,7 @@ def test_what_is_overridden_is_named_and_nothing_else():
                 inside = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
                 theirs = {name for name in inside if name in dir(BASES[base.id])}
                 hidden = {name for name in theirs if name[0] == "_" and name[1] != "_"}
-                assert hidden <= set(upstream.OVERRIDDEN[base.id]), path
+                assert hidden <= set(peft_internals.OVERRIDDEN[base.id]), path
 
 
 PARAMETERS = {
@@ -115,25 +115,25 @@ PARAMETERS = {
 
 @pytest.mark.parametrize(
     ("base", "name"),
-    [(base, name) for base, names in upstream.OVERRIDDEN.items() for name in names],
+    [(base, name) for base, names in peft_internals.OVERRIDDEN.items() for name in names],
 )
 def test_the_overridden_method_is_there_and_takes_what_ours_takes(base, name):
     assert [*inspect.signature(getattr(BASES[base], name)).parameters] == PARAMETERS[name]
 
 
 def test_the_overridden_methods_are_all_tried():
-    assert {*PARAMETERS} == {name for names in upstream.OVERRIDDEN.values() for name in names}
+    assert {*PARAMETERS} == {name for names in peft_internals.OVERRIDDEN.values() for name in names}
 
 
 def test_hook_add_type_and_register_type():
-    kind = upstream.add_type("tried_lora")
-    assert upstream.add_type("tried_lora") is kind is peft.PeftType("TRIED_LORA")
+    kind = peft_internals.add_type("tried_lora")
+    assert peft_internals.add_type("tried_lora") is kind is peft.PeftType("TRIED_LORA")
     assert kind == "TRIED_LORA" and kind in list(peft.PeftType)
     mapping = peft.PEFT_TYPE_TO_CONFIG_MAPPING
     try:
-        tuner = type("Tried", (upstream.BaseTuner,), {"prefix": "tried_lora_"})
+        tuner = type("Tried", (peft_internals.BaseTuner,), {"prefix": "tried_lora_"})
         for _ in range(2):
-            upstream.register_type(kind, peft.PeftConfig, tuner)
+            peft_internals.register_type(kind, peft.PeftConfig, tuner)
         assert mapping[kind] is peft.PeftConfig
     finally:
         mapping.pop(kind, None)
@@ -150,17 +150,17 @@ def lora() -> peft.PeftModel:
 def test_hook_replace_module():
     tuner = lora().base_model
     parent, new = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2)}), torch.nn.Linear(2, 2)
-    upstream.replace_module(tuner, parent, "a", new, parent["a"])
+    peft_internals.replace_module(tuner, parent, "a", new, parent["a"])
     assert parent["a"] is new
 
 
 def test_hook_switch_layers_and_lora_layer():
     model = lora()
-    layers = [m for m in model.modules() if isinstance(m, upstream.LoraLayer)]
-    assert layers and all(isinstance(layer, upstream.BaseTunerLayer) for layer in layers)
+    layers = [m for m in model.modules() if isinstance(m, peft_internals.LoraLayer)]
+    assert layers and all(isinstance(layer, peft_internals.BaseTunerLayer) for layer in layers)
     needs = [p.requires_grad for p in model.parameters()]
     for off in (True, False):
-        upstream.switch_layers(layers, off=off)
+        peft_internals.switch_layers(layers, off=off)
         assert all(layer.disable_adapters is off for layer in layers)
     assert [p.requires_grad for p in model.parameters()] == needs
 
@@ -168,69 +168,69 @@ def test_hook_switch_layers_and_lora_layer():
 def test_hook_choose_adapter_and_device_of():
     model = lora()
     model.add_adapter("other", peft.LoraConfig(r=2, target_modules=["down_proj"]))
-    layers = [m for m in model.modules() if isinstance(m, upstream.LoraLayer)]
+    layers = [m for m in model.modules() if isinstance(m, peft_internals.LoraLayer)]
     needs = [p.requires_grad for p in model.parameters()]
-    upstream.choose_adapter(layers, "other")
+    peft_internals.choose_adapter(layers, "other")
     assert all(layer.active_adapters == ["other"] for layer in layers)
     assert [p.requires_grad for p in model.parameters()] == needs
-    assert upstream.device_of(layers[0]) == torch.device("cpu")
+    assert peft_internals.device_of(layers[0]) == torch.device("cpu")
 
 
 def test_hook_modules_to_save_wrapper_and_set_additional_trainable_modules():
     model, config = tiny_llava(), peft.LoraConfig(modules_to_save=["multi_modal_projector"])
-    upstream.set_additional_trainable_modules(model, config, None, "default")
-    assert any(isinstance(m, upstream.ModulesToSaveWrapper) for m in model.modules())
+    peft_internals.set_additional_trainable_modules(model, config, None, "default")
+    assert any(isinstance(m, peft_internals.ModulesToSaveWrapper) for m in model.modules())
 
 
 def test_hook_dummy_target_modules():
-    config = peft.LoraConfig(target_modules=upstream.DUMMY_TARGET_MODULES)
+    config = peft.LoraConfig(target_modules=peft_internals.DUMMY_TARGET_MODULES)
     model = peft.get_peft_model(tiny_llava(), config)
-    assert not any(isinstance(m, upstream.LoraLayer) for m in model.modules())
+    assert not any(isinstance(m, peft_internals.LoraLayer) for m in model.modules())
 
 
 def test_hook_names_of_files(tmp_path):
     model = lora()
     model.save_pretrained(tmp_path)
-    assert (tmp_path / upstream.SAFETENSORS_WEIGHTS_NAME).is_file()
-    assert (tmp_path / upstream.CONFIG_NAME).is_file()
-    assert upstream.WEIGHTS_NAME.endswith(".bin")
+    assert (tmp_path / peft_internals.SAFETENSORS_WEIGHTS_NAME).is_file()
+    assert (tmp_path / peft_internals.CONFIG_NAME).is_file()
+    assert peft_internals.WEIGHTS_NAME.endswith(".bin")
     from transformers.trainer import TRAINER_STATE_NAME
 
-    assert upstream.TRAINER_STATE_NAME == TRAINER_STATE_NAME
+    assert peft_internals.TRAINER_STATE_NAME == TRAINER_STATE_NAME
 
 
 def test_hook_find_adapter_config_file(tmp_path):
-    assert upstream.find_adapter_config_file(str(tmp_path)) is None
+    assert peft_internals.find_adapter_config_file(str(tmp_path)) is None
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert upstream.find_adapter_config_file(str(tmp_path)) is not None
+    assert peft_internals.find_adapter_config_file(str(tmp_path)) is not None
 
 
 def test_hook_base_model_output_with_pooling():
-    out = upstream.BaseModelOutputWithPooling(
+    out = peft_internals.BaseModelOutputWithPooling(
         last_hidden_state=torch.zeros(1), pooler_output=torch.ones(1), hidden_states=()
     )
     assert float(out.pooler_output) == 1
 
 
 def test_hook_conv1d():
-    linear = upstream.Conv1D(5, 3)
+    linear = peft_internals.Conv1D(5, 3)
     assert (linear.nx, linear.nf) == (3, 5)
     assert linear(torch.ones(2, 3)).shape == (2, 5)
 
 
 def test_hook_reporters():
-    assert issubclass(upstream.reporters()["tensorboard"], transformers.TrainerCallback)
+    assert issubclass(peft_internals.reporters()["tensorboard"], transformers.TrainerCallback)
 
 
 def test_hook_one_device(tmp_path):
     arguments = transformers.TrainingArguments(str(tmp_path), use_cpu=True)
     assert arguments.n_gpu <= 1
     arguments._n_gpu = 4
-    upstream.one_device(arguments)
+    peft_internals.one_device(arguments)
     assert arguments.n_gpu == 1
 
 
 def test_every_hook_has_been_tried():
     text = Path(__file__).read_text()
-    untried = [name for name in upstream.__all__ if f"upstream.{name}" not in text]
+    untried = [name for name in peft_internals.__all__ if f"peft_internals.{name}" not in text]
     assert not untried

@@ -16,17 +16,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tests.precision import assert_same
 from tests.tuner.llava import tiny_batch, tiny_llava
 from tests.tuner.pools import randomise_newest, tiny_pool
-from undrift.errors import ConfigError, UndriftError
-from undrift.tuner import GateContext
-from undrift.tuner.pool import (
+from undrift.errors import ConfigError, UndriftError, UnknownName
+from undrift.tuner import ForwardContext, restore_float32
+from undrift.tuner.pool_lora import (
     PoolLoraConfig,
     PoolLoraLayer,
     gate_context,
     grow,
+    in_groups,
     make_room,
     note_past,
     pool_layers,
-    pools_to_float32,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -43,7 +43,7 @@ def layer(num_new: int = 2, dtype=torch.float64, **config) -> PoolLoraLayer:
     """A linear with `E` experts, the newest two of which are trained."""
     torch.manual_seed(0)
     base = nn.Linear(D_IN, D_OUT).to(dtype).requires_grad_(False)
-    made = PoolLoraLayer(base, "up", GateContext())
+    made = PoolLoraLayer(base, "up", ForwardContext())
     options = {"num_new": num_new, "num_past": E - num_new, "r": R, "lora_alpha": 3.0} | config
     made.update_layer("default", PoolLoraConfig(**options))
     if dtype == torch.float64:
@@ -76,7 +76,7 @@ def explicit(made: PoolLoraLayer, x: torch.Tensor, gates: torch.Tensor) -> torch
 def test_the_output_is_the_explicit_sum_over_experts_of_g_b_a_x(shape):
     made, x = layer(), torch.randn(B, L, D_IN, dtype=torch.float64)
     gates = torch.rand(shape, dtype=torch.float64)
-    made.context.set(gates)
+    made.context.set_gates(gates)
     torch.testing.assert_close(made(x), explicit(made, x, gates))
 
 
@@ -87,7 +87,7 @@ def test_gradients_to_gates_inputs_and_newest_experts_are_those_of_the_explicit_
     gates = torch.rand(shape, dtype=torch.float64, requires_grad=True)
     moved = (x, gates, made.pool_lora_A["default"], made.pool_lora_B["default"])
     pull = torch.randn(B, L, D_OUT, dtype=torch.float64)
-    made.context.set(gates)
+    made.context.set_gates(gates)
     ours = torch.autograd.grad((made(x) * pull).sum(), moved)
     theirs = torch.autograd.grad((explicit(made, x, gates) * pull).sum(), moved)
     for one, other in zip(ours, theirs, strict=True):
@@ -97,7 +97,7 @@ def test_gradients_to_gates_inputs_and_newest_experts_are_those_of_the_explicit_
 def test_all_counts_every_expert_and_newest_those_that_are_trained():
     made, x = layer(), torch.randn(B, L, D_IN, dtype=torch.float64)
     for named, ones in (("all", [1.0] * 4), ("newest", [0.0, 0.0, 1.0, 1.0])):
-        made.context.set(named)
+        made.context.set_gates(named)
         torch.testing.assert_close(made(x), explicit(made, x, torch.tensor(ones).double()))
 
 
@@ -108,7 +108,7 @@ def test_a_router_is_called_with_the_layers_own_input():
     def router(x: torch.Tensor) -> torch.Tensor:
         return (x @ weight.T).softmax(-1)
 
-    made.context.set({"up": router})
+    made.context.set_gates({"up": router})
     y = made(x)
     torch.testing.assert_close(y, explicit(made, x, router(x)))
     assert torch.autograd.grad(y.sum(), weight)[0].abs().sum() > 0
@@ -119,7 +119,7 @@ def test_without_gates_a_pool_that_needs_them_says_so():
     x = torch.randn(B, L, D_IN, dtype=torch.float64)
     with pytest.raises(ConfigError, match="no gates are set"):
         made(x)
-    assert torch.equal(layer(gates="all")(x), (made.context.set("all"), made(x))[1])
+    assert torch.equal(layer(gates="all")(x), (made.context.set_gates("all"), made(x))[1])
 
 
 @pytest.mark.foreign("1.3")
@@ -128,7 +128,7 @@ def test_at_the_start_the_model_is_the_base(targets):
     model = tiny_pool(tasks=1, trained=False, target_modules=targets)
     assert not any(p.any() for n, p in model.named_parameters() if "pool_lora_B" in n)
     assert_same(logits(model), logits(tiny_llava()))
-    gate_context(model).set(torch.tensor([0.3]))
+    gate_context(model).set_gates(torch.tensor([0.3]))
     assert_same(logits(model), logits(tiny_llava()))
 
 
@@ -164,7 +164,7 @@ def test_a_task_begins_alike_whatever_was_drawn_before():
 @pytest.mark.parametrize("gates", [torch.tensor([0.2, 0.5, 0.3]), "newest"], ids=["sum", "newest"])
 def test_past_experts_are_bit_identical_after_training_with_adamw_and_weight_decay(gates):
     model = tiny_pool().train()
-    gate_context(model).set(gates)
+    gate_context(model).set_gates(gates)
     past = {n: p.clone() for n, p in model.named_parameters() if "past" in n}
     new = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
     assert past.keys().isdisjoint(new) and len(past) == len(new) == 12
@@ -228,7 +228,7 @@ def test_masters_stay_float32_whatever_the_base_is(dtype, tmp_path):
     grow(model)
     randomise_newest(model, seed=2)
     gates = torch.tensor([[0.3, 0.7]] * 3, requires_grad=True)
-    gate_context(model).set(gates)
+    gate_context(model).set_gates(gates)
 
     def check(model: nn.Module) -> None:
         for name, value in model.state_dict().items():
@@ -245,7 +245,7 @@ def test_masters_stay_float32_whatever_the_base_is(dtype, tmp_path):
         model.save_pretrained(tmp_path)
         loaded = peft.PeftModel.from_pretrained(tiny_llava().to(dtype), tmp_path)
         check(loaded)
-        gate_context(loaded).set(gates)
+        gate_context(loaded).set_gates(gates)
         assert torch.equal(logits(loaded, batch), logits(model, batch))
 
 
@@ -255,7 +255,7 @@ def test_masters_that_a_trainer_cast_are_restored():
         for name in ("pool_lora_A", "pool_lora_past_B"):
             master = getattr(made, name)["default"]
             master.data = master.data.to(torch.bfloat16)
-    pools_to_float32(model)
+    restore_float32(model)
     kinds = {p.dtype for n, p in model.named_parameters() if "pool_lora" in n}
     assert kinds == {torch.float32}
 
@@ -269,7 +269,7 @@ def test_activation_checkpointing_changes_nothing_not_even_the_gates_gradient():
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
         gates = torch.tensor([[0.2, 0.5, 0.3]] * 3, requires_grad=True)
-        gate_context(model).set(gates)
+        gate_context(model).set_gates(gates)
         model.train()(**tiny_batch()).loss.backward()
         assert gates.grad is not None
         grads.append([gates.grad, *(p.grad for p in model.parameters() if p.requires_grad)])
@@ -292,7 +292,7 @@ def test_disabling_deleting_unloading_and_copying():
     with model.disable_adapter():
         assert_same(logits(model), base)
     twin = copy.deepcopy(model)
-    gate_context(twin).set(torch.zeros(3))
+    gate_context(twin).set_gates(torch.zeros(3))
     assert_same(logits(twin), base)
     assert torch.equal(logits(model), adapted)
     model.add_adapter("other", PoolLoraConfig(r=2, gates="all"))
@@ -316,3 +316,59 @@ def test_a_value_that_cannot_be_used_is_named(wrong, message):
 def test_a_model_without_a_pool_has_no_gates():
     with pytest.raises(ConfigError, match="no pool of experts"):
         gate_context(tiny_llava())
+
+
+# ---------------------------------------------------------------- gates
+
+THREE = 3  # experts
+
+
+def serve(gates: torch.Tensor, tokens: int) -> torch.Tensor:
+    """The gates of every single token, (tokens, THREE)."""
+    rows = in_groups(gates, tokens, THREE, "up")
+    return rows.repeat_interleave(tokens // len(rows), 0)
+
+
+def test_one_row_for_all_one_a_sample_and_one_a_token():
+    one, samples, tokens = torch.rand(THREE), torch.rand(2, THREE), torch.rand(2, 5, THREE)
+    assert torch.equal(serve(one, 10), one.expand(10, THREE))
+    assert torch.equal(serve(samples, 10), samples[[0] * 5 + [1] * 5])
+    assert torch.equal(serve(tokens, 10), tokens.view(10, THREE))
+
+
+def test_copies_of_a_sample_that_beams_make_get_its_gates():
+    samples, tokens = torch.rand(2, THREE), torch.rand(2, 5, THREE)
+    assert torch.equal(serve(samples, 2 * 4), samples[[0] * 4 + [1] * 4])  # four beams, one token
+    assert torch.equal(serve(tokens, 2 * 3 * 5), tokens[[0, 0, 0, 1, 1, 1]].view(30, THREE))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((4,), "has 3 experts, and gates of shape"),
+        ((2, 4), "has 3 experts, and gates of shape"),
+        ((3, 3), "another batch"),
+        ((2, 4, 3), "another batch"),
+        ((2, 10, 3), "another batch"),
+        ((1, 1, 1, 3), "expected"),
+    ],
+)
+def test_gates_of_another_batch_or_pool_are_refused(shape, message):
+    with pytest.raises(ConfigError, match=message):
+        in_groups(torch.rand(shape), 10, THREE, "up")
+
+
+def test_a_layers_own_gates_win_over_those_of_all_layers():
+    context = ForwardContext()
+    context.layers |= {"up", "down"}
+    assert context.gates_of("up") is None
+    context.set_gates("all")
+    assert context.gates_of("up") == "all"
+    context.set_gates({"": "newest", "down": "all"})
+    assert (context.gates_of("up"), context.gates_of("down")) == ("newest", "all")
+    context.set_gates({"down": "all"})
+    assert context.gates_of("up") is None
+    context.set_gates({})
+    assert context.gates_of("down") is None
+    with pytest.raises(UnknownName, match="did you mean 'down'"):
+        context.set_gates({"donw": "all"})

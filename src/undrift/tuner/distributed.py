@@ -1,4 +1,4 @@
-"""Statistics of several processes: sums are summed, never averaged."""
+"""Several processes: their running sums are summed, never averaged, and their rows gathered."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from undrift.errors import ConfigError
-from undrift.tuner.tokens import TokenContext, Tokens
+from undrift.tuner import ForwardContext
+from undrift.tuner.token_mask import Tokens
 
 CPU = torch.device("cpu")
 
@@ -76,11 +77,13 @@ def test_the_context_follows_calls_by_keyword_and_by_position():
             return None
 
     model = Model()
-    context = TokenContext.attach(model)
+    context = ForwardContext.attach(model)
     ids, mask = torch.arange(6).view(2, 3), torch.ones(2, 3)
     model(ids, mask)
-    assert context.current.mask is mask and context.current.content is ids
-    context.example_ids = torch.tensor([4, 5])
-    model(inputs_embeds=torch.randn(2, 3, 8), attention_mask=mask)
-    assert context.current.content.shape == (2, 3)
-    assert context.current.ids is not None and context.example_ids is None
+    assert context.tokens.mask is mask and context.tokens.content is ids
+    with context.given(example_ids=torch.tensor([4, 5])):
+        model(inputs_embeds=torch.randn(2, 3, 8), attention_mask=mask)
+    assert context.tokens.content.shape == (2, 3)
+    assert context.tokens.ids is not None
+    model(ids, mask)
+    assert context.tokens.ids is None

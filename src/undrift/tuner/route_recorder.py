@@ -1,10 +1,10 @@
-"""Which expert hears a token: routes of a forward pass, written down and compared."""
+"""Records which expert each token is routed to in forward passes, and compares such routes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from undrift.errors import ConfigError
-from undrift.tuner.linear import AdaptedLinear
+from undrift.tuner.adapted_linear import AdaptedLinear
+from undrift.tuner.forward import ForwardContext
 
 Routes = Mapping[str, Tensor]
 """By linear, how much of each token goes to which expert, (T, N); a row's sum is 1."""
@@ -63,9 +64,9 @@ class Recorder:
     def __init__(self) -> None:
         self._found: dict[str, list[Tensor]] = {}
 
-    def see(self, name: str, layer: AdaptedLinear, x: Tensor, kept: Tensor) -> None:
+    def see(self, name: str, layer: AdaptedLinear, x: Tensor, tokens: Tensor) -> None:
         """Note how a linear routes its input, see `See`."""
-        self._found.setdefault(name, []).append(self.routed(layer, x)[kept].cpu())
+        self._found.setdefault(name, []).append(self.routed(layer, x)[tokens].cpu())
 
     def routed(self, layer: AdaptedLinear, x: Tensor) -> Tensor:
         """Ask a linear how it routes its input."""
@@ -80,8 +81,8 @@ class Recorder:
 def recorded(model: nn.Module) -> Iterator[Recorder]:
     """Write down the routes of the forward passes in this context, padding left out.
 
-    Call the model in evaluation mode, whole prompts at a time, with its attention mask as a
-    keyword. Nothing about the model or its answers changes.
+    Call the model in evaluation mode, whole prompts at a time. Nothing about the model or its
+    answers changes.
 
     Args:
         model: A model with experts; of one without, nothing is recorded.
@@ -104,42 +105,21 @@ def inputs_seen(
         model: A model with an adapter; where it is switched off, nothing is shown.
         see: Called without graph, before the linear is.
         linears: PEFT's layers by name; those with experts where not given.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ConfigError: The attention mask does not fit what a linear reads.
     """
-    masks: list[Tensor | None] = [None]
-
-    def begin(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        masks[0] = kwargs.get("attention_mask")
 
     def show(name: str, layer: Any, args: tuple[Tensor, ...]) -> None:
         if not layer.disable_adapters:
             with torch.no_grad():
-                see(name, layer, args[0], _kept(args[0], masks[0], name))
+                see(name, layer, args[0], _tokens(args[0], context.tokens.mask, name))
 
-    handles = [model.register_forward_pre_hook(begin, with_kwargs=True)]
-    for name, layer in (linears or routed_layers(model)).items():
-        handles.append(layer.register_forward_pre_hook(partial(show, name)))
-    try:
+    with ForwardContext.attached(model) as context, ExitStack() as hooks:
+        for name, layer in (linears or routed_layers(model)).items():
+            hooks.callback(layer.register_forward_pre_hook(partial(show, name)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def routed_layers(model: nn.Module) -> dict[str, AdaptedLinear]:
-    """Find the linears that have experts.
-
-    Args:
-        model: Any model.
-
-    Returns:
-        By name; empty where there are none.
-    """
+    """Find the linears that have experts, by name."""
     return {m.name: m for m in model.modules() if isinstance(m, AdaptedLinear)}
 
 
@@ -196,26 +176,12 @@ def compare(before: Routes, after: Routes) -> RouteDrift:
 
 
 def mean(found: Iterable[RouteDrift]) -> RouteDrift:
-    """Average over linears.
-
-    Args:
-        found: At least one.
-
-    Returns:
-        The mean of each number.
-    """
+    """Average each number over at least one linear."""
     return RouteDrift(*map(fmean, zip(*found, strict=True)))
 
 
 def use(routes: Tensor) -> Use:
-    """Say how the experts of one linear are used.
-
-    Args:
-        routes: (T, N).
-
-    Returns:
-        Shares, entropies and balance.
-    """
+    """Say how the experts of one linear are used, from its routes (T, N)."""
     w = routes.double()
     shares = w.mean(0)
     most = math.log(w.shape[1]) if w.shape[1] > 1 else 1.0
@@ -231,7 +197,8 @@ def _entropy(p: Tensor) -> Tensor:
     return -torch.xlogy(p, p).sum(-1)
 
 
-def _kept(x: Tensor, mask: Tensor | None, name: str) -> Tensor:
+def _tokens(x: Tensor, mask: Tensor | None, name: str) -> Tensor:
+    """Which rows of a linear's input are tokens and no padding, (B L,) bool."""
     rows = x.shape[:-1].numel()
     if mask is None:
         return torch.ones(rows, dtype=torch.bool, device=x.device)

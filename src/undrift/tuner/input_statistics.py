@@ -1,9 +1,9 @@
-"""From the backward pass to the statistics of one task, and to what is kept between tasks.
+"""The statistics of one adapted linear's inputs: running sums of a task, and the history of all.
 
-`TokenContext` knows which tokens of the current forward count. `LayerStatistics` belongs to one
-adapted linear: running sums of the current task in plain tensors (DistributedDataParallel would
-overwrite buffers), what is kept between tasks in persistent buffers that are saved with the
-adapter. Nothing here knows about routers or PEFT, so it serves plain LoRA as well (N = 1, w = 1).
+They are taken in the backward pass, of the tokens that count. Running sums are plain tensors
+(DistributedDataParallel would overwrite buffers); what is kept between tasks lies in persistent
+buffers that are saved with the adapter. Nothing here knows about routers or PEFT, so it serves
+plain LoRA as well (N = 1, w = 1).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from undrift.core.activation import Usage
 from undrift.core.moment import History, MomentSketch
 from undrift.core.routing import Observer
-from undrift.tuner.ranks import rank
-from undrift.tuner.tokens import Tokens
+from undrift.tuner.distributed import rank
+from undrift.tuner.token_mask import Tokens
 
 _HISTORY = ("V", "s", "k", "trace", "tokens", "dropped")
 _SKETCH = ("Y", "trace", "tokens", "weight")

@@ -10,9 +10,9 @@ import torch
 from tests.tuner.llava import IMAGE_TOKEN, tiny_batch, tiny_llava
 from tests.tuner.pools import tiny_pool
 from undrift.errors import ConfigError
-from undrift.tuner import Prompt, PromptContext
-from undrift.tuner.decoding import kept
-from undrift.tuner.pool import gate_context
+from undrift.tuner import ForwardContext, Prompt
+from undrift.tuner.forward import cache_of
+from undrift.tuner.pool_lora import gate_context
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 GREEDY = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
@@ -20,7 +20,7 @@ GREEDY = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token
 
 def watched(model):
     """The model's context, and the list that its prompts go into."""
-    context, seen = PromptContext.attach(model), []
+    context, seen = ForwardContext.attach(model), []
     context.on_prompt = seen.append
     return context, seen
 
@@ -101,16 +101,16 @@ def test_answers_are_left_out_and_what_follows_them_too():
 @pytest.mark.parametrize("beams", [1, 2])
 def test_a_prompt_is_shown_once_and_its_gates_serve_every_decoding_step(beams):
     model, batch = tiny_pool(gates="given"), questions(side="left")
-    context, seen = PromptContext.attach(model), []
+    context, seen = ForwardContext.attach(model), []
     gates, used = gate_context(model), []
 
     def decide(prompt: Prompt) -> None:
         seen.append(prompt)
         sums = (prompt.embeds * prompt.mask[..., None]).sum((1, 2))
-        gates.set(torch.stack([sums.sin(), sums.cos(), sums * 0 + 1], 1))
+        gates.set_gates(torch.stack([sums.sin(), sums.cos(), sums * 0 + 1], 1))
 
     context.on_prompt = decide
-    model.get_base_model().register_forward_hook(lambda *_: used.append(gates.for_layer("")))
+    model.get_base_model().register_forward_hook(lambda *_: used.append(gates.gates_of("")))
     together = model.generate(**batch, num_beams=beams, **GREEDY)
     assert len(seen) == 1 and len(seen[0].embeds) == 3 * beams
     assert len(used) == 3 and all(each is used[0] for each in used)
@@ -129,18 +129,21 @@ def test_embeddings_are_told_apart_by_the_ids_that_are_handed_over():
     embeds, mask = seen[0].embeds, batch["attention_mask"]
     with pytest.raises(ConfigError, match="do not show where the pictures are"):
         model(inputs_embeds=embeds, attention_mask=mask)
-    context.ids = batch["input_ids"]
-    out = model(inputs_embeds=embeds, attention_mask=mask, use_cache=True)
+    with context.given(input_ids=batch["input_ids"]):
+        out = model(inputs_embeds=embeds, attention_mask=mask, use_cache=True)
     same(rows(seen[0]), rows(seen[1]))
-    assert context.ids is None
+    with pytest.raises(ConfigError, match="do not show where the pictures are"):
+        model(inputs_embeds=embeds, attention_mask=mask)
     model(  # one decoding step needs none
         inputs_embeds=embeds[:, -1:],
         attention_mask=torch.cat([mask, mask[:, :1]], 1),
-        **kept(out),
+        **cache_of(out),
     )
     assert len(seen) == 2
-    context.ids = batch["input_ids"][:, :-1]
-    with pytest.raises(ConfigError, match="not those of the embeddings"):
+    with (
+        context.given(input_ids=batch["input_ids"][:, :-1]),
+        pytest.raises(ConfigError, match="not those of the embeddings"),
+    ):
         model(inputs_embeds=embeds, attention_mask=mask)
 
 
@@ -166,19 +169,20 @@ def test_what_cannot_be_told_is_refused():
     with pytest.raises(ConfigError, match="mask of shape"):
         model(input_ids=batch["input_ids"], attention_mask=torch.ones(3, 1, 12, 12))
     with pytest.raises(ConfigError, match="no get_decoder"):
-        PromptContext.attach(torch.nn.Linear(2, 2))
+        ForwardContext.attach(torch.nn.Linear(2, 2), on_prompt=print)
 
 
 def test_one_context_a_model_found_through_whatever_stands_around_it():
+    assert ForwardContext.of(tiny_llava()) is None
     model = tiny_pool()
-    assert PromptContext.of(model) is None
     context, seen = watched(model)
-    assert PromptContext.attach(model.get_base_model()) is context
+    assert gate_context(model) is context
+    assert ForwardContext.attach(model.get_base_model()) is context
     around = torch.nn.Module()
     around.module = model
-    assert PromptContext.of(around) is context
+    assert ForwardContext.of(around) is context
     twin = copy.deepcopy(model)
-    assert PromptContext.of(twin) is not context
+    assert ForwardContext.of(twin) is not context
     with context.paused():
         model(**tiny_batch())
     assert not seen
@@ -188,7 +192,7 @@ def test_one_context_a_model_found_through_whatever_stands_around_it():
 
 def test_a_callback_may_ask_the_model_itself():
     model, depth = tiny_llava(), []
-    context = PromptContext.attach(model)
+    context = ForwardContext.attach(model)
 
     def look(prompt: Prompt) -> None:
         depth.append(1)

@@ -11,7 +11,7 @@ from tests.tuner.llava import tiny_batch, tiny_experts, tiny_llava
 from undrift.core import naive
 from undrift.errors import ConfigError
 from undrift.tuner import LayerStatistics, MoeLoraLayer, statistics, summed
-from undrift.tuner.tokens import Tokens
+from undrift.tuner.token_mask import Tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 DIM, N, r = 6, 4, 2

@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from tests.precision import assert_same, rounding
 from undrift.core import naive, steps
-from undrift.core.stepping import StepHook
+from undrift.core.step_hook import StepHook
 from undrift.errors import ConfigError
 
 D, N, K = 16, 4, 5
