@@ -32,7 +32,7 @@ def weights_of(method, model, batch):
     """The gates of a batch, as its linears are given them."""
     with torch.no_grad():
         model(**batch)
-    (gates,) = {id(g): g for g in map(method._context.for_layer, pool_layers(model))}.values()
+    (gates,) = {id(g): g for g in map(method._context.gates_of, pool_layers(model))}.values()
     return gates
 
 
@@ -40,7 +40,7 @@ def features_of(method, model, batch):
     seen = []
     context = ForwardContext.of(model)
     before, context.on_prompt = context.on_prompt, seen.append
-    method._context.set("all")
+    method._context.set_gates("all")
     with torch.no_grad():
         model(**batch)
     context.on_prompt = before

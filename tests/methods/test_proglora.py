@@ -62,14 +62,14 @@ def test_all_blocks_are_weighed_alike_in_all_layers_in_training_and_at_test():
     gate = method._context.gates_of("")
     assert gate.shape == (3, 2) and torch.allclose(gate.sum(1), torch.ones(3))
     assert_same(model.train()(**batch).logits, asked)
-    method._context.set("all")
+    method._context.set_gates("all")
     layer = next(iter(pool_layers(model).values()))
     x = torch.randn(3, 5, layer.in_features)
     parts = []
     for expert in range(2):
-        method._context.set(torch.eye(2)[expert])
+        method._context.set_gates(torch.eye(2)[expert])
         parts.append(layer(x) - layer.base_layer(x))
-    method._context.set(gate)
+    method._context.set_gates(gate)
     expected = layer.base_layer(x) + sum(gate[:, i, None, None] * parts[i] for i in range(2))
     torch.testing.assert_close(layer(x), expected)
 

@@ -111,7 +111,7 @@ class PoolMethod(base.Method):
             prompt: The prompts.
 
         Returns:
-            See `undrift.tuner.forward.Gates`, oldest expert first; in a graph where they are trained.
+            See `undrift.tuner.Gates`, oldest expert first; in a graph where they are trained.
         """
         raise NotImplementedError
 
