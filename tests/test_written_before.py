@@ -197,6 +197,7 @@ PUBLIC = {
 """What README, docs, CONTRIBUTING and the examples of then import, or tell the reader to enter."""
 
 
+@pytest.mark.filterwarnings("ignore:.*is called .* now:FutureWarning")
 @pytest.mark.parametrize("module", PUBLIC)
 def test_what_was_shown_is_still_imported_from_there(module):
     found = importlib.import_module(module)
