@@ -25,9 +25,9 @@ from undrift.data.row_files import BadRow, read_rows, refuse
 from undrift.data.row_layouts import IMAGE, AnswerReader, ParsedRow, read_row
 from undrift.data.row_pictures import (
     KEYS,
-    beside,
     find_picture,
     media_in_text,
+    other_keys,
     pictures_of,
     unread_media,
 )
@@ -216,10 +216,10 @@ def examples_of(
     used = {*parsed.used, *KEYS, "system", *([key] if key else [])}
     kept = {key: value for key, value in row.items() if key not in used} | dict(parsed.unread)
     for held in (*given, *(held for turn in parsed.turns for held in turn.places)):
-        for name, value in beside(held).items():
+        for name, value in other_keys(held).items():
             kept.setdefault(f"image.{name}", []).append(value)
     _check_keys(kept, parsed)
-    shown, wrong = _dealt(parsed, given)
+    shown, wrong = _pictures_by_turn(parsed, given)
     if wrong := [*unread_media(kept, [one for each in shown for one in each]), *wrong]:
         raise DataError("; ".join(wrong))
     system = _system(row, parsed)
@@ -246,7 +246,7 @@ def examples_of(
     return made
 
 
-def _dealt(parsed: ParsedRow, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]]:
+def _pictures_by_turn(parsed: ParsedRow, given: Sequence[Any]) -> tuple[list[list[Any]], list[str]]:
     """Deal pictures to the turns that see them; also say where places and pictures differ.
 
     A turn sees the pictures up to its own. Where no place is marked, all are the first turn's.

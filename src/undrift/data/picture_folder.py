@@ -71,7 +71,7 @@ class PictureFolder:
         self._real = root.resolve()
         self._listed: dict[Path, dict[str, int]] = {}
         self._sorted: dict[Path, list[str]] = {}
-        self._told = 0  # names of missing pictures
+        self._missing = 0
 
     def find(self, name: str) -> Path:
         """Return the file of a picture.
@@ -94,8 +94,8 @@ class PictureFolder:
         if not self._has(path):
             if what := "a folder" if is_folder(path) else strange_kind(path):
                 raise DataError(f"there is no picture {path}: it is {what}; expected a file")
-            self._told += 1  # comparing names takes milliseconds, and whole folders may be missing
-            nearest = _instead(path, self._names) if self._told <= _NEAREST else ""
+            self._missing += 1  # comparing names is slow, and whole folders may be missing
+            nearest = _instead(path, self._names) if self._missing <= _NEAREST else ""
             raise DataError(f"there is no picture {path}{nearest}")
         return path
 

@@ -124,7 +124,7 @@ def spelled_out(tokenizer: Any, ids: Collection[int]) -> Callable[[str], list[in
     return lambda text: made.encode(text, add_special_tokens=False).ids
 
 
-def around(tokenizer: Any) -> tuple[list[int], list[int]]:
+def tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """Return the tokens that a tokenizer puts before and behind a text of its own accord."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
@@ -237,7 +237,7 @@ def naming(
 ) -> Iterator[None]:
     """Within this context, what fails because of one example is told with its name.
 
-    Where a plain picture fails as well, that is said: it is a setting then.
+    Where a plain picture fails as well, the message says so: it is a setting then.
 
     Args:
         who: What may refuse it.
@@ -280,10 +280,10 @@ def _blamed(
         if own is None:
             continue
         shown = ", ".join(_picture(path) for path in example.images) or "no picture"
-        said = refuses(who, f"example {example.id!r} ({shown})" if example.id else shown, own)
+        message = refuses(who, f"example {example.id!r} ({shown})" if example.id else shown, own)
         if isinstance(_raised(plain), UndriftError | None):
-            return DataError(f"{said}; leave it out (--skip-bad), or take another picture")
-        return a_setting(said)
+            return DataError(f"{message}; leave it out (--skip-bad), or take another picture")
+        return setting_error(message)
     return error
 
 
@@ -293,12 +293,12 @@ def refuses(who: str, what: str, error: Exception) -> str:
     return f"the backbone's {who} refuses {what}: {type(error).__name__}: {first}"
 
 
-def a_setting(said: str) -> DataError:
-    """Make the error for what is refused of a plain picture, too; `said` is from `refuses`."""
+def setting_error(message: str) -> DataError:
+    """Make the error for what is refused of a plain picture, too; `message` is from `refuses`."""
     width, height = PLAIN
     return DataError(
-        f"{said}; it refuses a plain picture of {width} x {height} as well: that is a setting of "
-        "the backbone's processor (processor_config.json, preprocessor_config.json), not of one "
+        f"{message}; it refuses a plain picture of {width} x {height} as well: that is a setting "
+        "of the backbone's processor (processor_config.json, preprocessor_config.json), not of one "
         "picture"
     )
 

@@ -17,13 +17,13 @@ from PIL import Image
 from undrift.data.chat_template import PROBE, ChatTemplate
 from undrift.data.processor import (
     PLAIN,
-    around,
     end_tokens,
     media_tokens,
     shortened,
     spelled_out,
     text_only,
     tokenizer_of,
+    tokens_around,
 )
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError, unknown
@@ -268,7 +268,7 @@ class Renderer:
 
         A start token that the template writes, wherever, is not doubled.
         """
-        before, behind = around(self.tokenizer)
+        before, behind = tokens_around(self.tokenizer)
         own = self._plain(self.template.prompts([_BLANK])[0]) if before else []
         return bool(before) and not set(before).intersection(own), len(behind)
 

@@ -90,18 +90,18 @@ def find_picture(held: Any, pictures: PictureFolder) -> Path:
     if isinstance(held, str):
         if _is_base64(held):
             held = f"data:;base64,{held}"
-        return _kept(_decoded(held)) if held[:5].lower() == "data:" else pictures.find(held)
+        return _cached(_decoded(held)) if held[:5].lower() == "data:" else pictures.find(held)
     if isinstance(held, bytes) and held:
-        return _kept(held)
+        return _cached(held)
     if isinstance(held, Image.Image):
         file = io.BytesIO()
         as_seen(held).save(file, "png")
-        return _kept(file.getvalue(), ".png")
+        return _cached(file.getvalue(), ".png")
     if isinstance(held, Mapping):
         content = held.get("bytes")
         if isinstance(content, bytes) and content:
             name = str(held.get("path") or "")[-_SUFFIX:]
-            return _kept(content, PurePosixPath(name).suffix.lower())
+            return _cached(content, PurePosixPath(name).suffix.lower())
         named = [held[key] for key in _OF_A_PICTURE[1:] if held.get(key)]
         if content in (None, b"") and len(named) == 1:
             return find_picture(named[0], pictures)
@@ -116,13 +116,13 @@ def find_picture(held: Any, pictures: PictureFolder) -> Path:
     )
 
 
-def beside(held: Any) -> dict[str, Any]:
+def other_keys(held: Any) -> dict[str, Any]:
     """Return what an object that stands for a picture holds besides it."""
     if not isinstance(held, Mapping):
         return {}
     more = {key: one for key, one in held.items() if key not in _OF_A_PICTURE and one is not None}
     return more | {
-        name: one for key in _OF_A_PICTURE for name, one in beside(held.get(key)).items()
+        name: one for key in _OF_A_PICTURE for name, one in other_keys(held.get(key)).items()
     }
 
 
@@ -233,7 +233,7 @@ def _decoded(url: str) -> bytes:
         raise DataError(f"the data URL {brief(url)} cannot be decoded: {error}") from error
 
 
-def _kept(content: bytes, suffix: str = "") -> Path:
+def _cached(content: bytes, suffix: str = "") -> Path:
     """Write a picture into the cache, unless it is there."""
     if not content:
         raise DataError("a picture inside the row holds no bytes")

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from undrift.data.collate import Encoded, PixelCollator, TextCollator
-from undrift.data.processor import REFUSALS, a_setting, naming, refuses, text_only
+from undrift.data.processor import REFUSALS, naming, refuses, setting_error, text_only
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError
@@ -144,7 +144,7 @@ def refused_sizes(renderer: Renderer, sizes: Iterable[Size]) -> dict[Size, str]:
         try:
             renderer.blank()
         except REFUSALS as error:
-            raise a_setting(refuses(who, "every picture", error)) from error
+            raise setting_error(refuses(who, "every picture", error)) from error
     orders = (lambda size: size[0] / size[1], lambda size: size[0] * size[1])
     for order, last in itertools.product(orders, (False, True)):
         for size in sorted(distinct, key=order, reverse=last):

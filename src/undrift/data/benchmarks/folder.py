@@ -79,7 +79,7 @@ def benchmark(
     with bar(there, "reading your data", shown=progress) as found:
         tasks = [source.task(bad, held_out=held_out, seed=seed) for source in found]
     terms = "your own data: undrift knows nothing of its terms"
-    given = _given(root)
+    given = _place_of(root)
     pictures = given if is_folder(given) else given.parent
     return benchmark_of(tasks, pictures, "folder", "own", terms)
 
@@ -113,7 +113,7 @@ def sources(
         DataError: If a folder or file is missing.
         UnknownName: If there is no task of a name in `only`.
     """
-    place = _given(root)
+    place = _place_of(root)
     own = list(own_tasks(place, lost))
     if not own and not lost and lost is not None and is_folder(place):  # rows all the same
         files = [path for path in place.iterdir() if path.suffix.lower() in SUFFIXES]
@@ -130,7 +130,7 @@ def sources(
     return [replace(task, **given).source() for task in own]
 
 
-def _given(root: Path | None) -> Path:
+def _place_of(root: Path | None) -> Path:
     """What --data names; the list of tasks if there is one in a folder."""
     given = data_folder("folder", root, f"a folder for each task, or a {LIST}")
     file = given / LIST if is_folder(given) else given
@@ -148,7 +148,7 @@ def unread(root: Path | None = None) -> list[tuple[str, Path]]:
     Returns:
         The task's name (empty if there is none) and the file; nothing where tasks are listed.
     """
-    place = _given(root)
+    place = _place_of(root)
     if not is_folder(place) or is_dataset(place):
         return []
     lost: Lost = {}
