@@ -16,8 +16,9 @@ from statistics import fmean
 from typing import Any
 
 from undrift.report import Results, grouped, load
-from undrift.report.causes import explain_all, verdict
-from undrift.report.figures import export, reroute, route_drift, shares
+from undrift.report.drawing import export
+from undrift.report.figures import reroute, route_drift, shares
+from undrift.report.forgetting import explain_all, verdict
 from undrift.rundir import read_json
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"

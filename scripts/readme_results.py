@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from undrift.report.study import bootstrap, by_seed, groups, pairs
+from undrift.report.study_table import bootstrap, by_seed, groups, pairs
+from undrift.report.tables import short_number
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 HEADER = (
@@ -56,7 +57,7 @@ def table(labels: Sequence[str] = ()) -> str:
         runs = rows[label]
         method, costs = runs[0]["method"], [run["cost"] for run in runs if run.get("cost")]
         against = "" if label == "same" else _difference(runs, rows["same"])
-        sizes = [f"{fmean(c[key] for c in costs) / 1000:.0f}k" if costs else ""
+        sizes = [short_number(fmean(c[key] for c in costs)) if costs else ""
                  for key in ("stored", "state_bytes")]  # fmt: skip
         step = f"{steps[method]:.2f}" if method in steps else ""
         lines.append([f"`{label}`", _mean(runs, "last", spread=True), _mean(runs, "mft"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.complete import HOSTILE, complete
-from undrift.report import load, page, tell
+from undrift.report import load, page, page_content
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytestmark = pytest.mark.browser
@@ -69,7 +69,7 @@ def report(tmp_path_factory):
         load(complete(root / "same", "same", examples=24, forgets=False)),
     ]
     file = root / "report.html"
-    file.write_text(page(tell(runs), file), encoding="utf-8")
+    file.write_text(page(page_content(runs), file), encoding="utf-8")
     return file
 
 
@@ -265,7 +265,7 @@ def test_ten_runs_of_ten_tasks(visit, tmp_path, capsys):
         for n in range(10)
     ]  # fmt: skip
     start, file = time.perf_counter(), tmp_path / "report.html"
-    file.write_text(page(tell(runs), file), encoding="utf-8")
+    file.write_text(page(page_content(runs), file), encoding="utf-8")
     written = time.perf_counter() - start
     assert file.stat().st_size < 20_000_000
     tab = visit(file=Path(file))

@@ -19,8 +19,6 @@ from tests.fuzz.mutation import as_text, seeds, spoilt
 from tests.fuzz.within import held, many
 from undrift.methods.replay import ReplayMemory
 from undrift.report import load
-from undrift.report.drift import diagnosis
-from undrift.report.noise import grouped
 from undrift.run.adapters import make_method, origin_of
 from undrift.run.checkpoint import (
     latest,
@@ -163,8 +161,7 @@ def test_files_of_a_run(folder, seed):
         with held():
             read_record(file, PARTS[name])
     with held():
-        (group,) = grouped([load(run)])
-        diagnosis(group, "routes")
+        load(run).files.diagnosis("routes")
 
 
 @pytest.fixture(scope="module")

@@ -1,204 +1,155 @@
-"""All that a comparison says, and the formats that it is written in."""
+"""Which margins the noise of the seeds hides, and who taught whom, by hand."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import random
+from statistics import fmean
 
 import pytest
-from rich.console import Console
 
-from undrift.report import (
-    as_csv,
-    as_latex,
-    as_markdown,
-    difference_section,
-    grouped,
-    load,
-    margin_section,
-    print_sections,
-    published,
-    sections,
-    summary,
+from undrift.errors import RunDirError
+from undrift.report import grouped, load
+from undrift.report.comparison import (
+    ABOVE,
+    BELOW,
+    ONE_SEED,
+    between,
+    half_width,
+    margin,
+    pairs,
+    transfer,
 )
-from undrift.report.markup import Section, latex
-from undrift.scoring import FORMULAS, stage_averages
+from undrift.rundir import RunDir, write_json
 
-from .conftest import HOLDS
-
-LINES = [
-    [{"prediction": "A", "answers": ["A"]}, {"prediction": "b", "answers": ["B"]}],
-    [
-        {"prediction": "tench", "answers": ["tench"]},
-        {"prediction": "a fat red fish", "answers": ["fish"]},
-    ],
-    [{"prediction": "[0.1]", "answers": ["[0.1,0.2,0.3,0.4]"]}],
-]
-SCORES = [[(1, 1, 1, 1), (0, 1, 1, 0)], [(1, 1, 1, 1), (0, 0, 0, 0)], [(0, 0, 0, 0)]]
-SCORERS = ["coin/ScienceQA", "coin/ImageNet", "coin/Grounding"]
+from .conftest import FORGETS, HOLDS
 
 
-def lines():
-    names = ("strict", "caseless", "lenient", "form")
-    return [
-        [
-            {"id": str(i), **row, **dict(zip(names, map(float, scores), strict=True))}
-            for i, (row, scores) in enumerate(zip(rows, each, strict=True))
-        ]
-        for rows, each in zip(LINES, SCORES, strict=True)
-    ]
+def test_student_by_hand():
+    assert half_width([10.0, 12.0]) == pytest.approx(12.706 * 1.0, abs=1e-3)
+    assert half_width([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3**0.5, abs=1e-3)
+    assert half_width([5.0]) is None
+
+
+def test_the_interval_holds_the_true_mean_nineteen_times_in_twenty():
+    draw, held = random.Random(0), 0
+    for _ in range(4000):
+        values = [draw.gauss(50, 3) for _ in range(3)]
+        width = half_width(values)
+        held += width is not None and abs(fmean(values) - 50) <= width
+    assert held / 4000 == pytest.approx(0.95, abs=0.012)
+
+
+def test_shared_seeds_are_paired():
+    theirs = {0: 60.0, 1: 70.0, 2: 80.0}
+    ours = {seed: value + 2 + 0.1 * seed for seed, value in theirs.items()}
+    found = margin(ours, theirs)
+    assert found.paired and found.seeds == 3
+    assert found.mean == pytest.approx(2.1)
+    assert found.noise == pytest.approx(4.303 * 0.1 / 3**0.5, abs=1e-3)
+    assert found.verdict == ABOVE
+    apart = margin({seed + 5: value for seed, value in ours.items()}, theirs)
+    assert not apart.paired and apart.mean == pytest.approx(2.1)
+    # the degrees of freedom, 3.9997, are rounded down
+    assert apart.noise == pytest.approx(3.182 * (101 / 3 + 100 / 3) ** 0.5, rel=0.01)
+    assert apart.verdict == BELOW
+
+
+def test_one_seed_says_nothing_about_noise():
+    for ours, theirs in (({0: 9.0}, {0: 1.0}), ({0: 9.0, 1: 9.1}, {0: 1.0}), ({3: 9.0}, {0: 1.0})):
+        found = margin(ours, theirs)
+        assert found.noise is None and found.verdict == ONE_SEED
+    assert margin({0: 1.0, 1: 1.0}, {0: 1.0, 1: 1.0}).verdict == BELOW
+
+
+def test_equal_values_on_other_seeds_have_no_noise():
+    assert margin({0: 2.0, 1: 2.0}, {2: 1.0, 3: 1.0}).noise == 0.0
 
 
 @pytest.fixture
-def kept(write_run):
-    """A run whose lines keep the scores by every rule."""
-    tasks = [
-        {"name": name, "scorer": scorer}
-        for name, scorer in zip(("digits", "icons", "words"), SCORERS, strict=True)
-    ]
-    protocol = {"tasks": tasks, "training": {"global_batch": 48}}
-    return load(write_run("kept", "same", HOLDS, lines=lines(), protocol=protocol))
+def seeds(write_run):
+    """Write runs of one method, a seed each, `last` on the first task as given."""
+
+    def make(method, values, **protocol):
+        runs = []
+        for seed, value in enumerate(values):
+            matrix = [*HOLDS[:2], [value, *HOLDS[2][1:]]]
+            name = f"{method}{protocol.get('order', '')}-s{seed}"
+            runs.append(load(write_run(name, method, matrix, seed=seed, **protocol)))
+        return runs
+
+    return make
 
 
-@pytest.fixture
-def seeds(write_run, kept):
-    more = [[*HOLDS[:2], [80.0 + s, 76.0, 94.0]] for s in range(2)]
-    return [
-        kept,
-        *(load(write_run(f"moelora-s{s}", "moelora", m, seed=s)) for s, m in enumerate(more)),
-    ]
+def test_runs_that_differ_in_the_seed_only_are_one_group(seeds):
+    same, moelora = seeds("same", [80.0, 86.0, 83.0]), seeds("moelora", [70.0])
+    found = grouped([*same, *moelora])
+    assert [group.label for group in found] == ["same (3 seeds)", "moelora"]
+    assert found[0].by_seed("last")[1] == same[1].metrics["last"]
+    second = seeds("same", [81.0, 82.0], order="second")
+    labels = [group.label for group in grouped([*same, *second])]
+    assert labels == ["same (3 seeds, same-s0 ...)", "same (2 seeds, samesecond-s0 ...)"]
 
 
-def named(found, title):
-    return next(section for section in found if section.title.startswith(title))
+def test_a_repetition_with_one_seed_is_no_group(seeds, write_run):
+    again = load(write_run("again", "same", HOLDS, seed=0))
+    found = grouped([*seeds("same", [80.0, 81.0]), again])
+    assert [group.label for group in found] == ["same (same-s0)", "same (same-s1)", "same (again)"]
 
 
-def test_other_rules_at_the_end_are_read_from_the_lines(kept):
-    assert kept.ends["lenient"] == [100.0, 50.0, 0.0]
-    assert kept.ends["form"] == [50.0, 50.0, 0.0]
-    assert kept.ends["mif"] == [100.0, 50.0, None]  # blind to case, and there is none of boxes
-    assert kept.ends["official"] == [None, None, None]
-    assert kept.end("mif") == (75.0, 2) and kept.end("official") == (None, 0)
+def test_groups_are_compared_in_pairs_of_the_same_tasks(seeds, write_run):
+    same, other = seeds("same", [80.0, 86.0]), seeds("moelora", [50.0, 55.0])
+    boxes = load(write_run("boxes", "joint", [[9.0]], tasks=["boxes"], zero_shot=[]))
+    found = pairs(grouped([*other, *same, boxes]))
+    assert [(a.label, b.label) for a, b in found] == [("same (2 seeds)", "moelora (2 seeds)")]
+    margin = between(*found[0], "last")
+    assert margin is not None and margin.mean == pytest.approx((30 + 31) / 2 / 3)
 
 
-def test_every_metric_stands_with_its_name_and_formula(kept):
-    section = named(sections([kept]), "All metrics")
-    values = {row[0]: row[1] for row in section.rows}
-    for name, words in {"last": "Last (MFN, AP, ACC)", "maa": "MAA", "fwt": "FWT"}.items():
-        assert values[words] == f"{kept.metrics[name]:.1f}"
-    assert values["lenient at the end"] == "50.0"
-    assert values["MIF"] == "75.0 (2 of 3 tasks)"
-    notes = " ".join(section.notes)
-    assert all(formula in notes for formula in FORMULAS.values())
-    assert "official" not in notes  # nothing was kept of it
+def test_what_is_not_trained_stands_for_every_seed(seeds, write_run):
+    zero = load(write_run("zero", "zeroshot", [[10.0, 25.0, 0.0]], trained=False))
+    assert not zero.trained
+    ours, theirs = grouped([*seeds("same", [80.0, 86.0]), zero])
+    found = between(ours, theirs, "last")
+    assert found is not None and found.paired and found.seeds == 2 and found.verdict == ABOVE
+    assert between(ours, theirs, "bwt") is None
 
 
-def test_stages_and_rules(kept, seeds):
-    stages = named(sections(seeds), "Average of the tasks seen")
-    assert [row[1] for row in stages.rows] == [f"{a:.1f}" for a in stage_averages(HOLDS)]
-    rules = named(sections(seeds), "At the end, by rule")
-    assert ["digits", "lenient", "100.0", ""] in [list(row) for row in rules.rows]
+def test_transfer_by_hand(write_run):
+    found = transfer(load(write_run("run", "moelora", FORGETS)))
+    assert found.tasks == ["digits", "icons", "words"]
+    assert found.backward == [[None, -30, -20], [None, None, -50], [None, None, None]]
+    assert found.forward == [None, 20 - 25, 5 - 0]
+    assert found.identified is None
 
 
-def test_margins_say_what_the_seeds_allow(seeds, write_run):
-    section = margin_section(grouped(seeds), ["last", "bwt"])
-    assert section.rows[0] == [
-        "Last (MFN, AP, ACC)",
-        "moelora − same",
-        "-1.7",
-        "1",
-        "not measurable: one seed",
-    ]
-    same = [
-        load(write_run(f"same-s{s}", "same", [*HOLDS[:2], [82.0 + s, 76.0, 94.0]], seed=s))
-        for s in range(2)
-    ]
-    section = margin_section(grouped([*seeds[1:], *same]), ["last"])
-    assert section.rows[0][2:] == ["+0.7 ± 0.0", "2 shared", "above the noise"]
-    assert "Student" in section.notes[0]
-    assert margin_section(grouped(same), ["last"]).rows == []
+def test_transfer_that_was_not_measured_is_none(write_run):
+    matrix = [[90.0], [None, 80.0], [40.0, 30.0, 100.0]]
+    found = transfer(load(write_run("run", "moelora", matrix, zero_shot=None)))
+    assert found.backward == [[None, None, None], [None, None, -50], [None, None, None]]
+    assert found.forward == [None, None, None]
 
 
-def test_differences_one_a_row(seeds):
-    rows = {row[0]: row[1:] for row in difference_section(grouped(seeds), everything=True).rows}
-    assert rows["seed"] == ["0", "0, 1"]
-    assert rows["training.global_batch"] == ["48", "not recorded"]
-    assert difference_section(grouped(seeds)).rows == []  # not what one side has not recorded
+@pytest.mark.parametrize("trained", [True, False])
+def test_one_row_has_no_transfer(write_run, trained):
+    found = transfer(load(write_run("run", "joint", [[90.0, 80.0, 70.0]], trained=trained)))
+    assert found.backward == [[None] * 3] * 3
+    assert found.forward == [None] * 3
 
 
-def test_the_table_has_means_over_seeds(seeds):
-    text = as_markdown(sections(seeds)[:1])
-    assert text.startswith("| task | zero-shot | same | moelora (2 seeds) |\n")
-    assert "| digits | 10.0 | 88.0 → 85.5 | 88.0 → 80.5 |" in text
-    assert "| average at the end |  | 85.2 | 83.5 ± 2.1 |" in text
+def test_identification_is_read_where_a_method_tells_it(write_run):
+    folder = write_run("run", "hide", FORGETS)
+    files = RunDir(folder)
+    write_json(files.predictions(1, 1).with_suffix(".json"), {"identified": 100.0, "prompts": 4})
+    write_json(files.predictions(3, 2).with_suffix(".json"), {"identified": 25.0, "prompts": 4})
+    write_json(files.predictions(3, 3).with_suffix(".json"), {"something else": 1})
+    found = transfer(load(folder))
+    assert found.identified == [[100.0, None, None], [None, None, None], [None, 25.0, None]]
 
 
-def test_markdown_has_all_sections_and_whole_tables(seeds):
-    text = as_markdown(sections(seeds, published("coin")))
-    for title in ("All metrics", "Margins", "Protocol differences", "Published: CoIN, accuracy"):
-        assert f"\n### {title}" in text
-    for block in text.split("\n\n"):
-        rows = [line for line in block.splitlines() if line.startswith("|")]
-        assert len({line.replace("\\|", "").count("|") for line in rows}) <= 1
-
-
-def test_latex_is_escaped_and_whole(seeds):
-    text = as_latex(sections(seeds, published("coin")))
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") >= 8
-    assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule")
-    assert r"digits & 10.0 & 88.0 $\to$ 85.5 & 88.0 $\to$ 80.5 \\" in text
-    assert text.isascii()
-    depth = 0
-    for before, sign in zip(" " + text, text, strict=False):
-        depth += {"{": 1, "}": -1}.get(sign, 0) if before != "\\" else 0
-        assert depth >= 0
-    assert depth == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("50 % of a_b & c#1", r"50 \% of a\_b \& c\#1"),
-        ("a\\b {x} ~^", r"a\textbackslash{}b \{x\} \textasciitilde{}\textasciicircum{}"),
-        ("1.0 ± 0.2 → †", r"1.0 $\pm$ 0.2 $\to$ $^\dagger$"),
-        ("[3] <", r"{[}3] \textless{}"),
-    ],
-)
-def test_latex_escapes(text, expected):
-    assert latex(text) == expected
-
-
-def test_csv_has_a_row_for_every_number(seeds):
-    rows = list(csv.DictReader(io.StringIO(as_csv(seeds, published("ucit")))))
-
-    def value(**wanted):
-        (row,) = [r for r in rows if all(r[key] == text for key, text in wanted.items())]
-        return float(row["value"])
-
-    assert value(label="same", task="digits", metric="last") == 85.5
-    assert value(label="same", task="digits", metric="learned") == 88.0
-    assert value(label="same", task="", metric="bwt") == seeds[0].metrics["bwt"]
-    assert value(label="same", task="", metric="mif") == 75.0
-    assert value(label="moelora (moelora-s1)", seed="1", task="digits", metric="last") == 81.0
-    assert value(method="DISCO", task="ArxivQA") == 93.07
-    assert value(method="DISCO", metric="bwt") == -7.45
-    assert {row["note"] for row in rows if row["method"] == "Octopus"} == {"second-hand"}
-
-
-def test_summary_holds_margins_differences_and_published_rows(seeds):
-    found = json.loads(json.dumps(summary(seeds, published("coin"))))
-    assert found["methods"]["same"]["maa"] == seeds[0].metrics["maa"]
-    assert found["methods"]["same"]["protocol"]["training.global_batch"] == "48"
-    assert found["margins"][0]["last"]["verdict"] == "not measurable: one seed"
-    assert found["differences"]["seed"] == ["0", "0, 1"]
-    assert found["published"]["tables"][0]["rows"][0]["method"] == "MoELoRA"
-    assert "published" not in summary(seeds)
-
-
-def test_sections_on_a_terminal_show_brackets_as_they_are():
-    console = Console(width=80, record=True, file=io.StringIO())
-    print_sections(console, [Section("A[t]", ["a"], [["[red]x"]], ["A[i]"], ["first"])])
-    text = console.export_text()
-    assert "A[t]" in text and "[red]x" in text and "A[i]" in text
-    assert text.index("first") < text.index("[red]x")
+def test_facts_that_are_no_object_are_refused(write_run):
+    folder = write_run("run", "hide", FORGETS)
+    file = RunDir(folder).predictions(1, 1).with_suffix(".json")
+    file.parent.mkdir()
+    file.write_text("[1]")
+    with pytest.raises(RunDirError, match=r"on-01\.json is damaged"):
+        transfer(load(folder))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -11,11 +13,12 @@ from itertools import pairwise
 import pytest
 
 from undrift.errors import ConfigError
-from undrift.report import check_related, load, page, plates, record, tell
-from undrift.report.page import told
+from undrift.report import check_related, load, page, page_content
+from undrift.report.page import ExamplePictures, answers, sentence
+from undrift.report.page_content import forward_transfer
 from undrift.rundir import read_json, write_json
 
-from .complete import HOSTILE, complete
+from .complete import HOSTILE, complete, line
 from .conftest import FORGETS, HOLDS
 
 
@@ -61,13 +64,13 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def story(runs):
-    return tell(runs)
+def content(runs):
+    return page_content(runs)
 
 
 @pytest.fixture(scope="module")
-def html(story):
-    return page(story)
+def html(content):
+    return page(content)
 
 
 def test_the_page_needs_nothing_else(html):
@@ -108,10 +111,10 @@ def test_the_page_says_what_happened(html):
 
 
 def test_forward_transfer_is_told_where_tasks_were_asked_before_they_were_learned(runs):
-    assert not record.forward({"moelora": runs[0]})
+    assert not forward_transfer({"moelora": runs[0]})
     first = [runs[0].matrix[0][0], 35.0, None]
     asked = replace(runs[0], matrix=[first, *runs[0].matrix[1:]])
-    (section,) = record.forward({"moelora": asked})
+    (section,) = forward_transfer({"moelora": asked})
     assert section.rows == [[runs[0].tasks[1], "25.0"]]  # 35 where the untouched model has 10
 
 
@@ -132,7 +135,7 @@ def test_what_a_model_said_is_data_and_never_markup(html):
 def test_names_are_escaped(tmp_path):
     name = "<script>alert(1)</script>"
     folder = complete(tmp_path / "x", name, tasks={"charts": "letter"}, diagnosed=False)
-    html = page(tell([load(folder)]))
+    html = page(page_content([load(folder)]))
     assert "<script>alert" not in html
     assert Outline(html).open == []
 
@@ -141,12 +144,12 @@ def test_what_does_not_apply_is_left_out_with_a_word(tmp_path, write_run):
     run = complete(tmp_path / "plain", "finetune", pictures=False, diagnosed=False)
     why = "finetune has no router"
     write_json(run / "diagnose" / "routes.json", {"applies": False, "why": why, "cells": []})
-    words = Outline(page(tell([load(run)]))).text
+    words = Outline(page(page_content([load(run)]))).text
     assert why in words
     assert f"undrift diagnose {run}" in words
     assert "Where the inputs go" not in words
     joint = load(write_run("joint", "joint", [[95.0, 90.0, 99.0]]))
-    html = page(tell([joint]))
+    html = page(page_content([joint]))
     assert "nothing could drift" in html
     assert 'id="transfer"' not in html
     assert 'id="cost"' not in html
@@ -155,7 +158,7 @@ def test_what_does_not_apply_is_left_out_with_a_word(tmp_path, write_run):
 
 def test_seeds_share_a_column_and_show_the_answers_of_the_first(tmp_path):
     both = [load(complete(tmp_path / f"s{seed}", seed=seed, diagnosed=False)) for seed in range(2)]
-    html = page(tell(both))
+    html = page(page_content(both))
     words = Outline(html).text
     assert "moelora (2 seeds)" in words
     assert "± 0.0" in words
@@ -164,25 +167,25 @@ def test_seeds_share_a_column_and_show_the_answers_of_the_first(tmp_path):
 
 
 def test_figures_are_written_beside_the_page(write_run, tmp_path):
-    story = tell([load(write_run("joint", "joint", [[95.0, 90.0, 99.0]]))])
-    assert story.write_figures(tmp_path / "figures") == 1
+    content = page_content([load(write_run("joint", "joint", [[95.0, 90.0, 99.0]]))])
+    assert content.write_figures(tmp_path / "figures") == 1
     names = {file.name for file in (tmp_path / "figures").iterdir()}
     assert names == {"accuracy-1.svg", "accuracy-1.pdf"}
 
 
-def test_many_methods_are_compared_without_figures_of_single_runs(runs, story, monkeypatch):
-    def kinds(told):
-        return {plate.stem.rpartition("-")[0] for plate in told.plates}
+def test_many_methods_are_compared_without_figures_of_single_runs(runs, content, monkeypatch):
+    def kinds(shown):
+        return {figure.stem.rpartition("-")[0] for figure in shown.figures}
 
-    assert {"accuracy", "causes", "expert-use", "transfer"} <= kinds(story)
-    monkeypatch.setattr(plates, "FEW", 1)
-    many = tell(runs)
+    assert {"accuracy", "causes", "expert-use", "transfer"} <= kinds(content)
+    monkeypatch.setattr(sys.modules["undrift.report.page_content"], "FEW", 1)
+    many = page_content(runs)
     assert "accuracy" in kinds(many) and not {"causes", "expert-use", "transfer"} & kinds(many)
     assert many.left_out in Outline(page(many)).text
 
 
-def test_no_two_figures_share_a_file(story):
-    stems = [plate.stem for plate in story.plates]
+def test_no_two_figures_share_a_file(content):
+    stems = [figure.stem for figure in content.figures]
     assert len(set(stems)) == len(stems)
     assert {"curves", "causes", "causes-2", "router-drift", "transfer-1", "cost"} <= set(stems)
 
@@ -205,12 +208,74 @@ def test_an_older_run_has_a_page_without_forms(tmp_path):
     manifest = read_json(folder / "manifest.json")
     del manifest["protocol"]["tasks"], manifest["budget"]
     write_json(folder / "manifest.json", manifest)
-    words = Outline(page(tell([load(folder)]))).text
+    words = Outline(page(page_content([load(folder)]))).text
     assert "does not name the tasks' kinds of answers" in words
     assert "What it cost" not in words
 
 
 def test_code_and_percents_in_sentences():
-    assert told("<b> `undrift diagnose a<b` 9 %") == (
+    assert sentence("<b> `undrift diagnose a<b` 9 %") == (
         "&lt;b&gt; <code>undrift diagnose a&lt;b</code> 9\N{NO-BREAK SPACE}%"
     )
+
+
+# ------------------------------------------------------------ the answer browser
+
+
+@pytest.fixture
+def short(tmp_path):
+    return load(complete(tmp_path / "runs" / "moelora", examples=3, diagnosed=False))
+
+
+def test_every_example_once_with_all_that_was_said(short, tmp_path):
+    same = load(complete(tmp_path / "same", "same", examples=2, forgets=False, pictures=False))
+    found = answers([short, same])
+    assert found["runs"] == ["moelora", "same"]
+    assert found["errors"] == ["sentence instead of letter", "case", "extra words"]
+    charts = found["tasks"][0]["examples"]
+    assert [example["id"] for example in charts] == ["charts-000", "charts-001", "charts-002"]
+    assert charts[2]["said"] == [(("C", "right", None), ("C", "right", None)), None]
+    assert all(len(example["pictures"]) == 1 for example in charts)
+    assert found["tasks"][2]["boxes"]
+
+
+def test_a_run_trained_once_was_never_just_learned(write_run):
+    tasks = ["words", "more"]
+    rows = [[line(task, "exact", 0, later=False)] for task in tasks]
+    joint = load(write_run("joint", "joint", [[95.0] * 2], tasks=tasks, zero_shot=[], lines=rows))
+    (example,) = answers([joint])["tasks"][0]["examples"]
+    assert example["said"] == [(None, ("sandal", "right", None))]
+    assert example["pictures"] == []
+
+
+def test_boxes_in_pixels_are_not_drawn(write_run):
+    row = line("boxes", "box", 0, later=False)
+    rows = [[{**row, "answers": ["[10,20,300,400]"]}]]
+    run = load(write_run("px", "joint", [[95.0]], tasks=["boxes"], zero_shot=[1], lines=rows))
+    assert answers([run])["tasks"][0]["boxes"] is False
+
+
+def test_early_lines_find_room_and_the_rest_is_referred_to(short, tmp_path):
+    file = short.folder / "pictures" / "01-charts" / "0001.webp"
+    url = f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}"
+    for place, later in (
+        (tmp_path / "report.html", "runs/moelora/pictures/01-charts/0002.webp"),
+        (tmp_path / "pages" / "report.html", None),
+        (None, None),
+    ):
+        pictures = ExamplePictures(place, room=2 * len(url))
+        for number in (2, 1):
+            for task, name in enumerate(("charts", "words"), 1):
+                pictures.offer((name, str(number)), short, task, number)
+        found = pictures.addresses()
+        assert found["charts", "1"] == [url]
+        assert found["words", "1"][0].startswith("data:image/webp;base64,")
+        assert found["charts", "2"] == [later]
+
+
+def test_a_second_picture_stands_behind_the_first(short):
+    folder = short.folder / "pictures" / "01-charts"
+    (folder / "0001-2.webp").write_bytes(b"second")
+    found = answers([short])["tasks"][0]["examples"][0]["pictures"]
+    assert len(found) == 2
+    assert base64.b64decode(found[1].partition(",")[2]) == b"second"

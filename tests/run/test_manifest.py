@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from undrift.report import difference_section, grouped, load
-from undrift.report.protocol import facts
+from undrift.report.results import facts
 from undrift.run.progress import Progress
 from undrift.rundir import read_json
 from undrift.rundir.files import short_hash

@@ -55,6 +55,7 @@ def compare(
         raise ConfigError("choose one of --all, --markdown, --latex, --csv and --json")
     articles = report.published(published) if published else None
     results = [report.load(folder) for folder in runs]
+    rows = report.published_sections(report.grouped(results), articles)
     if out is not None:
         check_writable(out)
         report.check_related(results)
@@ -63,9 +64,9 @@ def compare(
         claim_page(out / "report.html")
     text, name = None, ""
     if markdown:
-        text, name = report.as_markdown(report.sections(results, articles)), "comparison.md"
+        text, name = report.as_markdown([*report.sections(results), *rows]), "comparison.md"
     elif latex:
-        text, name = report.as_latex(report.sections(results, articles)), "comparison.tex"
+        text, name = report.as_latex([*report.sections(results), *rows]), "comparison.tex"
     elif csv:
         text, name = report.as_csv(results, articles), "comparison.csv"
     if text is not None:
@@ -73,16 +74,14 @@ def compare(
     elif as_json:
         print_json(report.summary(results, articles))
     elif everything:
-        report.print_sections(Console(), report.sections(results, articles))
+        report.print_sections(Console(), [*report.sections(results), *rows])
     else:
         _show(results)
-        if articles:
-            groups = report.grouped(results)
-            report.print_sections(Console(), report.published_sections(groups, articles))
+        report.print_sections(Console(), rows)
     if out is not None:
         write_json(out / "summary.json", report.summary(results, articles))
         page = out / "report.html"
-        atomic_write(page, report.page(report.tell(results), page))
+        atomic_write(page, report.page(report.page_content(results), page))
         if text is not None:
             atomic_write(out / name, text)
         elif not as_json:

@@ -26,7 +26,7 @@ def report(
 
     What `undrift diagnose` has found of a run is part of it.
     """
-    from undrift.report import load, page, tell
+    from undrift.report import load, page, page_content
     from undrift.rundir import atomic_write, check_writable
     from undrift.rundir.checks import claim_page
 
@@ -35,11 +35,11 @@ def report(
     folder = target.with_name(f"{target.stem}-figures")
     check_writable(target, file=True)
     claim_page(target, folder if figures else None)
-    story = tell([load(run) for run in runs])
-    atomic_write(target, page(story, target))
-    typer.echo(story.verdict)
+    content = page_content([load(run) for run in runs])
+    atomic_write(target, page(content, target))
+    typer.echo(content.verdict)
     if figures:
-        count = story.write_figures(folder)
+        count = content.write_figures(folder)
         typer.echo(f"written: {folder} ({count} figures, each as SVG and PDF)")
     typer.echo(f"written: {target}")
 
@@ -52,14 +52,14 @@ def draw_page(folder: Path) -> None:
     Args:
         folder: The run's folder.
     """
-    from undrift.report import load, page, tell
+    from undrift.report import load, page, page_content
     from undrift.rundir import atomic_write
 
     target = folder / "report.html"
     if target.is_file():
         return
     try:
-        atomic_write(target, page(tell([load(folder)]), target))
+        atomic_write(target, page(page_content([load(folder)]), target))
     except Exception as error:
         said = f"the run is finished, but not its page, {target}: {one_line(str(error))}"
         Console(stderr=True, soft_wrap=True).print(said, markup=False, highlight=False)

@@ -1,27 +1,24 @@
-"""Reads the files of finished runs, never a model: tables, margins, published rows, heat maps.
+"""Finished runs as tables, figures and one page: reads their files, never a model.
 
 `load(folder)` reads a run; everything else takes a list of what it returns: `table` for the
 terminal, `sections` for all that there is to say (`as_markdown`, `as_latex`), `as_csv` and
-`summary` for programs, `page(tell(runs))` for a browser.
+`summary` for programs, `page(page_content(runs))` for a browser.
 """
 
 from __future__ import annotations
 
-from undrift.report.against import published_sections
-from undrift.report.articles import published, published_benchmarks
-from undrift.report.comparison import difference_section, margin_section, sections
-from undrift.report.markup import as_latex, as_markdown, print_sections
-from undrift.report.noise import grouped
+from undrift.report.comparison import grouped
+from undrift.report.export import as_csv, as_latex, as_markdown, print_sections, summary, table
 from undrift.report.page import page
+from undrift.report.page_content import PageContent, check_related, page_content
+from undrift.report.published_numbers import published, published_benchmarks, published_sections
 from undrift.report.results import DRIFTS, Results, labels, load
-from undrift.report.story import Story, check_related, tell
-from undrift.report.tables import table
-from undrift.report.tidy import as_csv, summary
+from undrift.report.tables import difference_section, margin_section, sections
 
 __all__ = [
     "DRIFTS",
+    "PageContent",
     "Results",
-    "Story",
     "as_csv",
     "as_latex",
     "as_markdown",
@@ -32,6 +29,7 @@ __all__ = [
     "load",
     "margin_section",
     "page",
+    "page_content",
     "print_sections",
     "published",
     "published_benchmarks",
@@ -39,5 +37,4 @@ __all__ = [
     "sections",
     "summary",
     "table",
-    "tell",
 ]

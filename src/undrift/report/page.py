@@ -1,13 +1,19 @@
-"""The report as one HTML page that needs no other file and no network."""
+"""The report as one HTML page that needs no other file and no network.
+
+In it lies the data of the answer browser: each test example, and what every run answered, when just
+learned and at the end. That is one value for JSON, made for the eye of a reader, not for a program:
+texts, a mark for each answer, pictures as data URLs. The page's script filters and draws it.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,9 +21,10 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from undrift.report.answers import RIGHT, answers
-from undrift.report.plates import Plate
-from undrift.report.story import Story
+from undrift.report.forgetting import OTHER_NOTATION
+from undrift.report.page_content import CaptionedFigure, PageContent
+from undrift.report.results import Line, Results, labels
+from undrift.scoring import Rules
 
 WIDE = 500  # CSS pixels; a drawing that is wider scrolls in its box on a phone
 _CONTENTS = {
@@ -30,13 +37,21 @@ _CONTENTS = {
     "answers": "Answers",
     "definitions": "Definitions",
 }
+RIGHT, FORM, PARTLY, WRONG = "right", "form", "partly", "wrong"
+"""Marks: right by the strict rule; only by the lenient one; partial credit; wrong by every rule."""
+
+_NUMERAL = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
+BOX = re.compile(rf"\s*\[{_NUMERAL},{_NUMERAL},{_NUMERAL},{_NUMERAL}\]\s*")
+
+Marked = tuple[str, str | None, str | None]
+"""An answer, its mark (None for captions, which are not right or wrong), its error of form."""
 
 
-def page(story: Story, at: Path | None = None) -> str:
+def page(content: PageContent, at: Path | None = None) -> str:
     """Write a report as a page.
 
     Args:
-        story: What there is to say.
+        content: What it shows.
         at: Where the page will lie. Pictures that it has no room for are taken from the run's
             folder if that is below this file's.
 
@@ -50,13 +65,17 @@ def page(story: Story, at: Path | None = None) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["told"] = told
+    environment.filters["sentence"] = sentence
     script, css = (_template(environment, name) for name in ("page.js", "page.css"))
-    found = answers(story.runs, at)
+    found = answers(content.runs, at)
     count = sum(len(task["examples"]) for task in found["tasks"])
-    there = {"transfer": story.taught or story.transfers, "cost": story.costs, "answers": count}
+    there = {
+        "transfer": content.taught or content.transfers,
+        "cost": content.costs,
+        "answers": count,
+    }
     return environment.get_template("page.html.j2").render(
-        story=story,
+        content=content,
         svg=_svg,
         contents=[(id_, name) for id_, name in _CONTENTS.items() if there.get(id_, True)],
         css=Markup(css),
@@ -73,7 +92,7 @@ def page(story: Story, at: Path | None = None) -> str:
     )
 
 
-def told(text: str) -> Markup:
+def sentence(text: str) -> Markup:
     """Escape a sentence for HTML, set what stands in backquotes as code, keep "9 %" on one line."""
     coded = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     return Markup(re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", coded))
@@ -84,14 +103,14 @@ def _template(environment: Environment, name: str) -> str:
     return environment.loader.get_source(environment, name)[0]
 
 
-def _svg(plate: Plate) -> Markup:
-    from undrift.report.figures import draw
+def _svg(figure: CaptionedFigure) -> Markup:
+    from undrift.report.drawing import draw
 
-    drawn = draw(plate.figure)
+    drawn = draw(figure.figure)
     if drawn.width <= WIDE:
         return Markup(drawn.svg)
     box = '<div class="scroll wide" tabindex="0" role="region" aria-label="{}">{}</div>'
-    return Markup(box).format(plate.title, Markup(drawn.svg))
+    return Markup(box).format(figure.title, Markup(drawn.svg))
 
 
 def _worse(found: Mapping[str, Any]) -> Counter[tuple[str, str]]:
@@ -100,8 +119,8 @@ def _worse(found: Mapping[str, Any]) -> Counter[tuple[str, str]]:
         (task["name"], run)
         for task in found["tasks"]
         for example in task["examples"]
-        for run, said in zip(found["runs"], example["said"], strict=True)
-        if said and said[0] and said[0][1] == RIGHT != said[1][1]
+        for run, given in zip(found["runs"], example["said"], strict=True)
+        if given and given[0] and given[0][1] == RIGHT != given[1][1]
     )
 
 
@@ -129,3 +148,157 @@ def _as_script(value: object) -> Markup:
     """Write JSON that may stand in a <script>: no < can end it or begin a comment."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
+
+
+# ------------------------------------------------------------ the answer browser
+
+
+def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]:
+    """Gather what runs have answered, example by example.
+
+    Args:
+        runs: The runs. Examples are matched by their tasks and ids.
+        page: Where the page will lie; pictures that it has no room for are referred to from there.
+
+    Returns:
+        `runs`: their names; `errors`: the errors of form that occur; `tasks`: each with `name`,
+        `boxes` (whether its answers are boxes in shares of the picture) and `examples`: `id`,
+        `question`, `answers`, `pictures` (addresses, None for what is not embedded) and `said`:
+        for each run None, or its answers just learned (None if it was not asked then) and at the
+        end, as `Marked`.
+    """
+    tasks: dict[str, dict[str, dict[str, Any]]] = {}
+    pictures, errors = ExamplePictures(page), dict[str, None]()
+    for place, run in enumerate(runs):
+        for index, name in enumerate(run.tasks, 1):
+            learned: dict[str, Marked] = {}
+            if run.in_turn and run.files.asked(index, index):
+                learned = dict(_marked(run, index, index))
+            examples = tasks.setdefault(name, {})
+            end_lines = run.files.answers(run.files.last_stage, index)
+            marks = _marked(run, run.files.last_stage, index)
+            for number, (line, (_, end)) in enumerate(zip(end_lines, marks, strict=True), 1):
+                example = examples.setdefault(
+                    line["id"],
+                    {
+                        "id": line["id"],
+                        "question": line["question"],
+                        "answers": list(line["answers"]),
+                        "said": [None] * len(runs),
+                    },
+                )
+                before = learned.get(line["id"])
+                example["said"][place] = (before, end)
+                pictures.offer((name, line["id"]), run, index, number)
+                errors |= dict.fromkeys(kind for *_, kind in filter(None, (before, end)) if kind)
+    shown = pictures.addresses()
+    return {
+        "runs": labels(runs),
+        "errors": list(errors),
+        "tasks": [
+            {
+                "name": name,
+                "boxes": _relative([example["answers"] for example in examples.values()]),
+                "examples": [
+                    {**example, "pictures": shown.get((name, id_), [])}
+                    for id_, example in examples.items()
+                ],
+            }
+            for name, examples in tasks.items()
+        ],
+    }
+
+
+def _marked(run: Results, after: int, on: int) -> list[tuple[str, Marked]]:
+    """Mark a task's answers at one stage, each with the id of its example."""
+    if run.files.scorers:
+        return [(line["id"], _mark(line, rules)) for line, rules in run.files.judged(after, on)]
+    # an older run, which tells what was right and nothing of form
+    lines = run.files.answers(after, on)
+    return [(line["id"], _mark(line, Rules(line["strict"], None, 0.0, None))) for line in lines]
+
+
+def _mark(line: Line, rules: Rules) -> Marked:
+    strict, lenient, _, error = rules
+    if strict is None:
+        return line["prediction"], None, error
+    if strict >= 1:
+        return line["prediction"], RIGHT, None
+    if lenient is not None and lenient >= 1:
+        return line["prediction"], FORM, error or OTHER_NOTATION
+    return line["prediction"], PARTLY if strict > 0 else WRONG, error
+
+
+def _relative(answers: Sequence[Sequence[str]]) -> bool:
+    """Tell whether all answers are boxes in shares of the picture: pixels would go beyond 1."""
+    boxes = [BOX.fullmatch(answer) for each in answers for answer in each]
+    return bool(boxes) and all(b and max(map(float, b.groups())) <= 1 for b in boxes)
+
+
+ROOM = 12_000_000  # characters of a page, by which ten runs of the pocket stay far below 20 MB
+
+Key = tuple[str, str]
+"""A task's name and an example's id."""
+
+
+class ExamplePictures:
+    """Pictures of examples, embedded as far as there is room; the first run that has one gives it.
+
+    `RUN/pictures/01-digits/0001.webp` is the picture of the task's first line of predictions,
+    `0001-2.webp` a second one of the same line.
+
+    Args:
+        page: Where the page will lie, if that is known.
+        room: How many characters the embedded pictures may take together.
+    """
+
+    def __init__(self, page: Path | None = None, room: int = ROOM) -> None:
+        self._page, self._room = page, room
+        self._files: dict[Key, tuple[int, list[Path]]] = {}
+        self._folders: dict[Path, dict[int, list[Path]]] = {}
+
+    def offer(self, key: Key, run: Results, task: int, line: int) -> None:
+        """Take the pictures of one line of a run, from 1, unless an earlier run had them."""
+        if key in self._files:
+            return
+        files = self._listed(run.files.paths.pictures(task, key[0])).get(line)
+        if files:
+            self._files[key] = line, files
+
+    def addresses(self) -> dict[Key, list[str | None]]:
+        """Embed what there is room for, the first lines of every task before the later ones.
+
+        Returns:
+            For each example that has pictures: data URLs; addresses relative to the page of those
+            that there is no room for, if the run lies beside the page or below it; else None.
+        """
+        found: dict[Key, list[str | None]] = {}
+        left = self._room
+        for key, (_, files) in sorted(self._files.items(), key=lambda item: item[1][0]):
+            found[key] = []
+            for file in files:
+                url = f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}"
+                left -= len(url)
+                found[key].append(url if left >= 0 else self._reference(file))
+        return {key: found[key] for key in self._files}
+
+    def _reference(self, file: Path) -> str | None:
+        if self._page is None:
+            return None
+        beside, file = self._page.resolve().parent, file.resolve()
+        return quote(os.fspath(file.relative_to(beside))) if beside in file.parents else None
+
+    def _listed(self, folder: Path) -> dict[int, list[Path]]:
+        """List the pictures of a task by their lines, each folder once."""
+        if folder not in self._folders:
+            lines: dict[int, list[Path]] = {}
+            for file in sorted(folder.glob("*.webp"), key=_place):
+                lines.setdefault(_place(file)[0], []).append(file)
+            self._folders[folder] = lines
+        return self._folders[folder]
+
+
+def _place(file: Path) -> tuple[int, int]:
+    """Read line and number off a name such as 0001-2.webp."""
+    line, _, number = file.stem.partition("-")
+    return int(line), int(number or 1)

@@ -1,20 +1,34 @@
-"""What a run's files say: matrix, metrics, scores by other rules, errors of case, protocol."""
+"""A finished run: its files, each read once, and what they say in numbers and facts.
+
+Facts are what decides a run's numbers, flattened from its manifest into keys and values that
+compare. A key that a manifest lacks, because an older undrift wrote it, is "not recorded".
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from undrift.errors import RunDirError
-from undrift.report.protocol import facts, made_with
 from undrift.rundir import RunDir, damaged, read_answers, read_record
 from undrift.rundir.costs import cost
-from undrift.rundir.records import Manifest, Matrix
-from undrift.scoring import KINDS, TASKS, Score, mean_score, share_case_only
+from undrift.rundir.files import SHORT, short_hash
+from undrift.rundir.records import PARTS, Identified, Manifest, Matrix
+from undrift.scoring import (
+    KINDS,
+    TASKS,
+    AnswerStyle,
+    Rules,
+    Score,
+    mean_score,
+    rules_of,
+    share_case_only,
+)
 
 DRIFTS = (
     "What makes a model forget: router drift (a later task sends old inputs to other experts), "
@@ -44,8 +58,130 @@ RULES = {
 }
 """What is said of the answers at the end besides strict scores, where the lines keep it."""
 
+NOT_RECORDED = "not recorded"
+NOT_TRAINED = "not trained"
+OPTION = "method."  # begins the keys of a method's own options, which other methods have not got
+SEED = "seed"
+RATE = "training.learning_rate"
+_WHOLE = ("benchmark", "order", SEED, "profile", "backbone", "skipped")
+_PARTS = {"data": "data", "weights": "weights", "protocol": "", "settings": OPTION}
+_MACHINE = ("commit", "versions", "hardware")
+_LEFT_OUT = {"data.licence", "weights.parameters"}  # the second counts the adapter's as well
+
 Row = list[float | None]
-Lines = Sequence[Mapping[str, Any]]
+Line = Mapping[str, Any]
+Lines = Sequence[Line]
+_T = TypeVar("_T")
+
+
+class RunFiles:
+    """The files of a finished run, each read when it is asked for, and once.
+
+    Args:
+        folder: A folder that `undrift run` has written.
+
+    Raises:
+        RunDirError: If the folder holds no run; from any method, if a file lacks something.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.paths = RunDir.existing(folder)
+        self._read: dict[tuple[object, ...], Any] = {}
+
+    def _once(self, key: tuple[object, ...], read: Callable[[], _T]) -> _T:
+        if key not in self._read:
+            self._read[key] = read()
+        return self._read[key]
+
+    @cached_property
+    def matrix(self) -> dict[str, Any]:
+        """matrix.json, which must be there and have every task in its last row."""
+        file = self.paths.matrix_file
+        saved = read_record(file, Matrix) if file.is_file() else None
+        if saved is None or saved["metrics"]["last"] is None:
+            raise RunDirError(
+                f"{self.paths.root} holds an unfinished run; finish it first: "
+                f"undrift run {self.paths.config_file} --out {self.paths.root}"
+            )
+        return saved
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json, which must name the tasks of the matrix, or none."""
+        file = self.paths.manifest_file
+        manifest = read_record(file, Manifest)
+        recorded = [task["name"] for task in manifest.get("protocol", {}).get("tasks", ())]
+        if recorded not in ([], self.tasks):
+            raise damaged(file, f"protocol.tasks: expected those of {self.paths.matrix_file}")
+        return manifest
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks' names in the order of learning."""
+        return self.matrix["tasks"]
+
+    @property
+    def scorers(self) -> list[str]:
+        """The tasks' scorers; none where an older undrift has not recorded them."""
+        recorded = self.manifest.get("protocol", {}).get("tasks", ())
+        return [task["scorer"] for task in recorded]
+
+    @property
+    def task_costs(self) -> Sequence[Mapping[str, Any]]:
+        """What the manifest says of the cost of each task."""
+        return self.manifest.get("budget", ())
+
+    @cached_property
+    def last_stage(self) -> int:
+        """How many trainings had been done when the questions were asked for the last time."""
+        stages = self.paths.stages()
+        if not stages:
+            raise RunDirError(f"{self.paths.root} holds no predictions (eval/ is empty)")
+        return int(stages[-1].name.removeprefix("after-"))
+
+    def asked(self, after: int, on: int) -> bool:
+        """Tell whether a task was asked after so many trainings."""
+        return self.paths.predictions(after, on).is_file()
+
+    def answers(self, after: int, on: int) -> Lines:
+        """Read the answers to task `on` after so many trainings, a line an example."""
+        file = self.paths.predictions(after, on)
+        return self._once(("answers", after, on), lambda: read_answers(file))
+
+    def judged(self, after: int, on: int) -> Sequence[tuple[Line, Rules]]:
+        """Judge the same answers by content and by form; the task's scorer must be known."""
+        scorer, lines = self.scorers[on - 1], self.answers(after, on)
+        return self._once(
+            ("judged", after, on), lambda: [(line, rules_of(scorer, line)) for line in lines]
+        )
+
+    @cached_property
+    def styles(self) -> dict[int, AnswerStyle]:
+        """How each task's right answers look, by its number; all stages keep the same ones."""
+        found: dict[int, AnswerStyle] = {}
+        for stage in reversed(self.paths.stages()):
+            after = int(stage.name.removeprefix("after-"))
+            for file in stage.glob("on-*.jsonl"):
+                task = int(file.stem.removeprefix("on-"))
+                if task not in found:
+                    found[task] = AnswerStyle(line["answers"] for line in self.answers(after, task))
+        return found
+
+    def identified(self, after: int, on: int) -> float | None:
+        """Read which percentage of a task's prompts the method took for that task, if it says."""
+        file = self.paths.predictions(after, on).with_suffix(".json")
+        if not file.is_file():
+            return None
+        return self._once(
+            ("identified", after, on), lambda: read_record(file, Identified).get("identified")
+        )
+
+    def diagnosis(self, part: str) -> dict[str, Any] | None:
+        """Read what `undrift diagnose` has found: routes, experts, causes or reroute; or None."""
+        file = self.paths.root / "diagnose" / f"{part}.json"
+        if not file.is_file():
+            return None
+        return self._once(("diagnosis", part), lambda: read_record(file, PARTS[part]))
 
 
 @dataclass(frozen=True)
@@ -53,7 +189,7 @@ class Results:
     """The numbers of one run, accuracies in percent, None where nothing was measured.
 
     Args:
-        folder: The run's folder.
+        files: Where they are from.
         method: Its name as on the command line ("same", "same-paper").
         protocol: What the run must share with another for the two to be comparable.
         tasks: Names in the order of learning.
@@ -62,14 +198,14 @@ class Results:
         metrics: By the names in `undrift.scoring.FORMULAS`.
         case_only: The percentage of the final errors that are letter case only.
         ends: By the names in RULES: the score of each task at the end.
-        facts: All that decides the numbers, see `protocol.facts`.
+        facts: All that decides the numbers, see the function `facts`.
         made_with: Code, versions and machine.
         cost: What the method costs, see `undrift.rundir.costs`; empty where that is not known.
         budget: Which cost `--match-budget` has made equal to that of finetune, or "none".
         trained: Whether anything was trained; what was not has no noise of seeds.
     """
 
-    folder: Path
+    files: RunFiles = field(repr=False, compare=False)
     method: str
     protocol: Mapping[str, Any]
     tasks: Sequence[str]
@@ -85,9 +221,24 @@ class Results:
     trained: bool = True
 
     @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.files.paths.root
+
+    @property
     def seed(self) -> int:
         """The run's seed."""
         return self.protocol["seed"]
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether every task has a row of the matrix; else it was trained once, or never."""
+        return len(self.matrix) == len(self.tasks)
+
+    @property
+    def may_drift(self) -> bool:
+        """Whether it has learned one task after another."""
+        return self.trained and len(self.tasks) > 1 and self.in_turn
 
     @property
     def last(self) -> Row:
@@ -97,7 +248,7 @@ class Results:
     @property
     def learned(self) -> Row:
         """The score of each task when it had just been learned."""
-        if len(self.matrix) < len(self.tasks):
+        if not self.in_turn:
             return [None] * len(self.tasks)
         return [row[index] for index, row in enumerate(self.matrix)]
 
@@ -126,24 +277,21 @@ def load(folder: Path) -> Results:
     Raises:
         RunDirError: If the folder holds no run, an unfinished one, or files that lack something.
     """
-    run = RunDir.existing(folder)
-    saved = _finished(run)
-    manifest, tasks = read_record(run.manifest_file, Manifest), list(saved["tasks"])
-    recorded = [task["name"] for task in manifest.get("protocol", {}).get("tasks", ())]
-    if recorded not in ([], tasks):
-        raise damaged(run.manifest_file, f"protocol.tasks: expected those of {run.matrix_file}")
-    matrix = [_padded(row, len(tasks)) for row in saved["matrix"]]
-    after, lines = _final_lines(run, len(tasks))
+    files = RunFiles(folder)
+    saved, manifest, tasks = files.matrix, files.manifest, list(files.tasks)
+    after = files.last_stage
+    lines = [files.answers(after, on) for on in range(1, len(tasks) + 1)]
+    judged = [row for task in lines for row in task if row["strict"] is not None]  # no captions
     return Results(
-        folder=run.root,
+        files=files,
         method=manifest["method"],
         protocol={key: manifest[key] for key in PROTOCOL},
         tasks=tasks,
         zero_shot=_padded(saved["zero_shot"] or [], len(tasks)),
-        matrix=matrix,
+        matrix=[_padded(row, len(tasks)) for row in saved["matrix"]],
         metrics=saved["metrics"],
-        case_only=share_case_only(map(_score, _judged(lines))),
-        ends=_ends(lines, manifest),
+        case_only=share_case_only(Score(row["strict"], row["caseless"]) for row in judged),
+        ends=_ends(lines, files.scorers or [""] * len(tasks)),
         facts=facts(manifest),
         made_with=made_with(manifest),
         cost=cost(manifest) or {},
@@ -153,14 +301,7 @@ def load(folder: Path) -> Results:
 
 
 def labels(runs: Sequence[Results]) -> list[str]:
-    """Name runs by their method, or where that is not enough, by method and folder.
-
-    Args:
-        runs: Any number of runs.
-
-    Returns:
-        One name for each.
-    """
+    """Name runs by their method, or where that is not enough, by method and folder."""
     methods = Counter(run.method for run in runs)
     folders = Counter((run.method, run.folder.name) for run in runs)
     names = []
@@ -170,43 +311,12 @@ def labels(runs: Sequence[Results]) -> list[str]:
     return names
 
 
-def _finished(run: RunDir) -> dict[str, Any]:
-    """Read matrix.json, which must be there and have every task in its last row."""
-    saved = read_record(run.matrix_file, Matrix) if run.matrix_file.is_file() else None
-    if saved is None or saved["metrics"]["last"] is None:
-        raise RunDirError(
-            f"{run.root} holds an unfinished run; "
-            f"finish it first: undrift run {run.config_file} --out {run.root}"
-        )
-    return saved
-
-
 def _padded(row: Sequence[float | None], length: int) -> Row:
     return [*row, *[None] * (length - len(row))]
 
 
-def _final_lines(run: RunDir, tasks: int) -> tuple[int, list[Lines]]:
-    """Read every prediction of the last stage, task by task; also say which stage that is."""
-    stages = run.stages()
-    if not stages:
-        raise RunDirError(f"{run.root} holds no predictions (eval/ is empty)")
-    after = int(stages[-1].name.removeprefix("after-"))
-    return after, [read_answers(run.predictions(after, on)) for on in range(1, tasks + 1)]
-
-
-def _judged(lines: Sequence[Lines]) -> Lines:
-    """All lines but those of captions, which are not right or wrong."""
-    return [row for task in lines for row in task if row["strict"] is not None]
-
-
-def _score(row: Mapping[str, Any]) -> Score:
-    return Score(row["strict"], row["caseless"])
-
-
-def _ends(lines: Sequence[Lines], manifest: Mapping[str, Any]) -> dict[str, Row]:
+def _ends(lines: Sequence[Lines], scorers: Sequence[str]) -> dict[str, Row]:
     """Average each task's lines by every rule that they keep."""
-    recorded = manifest.get("protocol", {}).get("tasks", ())
-    scorers = [task["scorer"] for task in recorded] or [""] * len(lines)
     ends: dict[str, Row] = {
         rule: [mean_score(task, rule) for task in lines] for rule in RULES if rule != "mif"
     }
@@ -219,3 +329,86 @@ def _mif(lines: Lines, scorer: str) -> float | None:
     if rule is None:
         return None
     return 100 * fmean(rule(row["prediction"], row["answers"]) for row in lines)
+
+
+# ------------------------------------------------------------ what decides the numbers
+
+
+class Difference(NamedTuple):
+    """A key in which runs differ, such as `training.global_batch`, and the value of each run."""
+
+    key: str
+    values: Sequence[str]
+
+
+def facts(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten what decides the numbers, as far as it was recorded.
+
+    Args:
+        manifest: The content of manifest.json.
+
+    Returns:
+        Values as text by dotted keys: `seed`, `weights.fingerprint`, `scoring`,
+        `training.global_batch`, `task.digits.scorer`, `method.rank` ... The prompt template is
+        there as its hash.
+    """
+    found = {key: words(manifest[key]) for key in _WHOLE if key in manifest}
+    for part, prefix in _PARTS.items():
+        for key, value in _flat(manifest.get(part, {}), prefix.removesuffix(".")):
+            found[key] = value[:SHORT] if key.endswith("fingerprint") else value
+    if "prompt" in found:
+        found["prompt_hash"] = short_hash(found.pop("prompt"))
+    rate = found.pop(f"{OPTION}learning_rate", None)
+    if rate is not None:
+        found[RATE] = rate
+    return {key: value for key, value in found.items() if key not in _LEFT_OUT}
+
+
+def made_with(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Flatten what should not decide the numbers and may: code, versions, machine."""
+    return dict(_flat({key: manifest[key] for key in _MACHINE if key in manifest}))
+
+
+def differences(sides: Sequence[Mapping[str, str]]) -> list[Difference]:
+    """List the keys in which runs differ.
+
+    Args:
+        sides: The facts of each run.
+
+    Returns:
+        One entry a key. A method's option is only compared between the runs whose methods have it,
+        and how training was done between those that were trained.
+    """
+    keys = dict.fromkeys(key for side in sides for key in side)
+    found = []
+    for key in keys:
+        values = [side.get(key, NOT_RECORDED) for side in sides]
+        no_matter = (NOT_TRAINED, NOT_RECORDED) if key.startswith(OPTION) else (NOT_TRAINED,)
+        compared = [value for value in values if value not in no_matter]
+        if len(set(compared)) > 1:
+            found.append(Difference(key, values))
+    return found
+
+
+def untrained(facts: Mapping[str, str]) -> dict[str, str]:
+    """Return the facts of a run that has trained nothing: seed, options and training say so."""
+    moot = (SEED, OPTION, RATE.partition(".")[0])
+    return {key: NOT_TRAINED if key.startswith(moot) else v for key, v in facts.items()}
+
+
+def words(value: Any) -> str:
+    """Write a value of a manifest as text."""
+    if isinstance(value, list):
+        return ", ".join(map(words, value))
+    return "none" if value is None else str(value)
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Walk through mappings; a list of named things counts as a mapping by their names."""
+    if prefix == "tasks":
+        prefix, value = "task", {task["name"]: task for task in value}
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
+    elif not prefix.endswith(".name"):
+        yield prefix, words(value)

@@ -1,15 +1,111 @@
-"""The Markdown table of a study: a line a row and rate, and what every row costs."""
+"""The Markdown table of a study: a line a row and rate, what every row costs, and its statistics.
+
+Means over orders give one value a seed; intervals are bootstrap over seeds; differences are paired
+by seed and order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from statistics import fmean
 from typing import Any
 
-from undrift.report.study import Interval, Pairs, Run, bootstrap, by_seed, groups, pairs, words
-from undrift.report.tables import thousands
+from undrift.report.tables import short_number
 
+RESAMPLES = 10_000
 COSTS = ("stored", "active", "state", "ms/step")
+
+Run = Mapping[str, Any]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One row against another.
+
+    Args:
+        mean: The mean difference in `last`.
+        interval: Its 95 % interval over seeds; None where there is one seed only.
+        wins: In how many pairs the row is better.
+        count: How many pairs there are.
+    """
+
+    mean: float
+    interval: Interval | None
+    wins: int
+    count: int
+
+
+def bootstrap(values: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Estimate the 95 % interval of a mean: the percentile bootstrap over one value a seed.
+
+    The drawing has a seed, so that the interval is the same every time.
+    """
+    return _bootstrap(tuple(values), resamples, seed)
+
+
+def by_seed(runs: Sequence[Run], metric: str) -> dict[int, float]:
+    """Average a metric over orders, so that each seed gives one value; None is left out."""
+    seeds = dict.fromkeys(run["seed"] for run in runs if run[metric] is not None)
+    return {
+        seed: fmean(r[metric] for r in runs if r["seed"] == seed and r[metric] is not None)
+        for seed in seeds
+    }
+
+
+def pairs(runs: Sequence[Run], against: Sequence[Run]) -> Pairs | None:
+    """Compare two rows in `last`, each run with the one of the same seed and order.
+
+    Args:
+        runs: The runs of a row. What is not trained has one seed, which stands for all.
+        against: The runs of the row it is compared with.
+
+    Returns:
+        The comparison, or None if no two runs have seed and order in common.
+    """
+    ours, theirs = ({_pair(run): run["last"] for run in group} for group in (runs, against))
+    if all(run["learning_rate"] is None for run in runs):
+        ours = {(s, o): last for s, _ in theirs for (_, o), last in ours.items()}
+    common = {key: ours[key] - theirs[key] for key in theirs if key in ours}
+    if not common:
+        return None
+    seeds = dict.fromkeys(seed for seed, _ in common)
+    values = [fmean(v for key, v in common.items() if key[0] == seed) for seed in seeds]
+    return Pairs(
+        fmean(common.values()),
+        bootstrap(values) if len(values) > 1 else None,
+        sum(value > 0 for value in common.values()),
+        len(common),
+    )
+
+
+def groups(runs: Iterable[Run]) -> dict[tuple[str, float | None], list[Run]]:
+    """Gather the runs by label and rate, in the order in which they come."""
+    out: dict[tuple[str, float | None], list[Run]] = {}
+    for run in runs:
+        out.setdefault((run["label"], run["learning_rate"]), []).append(run)
+    return out
+
+
+@cache  # the table is written after every cell, and most rows have not changed
+def _bootstrap(values: tuple[float, ...], resamples: int, seed: int) -> Interval:
+    draw, count = random.Random(seed), len(values)
+    means = sorted(sum(draw.choices(values, k=count)) / count for _ in range(resamples))
+    return _percentile(means, 0.025), _percentile(means, 0.975)
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+
+def _pair(run: Run) -> tuple[int, str]:
+    return run["seed"], _order(run["order"])
 
 
 def study_markdown(results: Mapping[str, Any]) -> str:
@@ -54,19 +150,19 @@ def _priced(results: Mapping[str, Any]) -> bool:
 
 
 def _notes(results: Mapping[str, Any]) -> str:
-    orders = list(dict.fromkeys(words(run["order"]) for run in results["runs"]))
+    orders = list(dict.fromkeys(_order(run["order"]) for run in results["runs"]))
     seeds = sorted({run["seed"] for run in results["runs"]})
     where = f"seeds {', '.join(map(str, seeds))}; order {' and '.join(orders)}"
-    said = f"Percent, means over seeds ({where}); in brackets the 95 % interval, bootstrap over "
-    said += "seeds."
+    text = f"Percent, means over seeds ({where}); in brackets the 95 % interval, bootstrap over "
+    text += "seeds."
     if results.get("against"):
-        said += " Differences and wins are between runs of the same seed and order."
+        text += " Differences and wins are between runs of the same seed and order."
     if _priced(results):
-        said += " After the last task: parameters stored, parameters that a token is multiplied "
-        said += "with, bytes of all that answering and learning on need. ms/step: CPU time of a "
-        said += "training step, mean over all tasks."
+        text += " After the last task: parameters stored, parameters that a token is multiplied "
+        text += "with, bytes of all that answering and learning on need. ms/step: CPU time of a "
+        text += "training step, mean over all tasks."
     failed = [_failed(failure) for failure in results.get("failed", ())]
-    return said + (f" Failed: {'; '.join(failed)}." if failed else "")
+    return text + (f" Failed: {'; '.join(failed)}." if failed else "")
 
 
 def _at_edge(results: Mapping[str, Any], label: str, rate: float) -> bool:
@@ -79,7 +175,7 @@ def _at_edge(results: Mapping[str, Any], label: str, rate: float) -> bool:
 def _failed(failure: Mapping[str, Any]) -> str:
     rate = failure["learning_rate"]
     at = "" if rate is None else f", rate {rate:g}"
-    return f"{failure['label']} (seed {failure['seed']}, order {words(failure['order'])}{at})"
+    return f"{failure['label']} (seed {failure['seed']}, order {_order(failure['order'])}{at})"
 
 
 def _mean(runs: Sequence[Run], metric: str, *, interval: bool = False) -> str:
@@ -103,8 +199,12 @@ def _costs(runs: Sequence[Run]) -> list[str]:
         return ["", "", "", ""]
     sizes = [fmean(cost[key] for cost in costs) for key in ("stored", "active", "state_bytes")]
     times = [cost["step_cpu_ms"] for cost in costs if cost["step_cpu_ms"] is not None]
-    return [*map(thousands, sizes), f"{fmean(times):.0f}" if times else ""]
+    return [*map(short_number, sizes), f"{fmean(times):.0f}" if times else ""]
 
 
 def _brackets(interval: Interval, sign: str = "") -> str:
     return "[" + ", ".join(f"{bound:{sign}z.1f}" for bound in interval) + "]"
+
+
+def _order(order: str | Sequence[str]) -> str:
+    return order if isinstance(order, str) else ", ".join(order)

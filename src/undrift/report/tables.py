@@ -1,4 +1,4 @@
-"""Runs side by side in one compact table: a column a method, a mean if it has several seeds."""
+"""Tables of a comparison as text, section by section, and how a number stands in one."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from rich.table import Table
-
-from undrift.report.noise import Group, grouped, half_width
-from undrift.report.protocol import SEED
-from undrift.report.results import PROTOCOL, Results, Row
+from undrift.report.comparison import RULE, Group, Margin, between, grouped, half_width, pairs
+from undrift.report.results import (
+    NAMES,
+    NOT_RECORDED,
+    PROTOCOL,
+    RATE,
+    RULES,
+    SEED,
+    Results,
+    Row,
+    differences,
+    untrained,
+    words,
+)
+from undrift.scoring import FORMULAS, stage_averages
 
 METRICS = {
     "last": "average at the end",
@@ -18,7 +28,7 @@ METRICS = {
     "bwt": "backward transfer",
     "forgetting": "forgetting",
 }
-COSTS = {
+SIZES = {
     "stored": "parameters stored",
     "active": "parameters active",
     "state_bytes": "bytes of state",
@@ -26,69 +36,126 @@ COSTS = {
 BUDGET = "budget matched"
 CASE_ONLY = "errors of letter case only"
 TITLE = "accuracy in percent: just learned → at the end"
+MARGINS = "Margins between methods, and the noise of the seeds"
+DIFFERENCES = "Protocol differences"
+TIME = "Learning: time and memory"
+_SYMBOLS = (
+    "A[t][i]: score on task i after training task t, strict rule, in percent; A[0][i]: the "
+    "untouched model; T tasks. Empty: a cell that the metric needs was not measured."
+)
+_LEARNING = (
+    ("tokens a second", "tokens_per_second", 1),
+    ("CPU milliseconds a step", "step_cpu_ms", 1),
+    ("peak memory, MiB", "peak_bytes", 2**20),
+)
+_MACHINE = (
+    "Comparable on one machine only. Tokens of prompts and answers, without padding; memory: on a "
+    "GPU what tensors took, else the process's largest resident set while it learned a task."
+)
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The text of a comparison, cell by cell.
+class Section:
+    """A part of a comparison, as text.
 
     Args:
-        header: "task", "zero-shot", then one name per group of runs.
-        tasks: One row per task: the score when just learned and at the end.
-        totals: One row per metric, one for the share of errors of letter case only, and what the
-            methods cost after the last task; their second cell is empty.
+        title: What it shows.
+        header: Names of the columns; none where there is no table.
+        rows: The cells.
+        notes: What a reader must know, a paragraph each; below the table.
+        lead: What a reader must know first; above the table.
     """
 
-    header: Sequence[str]
-    tasks: Sequence[Sequence[str]]
-    totals: Sequence[Sequence[str]]
+    title: str
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
+    lead: Sequence[str] = ()
 
 
-def grid(runs: Sequence[Results]) -> Grid:
-    """Lay the runs out side by side.
+# ------------------------------------------------------------ a number in a table
+
+
+def number(value: float | None, unit: str = "", digits: int = 1) -> str:
+    """Write a number with commas and one decimal, or as many as are asked for; nothing for None."""
+    return "" if value is None else f"{value:z,.{digits}f}{unit}"
+
+
+def short_number(value: float) -> str:
+    """Write a number with three digits: 159908000 as "160 M", 2500 as "2.5 k", 412 as "412"."""
+    for sign, unit in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= 0.9995 * unit:
+            return f"{value / unit:.3g} {sign}"
+    return f"{value:.3g}"
+
+
+def spread(values: Iterable[float]) -> str:
+    """Write the mean of values; of several, with half the 95 % interval."""
+    known = list(values)
+    if not known:
+        return ""
+    width = half_width(known)
+    return number(fmean(known)) + ("" if width is None else f" ± {number(width)}")
+
+
+# ------------------------------------------------------------ all tables of a comparison
+
+
+def sections(runs: Sequence[Results]) -> list[Section]:
+    """Say everything that there is to say about runs beside each other.
 
     Args:
-        runs: The runs; those that differ in their seed only share a column.
+        runs: The runs.
 
     Returns:
-        The cells as text; a mean over seeds has half its 95 % interval behind it.
+        The compact table first; then metrics, stages, rules, time and memory, margins, and
+        differences in the protocol. What does not apply is left out.
+    """
+    groups = grouped(runs)
+    found = [
+        overview(runs),
+        _metrics(groups),
+        _stages(groups),
+        _rules(groups),
+        _learning(groups),
+        margin_section(groups, METRICS),
+        difference_section(groups, everything=True),
+    ]
+    return [section for section in found if section.rows or section.notes]
+
+
+def overview(runs: Sequence[Results]) -> Section:
+    """Lay the runs out side by side in one compact table; those of several seeds share a column.
+
+    Args:
+        runs: The runs.
+
+    Returns:
+        A row a task: its score zero-shot, when just learned and at the end. A row a metric, the
+        share of errors of letter case only, and what the methods cost after the last task; a mean
+        over seeds has half its 95 % interval behind it. Below it: the protocol.
     """
     groups = grouped(runs)
     names = list(dict.fromkeys(task for run in runs for task in run.tasks))
-    tasks = [
+    rows = [
         [name, number(zero_shot(runs, name)), *(_learned_and_last(g, name) for g in groups)]
         for name in names
     ]
-    totals = [
-        [words, "", *(spread(group.by_seed(metric).values()) for group in groups)]
-        for metric, words in METRICS.items()
+    rows += [
+        [text, "", *(spread(group.by_seed(metric).values()) for group in groups)]
+        for metric, text in METRICS.items()
     ]
-    totals.append([CASE_ONLY, "", *(number(_case_only(group), " %") for group in groups)])
-    totals += _costs(groups)
-    return Grid(["task", "zero-shot", *(group.label for group in groups)], tasks, totals)
-
-
-def table(runs: Sequence[Results]) -> Table:
-    """Draw the comparison for a terminal.
-
-    Args:
-        runs: The runs, one column each.
-
-    Returns:
-        A rich table, to be printed with `rich.console.Console().print`.
-    """
-    cells = grid(runs)
-    drawn = Table(title=TITLE, caption=protocol(runs))
-    for index, name in enumerate(cells.header):
-        drawn.add_column(
-            name.replace(" (", "\n("), justify="right" if index else "left", no_wrap=True
-        )
-    for row in cells.tasks:
-        drawn.add_row(*row)
-    drawn.add_section()
-    for row in cells.totals:
-        drawn.add_row(*row, style="bold" if row[0] == METRICS["last"] else None)
-    return drawn
+    case_only = [known_mean(run.case_only for run in group.runs) for group in groups]
+    rows.append([CASE_ONLY, "", *(number(value, " %") for value in case_only)])
+    for key, text in SIZES.items():
+        sizes = [known_mean(run.cost.get(key) for run in group.runs) for group in groups]
+        cells = ["" if size is None else short_number(size) for size in sizes]
+        rows += [[text, "", *cells]] if any(cells) else []
+    budgets = [", ".join(dict.fromkeys(run.budget for run in group.runs)) for group in groups]
+    if any(budget != "none" for budget in budgets):
+        rows.append([BUDGET, "", *budgets])
+    header = ["task", "zero-shot", *(group.label for group in groups)]
+    return Section(TITLE, header, rows, [protocol(runs)])
 
 
 def protocol(runs: Sequence[Results]) -> str:
@@ -102,10 +169,10 @@ def protocol(runs: Sequence[Results]) -> str:
     """
     parts = []
     for key in PROTOCOL:
-        values = list(dict.fromkeys(_words(run.protocol[key]) for run in runs))
+        values = list(dict.fromkeys(words(run.protocol[key]) for run in runs))
         name = "" if key == "benchmark" else f"{key} "
         trained = [group for group in grouped(runs) if group.trained]
-        sides = [{_words(run.protocol[key]) for run in group.runs} for group in trained]
+        sides = [{words(run.protocol[key]) for run in group.runs} for group in trained]
         differs = any(side != sides[0] for side in sides) if key == SEED else len(values) > 1
         parts.append(f"{name}{' and '.join(values)}{' (differs!)' if differs else ''}")
     bad = list(dict.fromkeys(run.facts.get("skipped", "0") for run in runs))
@@ -114,23 +181,51 @@ def protocol(runs: Sequence[Results]) -> str:
     return " · ".join(parts)
 
 
-def number(value: float | None, unit: str = "") -> str:
-    """Write a number with one decimal; nothing for None."""
-    return "" if value is None else f"{value:z.1f}{unit}"
+def margin_section(groups: Sequence[Group], metrics: Iterable[str]) -> Section:
+    """Say how far methods are apart, and which of these margins the noise of the seeds hides.
+
+    Args:
+        groups: The runs.
+        metrics: Which metrics.
+
+    Returns:
+        A row for every two methods and metric; no rows where there is only one.
+    """
+    methods = [group.runs[0].method for group in groups]
+    short = {
+        group.label: method if methods.count(method) == 1 else group.label
+        for group, method in zip(groups, methods, strict=True)
+    }
+    rows = [
+        [NAMES[name], f"{short[ours.label]} − {short[theirs.label]}", *_margin(found)]
+        for name in metrics
+        for ours, theirs in pairs(groups)
+        if (found := between(ours, theirs, name)) is not None
+    ]
+    header = ["metric", "between", "margin", "seeds", "verdict"] if rows else []
+    notes = [RULE] if rows or any(len(group.runs) > 1 for group in groups) else []
+    return Section(MARGINS, header, rows, notes)
 
 
-def thousands(number: float) -> str:
-    """Write 112345 as "112k"."""
-    return f"{number / 1000:.0f}k"
+def difference_section(groups: Sequence[Group], *, everything: bool = False) -> Section:
+    """List what runs differ in, but for the method itself.
 
+    Args:
+        groups: The runs.
+        everything: Also the seeds, the learning rate (each method has its own), what one side has
+            not recorded, code, versions and machine.
 
-def spread(values: Iterable[float]) -> str:
-    """Write the mean of values; of several, with half the 95 % interval."""
-    known = list(values)
-    if not known:
-        return ""
-    width = half_width(known)
-    return number(fmean(known)) + ("" if width is None else f" ± {width:.1f}")
+    Returns:
+        A row a key: its value in each group.
+    """
+    rows = [
+        [found.key, *found.values] for found in differences([_facts(g, everything) for g in groups])
+    ]
+    if not everything:
+        rows = [r for r in rows if r[0] not in (SEED, RATE) and NOT_RECORDED not in r[1:]]
+    header = ["", *(group.label for group in groups)] if rows else []
+    notes = [] if rows or len(groups) < 2 else ["none in what was recorded"]
+    return Section(DIFFERENCES, header, rows, notes)
 
 
 def scores_of(group: Group, task: str, row: str) -> list[float]:
@@ -145,24 +240,26 @@ def scores_of(group: Group, task: str, row: str) -> list[float]:
         In percent.
     """
     found = [
-        at(run, task, run.ends[row] if row in run.ends else getattr(run, row)) for run in group.runs
+        _at(run, task, run.ends[row] if row in run.ends else getattr(run, row))
+        for run in group.runs
     ]
     return [score for score in found if score is not None]
 
 
 def zero_shot(runs: Sequence[Results], task: str) -> float | None:
     """Return the untouched model's score on a task, from the first run that has measured it."""
-    known = (at(run, task, run.zero_shot) for run in runs)
+    known = (_at(run, task, run.zero_shot) for run in runs)
     return next((score for score in known if score is not None), None)
 
 
-def at(run: Results, task: str, row: Row) -> float | None:
-    """Return a row's score on a task; None if the run has no such task."""
+def known_mean(values: Iterable[float | None]) -> float | None:
+    """Average what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _at(run: Results, task: str, row: Row) -> float | None:
     return row[run.tasks.index(task)] if task in run.tasks else None
-
-
-def _words(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _learned_and_last(group: Group, task: str) -> str:
@@ -172,19 +269,95 @@ def _learned_and_last(group: Group, task: str) -> str:
     return f"{number(fmean(learned))} → {number(fmean(last))}" if learned else number(fmean(last))
 
 
-def _costs(groups: Sequence[Group]) -> list[list[str]]:
-    rows = [[words, "", *(_cost(group, key) for group in groups)] for key, words in COSTS.items()]
-    budgets = [", ".join(dict.fromkeys(run.budget for run in group.runs)) for group in groups]
-    if any(budget != "none" for budget in budgets):
-        rows.append([BUDGET, "", *budgets])
-    return [row for row in rows if any(row[1:])]
+def _facts(group: Group, everything: bool) -> dict[str, str]:
+    """What a group was made under; where its runs differ, all values."""
+    sides = [
+        {
+            **(run.facts if run.trained else untrained(run.facts)),
+            **(run.made_with if everything else {}),
+        }
+        for run in group.runs
+    ]
+    keys = dict.fromkeys(key for side in sides for key in side)
+    return {
+        key: ", ".join(dict.fromkeys(side.get(key, NOT_RECORDED) for side in sides)) for key in keys
+    }
 
 
-def _cost(group: Group, key: str) -> str:
-    known = [size for run in group.runs if (size := run.cost.get(key)) is not None]
-    return thousands(fmean(known)) if known else ""
+def _metrics(groups: Sequence[Group]) -> Section:
+    rows = [
+        [text, *(spread(group.by_seed(name).values()) for group in groups)]
+        for name, text in NAMES.items()
+    ]
+    kept = {rule: [_end(group, rule) for group in groups] for rule in RULES}
+    kept = {rule: cells for rule, cells in kept.items() if any(cells)}
+    rows += [[_rule_name(rule), *cells] for rule, cells in kept.items()]
+    notes = [
+        _SYMBOLS,
+        *(f"{NAMES[name]} = {formula}" for name, formula in FORMULAS.items()),
+        *(f"{_rule_name(rule)}: mean over tasks at the end, {RULES[rule]}" for rule in kept),
+    ]
+    header = ["metric", *(group.label for group in groups)]
+    return Section("All metrics", header, [row for row in rows if any(row[1:])], notes)
 
 
-def _case_only(group: Group) -> float | None:
-    known = [run.case_only for run in group.runs if run.case_only is not None]
-    return fmean(known) if known else None
+def _stages(groups: Sequence[Group]) -> Section:
+    rows = []
+    for t in range(max(len(group.runs[0].matrix) for group in groups)):
+        means = [
+            [
+                stage_averages(run.matrix)[t]
+                for run in group.runs
+                if run.in_turn and t < len(run.matrix)
+            ]
+            for group in groups
+        ]
+        cells = [spread(value for value in each if value is not None) for each in means]
+        rows += [[str(t + 1), *cells]] if any(cells) else []
+    header = ["after task", *(group.label for group in groups)]
+    notes = ["a_t = (1/t) sum_{i<=t} A[t][i]; their mean is MAA."] if rows else []
+    return Section("Average of the tasks seen, stage by stage", header, rows, notes)
+
+
+def _rules(groups: Sequence[Group]) -> Section:
+    """Each task at the end by every rule that was kept."""
+    names = list(dict.fromkeys(task for group in groups for task in group.runs[0].tasks))
+    rows = []
+    for task in names:
+        for rule in ("last", *RULES):
+            cells = [spread(scores_of(group, task, rule)) for group in groups]
+            if any(cells):
+                rows.append([task, "strict" if rule == "last" else rule, *cells])
+    if all(row[1] == "strict" for row in rows):
+        return Section("")  # nothing but what the first table says
+    return Section("At the end, by rule", ["task", "rule", *(g.label for g in groups)], rows)
+
+
+def _learning(groups: Sequence[Group]) -> Section:
+    """Say how fast tasks were learned, and in how much memory."""
+    rows = []
+    for text, key, unit in _LEARNING:
+        found = [[run.cost.get(key) for run in group.runs] for group in groups]
+        cells = [spread(size / unit for size in sizes if size is not None) for sizes in found]
+        rows += [[text, *cells]] if any(cells) else []
+    header = ["cost", *(group.label for group in groups)]
+    return Section(TIME, header, rows, [_MACHINE] if rows else [])
+
+
+def _rule_name(rule: str) -> str:
+    return "MIF" if rule == "mif" else f"{rule} at the end"
+
+
+def _end(group: Group, rule: str) -> str:
+    found = [run.end(rule) for run in group.runs]
+    text = spread(value for value, _ in found if value is not None)
+    counts, tasks = {count for _, count in found}, len(group.runs[0].tasks)
+    if not text or counts == {tasks}:
+        return text
+    return f"{text} ({min(counts)} of {tasks} tasks)"
+
+
+def _margin(found: Margin) -> list[str]:
+    noise = "" if found.noise is None else f" ± {number(found.noise)}"
+    seeds = f"{found.seeds}{' shared' if found.paired else ''}"
+    return [f"{found.mean:+z.1f}{noise}", seeds, found.verdict]

@@ -1,3 +1,5 @@
+"""What the files of a run say, and the compact table of several."""
+
 from __future__ import annotations
 
 import io
@@ -11,13 +13,26 @@ from undrift.report import (
     as_markdown,
     labels,
     load,
+    page,
+    page_content,
+    results,
     sections,
     summary,
     table,
 )
-from undrift.report.tables import grid, protocol
+from undrift.report.results import (
+    NOT_RECORDED,
+    NOT_TRAINED,
+    differences,
+    facts,
+    made_with,
+    untrained,
+)
+from undrift.report.tables import overview, protocol
 from undrift.rundir import RunDir
+from undrift.rundir.files import short_hash
 
+from .complete import complete
 from .conftest import FORGETS, HOLDS, TASKS
 
 HALF_FORM = ((1, 1), (0, 1), (0, 0), (1, 1))
@@ -135,11 +150,87 @@ def test_what_the_methods_cost_and_which_budget_they_meet(write_run):
               "state_bytes": 375_000, "steps": 2, "seconds": 1.0, "cpu_seconds": 1.0}]  # fmt: skip
     runs = [load(write_run("a", "same", HOLDS, budget=spent, match_budget="active")),
             load(write_run("b", "moelora", FORGETS))]  # fmt: skip
-    assert grid(runs).totals[-4:] == [
-        ["parameters stored", "", "92k", ""],
-        ["parameters active", "", "46k", ""],
-        ["bytes of state", "", "375k", ""],
+    assert overview(runs).rows[-4:] == [
+        ["parameters stored", "", "92.2 k", ""],
+        ["parameters active", "", "46 k", ""],
+        ["bytes of state", "", "375 k", ""],
         ["budget matched", "", "active", "none"],
     ]
-    assert not any("budget" in row[0] or "parameters" in row[0] for row in grid(runs[1:]).totals)
+    assert not any("budget" in row[0] or "parameters" in row[0] for row in overview(runs[1:]).rows)
     assert runs[0].cost["step_cpu_ms"] == 500.0
+
+
+def test_every_file_is_read_once(tmp_path, monkeypatch):
+    folders = [complete(tmp_path / name, name) for name in ("moelora", "same")]
+    read = []
+    for name in ("read_answers", "read_record"):
+        real = getattr(results, name)
+        monkeypatch.setattr(
+            results, name, lambda file, *kind, real=real: read.append(file) or real(file, *kind)
+        )
+    page(page_content([load(folder) for folder in folders]))
+    assert len(read) > 20 and len(set(read)) == len(read)
+
+
+MANIFEST = {
+    "method": "same",
+    "benchmark": "coin",
+    "order": ["VQAv2", "REC"],
+    "seed": 3,
+    "settings": {"rank": 2, "top_k": None, "learning_rate": 0.01},
+    "protocol": {
+        "tasks": [{"name": "REC", "train": 9, "scorer": "coin/Grounding"}],
+        "prompt": "USER: ...",
+        "pictures": {"size": {"height": 336}, "do_pad": True, "image_mean": [0.5, 0.4]},
+        "training": {"global_batch": 48},
+    },
+    "data": {"fingerprint": "abc", "licence": "free"},
+    "weights": {"fingerprint": "0123456789abcdef", "parameters": 7},
+    "commit": "e719b59",
+    "versions": {"torch": "2.13"},
+    "seconds": {"train": 9.0},
+}
+
+
+def test_a_manifest_is_flattened():
+    assert facts(MANIFEST) == {
+        "benchmark": "coin",
+        "order": "VQAv2, REC",
+        "seed": "3",
+        "data.fingerprint": "abc",
+        "weights.fingerprint": "0123456789ab",
+        "task.REC.train": "9",
+        "task.REC.scorer": "coin/Grounding",
+        "prompt_hash": short_hash("USER: ..."),
+        "pictures.size.height": "336",
+        "pictures.do_pad": "True",
+        "pictures.image_mean": "0.5, 0.4",
+        "training.global_batch": "48",
+        "training.learning_rate": "0.01",
+        "method.rank": "2",
+        "method.top_k": "none",
+    }
+    assert made_with(MANIFEST) == {"commit": "e719b59", "versions.torch": "2.13"}
+
+
+def test_what_an_older_manifest_lacks_is_not_recorded():
+    older = {**MANIFEST, "protocol": {"prompt": "USER: ..."}}
+    found = {d.key: d.values for d in differences([facts(MANIFEST), facts(older)])}
+    assert found["training.global_batch"] == ["48", NOT_RECORDED]
+    assert "prompt_hash" not in found  # an older one is compared by its text
+    assert facts({}) == {} and made_with({}) == {}
+
+
+def test_options_are_compared_between_the_methods_that_have_them():
+    sides = [{"method.rank": "2", "method.mu": "0.1"}, {"method.rank": "2"}, {"method.rank": "4"}]
+    assert [(d.key, d.values) for d in differences(sides)] == [("method.rank", ["2", "2", "4"])]
+
+
+def test_how_one_trains_does_not_matter_to_what_is_not_trained():
+    trained = facts(MANIFEST)
+    zero_shot = untrained(facts({**MANIFEST, "seed": 0, "settings": {"rank": 8}}))
+    assert zero_shot["seed"] == zero_shot["method.rank"] == NOT_TRAINED
+    assert zero_shot["training.global_batch"] == NOT_TRAINED
+    assert zero_shot["prompt_hash"] == trained["prompt_hash"]
+    found = {d.key for d in differences([trained, zero_shot])}
+    assert found == {"training.learning_rate"}

@@ -7,7 +7,7 @@ import pytest
 from undrift.data.benchmarks import coin, trigap, ucit
 from undrift.errors import UnknownName
 from undrift.report import grouped, load, published, published_benchmarks, published_sections
-from undrift.report.against import RECORDED, WARNING
+from undrift.report.published_numbers import RECORDED, WARNING
 
 from .conftest import FORGETS, HOLDS
 

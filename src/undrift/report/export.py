@@ -1,0 +1,240 @@
+"""Comparisons written out: for a terminal, as Markdown, LaTeX, CSV, and one value for JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from undrift.report.comparison import Group, between, grouped, pairs
+from undrift.report.published_numbers import Published
+from undrift.report.results import RULES, Results, labels
+from undrift.report.tables import METRICS, Section, difference_section, overview
+from undrift.scoring import FORMULAS
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "[": "{[}",  # behind the end of a row, a bare one would be read as a length
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "→": r"$\to$",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "†": r"$^\dagger$",
+    "·": r"$\cdot$",
+    "×": r"$\times$",
+    "\n": " ",
+}
+
+
+def table(runs: Sequence[Results]) -> Table:
+    """Make the compact table of runs, for `rich.console.Console().print`."""
+    section = overview(runs)
+    drawn = Table(title=section.title, caption=section.notes[0])
+    for index, name in enumerate(section.header):
+        drawn.add_column(
+            name.replace(" (", "\n("), justify="right" if index else "left", no_wrap=True
+        )
+    for row in section.rows:
+        main = row[0] == METRICS["last"]
+        if main:
+            drawn.add_section()
+        drawn.add_row(*row, style="bold" if main else None)
+    return drawn
+
+
+def as_markdown(sections: Sequence[Section]) -> str:
+    """Write sections as Markdown; the first has no heading, and can stand under one's own."""
+    parts = []
+    for place, section in enumerate(sections):
+        if place:
+            parts.append(f"### {section.title}")
+        parts.append(_listed(section.lead))
+        if section.header:
+            rule = ["---", *["---:"] * (len(section.header) - 1)]
+            lines = [section.header, rule, *section.rows]
+            parts.append("\n".join(f"| {' | '.join(map(_piped, line))} |" for line in lines))
+        parts.append(_listed(section.notes))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def as_latex(sections: Sequence[Section]) -> str:
+    """Write sections as LaTeX: a `table` each, with the rules of booktabs and notes below it."""
+    parts = [r"% needs \usepackage{booktabs}"]
+    for section in sections:
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex(section.title)}}}"]
+        lines += map(_small, section.lead)
+        if section.header:
+            columns = "l" + "r" * (len(section.header) - 1)
+            lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+            lines += [_row(section.header), r"\midrule"]
+            lines += [*map(_row, section.rows), r"\bottomrule", r"\end{tabular}"]
+        parts.append("\n".join([*lines, *map(_small, section.notes), r"\end{table}"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def print_sections(console: Console, sections: Sequence[Section]) -> None:
+    """Print sections on a terminal."""
+    for section in sections:
+        console.print(section.title, style="bold", markup=False, highlight=False)
+        for note in section.lead:
+            console.print(note, markup=False, highlight=False)
+        if section.header:
+            drawn = Table()
+            for index, name in enumerate(section.header):
+                drawn.add_column(escape(name), justify="right" if index else "left")
+            for row in section.rows:
+                drawn.add_row(*map(escape, row))
+            console.print(drawn)
+        for note in section.notes:
+            console.print(note, style="dim", markup=False, highlight=False)
+        console.print()
+
+
+def latex(text: str) -> str:
+    """Escape a text, so that LaTeX shows it as it is."""
+    return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def _small(note: str) -> str:
+    return rf"{{\footnotesize {latex(note)}\par}}"
+
+
+def _listed(notes: Sequence[str]) -> str:
+    return "\n".join(f"- {note}" for note in notes)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return " & ".join(map(latex, cells)) + r" \\"
+
+
+def _piped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+class CsvLine(NamedTuple):
+    """A number in the CSV.
+
+    Args:
+        source: "run", or the article.
+        method: Its name.
+        label: Tells runs of one method apart; of an article its table.
+        seed: The run's seed.
+        task: The task, nothing for an average over tasks.
+        metric: `zero_shot`, `learned` (just learned), `last` (at the end) or a rule at the end
+            (`official`, `lenient`, `form`, `mif`) of a task; the averages have the same names
+            and those of `undrift.scoring.FORMULAS`. `last_recomputed` is the mean of an article's
+            values.
+        value: In percent, unrounded.
+        note: What a reader must know.
+    """
+
+    source: str
+    method: str
+    label: str
+    seed: int | None
+    task: str
+    metric: str
+    value: float
+    note: str = ""
+
+
+def summary(runs: Sequence[Results], articles: Published | None = None) -> dict[str, Any]:
+    """Gather all numbers in one value for JSON.
+
+    Args:
+        runs: The runs to gather.
+        articles: Published rows.
+
+    Returns:
+        `{"methods": {"same": {"tasks", "seed", "last", "mft", "bwt", ..., "case_only", "cost",
+        "budget", "ends", "zero_shot", "matrix", "protocol"}}, "margins": [{"method", "against",
+        "last": {"mean", "noise", "seeds", "paired", "verdict"}, ...}], "differences": {"seed":
+        [...], ...}}`, and `"published"` if there is any; numbers in percent, differences in the
+        order of the columns.
+    """
+    groups = grouped(runs)
+    listed = difference_section(groups, everything=True)
+    found: dict[str, Any] = {
+        "methods": {
+            label: {
+                "tasks": list(run.tasks),
+                "seed": run.seed,
+                **{name: run.metrics[name] for name in FORMULAS},
+                "case_only": run.case_only,
+                "cost": dict(run.cost),
+                "budget": run.budget,
+                "ends": {rule: list(row) for rule, row in run.ends.items()},
+                "zero_shot": list(run.zero_shot),
+                "matrix": [list(row) for row in run.matrix],
+                "protocol": dict(run.facts),
+            }
+            for label, run in zip(labels(runs), runs, strict=True)
+        },
+        "margins": _margins(groups),
+        "differences": {key: values for key, *values in listed.rows},
+    }
+    if articles:
+        found["published"] = asdict(articles)
+    return found
+
+
+def as_csv(runs: Sequence[Results], articles: Published | None = None) -> str:
+    """Write all numbers of runs, and published ones, as CSV; what was not measured has no line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CsvLine._fields)
+    for label, run in zip(labels(runs), runs, strict=True):
+        writer.writerows(_run_lines(run, label))
+    if articles:
+        writer.writerows(_published_lines(articles))
+    return text.getvalue()
+
+
+def _margins(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    found = []
+    for ours, theirs in pairs(groups):
+        line: dict[str, Any] = {"method": ours.label, "against": theirs.label}
+        for name in FORMULAS:
+            margin = between(ours, theirs, name)
+            line[name] = margin and {**asdict(margin), "verdict": margin.verdict}
+        found.append(line)
+    return found
+
+
+def _run_lines(run: Results, label: str) -> Iterator[CsvLine]:
+    rows = {"zero_shot": run.zero_shot, "learned": run.learned, "last": run.last, **run.ends}
+    for metric, row in rows.items():
+        for task, value in zip(run.tasks, row, strict=True):
+            if value is not None:
+                yield CsvLine("run", run.method, label, run.seed, task, metric, value)
+    averages = {name: run.metrics[name] for name in FORMULAS}
+    averages |= {rule: run.end(rule)[0] for rule in RULES}
+    for metric, value in averages.items():
+        if value is not None:
+            yield CsvLine("run", run.method, label, run.seed, "", metric, value)
+
+
+def _published_lines(articles: Published) -> Iterator[CsvLine]:
+    for table in articles.tables:
+        for row in table.rows:
+            notes = [row.note, *["second-hand"] * row.second_hand, *["unverified"] * row.unverified]
+            note = "; ".join(part for part in notes if part)
+            values = [(task, "last", value) for task, value in row.values.items()]
+            values += [("", name, value) for name, value in row.printed.items()]
+            values.append(("", "last_recomputed", row.mean))
+            for task, metric, value in values:
+                if value is not None:
+                    yield CsvLine(
+                        row.source, row.method, table.title, None, task, metric, value, note
+                    )

@@ -1,0 +1,675 @@
+"""All that a page shows about runs, in the order in which it is read: words, tables, figures.
+
+`page_content` gathers it once; the page is written from it, and so are the figures' files. Router
+and expert drift are read from what `undrift diagnose` has written, format drift from the
+predictions themselves. What is not there says why, or how to get it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from undrift.errors import ConfigError
+from undrift.report.comparison import Group, grouped, mean_run, transfer
+from undrift.report.forgetting import FormCell, RunLoss, explain_all, form_cells, verdict
+from undrift.report.results import NAMES, NOT_RECORDED, RATE, SEED, Results, Row, labels
+from undrift.report.tables import (
+    DIFFERENCES,
+    TIME,
+    Section,
+    difference_section,
+    known_mean,
+    number,
+    protocol,
+    sections,
+    short_number,
+)
+from undrift.scoring import FORMULAS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Cells = Sequence[Mapping[str, Any]]
+
+FEW = 6
+"""More methods than these are compared without figures of single runs, but for the matrices."""
+
+DRIFTS_MEASURED = {
+    "overlap": "100 sum_n min(p_n, q_n), p and q the experts' mean shares in a task's test inputs "
+    "when it had just been learned and now; mean over linears",
+    "Jensen-Shannon, total variation": "between a token's route then and now, in bits and as "
+    "1/2 sum_n |p_n - q_n|; mean over tokens and linears",
+    "moved": "tr(dW C dW^T) / tr(W C W^T): dW is an expert's change since the task was learned, C "
+    "the second moment of the task's inputs; 1: a change as large as what was there, 4: twice that",
+    "router, expert, form": "strict score lost = lenient score lost + form; the lenient loss is "
+    "split over router and experts by putting one of them back at a time, the mean of both orders",
+}
+LEFT_OUT = (
+    f"More than {FEW} methods are compared: figures of single runs (causes task by task, "
+    "use of the experts, who taught whom) are in reports about fewer."
+)
+ROUTER = (
+    "Later tasks send an earlier task's inputs to other experts. 100 % overlap: the experts share "
+    "the work as they did when the task had just been learned."
+)
+EXPERT = (
+    "Later tasks overwrite what the experts had learned, even where the inputs still reach the "
+    "same ones. No router, however good, brings that back."
+)
+FORMAT = (
+    "The answer is still known, but it is said in the form of another task: another letter case, "
+    "a word where a letter was asked for, words too many."
+)
+
+
+@dataclass(frozen=True)
+class CaptionedFigure:
+    """A figure with its words.
+
+    Args:
+        stem: The name of its files, without an ending.
+        title: What it shows.
+        caption: How to read it.
+        figure: The drawing.
+    """
+
+    stem: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+Figures = Sequence[CaptionedFigure]
+
+
+@dataclass(frozen=True)
+class DriftCard:
+    """One kind of drift.
+
+    Args:
+        title: Its name.
+        meaning: What it is, for a reader who never heard of it.
+        figures: None where nothing was measured.
+        more: Figures that not every reader needs.
+        tables: The numbers behind them.
+        notes: Why a run has no part in it.
+    """
+
+    title: str
+    meaning: str
+    figures: Figures = ()
+    more: Figures = ()
+    tables: Sequence[Section] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ExplainedLoss:
+    """Which drift explains a run's loss.
+
+    Args:
+        loss: What is known of it.
+        figures: Its figure, if the parts are known.
+        run: The name of the run whose answers are an example, the first of several seeds.
+    """
+
+    loss: RunLoss
+    figures: Figures
+    run: str
+
+
+@dataclass(frozen=True)
+class PageContent:
+    """What a page shows.
+
+    Args:
+        runs: The runs.
+        title: Of the page.
+        verdict: What was forgotten and why, in a sentence or two.
+        conditions: Under which conditions the numbers were measured.
+        record: What was run, as far as it is the same for all runs.
+        differs: What the runs differ in.
+        recorded: All that was recorded of them.
+        matrices: A heat map for each method.
+        curves: The score of each task over the sequence.
+        tables: The compact table, then all others.
+        cards: Router, expert and format drift.
+        shares: What each drift has taken, over the runs.
+        losses: The same, run by run and task by task.
+        taught: Figures of who taught whom.
+        left_out: A word where figures of single runs are left out, else empty.
+        transfers: Tables of forward transfer, and of how often an input's task was found.
+        cost_figures: Figures of the costs.
+        costs: Tables of the costs.
+        definitions: Formulas by what they define.
+    """
+
+    runs: Sequence[Results]
+    title: str
+    verdict: str
+    conditions: str
+    record: Mapping[str, str]
+    differs: Section
+    recorded: Section
+    matrices: Figures
+    curves: Figures
+    tables: Sequence[Section]
+    cards: Sequence[DriftCard]
+    shares: Figures
+    losses: Sequence[ExplainedLoss]
+    taught: Figures
+    left_out: str
+    transfers: Sequence[Section]
+    cost_figures: Figures
+    costs: Sequence[Section]
+    definitions: Mapping[str, str]
+
+    @property
+    def figures(self) -> list[CaptionedFigure]:
+        """All figures, in the order of the page."""
+        return [
+            *self.matrices,
+            *self.curves,
+            *(figure for card in self.cards for figure in (*card.figures, *card.more)),
+            *self.shares,
+            *(figure for explained in self.losses for figure in explained.figures),
+            *self.taught,
+            *self.cost_figures,
+        ]
+
+    def write_figures(self, folder: Path) -> int:
+        """Write every figure as SVG and PDF in the size of a paper's column; return how many."""
+        from undrift.report.drawing import export
+
+        for each in self.figures:
+            export(each.figure, folder, each.stem)
+        return len(self.figures)
+
+
+def page_content(runs: Sequence[Results]) -> PageContent:
+    """Gather all that there is to say about runs.
+
+    Args:
+        runs: Runs of one benchmark. Those that differ in their seed only are averaged.
+
+    Returns:
+        What a page shows.
+
+    Raises:
+        ConfigError: If there are no runs, or they have nothing to do with each other.
+    """
+    check_related(runs)
+    groups = grouped(runs)
+    means = {group.label: mean_run(group) for group in groups}
+    losses = explain_all(runs)
+    single = len(groups) <= FEW
+    names = list(means)
+    return PageContent(
+        runs=runs,
+        title=f"{' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)} on "
+        f"{runs[0].protocol['benchmark']}",
+        verdict=verdict(losses),
+        conditions=protocol(runs),
+        record=shared_facts(groups),
+        differs=differing_facts(groups),
+        recorded=all_facts(groups),
+        matrices=_matrices(means),
+        curves=_curves(means),
+        tables=[found for found in sections(runs) if found.title not in (DIFFERENCES, TIME)],
+        cards=drift_cards(groups, single=single),
+        shares=_shares(losses),
+        losses=_explained(losses, groups, runs, single),
+        taught=_effects(means) if single else [],
+        left_out="" if single else LEFT_OUT,
+        transfers=[*forward_transfer(means), *_identified(means)],
+        cost_figures=_cost_figures(groups),
+        costs=_costs(groups),
+        definitions={
+            **{NAMES[metric]: FORMULAS[metric] for metric in FORMULAS if metric in NAMES},
+            **DRIFTS_MEASURED,
+        },
+    )
+
+
+def check_related(runs: Sequence[Results]) -> None:
+    """Refuse runs that have nothing to do with each other.
+
+    Args:
+        runs: The runs.
+
+    Raises:
+        ConfigError: If there are none, if they are of several benchmarks, or share no task.
+    """
+    if not runs:
+        raise ConfigError("no run to report on; give the folder of at least one finished run")
+    folders = [run.folder.resolve() for run in runs]
+    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
+    if twice:
+        raise ConfigError(f"{twice} is given more than once; give each run once")
+    first, *others = runs
+    for run in others:
+        ours, theirs = first.protocol["benchmark"], run.protocol["benchmark"]
+        if ours != theirs:
+            raise ConfigError(
+                f"{first.folder} is a run on {ours}, {run.folder} one on {theirs}; a report is "
+                "about one benchmark: write one for each"
+            )
+        if not set(first.tasks) & set(run.tasks):
+            raise ConfigError(
+                f"{first.folder} ({', '.join(first.tasks)}) and {run.folder} "
+                f"({', '.join(run.tasks)}) share no task; write a report for each"
+            )
+
+
+# ------------------------------------------------------------ what was run
+
+_RECORD = {
+    "benchmark": "benchmark",
+    "version of the data": "data.version",
+    "order": "order",
+    "seeds": SEED,
+    "profile": "profile",
+    "backbone": "backbone",
+    "learning rate": RATE,
+    "global batch": "training.global_batch",
+    "epochs": "training.epochs",
+    "decoding": "decoding",
+    "undrift": "versions.undrift",
+    "commit": "commit",
+    "torch": "versions.torch",
+    "device": "hardware.device",
+}
+
+
+def shared_facts(groups: Sequence[Group]) -> dict[str, str]:
+    """Say what was run, as far as it was recorded and is the same for all runs."""
+    found = _recorded(groups)
+    return {text: values[0] for text, values in found.items() if len(set(values)) == 1}
+
+
+def differing_facts(groups: Sequence[Group]) -> Section:
+    """List what runs differ in, the learning rate and the seeds included; a row a fact."""
+    rows = [[text, *values] for text, values in _recorded(groups).items() if len(set(values)) > 1]
+    named = _RECORD.values()
+    rows += [[*row] for row in difference_section(groups).rows if row[0] not in named]
+    return Section("What the runs differ in", ["", *(group.label for group in groups)], rows)
+
+
+def all_facts(groups: Sequence[Group]) -> Section:
+    """List all that was recorded of how the runs were made: a row a key, a column a group."""
+    keys = dict.fromkeys(k for g in groups for r in g.runs for k in (*r.facts, *r.made_with))
+    rows = [[key, *(_fact(g, key) or NOT_RECORDED for g in groups)] for key in keys]
+    return Section("Everything that was recorded", ["", *(g.label for g in groups)], rows)
+
+
+def _recorded(groups: Sequence[Group]) -> dict[str, list[str]]:
+    found = {"tasks, in the order of learning": [", ".join(g.runs[0].tasks) for g in groups]}
+    found |= {text: [_fact(group, key) for group in groups] for text, key in _RECORD.items()}
+    return {text: values for text, values in found.items() if any(values)}
+
+
+def _fact(group: Group, key: str) -> str:
+    known = [{**run.made_with, **run.facts} for run in group.runs]
+    return ", ".join(dict.fromkeys(facts[key] for facts in known if key in facts))
+
+
+# ------------------------------------------------------------ accuracy, who taught whom
+
+
+def _matrices(runs: Mapping[str, Results]) -> Figures:
+    from undrift.report import figures
+
+    return [
+        CaptionedFigure(
+            f"accuracy-{place}",
+            label,
+            "Framed: just learned." if run.may_drift else "",
+            figures.heat_map(f"accuracy of {label}", run.tasks, run.matrix, run.zero_shot),
+        )
+        for place, (label, run) in enumerate(runs.items(), 1)
+    ]
+
+
+def _curves(runs: Mapping[str, Results]) -> Figures:
+    """Draw how the score of each task went over the sequence, if a run has learned in turn.
+
+    Runs that have learned the tasks in another order than the first such run, or other tasks, have
+    no place in this figure.
+    """
+    from undrift.report import figures
+
+    first = next((run for run in runs.values() if run.may_drift), None)
+    if first is None:
+        return []
+    shown = {label: run.matrix for label, run in runs.items() if run.tasks == first.tasks}
+    caption = (
+        "Its accuracy from when it was learned to the end. Level lines: trained once or never."
+    )
+    if len(shown) < len(runs):
+        left = ", ".join(label for label in runs if label not in shown)
+        caption += f" Not drawn, because of other tasks or another order: {left}."
+    figure = figures.curves("accuracy over the sequence", shown, first.tasks)
+    return [CaptionedFigure("curves", "Each task", caption, figure)]
+
+
+def _effects(runs: Mapping[str, Results]) -> Figures:
+    """Draw who taught whom, for each run that has learned in turn."""
+    from undrift.report import figures
+
+    found = []
+    for place, (label, run) in enumerate(runs.items(), 1):
+        if run.may_drift:
+            rows = list(zip(*transfer(run).backward, strict=True))  # a row a task that was learned
+            figure = figures.effects(f"{label}: effect of each task on the others", run.tasks, rows)
+            caption = (
+                "A row: by learning this task. A column: the score of an earlier one, in points."
+            )
+            found.append(CaptionedFigure(f"transfer-{place}", label, caption, figure))
+    return found
+
+
+def forward_transfer(runs: Mapping[str, Results]) -> list[Section]:
+    """Say what a task could draw from those before it, where it was asked before it was learned."""
+    title = "Forward: a task's score just before it was learned, above the untouched model, points"
+    return _task_table(title, runs, lambda run: transfer(run).forward)
+
+
+def _identified(runs: Mapping[str, Results]) -> list[Section]:
+    """Say how often the methods that look for the task of an input have found it, at the end."""
+    title = "Inputs whose task the method has found by itself, at the end, in percent"
+    return _task_table(title, runs, lambda run: (transfer(run).identified or [[]])[-1])
+
+
+def _task_table(
+    title: str, runs: Mapping[str, Results], read: Callable[[Results], Row]
+) -> list[Section]:
+    """Set what is known of each task side by side, a column a run that knows anything."""
+    found = {label: dict(zip(run.tasks, read(run), strict=False)) for label, run in runs.items()}
+    known = {k: row for k, row in found.items() if any(v is not None for v in row.values())}
+    names = list(dict.fromkeys(name for label in known for name in runs[label].tasks))
+    rows = [[name, *(number(row.get(name)) for row in known.values())] for name in names]
+    rows = [row for row in rows if any(row[1:])]
+    return [Section(title, ["task", *known], rows)] if rows else []
+
+
+# ------------------------------------------------------------ what drifted, and what it took
+
+_ROUTES = {
+    "overlap with the task's own routes, %": "overlap",
+    "tokens whose first expert is the same, %": "top1",
+    "Jensen-Shannon divergence, bits": "js",
+    "total variation": "tv",
+    "entropy of the routes, % of log N": "entropy",
+    "share of the busiest expert, times N": "balance",
+}
+_MOVED = {"moved, squared, relative to what they answered": "moved"}
+_PERCENT = ("overlap", "top1", "entropy")
+
+
+def drift_cards(groups: Sequence[Group], *, single: bool = True) -> list[DriftCard]:
+    """Set router, expert and format drift beside each other.
+
+    Args:
+        groups: The runs. Of several seeds the first that was diagnosed is shown.
+        single: Draw what is about one run alone as well.
+
+    Returns:
+        Three cards, or none where no run has learned one task after another.
+    """
+    drifting = [group for group in groups if group.runs[0].may_drift]
+    if not drifting:
+        return []
+    return [_router(drifting, single), _expert(drifting), _format(drifting)]
+
+
+def _diagnosed(groups: Sequence[Group], part: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Read one part of the diagnosis by group, and why nothing is known of the others."""
+    there: dict[str, dict[str, Any]] = {}
+    notes = []
+    for group in groups:
+        found = [run.files.diagnosis(part) for run in group.runs]
+        known = [each for each in found if each is not None]
+        if measured := next((each for each in known if each["cells"]), None):
+            there[group.label] = measured
+        elif known:
+            notes.append(f"{group.label}: {known[-1]['why']}")
+        else:
+            option = " --reroute TASK" if part == "reroute" else ""
+            command = f"undrift diagnose {group.runs[0].folder}{option}"
+            notes.append(f"{group.label}: not diagnosed yet: `{command}` does it")
+    return there, notes
+
+
+def _router(groups: Sequence[Group], single: bool) -> DriftCard:
+    from undrift.report import figures
+
+    there, notes = _diagnosed(groups, "routes")
+    if not there:
+        return DriftCard("Router drift", ROUTER, notes=notes)
+    cells = {label: whole["cells"] for label, whole in there.items()}
+    overlap = CaptionedFigure(
+        "router-drift",
+        "Where the inputs go",
+        "Overlap of each task's routes with those it had when just learned, after every later "
+        "task.",
+        figures.route_drift("router drift", cells),
+    )
+    use = [
+        CaptionedFigure(
+            f"expert-use-{place}",
+            f"{label}: which experts work",
+            "Share of each expert in the work on each task at the end, in the first, a middle and "
+            "the last of the linears.",
+            figures.expert_use(f"{label}: use of the experts", whole),
+        )
+        for place, (label, whole) in enumerate(there.items(), 1)
+        if single
+    ]
+    return DriftCard("Router drift", ROUTER, [overlap], use, [_means(cells, _ROUTES)], notes)
+
+
+def _expert(groups: Sequence[Group]) -> DriftCard:
+    from undrift.report import figures
+
+    (moved, notes), (again, missing) = _diagnosed(groups, "experts"), _diagnosed(groups, "reroute")
+    drawn, tables = [], []
+    if moved:
+        cells = {label: whole["cells"] for label, whole in moved.items()}
+        drawn.append(
+            CaptionedFigure(
+                "expert-drift",
+                "How far the experts have moved",
+                "Change of what they answer to a task's inputs since it was learned, relative to "
+                "what they answered then, both squared: at 1 it is as large.",
+                figures.expert_movement("expert drift", cells),
+            )
+        )
+        tables.append(_means(cells, _MOVED))
+    if again:  # re-routing is asked for; who has not asked misses nothing
+        drawn.append(
+            CaptionedFigure(
+                "reroute",
+                "What a new router brings back",
+                "The experts stay, the router alone learns the old task again: what it cannot "
+                "recover, the experts have lost.",
+                figures.reroute("accuracy that a new router recovers", again),
+            )
+        )
+        notes += [note for note in missing if note not in notes]
+    return DriftCard("Expert drift", EXPERT, drawn, tables=tables, notes=notes)
+
+
+def _format(groups: Sequence[Group]) -> DriftCard:
+    found = {group.label: form_cells(group.runs[0]) for group in groups}
+    known = {label: cells for label, cells in found.items() if cells}
+    notes = [
+        f"{label}: its manifest does not name the tasks' kinds of answers."
+        for label in found
+        if label not in known
+    ]
+    worst = {label: _most_lost_by_form(cells) for label, cells in known.items()}
+    lost = [label for label in known if worst[label][1]]
+    drawn: Figures = []
+    if lost:
+        most = max(lost, key=lambda label: worst[label][1])
+        drawn = _form_figures(most, known[most], worst[most][0])
+    elif not notes:
+        notes.append("Every answer keeps the form of its task: nothing is lost by form alone.")
+    tables = [_form_table(label, cells) for label, cells in known.items()]
+    return DriftCard("Format drift", FORMAT, drawn, tables=tables, notes=notes)
+
+
+def _form_figures(label: str, cells: Sequence[FormCell], task: int) -> Figures:
+    """Draw one task of a run; all others are in the tables."""
+    from undrift.report import figures
+
+    name = next(cell.name for cell in cells if cell.task == task)
+    return [
+        CaptionedFigure(
+            "form",
+            f"{label}, {name}",
+            "The task that lost most by form. Where strict falls and lenient does not, the form "
+            "alone is lost.",
+            figures.form_scores(f"{label}: form of the answers to {name}", cells, task),
+        ),
+        CaptionedFigure(
+            "form-errors",
+            f"{label}, {name}",
+            "What is wrong with the wrong answers.",
+            figures.form_errors(f"{label}: errors of form in {name}", cells, task),
+        ),
+    ]
+
+
+def _most_lost_by_form(cells: Sequence[FormCell]) -> tuple[int, int]:
+    """Find the task with the most answers at the end that only their form makes wrong."""
+    end = max(cell.after for cell in cells)
+    alone = {c.task: sum(c.alone.values()) for c in cells if c.after == end and c.task < end}
+    most = max(alone, key=alone.__getitem__)
+    return most, alone[most]
+
+
+def _form_table(label: str, cells: Sequence[FormCell]) -> Section:
+    """List scores, errors of form and whose form it is, task by task at the end."""
+    end = max(cell.after for cell in cells)
+    rows = [
+        [
+            cell.name,
+            *map(number, (cell.strict, cell.lenient, cell.form)),
+            _counted(cell.errors),
+            _counted(cell.borrowed),
+        ]
+        for cell in cells
+        if cell.after == end
+    ]
+    header = ["task", "strict", "lenient", "form", "errors of form", "looks like an answer to"]
+    return Section(f"{label}: form at the end, task by task", header, rows)
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    most_first = sorted(counts.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {count}" for name, count in most_first)
+
+
+def _means(runs: Mapping[str, Cells], keys: Mapping[str, str]) -> Section:
+    """Average numbers at the end over all tasks but the last one."""
+    title = "In numbers: at the end, mean over the tasks learned before"
+    rows = [[text, *(_mean(cells, key) for cells in runs.values())] for text, key in keys.items()]
+    return Section(title, ["", *runs], rows)
+
+
+def _mean(cells: Cells, key: str) -> str:
+    end = max(cell["after"] for cell in cells)
+    known = [cell[key] for cell in cells if cell["after"] == end and cell["task"] < end]
+    return number(known_mean(known), digits=1 if key in _PERCENT else 2)
+
+
+def _shares(losses: Sequence[RunLoss]) -> Figures:
+    """Draw what each drift has taken, over the runs, if there are two to set side by side."""
+    from undrift.report import figures
+
+    known = [loss for loss in losses if loss.lost is not None]
+    if len(known) < 2:
+        return []
+    figure = figures.shares("points lost, by cause", known)
+    caption = "Points of the strict score, mean over all tasks but the last one."
+    return [CaptionedFigure("causes", "What was lost, and to what", caption, figure)]
+
+
+def _explained(
+    losses: Sequence[RunLoss], groups: Sequence[Group], runs: Sequence[Results], single: bool
+) -> list[ExplainedLoss]:
+    """Set each loss beside its figure and the answers that it is made of."""
+    from undrift.report import figures
+
+    names = {run.folder: name for run, name in zip(runs, labels(runs), strict=True)}
+    found = []
+    for place, (loss, group) in enumerate(zip(losses, groups, strict=True), 1):
+        if not loss.tasks:
+            continue
+        drawn = []
+        if single and loss.form is not None:
+            title = f"{loss.label}: points lost, by task and cause"
+            caption = "Points lost since it was learned; to the left of zero: gained."
+            figure = figures.task_shares(title, loss)
+            drawn.append(CaptionedFigure(f"causes-{place}", "Task by task", caption, figure))
+        found.append(ExplainedLoss(loss, drawn, names[group.runs[0].folder]))
+    return found
+
+
+# ------------------------------------------------------------ what it cost
+
+
+def _cost_figures(groups: Sequence[Group]) -> Figures:
+    from undrift.report import figures
+
+    costs = {group.label: group.runs[0].files.task_costs for group in groups}
+    known = {label: tasks for label, tasks in costs.items() if tasks}
+    if not known:
+        return []
+    caption = "One line a run; of several seeds the first."
+    return [
+        CaptionedFigure("cost", "Task by task", caption, figures.costs("cost of training", known))
+    ]
+
+
+_COSTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
+    ("seconds", "training, seconds", number),
+    ("tokens_per_second", "tokens a second", lambda rate: number(rate, digits=0)),
+    ("peak_bytes", "peak memory, MiB", lambda size: number(size / 2**20, digits=0)),
+    ("state_bytes", "state kept between tasks, kB", lambda size: number(size / 1000, digits=0)),
+    ("resting", "experts at rest, mean over linears and tasks", number),
+    ("trainable", "parameters trained", short_number),
+    ("active", "parameters active", short_number),
+    ("stored", "parameters stored", short_number),
+)
+
+
+def _costs(groups: Sequence[Group]) -> list[Section]:
+    """Sum up what the runs have cost, means over seeds, as far as it was recorded."""
+    known = [group for group in groups if any(run.files.task_costs for run in group.runs)]
+    sums = [[_sum(run) for run in group.runs] for group in known]
+    rows = []
+    for key, text, written in _COSTS:
+        means = [known_mean(run.get(key) for run in runs) for runs in sums]
+        cells = ["" if mean is None else written(mean) for mean in means]
+        rows += [[text, *cells]] if any(cells) else []
+    return (
+        [Section("Cost of a run", ["", *(group.label for group in known)], rows)] if known else []
+    )
+
+
+def _sum(run: Results) -> dict[str, float | None]:
+    """Add to what a method costs the time of all tasks, and how many experts rested."""
+    tasks = run.files.task_costs
+    seconds = [task["seconds"] for task in tasks if task.get("seconds") is not None]
+    resting = [fmean(task["resting"].values()) for task in tasks if task.get("resting")]
+    return {
+        **run.cost,
+        "seconds": sum(seconds) if seconds and len(seconds) == len(tasks) else None,
+        "resting": fmean(resting) if resting else None,
+    }
