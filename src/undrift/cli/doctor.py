@@ -27,7 +27,7 @@ from undrift.errors import ConfigError, UndriftError, one_line, unknown
 from undrift.registry import BENCHMARKS
 
 if TYPE_CHECKING:
-    from undrift.data.doctor import Progress, Report
+    from undrift.data.doctor import OnProgress, Report
     from undrift.data.doctor_checks import Finding, Item
 
 HELP = """Look through a benchmark's files, rows and pictures before anything is learned.
@@ -144,7 +144,7 @@ def _examined(
     tasks: list[str] | None,
     options: dict[str, Any],
     workers: int | None,
-    progress: Progress,
+    progress: OnProgress,
 ) -> Report:
     import warnings
 
@@ -181,7 +181,7 @@ def _examined(
 
 
 @contextmanager
-def _bars(*, drawn: bool) -> Iterator[Progress]:
+def _bars(*, drawn: bool) -> Iterator[OnProgress]:
     """Draw one bar, for whatever is being done; it is gone in the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -21,7 +21,7 @@ from undrift.data.types import Benchmark, Example, chosen
 from undrift.errors import ConfigError, DataError
 from undrift.registry import BENCHMARKS
 
-Progress = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def examine(
     only: Sequence[str] | None = None,
     options: Mapping[str, Any] | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     sees: bool = False,
 ) -> Report:
     """Look a benchmark through.
@@ -124,7 +124,7 @@ def _read(
     root: Path | None,
     only: Sequence[str] | None,
     options: Mapping[str, Any],
-    tell: Progress,
+    tell: OnProgress,
 ) -> tuple[dict[str, TaskFiles], list[Split], list[Finding]]:
     """Read all splits, by the benchmark's own code if it does not say where its files are."""
     benchmark, find = BENCHMARKS.load(name), beside_benchmark(name, "sources")

@@ -27,7 +27,7 @@ READING = 2
 """Another number whenever some picture's pixels become others: kept features carry it.
 1 was before `as_seen`."""
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 Change = Literal["turned", "flattened", "scaled", "first of several"]
 """What was done to a picture to see it as people do."""
@@ -108,7 +108,7 @@ def as_seen(picture: Image.Image) -> Image.Image:
 
 
 def survey(
-    paths: Iterable[Path], workers: int | None = None, progress: Progress | None = None
+    paths: Iterable[Path], workers: int | None = None, progress: OnProgress | None = None
 ) -> Survey:
     """Open pictures as `open_picture` would, in parallel, each of them once.
 

@@ -66,7 +66,7 @@ class Renderer:
         self.media = {} if text_only(processor) else media_tokens(processor, config)
         ends = {token: self.tokenizer.convert_ids_to_tokens(token) for token in self._ends}
         self._names = {**ends, **self.media}
-        self._before, self._behind = self._added()
+        self._adds, self._behind = self._added()
 
     # ------------------------------------------------------------ prompts
 
@@ -80,19 +80,9 @@ class Renderer:
     def ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Tokenise prompts as the processor would; equal ones once."""
         distinct = list(dict.fromkeys(prompts))
-        made = self.tokenizer(distinct, **self.text_options)["input_ids"]
+        made = self.tokenizer(distinct, add_special_tokens=self._adds)["input_ids"]
         known = dict(zip(distinct, made, strict=True))
-        return [known[prompt][: len(known[prompt]) - self.behind] for prompt in prompts]
-
-    @property
-    def text_options(self) -> dict[str, bool]:
-        """The tokenizer options by which a prompt has one start token."""
-        return {"add_special_tokens": self._before}
-
-    @property
-    def behind(self) -> int:
-        """How many tokens the tokenizer puts behind a prompt, to be taken off again."""
-        return self._behind if self._before else 0
+        return [known[prompt][: len(known[prompt]) - self._behind] for prompt in prompts]
 
     def check(
         self,
@@ -161,18 +151,18 @@ class Renderer:
         return made
 
     def _read(self, texts: Sequence[str], pictures: Sequence[Sequence[Any]]) -> dict[str, Any]:
-        options, behind = self.text_options, self.behind
+        adds, behind = self._adds, self._behind
         if self._starts_itself:
             start = self.tokenizer.bos_token
-            texts = texts if self._before else [text.replace(start, "", 1) for text in texts]
-            options, behind = {"add_special_tokens": False}, 0
+            texts = texts if adds else [text.replace(start, "", 1) for text in texts]
+            adds, behind = False, 0
         made = self.processor(
             text=list(texts),
             images=[list(own) for own in pictures] if any(pictures) else None,
             padding=True,
             padding_side="left",
             return_tensors="pt",
-            **options,
+            add_special_tokens=adds,
         )
         made = {name: value for name, value in made.items() if name != "labels"}
         return shortened(made, behind)
@@ -264,13 +254,15 @@ class Renderer:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _added(self) -> tuple[bool, int]:
-        """Whether the tokenizer is to put something before a prompt, and how much it puts behind.
+        """Whether the tokenizer is to put tokens around a prompt, and how many it puts behind.
 
-        A start token that the template writes, wherever, is not doubled.
+        A start token that the template writes, wherever, is not doubled; what is put behind a
+        prompt is taken off again.
         """
         before, behind = tokens_around(self.tokenizer)
         own = self._plain(self.template.prompts([_BLANK])[0]) if before else []
-        return bool(before) and not set(before).intersection(own), len(behind)
+        adds = bool(before) and not set(before).intersection(own)
+        return adds, len(behind) if adds else 0
 
 
 def training_template(family: str) -> str:

@@ -87,14 +87,11 @@ class AnswerReader:
         """
         if not isinstance(value, list):
             return (self._text(value, key),)
-        if value and all(map(_is_number, value)):
+        if _are_numbers(value):
             return (self._box(value, key),)
         inner = [one.get("answer") if isinstance(one, Mapping) else one for one in value]
         return tuple(
-            self._box(one, key)
-            if isinstance(one, list) and one and all(map(_is_number, one))
-            else self._text(one, key)
-            for one in inner
+            self._box(one, key) if _are_numbers(one) else self._text(one, key) for one in inner
         )
 
     def _box(self, numbers: list[Any], key: str) -> str:
@@ -192,8 +189,10 @@ def _placed(text: str) -> tuple[str, tuple[str | None, ...]]:
     return text, places
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _are_numbers(value: Any) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
 
 
 # ------------------------------------------------------------ turns

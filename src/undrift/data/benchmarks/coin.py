@@ -40,8 +40,7 @@ LICENCE = (
 
 def _ten_answers(content: Any) -> Join:
     """Read TextVQA's official file, which holds ten answers a question."""
-    rows = content["data"]
-    known = {str(row["question_id"]): {"answers": row["answers"]} for row in rows}
+    known = {str(row["question_id"]): {"answers": row["answers"]} for row in content["data"]}
     return by_question_id(known, "official file of TextVQA")
 
 
