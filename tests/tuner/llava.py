@@ -7,6 +7,7 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from undrift.tuner import MoeLoraConfig, layers
+from undrift.tuner.peft_internals import BaseTunerLayer
 
 IMAGE_TOKEN = 63
 
@@ -66,3 +67,10 @@ def randomise(model: torch.nn.Module, adapter: str = "default", seed: int = 1) -
     for layer in layers(model).values():
         for masters in (layer.moe_lora_A, layer.moe_lora_B, layer.moe_lora_G):
             masters[adapter].copy_(torch.randn(masters[adapter].shape, generator=generator) * 0.3)
+
+
+def adapted_names(model) -> list[str]:
+    """The modules of a PeftModel that carry an adapter, by their names in the base model."""
+    found = model.get_base_model().named_modules()
+    names = [name for name, module in found if isinstance(module, BaseTunerLayer)]
+    return [name for name in names if not name.endswith(".base_layer")]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.tuner.llava import adapted_names
 from tests.tuner.tiny_families import READING, ROWS, SEEING, Inputs, family
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
 from undrift.methods.same import Same
 from undrift.methods.steadylora import SteadyLora
-from undrift.tuner import adapted_names
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")
 

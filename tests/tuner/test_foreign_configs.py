@@ -11,14 +11,13 @@ import torch
 import transformers as hf
 from torch import nn
 
-from tests.tuner.llava import tiny_llava
+from tests.tuner.llava import adapted_names, tiny_llava
 from undrift.errors import ConfigError
 from undrift.methods.same import Same
 from undrift.tuner import (
     ForwardContext,
     LanguageLoraConfig,
     MoeLoraConfig,
-    adapted_names,
     find_targets,
 )
 from undrift.tuner.pool_lora import PoolLoraConfig
@@ -98,7 +97,7 @@ def test_a_list_of_layers_may_be_named():
         ({"exclude_modules": ["up_porj"]}, "'up_porj' matches no linear"),
         ({"exclude_modules": ["up_proj", "mlp"]}, "'mlp' matches no linear"),
         ({"exclude_modules": "up_proj"}, "regular expression over full names"),
-        ({"exclude_modules": "(up"}, "is no expression"),
+        ({"exclude_modules": "(up"}, "is no regular expression"),
         ({"exclude_modules": ".*proj"}, "leave none of the targets"),
         ({"target_modules": 5}, "give ffn"),
         ({"target_modules": [5]}, "give ffn"),

@@ -20,7 +20,7 @@ from undrift.errors import ConfigError, UndriftError
 from undrift.tuner import (
     MoeLoraConfig,
     as_trained,
-    language_targets,
+    find_targets,
     layers,
     restore_float32,
     statistics,
@@ -75,7 +75,7 @@ def test_targets_are_the_linears_of_the_language_model_only():
 
 
 def test_the_resolved_targets_serve_other_peft_methods_and_are_stored(tmp_path):
-    expression = language_targets(tiny_llava(), "ffn")
+    expression = find_targets(tiny_llava(), "ffn").expression
     lora = peft.get_peft_model(tiny_llava(), peft.LoraConfig(target_modules=expression))
     assert len(lora.base_model.targeted_module_names) == 6
     tiny_experts().save_pretrained(tmp_path)

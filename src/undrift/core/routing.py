@@ -189,13 +189,7 @@ class _AddMixture(torch.autograd.Function):
             z = _hidden(x, packed)
             z[n * r :].copy_(route(z[n * r :], top_k, dim=0))  # the route stands for its logits
             h = _routed(z, packed.shape).to(packed.Bt.dtype).mT
-            if y.dtype != h.dtype:
-                out = y + scale * (h @ packed.Bt).to(y.dtype)
-            elif in_place:
-                ctx.mark_dirty(y)
-                out = y.addmm_(h, packed.Bt, alpha=scale)
-            else:
-                out = y.addmm(h, packed.Bt, alpha=scale)
+            out = added(ctx, y, h, packed.Bt, scale, in_place)
         ctx.save_for_backward(x, z)
         ctx.packed, ctx.scale, ctx.observe = packed, scale, observe
         return out
@@ -225,6 +219,16 @@ class _AddMixture(torch.autograd.Function):
         dA = _scatter(dAR[: n * r].view(n, r, -1), packed)
         dW_G = _scatter(dAR[n * r :], packed)
         return dy, dx, dA, _scatter(dBt.view(n, r, -1), packed), dW_G, *[None] * 5
+
+
+def added(ctx: Any, y: Tensor, h: Tensor, Bt: Tensor, scale: float, in_place: bool) -> Tensor:
+    """Compute y + scale h Bt in the forward pass of an autograd Function, in y's dtype."""
+    if y.dtype != h.dtype:
+        return y + scale * (h @ Bt).to(y.dtype)
+    if in_place:
+        ctx.mark_dirty(y)
+        return y.addmm_(h, Bt, alpha=scale)
+    return y.addmm(h, Bt, alpha=scale)
 
 
 class _ObservedIdentity(torch.autograd.Function):

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
-from undrift.tuner import LanguageLoraConfig, language_targets
+from undrift.tuner import LanguageLoraConfig, find_targets
 from undrift.tuner.peft_internals import LoraLayer
 
 
@@ -28,7 +28,7 @@ class Finetune(Method):
         return LanguageLoraConfig(
             r=rank,
             lora_alpha=self.config.alpha_over_rank * rank,  # pyright: ignore[reportArgumentType]
-            target_modules=targets if model is None else language_targets(model, targets),
+            target_modules=targets if model is None else find_targets(model, targets).expression,
         )
 
     def attach(self, model: nn.Module) -> nn.Module:

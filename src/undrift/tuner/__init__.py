@@ -18,7 +18,7 @@ from undrift.tuner.moe_lora import (
 )
 from undrift.tuner.pool_lora import PoolLoraConfig, PoolLoraLayer
 from undrift.tuner.soft_prompt import SoftPromptConfig
-from undrift.tuner.targets import Targets, adapted, adapted_names, find_targets, language_targets
+from undrift.tuner.targets import Targets, adapted, find_targets
 
 __all__ = [
     "ForwardContext",
@@ -34,10 +34,8 @@ __all__ = [
     "SoftPromptConfig",
     "Targets",
     "adapted",
-    "adapted_names",
     "as_trained",
     "find_targets",
-    "language_targets",
     "layers",
     "observed_identity",
     "restore_float32",

@@ -394,13 +394,6 @@ def continues(args: Iterable[Any], kwargs: Mapping[str, Any]) -> bool:
 
     A cache that is there and empty, or preallocated, has read nothing: the call reads a prompt. So
     does every call without a cache, whatever it was given before.
-
-    Args:
-        args: The positional arguments of the call.
-        kwargs: Its keyword arguments.
-
-    Returns:
-        Whether a cache among them, wherever it stands, holds tokens.
     """
     return any(_holds_tokens(value) for value in (*args, *kwargs.values()))
 

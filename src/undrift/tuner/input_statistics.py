@@ -137,7 +137,7 @@ class LayerStatistics(nn.Module):
             self._sketch = MomentSketch(self.dim, self.columns, task_seed, device)
 
     def observer(self, tokens: Tokens) -> Observer:
-        """Return the function that counts the tokens of one forward pass when it is called."""
+        """Return what counts the tokens of one forward pass when it is called."""
         return partial(self.observe, tokens)
 
     @torch.no_grad()
@@ -188,7 +188,9 @@ class LayerStatistics(nn.Module):
         if self._usage is None or self._z is None:
             return
         if self._sketch is not None:
-            self._store(self.history.merge(self._sketch, delta, self._n(self._sketch.tokens)))
+            merged = self.history.merge(self._sketch, delta, self._n(self._sketch.tokens))
+            for name in _HISTORY:
+                getattr(self, f"history_{name}").copy_(getattr(merged, name))
         self.cz.copy_(self.cz_now())
         self.cz_tokens += self._n(self._z.tokens)
         self.importance.copy_(self.importance_now())
@@ -294,10 +296,6 @@ class LayerStatistics(nn.Module):
             if rank() > 0:  # rank 0 goes on with what all ranks had counted
                 value.zero_()
         return None
-
-    def _store(self, history: History) -> None:
-        for name in _HISTORY:
-            getattr(self, f"history_{name}").copy_(getattr(history, name))
 
     def _empty_running(self) -> None:
         for name in _RUNNING:

@@ -134,13 +134,7 @@ class MoeLoraLayer(AdaptedLinear):
     def update_layer(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, adapter_name: str, config: MoeLoraConfig, shared: LayerStatistics | None = None
     ) -> None:
-        """Add an adapter: A Kaiming-uniform as in LoRA, B zero, W_G small [Eq. 1, 2].
-
-        Args:
-            adapter_name: Its name.
-            config: Its configuration.
-            shared: The statistics of a linear that reads the same input, if there is one.
-        """
+        """Add an adapter: A Kaiming-uniform as in LoRA, B zero, W_G small [Eq. 1, 2]."""
         N, r, d = config.num_experts, config.r, self.in_features
         A, G = torch.empty(N, r, d), torch.zeros(N, d)
         nn.init.kaiming_uniform_(A.view(N * r, d), a=math.sqrt(5))

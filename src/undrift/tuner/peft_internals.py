@@ -74,14 +74,7 @@ OVERRIDDEN: Final = {
 
 
 def add_type(name: str) -> PeftType:
-    """Add a type to PEFT's closed list of them; PEFT offers no public way (peft#2273).
-
-    Args:
-        name: Its name, in lower case.
-
-    Returns:
-        The type; a second call finds it.
-    """
+    """Add a type to PEFT's closed list of them; PEFT offers no public way (peft#2273)."""
     key = name.upper()
     if key not in PeftType.__members__:
         member = str.__new__(PeftType, key)
@@ -94,13 +87,7 @@ def add_type(name: str) -> PeftType:
 
 
 def register_type(kind: PeftType, config: type, tuner: type[BaseTuner]) -> None:
-    """Make PEFT know a type that `add_type` has added; a second call does nothing.
-
-    Args:
-        kind: The type.
-        config: Its configuration.
-        tuner: Its tuner; the prefix of its parameters is the tuner's.
-    """
+    """Make PEFT know a type that `add_type` has added; a second call does nothing."""
     if kind not in PEFT_TYPE_TO_CONFIG_MAPPING:
         classes: dict[str, Any] = {"config_cls": config, "model_cls": tuner}
         register_peft_method(name=str(kind.value).lower(), prefix=tuner.prefix, **classes)
@@ -109,68 +96,35 @@ def register_type(kind: PeftType, config: type, tuner: type[BaseTuner]) -> None:
 def replace_module(
     tuner: BaseTuner, parent: nn.Module, name: str, layer: nn.Module, old: nn.Module
 ) -> None:
-    """Put a layer of a tuner where a module was, on its device and with its hooks.
-
-    Args:
-        tuner: The tuner.
-        parent: What holds the module.
-        name: Under which name.
-        layer: What comes.
-        old: What goes.
-    """
+    """Put a layer of a tuner where a module was, on its device and with its hooks."""
     tuner._replace_module(parent, name, layer, old)
 
 
 def switch_layers(layers: Iterable[BaseTunerLayer], *, off: bool) -> None:
-    """Switch adapters off or on; PEFT's own `enable_adapters` also changes what requires gradients.
-
-    Args:
-        layers: The adapters' layers.
-        off: Whether they are to be off.
-    """
+    """Switch adapters off or on; PEFT's `enable_adapters` also changes what requires gradients."""
     for layer in layers:
         layer._disable_adapters = off
 
 
 def choose_adapter(layers: Iterable[BaseTunerLayer], name: str) -> None:
-    """Let layers use one adapter; PEFT's own `set_adapter` also changes what requires gradients.
-
-    Args:
-        layers: The adapters' layers.
-        name: The adapter.
-    """
+    """Let layers use one adapter; PEFT's own `set_adapter` also changes what requires gradients."""
     for layer in layers:
         layer._active_adapter = [name]
 
 
 def device_of(layer: BaseTunerLayer) -> torch.device | None:
-    """Find where a layer's base is, whatever holds its weights.
-
-    Args:
-        layer: An adapter's layer.
-
-    Returns:
-        The device; None where the base has none.
-    """
+    """Find where a layer's base is, whatever holds its weights; None where that is nowhere."""
     return layer._get_base_layer_device_and_dtype(layer.get_base_layer())[0]
 
 
 def reporters() -> dict[str, Any]:
-    """Find the classes of the Trainer's reporters.
-
-    Returns:
-        By the name that `report_to` gives them.
-    """
+    """Find the classes of the Trainer's reporters, by the name that `report_to` gives them."""
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     return INTEGRATION_TO_CALLBACK
 
 
 def one_device(arguments: Any) -> None:
-    """Keep the Trainer from DataParallel: one process, one device.
-
-    Args:
-        arguments: Its TrainingArguments; asked for `n_gpu` once, so that the number is there.
-    """
+    """Keep the Trainer with these TrainingArguments from DataParallel: one process, one device."""
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1

@@ -20,7 +20,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 
-from undrift.core.routing import float32_product
+from undrift.core.routing import added, float32_product
 from undrift.errors import ConfigError, unknown
 from undrift.tuner.adapted_linear import AdaptedLinear, LinearConfig, LinearTuner, compute_dtype
 from undrift.tuner.forward import ForwardContext, Gates
@@ -358,13 +358,7 @@ class _AddPool(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             z = x @ packed[0].mT  # (T, E r)
             h = _gated(z, gates, A.shape[1])
-            if y.dtype != h.dtype:
-                out = y + scale * (h @ packed[1]).to(y.dtype)
-            elif in_place:
-                ctx.mark_dirty(y)
-                out = y.addmm_(h, packed[1], alpha=scale)
-            else:
-                out = y.addmm(h, packed[1], alpha=scale)
+            out = added(ctx, y, h, packed[1], scale, in_place)
         ctx.save_for_backward(x, z, gates)
         ctx.packed, ctx.scale, ctx.shape = packed, scale, A.shape
         return out

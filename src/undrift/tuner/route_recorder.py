@@ -155,18 +155,7 @@ def drift(before: Tensor, after: Tensor) -> RouteDrift:
 
 
 def compare(before: Routes, after: Routes) -> RouteDrift:
-    """Compare two routings of the same tokens by a whole model.
-
-    Args:
-        before: By linear.
-        after: By the same linears.
-
-    Returns:
-        The means over linears.
-
-    Raises:
-        ConfigError: They are not of the same linears or tokens, or of none.
-    """
+    """Compare two routings of the same tokens by a whole model."""
     if before.keys() != after.keys() or not before:
         raise ConfigError(
             f"routes of {len(before)} and of {len(after)} linears cannot be compared; record both "

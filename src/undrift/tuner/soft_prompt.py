@@ -245,10 +245,6 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         The parameters that are trained stay the same objects, so an optimiser may hold them. F is
         drawn from torch's seed and the number of the task alone, so that a task begins alike on all
         ranks.
-
-        Args:
-            adapter_name: The adapter.
-            rows: What the fresh prompt begins as, (m, d).
         """
         P, tasks = self.soft_prompt_P[adapter_name], self.soft_prompt_tasks[adapter_name]
         if tasks:

@@ -61,13 +61,8 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Find the blocks of the language model.
 
     They are the elements of the uppermost lists of modules with linears in the decoder. A model
-    with a configuration of its own kind in there, such as a vision tower, is passed over.
-
-    Args:
-        model: Any model; the whole of it is searched if it has no `get_decoder`.
-
-    Returns:
-        By name; empty where there are none.
+    with a configuration of its own kind in there, such as a vision tower, is passed over. The whole
+    of a model is searched if it has no `get_decoder`.
     """
     decoder: Any = model
     while hasattr(decoder, "get_decoder") and decoder.get_decoder() not in (decoder, None):
@@ -77,14 +72,7 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def linears(model: nn.Module) -> list[Linear]:
-    """Sort all linears in the blocks of the language model.
-
-    Args:
-        model: Any model, with adapters or without; one that has no `get_decoder` is one block.
-
-    Returns:
-        Them, in the order of the model.
-    """
+    """List the linears in a language model's blocks; without `get_decoder` all is one block."""
     found, whole = [], {} if hasattr(model, "get_decoder") else {"": model}
     for name, block in (blocks(model) or whole).items():
         paths = list(_paths(block, (("", block),)))
@@ -97,14 +85,7 @@ def linears(model: nn.Module) -> list[Linear]:
 
 
 def has_fused_experts(block: nn.Module) -> bool:
-    """Whether the FFN of a block has experts that lie together in one tensor, not in linears.
-
-    Args:
-        block: One block.
-
-    Returns:
-        Whether it has.
-    """
+    """Whether the FFN of a block has experts that lie together in one tensor, not in linears."""
     parts = block.named_children()
     return any(_has_experts(name, part) for name, part in parts if not _ATTENTION.search(name))
 
@@ -263,10 +244,8 @@ def find_targets(model: nn.Module, targets: str | Sequence[str]) -> Targets:
     elif targets in PARTS:
         chosen = [e for e in found if not e.never and targets in (e.kind, "all", "all-linear")]
     else:
-        try:
-            chosen = [e for e in found if not e.never and re.fullmatch(targets, e.name)]
-        except re.error as error:
-            raise ConfigError(f"targets {targets!r} is no regular expression ({error})") from error
+        pattern = _pattern("targets", targets)
+        chosen = [e for e in found if not e.never and pattern.fullmatch(e.name)]
     if not chosen:
         raise _nothing(model, found, targets)
     names = tuple(dict.fromkeys(each.name for each in chosen))
@@ -278,18 +257,8 @@ def settle_targets(model: nn.Module, config: Any) -> Targets:
     """Find the linears that a PEFT configuration means, and store them in it as an expression.
 
     PEFT chooses layers only where the targets are a list, so what narrows them (`exclude_modules`,
-    `layers_to_transform`, `layers_pattern`) is worked into the expression and taken out.
-
-    Args:
-        model: As for `find_targets`.
-        config: The configuration, which is changed.
-
-    Returns:
-        The linears.
-
-    Raises:
-        ConfigError: As for `find_targets`; or if there is no such layer, an exclusion matches no
-            linear, or nothing is left.
+    `layers_to_transform`, `layers_pattern`) is worked into the expression and taken out. What
+    matches nothing is a ConfigError.
     """
     asked = "ffn" if config.target_modules is None else config.target_modules
     found = find_targets(model, asked)
@@ -315,33 +284,6 @@ def settle_targets(model: nn.Module, config: Any) -> Targets:
     return found
 
 
-def language_targets(model: nn.Module, targets: str | Sequence[str]) -> str:
-    """Say as a regular expression which linears of the LANGUAGE model are meant.
-
-    Args:
-        model: As for `find_targets`.
-        targets: As for `find_targets`.
-
-    Returns:
-        An expression for `target_modules` of any PEFT configuration.
-    """
-    return find_targets(model, targets).expression
-
-
-def adapted_names(model: nn.Module) -> list[str]:
-    """Name the modules of a model that carry an adapter.
-
-    Args:
-        model: A PeftModel.
-
-    Returns:
-        Their names in the base model, in its order.
-    """
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
-    found = [name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer)]
-    return [name for name in found if not name.endswith(".base_layer")]
-
-
 def adapted(model: nn.Module, targets: str | Sequence[str]) -> str:
     """Say in one line which linears of a model carry an adapter, which do not, and why not.
 
@@ -356,9 +298,9 @@ def adapted(model: nn.Module, targets: str | Sequence[str]) -> str:
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # pyright: ignore
     found, home = linears(base), blocks(base)
     have = [each for each in found if isinstance(each.module, BaseTunerLayer)]
+    rest = [each for each in found if not isinstance(each.module, BaseTunerLayer)]
     if not have:
         return "adapted: no linears"
-    rest = [each for each in found if not isinstance(each.module, BaseTunerLayer)]
     asked = targets if isinstance(targets, str) else ", ".join(targets)
     left = []
     for kind in dict.fromkeys(each.kind for each in rest if not each.never):
@@ -386,17 +328,13 @@ def adapted(model: nn.Module, targets: str | Sequence[str]) -> str:
 def _in_layers(
     model: nn.Module, layers: int | Collection[int], pattern: str | Collection[str] | None
 ) -> set[str]:
-    """The linears in the blocks of these numbers, in lists of these names.
-
-    Raises:
-        ConfigError: If there is no such number or list.
-    """
+    """The linears in the blocks of these numbers, in lists of these names."""
     asked = {layers} if isinstance(layers, int) else set(layers)
     ends = [pattern] if isinstance(pattern, str) else sorted(pattern or [""])
     found: dict[int, set[str]] = {}
     for each in linears(model):
         home, _, number = each.block.rpartition(".")
-        if number.isdigit() and any(f".{home}".endswith(f".{e}" if e else "") for e in ends):
+        if number.isdigit() and any(not end or _ends_in(home, end) for end in ends):
             found.setdefault(int(number), set()).add(each.name)
     if not asked <= set(found):
         where = f" in lists called {', '.join(ends)}" if pattern else ""
@@ -409,19 +347,13 @@ def _in_layers(
 
 
 def _excluded(model: nn.Module, excluded: str | Collection[str]) -> set[str]:
-    """The linears that an expression, or names and ends of names, exclude.
-
-    Raises:
-        ConfigError: If one matches no linear.
-    """
+    """The linears that an expression, or names and ends of names, exclude."""
     everything = [name for name, module in model.named_modules() if is_linear(module)]
-    ends = () if isinstance(excluded, str) else sorted(excluded)
-    found = {end: {name for name in everything if f".{name}".endswith(f".{end}")} for end in ends}
     if isinstance(excluded, str):
-        try:
-            found[excluded] = {name for name in everything if re.fullmatch(excluded, name)}
-        except re.error as error:
-            raise ConfigError(f"exclude_modules {excluded!r} is no expression ({error})") from error
+        pattern = _pattern("exclude_modules", excluded)
+        found = {excluded: set(filter(pattern.fullmatch, everything))}
+    else:
+        found = {end: {n for n in everything if _ends_in(n, end)} for end in sorted(excluded)}
     for each in found:
         if not found[each]:
             raise ConfigError(
@@ -432,12 +364,8 @@ def _excluded(model: nn.Module, excluded: str | Collection[str]) -> set[str]:
 
 
 def _named(model: nn.Module, found: Sequence[Linear], target: str) -> list[Linear]:
-    """The linears of one name or end of a name.
-
-    Raises:
-        ConfigError: If there is none that can be adapted.
-    """
-    matched = [e for e in found if e.name == target or e.name.endswith(f".{target}")]
+    """The linears of one name or end of a name that can be adapted."""
+    matched = [each for each in found if _ends_in(each.name, target)]
     free = [each for each in matched if not each.never]
     if not free:
         raise _nothing(model, matched or found, target)
@@ -477,14 +405,25 @@ def _nothing(
 
 def _matches(model: nn.Module, targets: str | Sequence[str]) -> dict[str, nn.Module]:
     """Modules of any kind that names or an expression match."""
+    ends = [targets] if isinstance(targets, str) else targets
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if (isinstance(targets, str) and name and re.fullmatch(targets, name))
+        or any(name and _ends_in(name, end) for end in ends)
+    }
 
-    def matches(name: str) -> bool:
-        if isinstance(targets, str) and re.fullmatch(targets, name):
-            return True
-        ends = [targets] if isinstance(targets, str) else targets
-        return any(name == end or name.endswith(f".{end}") for end in ends)
 
-    return {name: module for name, module in model.named_modules() if name and matches(name)}
+def _pattern(setting: str, expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression)
+    except re.error as error:
+        raise ConfigError(f"{setting} {expression!r} is no regular expression ({error})") from error
+
+
+def _ends_in(name: str, end: str) -> bool:
+    """Whether a module has this name, or this end of one."""
+    return f".{name}".endswith(f".{end}")
 
 
 def _outside(model: nn.Module, home: Iterable[str]) -> list[str]:
@@ -520,14 +459,7 @@ def _any_index(name: str) -> str:
 
 
 def check_targets(targets: Any) -> None:
-    """Refuse targets that are neither words nor a list of them.
-
-    Args:
-        targets: What a user gave.
-
-    Raises:
-        ConfigError: If they are anything else.
-    """
+    """Refuse targets that are neither words nor a list of them with a ConfigError."""
     listed = isinstance(targets, (list, tuple, set, frozenset))
     if not isinstance(targets, str) and not (listed and all(isinstance(e, str) for e in targets)):
         raise ConfigError(
