@@ -20,7 +20,7 @@ from tests.run.conftest import (  # noqa: F401  # fixtures
     two,
 )
 from undrift.data.types import Benchmark
-from undrift.diagnose import Snapshots
+from undrift.diagnose import AdapterSeries
 from undrift.run.layers import resolve
 from undrift.run.task_loop import Run
 
@@ -29,8 +29,8 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.fixture
-def opened(two: Benchmark) -> Callable[..., Snapshots]:  # noqa: F811
-    return partial(Snapshots, benchmark=two)
+def opened(two: Benchmark) -> Callable[..., AdapterSeries]:  # noqa: F811
+    return partial(AdapterSeries, benchmark=two)
 
 
 @pytest.fixture(scope="session")

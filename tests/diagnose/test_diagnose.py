@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.diagnose.conftest import WEIGHTS, plant, renamed
 from undrift.data.collate import FeatureCollator
-from undrift.diagnose import Watched, causes, diagnose, expert_drift, reroute, route_drift
+from undrift.diagnose import Scope, causes, diagnose, expert_drift, reroute, route_drift
+from undrift.diagnose.adapter_series import mix
 from undrift.diagnose.causes import ask, split
 from undrift.diagnose.experts import Factors, Moved
-from undrift.diagnose.snapshots import mix
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.shared.pool import PoolMethod
 from undrift.registry import METHODS
@@ -19,7 +19,7 @@ from undrift.report import load
 from undrift.rundir import read_lines, write_json, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
-WATCHED = Watched(2)
+SCOPE = Scope(2)
 
 
 def scored(strict, lenient=None):
@@ -71,7 +71,7 @@ def test_movement_is_the_trace_with_dense_matrices():
         torch.testing.assert_close(found, torch.stack(traces))
 
 
-# ------------------------------------------------------------ adapters of two snapshots in one
+# ------------------------------------------------------------ adapters of two tasks in one
 
 
 def snapshot(folder, value):
@@ -115,16 +115,16 @@ def at_the_end(run, stage):
 def test_identical_adapters_have_not_drifted_at_all(run, opened):
     plant(run, dict)
     at_the_end(run, 1)
-    snapshots = opened(run)
-    assert isinstance(snapshots.collator, FeatureCollator)  # reads what the run has read
-    cells = route_drift(snapshots, WATCHED, 8)["cells"]
+    series = opened(run)
+    assert isinstance(series.collator, FeatureCollator)  # reads what the run has read
+    cells = route_drift(series, SCOPE, 8)["cells"]
     assert [(cell["task"], cell["after"]) for cell in cells] == [(1, 1), (1, 2)]
     for cell in cells:
         assert (cell["overlap"], cell["js"], cell["tv"], cell["top1"]) == (100, 0, 0, 100)
         assert cell["alone"] == {"overlap": 100, "js": 0, "tv": 0, "top1": 100}
-    for cell in expert_drift(snapshots, WATCHED, 8)["cells"]:
+    for cell in expert_drift(series, SCOPE, 8)["cells"]:
         assert cell["moved"] == 0 and not any(cell["per_expert"])
-    (cell,) = causes(snapshots, WATCHED)["cells"]
+    (cell,) = causes(series, SCOPE)["cells"]
     assert len({tuple(corner.items()) for corner in cell["corners"].values()}) == 1
     assert cell["lost"] == {"strict": 0, "lenient": 0}
     assert cell["router"] == cell["expert"] == cell["form"] == 0
@@ -134,23 +134,23 @@ def test_identical_adapters_have_not_drifted_at_all(run, opened):
 
 def test_a_router_permuted_by_hand(run, opened):
     plant(run, lambda tensors: renamed(tensors, "moe_lora_G", lambda G: G.flip(0)))
-    snapshots = opened(run)
-    found = route_drift(snapshots, WATCHED, 8)
+    series = opened(run)
+    found = route_drift(series, SCOPE, 8)
     before, after = found["cells"]
-    first = after["layers"]["overlap"][0]  # its input is the same in both snapshots
+    first = after["layers"]["overlap"][0]  # its input is the same in both
     p = before["use"][0]
     assert first == pytest.approx(100 * 2 * min(p), abs=1e-4)  # two experts, swapped
     assert after["use"][0] == pytest.approx(p[::-1], abs=1e-6)
     assert after["top1"] < 50 and after["alone"]["top1"] == 0
-    of_experts = expert_drift(snapshots, WATCHED, 8)["cells"][-1]
+    of_experts = expert_drift(series, SCOPE, 8)["cells"][-1]
     assert of_experts["moved"] == 0
-    (cause,) = causes(snapshots, WATCHED)["cells"]
+    (cause,) = causes(series, SCOPE)["cells"]
     assert cause["corners"]["old_new"] == cause["corners"]["old_old"]  # the same experts
 
 
 def test_experts_scaled_by_hand_move_by_the_square_of_the_change(run, opened):
     plant(run, lambda tensors: renamed(tensors, "moe_lora_B", lambda B: 1.5 * B))
-    own, later = expert_drift(opened(run), WATCHED, 8)["cells"]
+    own, later = expert_drift(opened(run), SCOPE, 8)["cells"]
     assert own["moved"] == 0
     assert later["moved"] == pytest.approx(0.25)
     assert later["per_linear"] == pytest.approx([0.25] * 6)
@@ -164,15 +164,15 @@ def test_one_changed_expert_is_found(run, opened):
         return B
 
     plant(run, lambda tensors: renamed(tensors, "moe_lora_B", change))
-    later = expert_drift(opened(run), WATCHED, 8)["cells"][-1]
+    later = expert_drift(opened(run), SCOPE, 8)["cells"][-1]
     assert later["per_expert"][0] == 0 < later["per_expert"][1]
 
 
 def test_experts_put_out_by_hand_cost_all_that_was_learned(run, opened, two):
     plant(run, lambda tensors: renamed(tensors, "moe_lora_B", torch.zeros_like))
     at_the_end(run, 0)
-    snapshots = opened(run)
-    (cell,) = causes(snapshots, WATCHED)["cells"]
+    series = opened(run)
+    (cell,) = causes(series, SCOPE)["cells"]
     untouched = load(run).zero_shot[0]
     assert cell["corners"]["new_new"]["strict"] == cell["corners"]["old_new"]["strict"] == untouched
     assert cell["corners"]["new_old"] == cell["corners"]["old_old"]
@@ -193,22 +193,22 @@ def test_answers_of_the_run_itself_are_taken_as_they_are(run, opened):
 
 
 def test_a_router_trained_anew_leaves_the_experts_alone(run, opened):
-    snapshots = opened(run)
-    found = reroute(snapshots, WATCHED, 1, 8)
+    series = opened(run)
+    found = reroute(series, SCOPE, 1, 8)
     assert [cell["after"] for cell in found["cells"]] == [1, 2]
     assert found["cells"][0]["as_is"] == load(run).learned[0]
     assert 0 < found["cells"][1]["entropy"] <= 100
-    trained = {name: p.clone() for name, p in snapshots.model.named_parameters()}
-    experts = [p for name, p in snapshots.model.named_parameters() if "moe_lora_A" in name]
+    trained = {name: p.clone() for name, p in series.model.named_parameters()}
+    experts = [p for name, p in series.model.named_parameters() if "moe_lora_A" in name]
     assert experts and all(p.requires_grad for p in experts)
-    snapshots.load(2)
+    series.load(2)
     changed = {
         name.rpartition("moe_lora_")[2][0]
-        for name, p in snapshots.model.named_parameters()
+        for name, p in series.model.named_parameters()
         if not torch.equal(p, trained[name])
     }
     assert changed == {"G"}
-    assert reroute(snapshots, WATCHED, 1, 8) == found  # kept
+    assert reroute(series, SCOPE, 1, 8) == found  # kept
 
 
 # ------------------------------------------------------------ whole runs

@@ -14,7 +14,7 @@ from tests.run.own import LAYER, write_task
 from tests.run.tiny import save_tiny
 from undrift import cli
 from undrift.data.benchmarks.folder import OwnTask
-from undrift.diagnose import Snapshots
+from undrift.diagnose import AdapterSeries
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.registry import BENCHMARKS
 from undrift.run import layers
@@ -236,7 +236,7 @@ def test_doctor_reads_the_file_of_a_run_from_another_folder(there, monkeypatch, 
 
 
 def test_what_drifted_is_asked_from_another_folder(there, two):
-    assert Snapshots(there / "run", benchmark=two).backbone.name.endswith(TYPED)
+    assert AdapterSeries(there / "run", benchmark=two).backbone.name.endswith(TYPED)
 
 
 # ---------------------------------------------------------------- a base that has moved
@@ -262,7 +262,7 @@ def taught(there, backbone=None):
 
 
 def watched(there, two, backbone=None):
-    return Snapshots(there / "run", benchmark=two, backbone=backbone)
+    return AdapterSeries(there / "run", benchmark=two, backbone=backbone)
 
 
 @pytest.mark.parametrize("use", ["open", "run", *LATER])

@@ -13,7 +13,7 @@ from tests.run.own import list_tasks, write_task
 from undrift.cli.compare import compare
 from undrift.cli.report import report
 from undrift.data.benchmarks.folder import OwnTask
-from undrift.diagnose.write import diagnose
+from undrift.diagnose.questions import diagnose
 from undrift.run import checkpoint
 from undrift.run.adapters import examine, open_adapter, origin_of
 from undrift.run.layers import resolve

@@ -8,16 +8,16 @@ them? Drift of form alone needs no adapter, see `undrift.scoring.rules_of`.
 
 from __future__ import annotations
 
+from undrift.diagnose.adapter_series import AdapterSeries, Scope, nothing_later
 from undrift.diagnose.causes import causes
 from undrift.diagnose.experts import expert_drift
+from undrift.diagnose.questions import diagnose
 from undrift.diagnose.reroute import reroute
 from undrift.diagnose.routes import route_drift
-from undrift.diagnose.snapshots import Snapshots, Watched, nothing_later
-from undrift.diagnose.write import diagnose
 
 __all__ = [
-    "Snapshots",
-    "Watched",
+    "AdapterSeries",
+    "Scope",
     "causes",
     "diagnose",
     "expert_drift",

@@ -17,35 +17,33 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from undrift.diagnose.adapter_series import AdapterSeries, Scope, does_not_apply
 from undrift.diagnose.routes import ENTANGLED
-from undrift.diagnose.snapshots import Snapshots, Watched
 from undrift.rundir import read_answers
 from undrift.scoring import rules_of, task_score
 
 Scores = Mapping[str, float | None]
 
 
-def causes(snapshots: Snapshots, watched: Watched) -> dict[str, Any]:
+def causes(series: AdapterSeries, scope: Scope) -> dict[str, Any]:
     """Split what every task has lost into the router's, the experts' and the form's part.
 
     Args:
-        snapshots: The run's adapters.
-        watched: The tasks, with the snapshot each is compared with; only the last one matters
-            besides.
+        series: The run's adapters.
+        scope: The tasks, with the adapter each is compared with; only the last one matters besides.
 
     Returns:
         What causes.json holds: a cell a task with its four corners and the three parts.
     """
-    parts = snapshots.method.parts
+    parts = series.method.parts
     if parts == "entangled":
-        return {"applies": False, "why": ENTANGLED, "probe": None, "cells": []}
+        return does_not_apply(ENTANGLED)
     cells = []
-    for task in watched.tasks:
-        corners = _corners(snapshots, task, watched.before(task), watched.last)
-        place = {"task": task, "name": snapshots.tasks[task - 1].name, "after": watched.last}
-        place |= {"before": watched.before(task), "parts": parts}
-        cells.append(place | {"corners": corners} | split(corners))
-    return {"applies": True, "why": "", "probe": snapshots.limit, "cells": cells}
+    for task in scope.tasks:
+        corners = _corners(series, task, scope.before(task), scope.last)
+        place = series.place(task, scope.last, scope.before(task))
+        cells.append(place | {"parts": parts, "corners": corners} | split(corners))
+    return {"applies": True, "why": "", "probe": series.limit, "cells": cells}
 
 
 def split(corners: Mapping[str, Scores]) -> dict[str, Any]:
@@ -82,13 +80,13 @@ def _known(scores: Scores, rule: str) -> float:
     return found
 
 
-def _corners(snapshots: Snapshots, task: int, old: int, new: int) -> dict[str, Scores]:
+def _corners(series: AdapterSeries, task: int, old: int, new: int) -> dict[str, Scores]:
     """Ask in all four models; what has only one part is the same as with its own other part."""
-    parts = snapshots.method.parts
-    corners = {"old_old": ask(snapshots, task, old, old), "new_new": ask(snapshots, task, new, new)}
+    parts = series.method.parts
+    corners = {"old_old": ask(series, task, old, old), "new_new": ask(series, task, new, new)}
     if parts == "router and experts":
-        corners["old_new"] = ask(snapshots, task, old, new)
-        corners["new_old"] = ask(snapshots, task, new, old)
+        corners["old_new"] = ask(series, task, old, new)
+        corners["new_old"] = ask(series, task, new, old)
     else:
         moved = "new_new" if parts == "experts" else "old_old"  # with the old router, new experts
         corners["old_new"] = corners[moved]
@@ -96,44 +94,29 @@ def _corners(snapshots: Snapshots, task: int, old: int, new: int) -> dict[str, S
     return corners
 
 
-def ask(snapshots: Snapshots, task: int, router: int, experts: int) -> Scores:
+def ask(series: AdapterSeries, task: int, router: int, experts: int) -> Scores:
     """Ask about a task, with the router of one snapshot and the experts of another.
 
     Answers that the run has kept are taken as they are; others are kept for the next time.
 
-    Args:
-        snapshots: The run's adapters.
-        task: Its number.
-        router: After how many tasks the router is taken.
-        experts: Likewise the experts.
-
-    Returns:
-        Strict, lenient and form score in percent, see `scores`.
+    Returns its scores, see `scores`.
     """
-    asked = snapshots.tasks[task - 1]
-    kept = snapshots.files.predictions(experts, task)
+    asked = series.tasks[task - 1]
+    kept = series.files.predictions(experts, task)
     if router != experts or not kept.is_file():
-        kept = snapshots.answers / f"router-{router:02d}-experts-{experts:02d}"
+        kept = series.answers / f"router-{router:02d}-experts-{experts:02d}"
         kept = kept / f"on-{task:02d}.jsonl"
         if not kept.is_file():
-            snapshots.load_mixed(router, experts)
-        with snapshots.asking(task):
+            series.load_mixed(router, experts)
+        with series.method.predicting(series.model, task=task):
             title = f"{asked.name}: router {router}, experts {experts}"
-            snapshots.examiner.cell(asked, kept, title, len(asked.test))
+            series.examiner.cell(asked, kept, title, len(asked.test))
     wanted = {example.id for example in asked.test}
     return scores(asked.scorer, [line for line in read_answers(kept) if line["id"] in wanted])
 
 
 def scores(scorer: str, lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Score a task's answers by three rules.
-
-    Args:
-        scorer: The scorer's name.
-        lines: What was kept of the answers.
-
-    Returns:
-        strict, lenient (None for captions) and form, in percent.
-    """
+    """Score a task's kept answers: strict, lenient (None for captions) and form, in percent."""
     rules = [rules_of(scorer, line) for line in lines]
     lenient = [each.lenient for each in rules if each.lenient is not None]
     return {

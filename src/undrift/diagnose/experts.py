@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from undrift.diagnose.adapter_series import WEIGHTS, AdapterSeries, Scope, does_not_apply
 from undrift.diagnose.routes import ENTANGLED, PREFIX
-from undrift.diagnose.snapshots import WEIGHTS, Snapshots, Watched
 from undrift.methods.shared.tensor_files import load_tensors
 from undrift.rundir import damaged
 from undrift.tuner.route_recorder import inputs_seen, routed_layers
@@ -48,11 +48,7 @@ class Moved:
         self._sums = [torch.zeros(()).double()] * 3
 
     def see(self, x: Tensor) -> None:
-        """Count tokens.
-
-        Args:
-            x: What the linear reads, (T, d_in).
-        """
+        """Count tokens; x is what the linear reads, (T, d_in)."""
         z, later = (torch.einsum("td,nrd->ntr", x.double(), f.A) for f in (self.old, self.new))
         seen = (later.mT @ later, later.mT @ z, z.mT @ z)
         self._sums = [total + each for total, each in zip(self._sums, seen, strict=True)]
@@ -69,40 +65,39 @@ class Moved:
         return (self._sums[2] * (self.old.Bt @ self.old.Bt.mT)).sum((1, 2))
 
 
-def expert_drift(snapshots: Snapshots, watched: Watched, count: int) -> dict[str, Any]:
+def expert_drift(series: AdapterSeries, scope: Scope, count: int) -> dict[str, Any]:
     """Measure how far the experts have moved, on the inputs of every task.
 
     Args:
-        snapshots: The run's adapters.
-        watched: What to compare.
+        series: The run's adapters.
+        scope: What to compare.
         count: How many prompts of each task at most.
 
     Returns:
         What experts.json holds: a cell a task and snapshot with `moved`, the mean over linears;
         `per_linear`; and `per_expert`, relative to the mean expert of its linear.
     """
-    parts = snapshots.method.parts
-    names = list(_linears(snapshots.model))
+    parts = series.method.parts
+    names = list(_linears(series.model))
     why = {"router": HELD, "entangled": ENTANGLED}.get(parts, "" if names else NO_FACTORS)
     if why:
-        return {"applies": False, "why": why, "probe": None, "cells": []}
+        return does_not_apply(why)
     cells = []
-    for task in watched.tasks:
-        snapshots.load(watched.before(task))
-        for after, found in _moved(snapshots, task, count, watched).items():
-            place = {"task": task, "name": snapshots.tasks[task - 1].name, "after": after}
-            cells.append(place | {"before": watched.before(task)} | _cell(found))
+    for task in scope.tasks:
+        series.load(scope.before(task))
+        for after, found in _moved(series, task, count, scope).items():
+            cells.append(series.place(task, after, scope.before(task)) | _cell(found))
     return {"applies": True, "why": "", "probe": count, "linears": names, "cells": cells}
 
 
 def _moved(
-    snapshots: Snapshots, task: int, count: int, watched: Watched
+    series: AdapterSeries, task: int, count: int, scope: Scope
 ) -> Mapping[int, Mapping[str, Moved]]:
-    names, afters = _linears(snapshots.model), watched.afters(task)
-    old = _factors(snapshots, watched.before(task), names)
+    names, afters = _linears(series.model), scope.afters(task)
+    old = _factors(series, scope.before(task), names)
     found: dict[int, dict[str, Moved]] = {}
     for after in afters:
-        new = _factors(snapshots, after, names)
+        new = _factors(series, after, names)
         found[after] = {name: Moved(old[name], new[name]) for name in names}
 
     def see(name: str, layer: nn.Module, x: Tensor, kept: Tensor) -> None:
@@ -110,8 +105,8 @@ def _moved(
         for each in found.values():
             each[name].see(rows)
 
-    with inputs_seen(snapshots.model, see, names):
-        snapshots.read(task, count)
+    with inputs_seen(series.model, see, names):
+        series.read(task, count)
     return found
 
 
@@ -126,10 +121,10 @@ def _linears(model: nn.Module) -> Mapping[str, nn.Module]:
 
 
 def _factors(
-    snapshots: Snapshots, after: int, names: Mapping[str, nn.Module]
+    series: AdapterSeries, after: int, names: Mapping[str, nn.Module]
 ) -> Mapping[str, Factors]:
     """Read the experts of a snapshot; a pool that is added up counts as one expert."""
-    file = snapshots.adapter(after) / WEIGHTS
+    file = series.adapter(after) / WEIGHTS
     saved = load_tensors(file)
 
     def get(name: str, key: str) -> Tensor:
@@ -144,7 +139,7 @@ def _factors(
             found[name] = Factors(A[None], B.mT[None])
         elif f"{PREFIX}{name}.moe_lora_A" in saved:
             found[name] = Factors(get(name, "moe_lora_A"), get(name, "moe_lora_B"))
-        elif snapshots.method.parts == "experts":
+        elif series.method.parts == "experts":
             sides = [[get(name, f"pool_lora_{k}{s}") for k in ("past_", "")] for s in "AB"]
             found[name] = Factors(*(torch.cat(side).flatten(0, 1)[None] for side in sides))
         else:

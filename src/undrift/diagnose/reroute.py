@@ -17,10 +17,10 @@ from typing import Any
 from torch import nn
 from transformers import set_seed
 
+from undrift.diagnose.adapter_series import AdapterSeries, Scope, does_not_apply
 from undrift.diagnose.causes import scores
 from undrift.diagnose.experts import HELD
 from undrift.diagnose.routes import NO_ROUTER
-from undrift.diagnose.snapshots import Snapshots, Watched
 from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.run import plan
@@ -38,13 +38,7 @@ class RouterOnly(MoeLora):
     name = "router only"
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin: nothing is noted that a later task would need.
-
-        Args:
-            model: A model with experts.
-            task_index: Not used.
-            steps_total: Not used.
-        """
+        """Begin: nothing is noted that a later task would need."""
         super().task_start(model, task_index, steps_total)
         adapter = active_adapter(peft_model(model))
         for layer in expert_layers(model).values():
@@ -53,12 +47,12 @@ class RouterOnly(MoeLora):
                 statistics.collecting = False
 
 
-def reroute(snapshots: Snapshots, watched: Watched, task: int, count: int) -> dict[str, Any]:
-    """Train the routers of later snapshots on a task, and ask about it.
+def reroute(series: AdapterSeries, scope: Scope, task: int, count: int) -> dict[str, Any]:
+    """Train the routers of later adapters on a task, and ask about it.
 
     Args:
-        snapshots: The run's adapters.
-        watched: In which snapshots.
+        series: The run's adapters.
+        scope: In which adapters.
         task: The task's number.
         count: How many test prompts the entropy is taken over.
 
@@ -66,31 +60,31 @@ def reroute(snapshots: Snapshots, watched: Watched, task: int, count: int) -> di
         What reroute.json holds: a cell a snapshot with the scores that are recovered, the score
         as it is without, and the entropy of the new routes in percent of log N.
     """
-    named = {"task": task, "name": snapshots.tasks[task - 1].name}
-    if not isinstance(snapshots.method, MoeLora):
-        parts = snapshots.method.parts
+    named = {"task": task, "name": series.tasks[task - 1].name}
+    if not isinstance(series.method, MoeLora):
+        parts = series.method.parts
         why = {"experts": NO_ROUTER, "router": HELD}.get(parts, NOT_BY_TOKEN)
-        return {"applies": False, "why": why, "probe": None, **named, "cells": []}
-    snapshots.prepare(snapshots.tasks[task - 1].train)
-    cells = [_recovered(snapshots, task, stage, count) for stage in watched.afters(task)]
+        return does_not_apply(why) | named
+    series.prepare(series.tasks[task - 1].train)
+    cells = [_recovered(series, task, stage, count) for stage in scope.afters(task)]
     return {"applies": True, "why": "", "probe": count, **named, "cells": cells}
 
 
-def _recovered(snapshots: Snapshots, task: int, stage: int, count: int) -> dict[str, Any]:
-    asked = snapshots.tasks[task - 1]
-    kept = snapshots.answers / f"rerouted-{stage:02d}" / f"on-{task:02d}.jsonl"
+def _recovered(series: AdapterSeries, task: int, stage: int, count: int) -> dict[str, Any]:
+    asked = series.tasks[task - 1]
+    kept = series.answers / f"rerouted-{stage:02d}" / f"on-{task:02d}.jsonl"
     noted = kept.with_suffix(".json")
     if not noted.is_file():
-        snapshots.load(stage)
+        series.load(stage)
         title = f"router {stage} trained on {asked.name}"
-        with _routers_alone(snapshots.model):
-            _train(snapshots, task, title)
-        snapshots.examiner.cell(asked, kept, f"{title}: asking", len(asked.test))
-        with recorded(snapshots.model) as recorder:
-            snapshots.read(task, count)
+        with _routers_alone(series.model):
+            _train(series, task, title)
+        series.examiner.cell(asked, kept, f"{title}: asking", len(asked.test))
+        with recorded(series.model) as recorder:
+            series.read(task, count)
         entropy = fmean(use(routes).entropy for routes in recorder.routes().values())
         write_json(noted, {"entropy": entropy})
-    as_is = snapshots.results.matrix[stage - 1][task - 1]
+    as_is = series.results.matrix[stage - 1][task - 1]
     found = scores(asked.scorer, read_answers(kept))
     return {"after": stage, **found, "as_is": as_is, **read_record(noted, Entropy)}
 
@@ -109,20 +103,20 @@ def _routers_alone(model: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def _train(snapshots: Snapshots, task: int, title: str) -> None:
-    asked, config = snapshots.tasks[task - 1], snapshots.config
-    rate = config.train.learning_rate or snapshots.method.learning_rate
-    settings = plan.settings(config, asked, snapshots.last, rate)
+def _train(series: AdapterSeries, task: int, title: str) -> None:
+    asked, config = series.tasks[task - 1], series.config
+    rate = config.train.learning_rate or series.method.learning_rate
+    settings = plan.settings(config, asked, series.last, rate)
     seed = config.seed * 1000 + task  # as when the task was learned
     set_seed(seed)
-    bar = StepBar(snapshots.progress, title, plan.training_work(asked, settings))
+    bar = StepBar(series.progress, title, plan.training_work(asked, settings))
     with tempfile.TemporaryDirectory() as folder:
         train(
-            snapshots.backbone,
-            snapshots.model,
-            RouterOnly(top_k=snapshots.method.config.top_k),
-            snapshots.collator,
-            snapshots.collator.encode(asked.train, answered=True),
+            series.backbone,
+            series.model,
+            RouterOnly(top_k=series.method.config.top_k),
+            series.collator,
+            series.collator.encode(asked.train, answered=True),
             settings,
             Path(folder),
             seed,

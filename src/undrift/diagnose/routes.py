@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from undrift.diagnose.snapshots import ROUTER, WEIGHTS, Snapshots, Watched
+from undrift.diagnose.adapter_series import ROUTER, WEIGHTS, AdapterSeries, Scope, does_not_apply
 from undrift.methods.shared.tensor_files import load_tensors
 from undrift.tuner import MoeLoraLayer
 from undrift.tuner.adapted_linear import AdaptedLinear
@@ -29,48 +29,47 @@ of test examples whose task it found"
 PREFIX = "base_model.model."  # what PEFT writes before the name of a linear
 
 
-def route_drift(snapshots: Snapshots, watched: Watched, count: int) -> dict[str, Any]:
-    """Compare how a task's test inputs are routed in several snapshots.
+def route_drift(series: AdapterSeries, scope: Scope, count: int) -> dict[str, Any]:
+    """Compare how a task's test inputs are routed by several adapters.
 
     Args:
-        snapshots: The run's adapters.
-        watched: What to compare.
+        series: The run's adapters.
+        scope: What to compare.
         count: How many prompts of each task at most.
 
     Returns:
         What routes.json holds: a cell a task and snapshot, with the numbers of `RouteDrift` and
         `Use`, as means and by linear.
     """
-    if why := {"experts": NO_ROUTER, "entangled": ENTANGLED}.get(snapshots.method.parts):
-        return {"applies": False, "why": why, "probe": None, "cells": []}
+    if why := {"experts": NO_ROUTER, "entangled": ENTANGLED}.get(series.method.parts):
+        return does_not_apply(why)
     old: dict[int, Routes] = {}
     alone: dict[int, Mapping[int, Routes]] = {}
     cells: list[dict[str, Any]] = []
-    for stage in watched.stages:
-        snapshots.load(stage)
-        for task in watched.tasks:
+    for stage in scope.stages:
+        series.load(stage)
+        for task in scope.tasks:
             now: Routes = {}
-            if stage == watched.before(task):
-                now, alone[task] = _read(snapshots, task, count, watched.afters(task))
+            if stage == scope.before(task):
+                now, alone[task] = _read(series, task, count, scope.afters(task))
                 old[task] = now
-            if stage in watched.afters(task):
-                now = now or _read(snapshots, task, count)[0]
-                place = {"task": task, "name": snapshots.tasks[task - 1].name, "after": stage}
-                place["before"] = watched.before(task)
+            if stage in scope.afters(task):
+                now = now or _read(series, task, count)[0]
+                place = series.place(task, stage, scope.before(task))
                 cells.append(place | _cell(old[task], now, alone[task].get(stage)))
     cells.sort(key=lambda cell: (cell["task"], cell["after"]))
     if not any(old.values()):
-        return {"applies": False, "why": NO_LINEARS, "probe": None, "cells": []}
+        return does_not_apply(NO_LINEARS)
     experts = max(len(shares) for cell in cells for shares in cell["use"])
     names = {"linears": list(old[1]), "experts": experts}
     return {"applies": True, "why": "", "probe": count, **names, "cells": cells}
 
 
 def _read(
-    snapshots: Snapshots, task: int, count: int, afters: Sequence[int] = ()
+    series: AdapterSeries, task: int, count: int, afters: Sequence[int] = ()
 ) -> tuple[Routes, Mapping[int, Routes]]:
     """Record the routes of the loaded snapshot, and what later token routers say to its inputs."""
-    own, later = Recorder(), {after: Later(snapshots, after) for after in afters}
+    own, later = Recorder(), {after: Later(series, after) for after in afters}
 
     def see(name: str, layer: AdaptedLinear, x: Tensor, kept: Tensor) -> None:
         own.see(name, layer, x, kept)
@@ -78,22 +77,17 @@ def _read(
             for each in later.values():
                 each.see(name, layer, x, kept)
 
-    with inputs_seen(snapshots.model, see):
-        snapshots.read(task, count)
+    with inputs_seen(series.model, see):
+        series.read(task, count)
     return own.routes(), {after: each.routes() for after, each in later.items()}
 
 
 class Later(Recorder):
-    """Collects how the routers of another snapshot would send what the linears read.
+    """Collects how the routers of another adapter would send what the linears read."""
 
-    Args:
-        snapshots: The run's adapters.
-        after: Which one.
-    """
-
-    def __init__(self, snapshots: Snapshots, after: int) -> None:
+    def __init__(self, series: AdapterSeries, after: int) -> None:
         super().__init__()
-        saved = load_tensors(snapshots.adapter(after) / WEIGHTS)
+        saved = load_tensors(series.adapter(after) / WEIGHTS)
         self._routers = {name: each for name, each in saved.items() if name.endswith(ROUTER)}
 
     def routed(self, layer: AdaptedLinear, x: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from undrift.data.collate import Encoded
 from undrift.data.subset import subset
@@ -31,13 +31,13 @@ ROUTER = "moe_lora_G"  # in WEIGHTS, of the methods whose tokens are routed
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Which tasks are looked at, and in which snapshots.
+class Scope:
+    """Which tasks are looked at, and in which adapters.
 
     Args:
-        last: How many tasks were learned when the last snapshot was taken.
-        first: Likewise the first snapshot that all are compared with; each task's own, from when
-            it was just learned, where None.
+        last: How many tasks the last of the adapters has learned.
+        first: Likewise the first, which all are compared with; each task's own, from when it was
+            just learned, where None.
     """
 
     last: int
@@ -52,24 +52,24 @@ class Watched:
 
     @property
     def tasks(self) -> range:
-        """The tasks, from 1: those that the first snapshot has learned, or all but the last."""
+        """The tasks, from 1: those that the first adapter has learned, or all but the last."""
         return range(1, (self.first or self.last - 1) + 1)
 
     def before(self, task: int) -> int:
-        """Return after how many tasks the snapshot was taken that a task is compared with."""
+        """Return how many tasks the adapter has learned that a task is compared with."""
         return self.first or task
 
     def afters(self, task: int) -> list[int]:
-        """Return the snapshots in which a task is looked at, its own first."""
+        """Return the adapters in which a task is looked at, its own first."""
         return [self.first, self.last] if self.first else list(range(task, self.last + 1))
 
     @property
     def stages(self) -> list[int]:
-        """All snapshots that are needed, in order."""
+        """All adapters that are needed, in order."""
         return sorted({stage for task in self.tasks for stage in self.afters(task)})
 
 
-class Snapshots:
+class AdapterSeries:
     """The adapters of a finished run that has learned its tasks one after another.
 
     Args:
@@ -141,11 +141,7 @@ class Snapshots:
         self._prompts: dict[str, list[Encoded]] = {}
 
     def prepare(self, examples: Iterable[Example]) -> None:
-        """Keep the image features of examples, where the backbone keeps them.
-
-        Args:
-            examples: Any of the tasks' examples.
-        """
+        """Keep the image features of examples, where the backbone keeps them."""
         if not self.config.train.train_projector:  # its features change
             self.backbone.prepare([picture for each in examples for picture in each.images])
 
@@ -161,17 +157,7 @@ class Snapshots:
         return len(self.tasks)
 
     def adapter(self, after: int) -> Path:
-        """Return the folder of the adapter as it was after so many tasks.
-
-        Args:
-            after: From 1.
-
-        Returns:
-            Such as RUN/tasks/01-digits/adapter.
-
-        Raises:
-            RunDirError: If it is not there.
-        """
+        """Return the folder of the adapter after so many tasks, RUN/tasks/01-digits/adapter."""
         folder = self.files.adapter(after, self.results.tasks[after - 1])
         if not (folder / WEIGHTS).is_file():
             raise RunDirError(
@@ -182,17 +168,7 @@ class Snapshots:
         return folder
 
     def number(self, name: str) -> int:
-        """Return the number of a task, and so of the snapshot that was taken after it.
-
-        Args:
-            name: Its name, its number from 1, or the folder of its adapter.
-
-        Returns:
-            The number.
-
-        Raises:
-            ConfigError: If the run has no such task.
-        """
+        """Return the number of a task by its name, its number from 1, or its adapter's folder."""
         names = list(self.results.tasks)
         if name in names:
             return names.index(name) + 1
@@ -205,36 +181,20 @@ class Snapshots:
         listing = ", ".join(f"{i} {each}" for i, each in enumerate(names, 1))
         raise ConfigError(f"the run has no task {name!r}; it has learned {listing}")
 
-    # ------------------------------------------------------------ snapshots on the model
-
     def load(self, after: int) -> None:
-        """Bring the model to where it was after so many tasks.
-
-        Args:
-            after: From 1.
-        """
+        """Bring the model to where it was after so many tasks."""
         self.method.load_state(self.model, self.adapter(after))
         self.model.eval()
 
     def load_mixed(self, router: int, experts: int) -> None:
-        """Put the router of one snapshot on the experts of another.
-
-        Args:
-            router: After how many tasks the router is taken.
-            experts: Likewise the experts.
-        """
+        """Put the router of one adapter on the experts of another, each after so many tasks."""
         with tempfile.TemporaryDirectory() as folder:
             mix(self.adapter(router), self.adapter(experts), Path(folder))
             self.method.load_state(self.model, Path(folder))
         self.model.eval()
 
     def read(self, task: int, count: int) -> None:
-        """Let the model read the first test prompts of a task, in the same batches every time.
-
-        Args:
-            task: Its number.
-            count: How many prompts at most.
-        """
+        """Let the model read the first `count` test prompts of a task, in the same batches."""
         examples = self.probe(task, count)
         with self.method.predicting(self.model, task=task):
             read(
@@ -253,13 +213,9 @@ class Snapshots:
             self._prompts[asked.name] = self.collator.encode(asked.test, answered=False)
         return self._prompts[asked.name][:count]
 
-    @contextmanager
-    def asking(self, task: int) -> Iterator[Task]:
-        """Within this context the model is asked about a task."""
-        with self.method.predicting(self.model, task=task):
-            yield self.tasks[task - 1]
-
-    # ------------------------------------------------------------ what the run was
+    def place(self, task: int, after: int, before: int) -> dict[str, Any]:
+        """Name a cell of an answer: the task, and the two adapters that are compared."""
+        return {"task": task, "name": self.tasks[task - 1].name, "after": after, "before": before}
 
     def _tasks(self, made: Benchmark) -> list[Task]:
         order = made.in_order(self.config.order)
@@ -273,19 +229,17 @@ class Snapshots:
 
 
 def nothing_later(results: Results) -> str:
-    """Say why nothing can have drifted in a run, if that is so.
-
-    Args:
-        results: The run.
-
-    Returns:
-        A sentence; empty where one task was learned after another.
-    """
+    """Say why nothing can have drifted in a run; empty where tasks were learned in turn."""
     if not results.trained:
         return "this run has trained nothing: there is nothing to forget"
     if len(results.tasks) < 2 or len(results.matrix) < len(results.tasks):
         return "this run was trained once: nothing was learned later that could make it forget"
     return ""
+
+
+def does_not_apply(why: str) -> dict[str, Any]:
+    """Return the answer to a question that a method does not allow."""
+    return {"applies": False, "why": why, "probe": None, "cells": []}
 
 
 def mix(router: Path, experts: Path, into: Path) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from undrift.diagnose.adapter_series import AdapterSeries, Scope, does_not_apply, nothing_later
 from undrift.diagnose.causes import causes
 from undrift.diagnose.experts import expert_drift
 from undrift.diagnose.reroute import reroute
 from undrift.diagnose.routes import route_drift
-from undrift.diagnose.snapshots import Snapshots, Watched, nothing_later
 from undrift.report import load
 from undrift.run import plan
 from undrift.run.thumbnails import keep_pictures
@@ -36,12 +36,12 @@ def diagnose(
 
     Args:
         folder: The run's folder.
-        adapters: Compare these two snapshots alone, by task or number of tasks, and keep the
+        adapters: Compare these two adapters alone, by task or number of tasks, and keep the
             answers in a folder of their own there; every task with all later ones where None.
         rerouted: Also train routers anew on this task.
         probe: How many test prompts of each task show where they go.
         again: Ask anew what was asked before.
-        **opening: How to open the run, see `Snapshots`.
+        **opening: How to open the run, see `AdapterSeries`.
 
     Returns:
         By file: routes, experts, causes and, if asked for, reroute.
@@ -57,18 +57,18 @@ def diagnose(
         files.check_ours("diagnose")
         remove(kept)
     if why := nothing_later(load(folder)):
-        nothing: Found = {"applies": False, "why": why, "probe": None, "cells": []}
+        nothing = does_not_apply(why)
         names: list[str] = ["routes", "experts", "causes"]
         for name in names:
             write_json(kept / f"{name}.json", nothing)
         return dict.fromkeys(names, nothing)
-    run = Snapshots(folder, **opening)
+    run = AdapterSeries(folder, **opening)
     if run.limit is None:  # an older run has kept no pictures of what it asked
         for index, each in enumerate(run.tasks, start=1):
             keep_pictures(run.files, index, each)
-    watched, kept = _watched(run, adapters, kept)
+    scope, kept = _scope(run, adapters, kept)
     task = run.number(rerouted) if rerouted is not None else None
-    questions = _questions(run, watched, task, probe)
+    questions = _questions(run, scope, task, probe)
     asked = {"probe": probe, "limit": run.limit, "task": task}
     missing = {n: q for n, q in questions.items() if not _answered(kept / f"{n}.json", n, asked)}
     run.progress.plan(sum(work for _, work in missing.values()) or 1)
@@ -77,40 +77,42 @@ def diagnose(
     return {name: read_record(kept / f"{name}.json", PARTS[name]) for name in questions}
 
 
-def _watched(run: Snapshots, adapters: tuple[str, str] | None, kept: Path) -> tuple[Watched, Path]:
+def _scope(run: AdapterSeries, adapters: tuple[str, str] | None, kept: Path) -> tuple[Scope, Path]:
     if adapters is None:
-        return Watched(run.last), kept
+        return Scope(run.last), kept
     first, last = map(run.number, adapters)
-    return Watched(last, first), kept / f"adapters-{first:02d}-{last:02d}"
+    return Scope(last, first), kept / f"adapters-{first:02d}-{last:02d}"
 
 
 def _questions(
-    run: Snapshots, watched: Watched, task: int | None, probe: int
+    run: AdapterSeries, scope: Scope, task: int | None, probe: int
 ) -> dict[str, tuple[Callable[[], Found], float]]:
     """Say what is asked, and what each answer costs, in answers to an example."""
-    tests = {each: len(run.tasks[each - 1].test) for each in watched.tasks}
+    tests = {each: len(run.tasks[each - 1].test) for each in scope.tasks}
     reads = {each: min(probe, count) for each, count in tests.items()}
-    routed = sum(count * len(watched.afters(each)) for each, count in reads.items())
+    routed = sum(count * len(scope.afters(each)) for each, count in reads.items())
     mixed = 2 * sum(tests.values()) if run.method.parts == "router and experts" else 0
+
+    prompts = sum(reads.values())
 
     def routes() -> Found:
         run.progress.stage("where inputs go", routed, READ * routed)
-        return route_drift(run, watched, probe)
+        return route_drift(run, scope, probe)
 
     def experts() -> Found:
-        run.progress.stage("how far experts moved", sum(reads.values()), READ * sum(reads.values()))
-        return expert_drift(run, watched, probe)
+        run.progress.stage("how far experts moved", prompts, READ * prompts)
+        return expert_drift(run, scope, probe)
 
     questions: dict[str, tuple[Callable[[], Found], float]] = {
         "routes": (routes, READ * routed),
-        "experts": (experts, READ * sum(reads.values())),
-        "causes": (lambda: causes(run, watched), mixed),
+        "experts": (experts, READ * prompts),
+        "causes": (lambda: causes(run, scope), mixed),
     }
     if task is not None:
-        chosen, stages = run.tasks[task - 1], len(watched.afters(task))
+        chosen, stages = run.tasks[task - 1], len(scope.afters(task))
         training = plan.training_work(chosen, run.config.train)
         work = stages * (training + len(chosen.test) + READ * probe)
-        questions["reroute"] = (lambda: reroute(run, watched, task, probe), work)
+        questions["reroute"] = (lambda: reroute(run, scope, task, probe), work)
     return questions
 
 
