@@ -81,11 +81,12 @@ class Tokens:
         """
         key = (count, fraction, seed)
         if key not in self._choices:
-            make = self._exact if device.type == "cpu" else self.fixed_size
-            self._choices[key] = make(count, fraction, seed, device)
+            self._choices[key] = self._choose(count, fraction, seed, device)
         return self._choices[key]
 
-    def _exact(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
+    def _choose(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
+        if device.type != "cpu":
+            return self.fixed_size(count, fraction, seed, device)
         mask = self._counting(count, fraction, seed)
         if mask is None:
             return Choice(count)
