@@ -71,7 +71,7 @@ def loss(label, router: float | None = 10.0, form: float | None = 6.0, expert: f
 
 def form_cell(after, task=1, **changes):
     known = {"strict": 80.0, "lenient": 90.0, "form": 95.0, "wrong": 5, "errors": {"case": 3}}
-    return FormCell(task, "charts", after, **{**known, **changes}, case_only=None, borrowed={})
+    return FormCell(task, "charts", after, **{**known, **changes}, borrowed={})
 
 
 def spent(task, **more):

@@ -57,7 +57,6 @@ def test_form_and_content_without_a_diagnosis(forgetful):
     assert (charts.task, charts.name, charts.learned, charts.end) == (1, "charts", 100, 25)
     assert (charts.lost, charts.form, charts.content) == (75, 50, 25)
     assert (words.lost, words.form, words.content) == (25, 0, 25)
-    assert charts.form_share == pytest.approx(200 / 3) and words.form_share == 0
     assert charts.router is charts.expert is found.router is found.expert is None
     assert (found.lost, found.form) == (50, 25)
     assert found.lost == -load(folder).metrics["bwt"]
@@ -195,7 +194,7 @@ def test_kept_and_gained_need_no_cause(write_run):
 
 def test_identical_answers_have_lost_nothing(write_run):
     found = explain(load(plant(write_run, "run", right())))
-    assert all((t.lost, t.form, t.content, t.form_share) == (0, 0, 0, None) for t in found.tasks)
+    assert all((t.lost, t.form, t.content) == (0, 0, 0) for t in found.tasks)
     assert (found.lost, found.form) == (0, 0)
     assert found.sentence == "moelora forgets nothing of the 100.0 points that it had just learned."
 
@@ -319,7 +318,6 @@ def test_every_cell_by_hand(write_run):
     charts = found[1, 3]
     assert (charts.name, charts.strict, charts.lenient, charts.form) == ("charts", 25, 75, 50)
     assert (charts.wrong, charts.errors) == (3, {"case": 2})
-    assert charts.case_only == pytest.approx(200 / 3)
     assert charts.borrowed == {"words": 2}  # small letters; `A` looks like its own
     assert charts.alone == {Slip("case", "a", "A"): 1, Slip("case", "b", "B"): 1}
 
@@ -338,7 +336,6 @@ def test_every_cell_by_hand(write_run):
 def test_right_answers_have_no_errors(write_run):
     for cell in form_cells(load(plant(write_run, "run", right()))):
         assert (cell.strict, cell.lenient, cell.form, cell.wrong) == (100, 100, 100, 0)
-        assert cell.case_only is None
         assert not cell.errors and not cell.borrowed and not cell.alone
 
 
@@ -370,7 +367,7 @@ def test_captions_have_the_matrix_cell_and_their_errors_of_form(write_run):
     folder = plant(write_run, "run", said, truth=truth, scorers=["ucit/Flickr30k", "exact"])
     found = cells_of(folder)[1, 2]
     assert found.strict == read_json(folder / "matrix.json")["matrix"][1][0]
-    assert (found.lenient, found.form, found.case_only) == (None, 0, None)
+    assert (found.lenient, found.form) == (None, 0)
     assert (found.wrong, found.errors, found.alone) == (2, {"punctuation": 2}, {})
     assert found.borrowed == {"words": 2}  # the one for its missing period, the other word for word
 
@@ -405,7 +402,7 @@ LOST = {"router": 0.0, "expert": 4.0, "form": 6.0, "content": 4.0}
 
 
 def task(lost=10.0, parts=LOST, *, alone=(), borrowed=(), wrong=10):
-    cell = FormCell(1, "charts", 3, 80.0, 84.0, 94.0, wrong, {}, None, dict(borrowed), dict(alone))
+    cell = FormCell(1, "charts", 3, 80.0, 84.0, 94.0, wrong, {}, dict(borrowed), dict(alone))
     return task_sentence("charts", 90.0, lost, parts, "router and experts", [cell])
 
 

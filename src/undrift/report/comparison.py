@@ -178,7 +178,6 @@ class Transfer:
     Lists count from 0: task 1 stands at index 0.
 
     Args:
-        tasks: Names in the order of learning.
         backward: Row i, column t: the effect of learning task t on task i, A[t][i] - A[t-1][i];
             None unless task i was learned before task t.
         forward: For task i the effect of all tasks before it, A[i-1][i] - A[0][i]: what the model
@@ -188,7 +187,6 @@ class Transfer:
             does not look for tasks.
     """
 
-    tasks: Sequence[str]
     backward: Sequence[Row]
     forward: Row
     identified: Sequence[Row] | None
@@ -204,7 +202,7 @@ def transfer(run: Results) -> Transfer:
     forward = [_less(A[i - 1][i], run.zero_shot[i]) if i else None for i in numbers]
     rows = [[run.files.identified(after + 1, on + 1) for on in numbers] for after in numbers]
     identified = rows if any(share is not None for row in rows for share in row) else None
-    return Transfer(run.tasks, backward, forward, identified)
+    return Transfer(backward, forward, identified)
 
 
 def _less(after: float | None, before: float | None) -> float | None:

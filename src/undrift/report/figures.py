@@ -74,7 +74,9 @@ def heat_map(
     rows = [("end" if one_row else str(t), row) for t, row in enumerate(matrix, 1)]
     if any(score is not None for score in zero_shot):
         rows.insert(0, ("0", zero_shot))
-    panel = _grid(title, tasks, [name for name, _ in rows], "task asked  (cells: accuracy, %)")
+    names = [name for name, _ in rows]
+    page = _grid(title, tasks, names, "task asked  (cells: accuracy, %)")
+    (panel,) = page.axes
     for down, (name, row) in enumerate(rows):
         when = "at the end" if one_row and name != "0" else f"after task {name}"
         for column, score in enumerate(row):
@@ -86,7 +88,7 @@ def heat_map(
                 panel.add_patch(
                     Rectangle(inside, 0.92, 0.92, fill=False, edgecolor=INK, clip_on=False)
                 )
-    return _figure(panel)
+    return page.figure
 
 
 @STYLED
@@ -96,7 +98,8 @@ def effects(title: str, tasks: Sequence[str], rows: Rows) -> Figure:
     Gains and losses have colours and signs of their own.
     """
     names = [str(t) for t in range(1, len(rows) + 1)]
-    panel = _grid(title, tasks, names, "task asked  (cells: change, points)", "by learning task")
+    page = _grid(title, tasks, names, "task asked  (cells: change, points)", "by learning task")
+    (panel,) = page.axes
     for down, row in enumerate(rows):
         for column, points in enumerate(row):
             if points is not None:
@@ -105,7 +108,7 @@ def effects(title: str, tasks: Sequence[str], rows: Rows) -> Figure:
                 color = LOSS if points < 0 else ACCENT
                 share = min(1.0, abs(points) / 50)
                 _cell(panel, column, down, share, f"{sign}{abs(points):.0f}", text, color)
-    return _figure(panel)
+    return page.figure
 
 
 @STYLED
@@ -144,7 +147,7 @@ def expert_use(title: str, routes: Mapping[str, Any]) -> Figure:
 
 def _grid(
     title: str, tasks: Sequence[str], rows: Sequence[str], x: str, y: str = "after learning task"
-) -> Axes:
+) -> Sheet:
     """Make the one panel of a table, with the tasks' names above it."""
     if not rows or not tasks:
         raise ConfigError(f"nothing to draw for {title!r}: no row has been measured")
@@ -166,13 +169,7 @@ def _grid(
     _ruled(panel, len(tasks), rows)
     panel.tick_params(labeltop=True, labelbottom=False)
     panel.set_xticks([i + 0.5 for i in range(len(tasks))], names, rotation=90)
-    return panel
-
-
-def _figure(panel: Axes) -> Figure:
-    figure = panel.get_figure(root=True)
-    assert figure is not None
-    return figure
+    return page
 
 
 def _ruled(panel: Axes, columns: int, rows: Sequence[str]) -> None:

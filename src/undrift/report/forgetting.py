@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from undrift.errors import RunDirError
 from undrift.report.comparison import grouped
 from undrift.report.results import Results
-from undrift.scoring import Rules, Score, form_share, share_case_only
+from undrift.scoring import Rules
 
 PARTS = ("router", "expert", "form", "content")
 Parts = Mapping[str, float | None]
@@ -53,8 +53,6 @@ class FormCell:
             which it does not judge one by one.
         errors: How many of the wrong ones have which error of form (`undrift.scoring.ERROR_KINDS`
             or OTHER_NOTATION); one that is wrong in the right form is not counted.
-        case_only: The percentage of the wrong ones that are letter case only; None where none is
-            wrong and for captions.
         borrowed: How many of the wrong ones look like the answers of which task learned since.
         alone: Those of the wrong ones whose content is right, and how often each occurs.
     """
@@ -67,7 +65,6 @@ class FormCell:
     form: float | None
     wrong: int
     errors: Mapping[str, int]
-    case_only: float | None
     borrowed: Mapping[str, int]
     alone: Mapping[Slip, int] = field(default_factory=dict[Slip, int])
 
@@ -110,11 +107,6 @@ def form_cell(run: Results, task: int, after: int) -> FormCell | None:
         form=_percent([rules.form for _, rules in judged]),
         wrong=len(wrong),
         errors=_count(errors),
-        case_only=share_case_only(
-            Score(rules.strict, line["caseless"])
-            for line, rules in judged
-            if rules.strict is not None
-        ),
         borrowed=_count(styles[task].borrowed_from(line["prediction"], later) for line, _ in wrong),
         alone=_count(
             Slip(error, line["prediction"], line["answers"][0])
@@ -174,11 +166,6 @@ class TaskLoss:
     form: float | None
     content: float | None
     sentence: str
-
-    @property
-    def form_share(self) -> float | None:
-        """The percentage of the loss that is form alone; None if unknown or nothing was lost."""
-        return None if self.content is None else form_share(self.lost, self.content)
 
 
 @dataclass(frozen=True)

@@ -171,13 +171,11 @@ def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]
     pictures, errors = ExamplePictures(page), dict[str, None]()
     for place, run in enumerate(runs):
         for index, name in enumerate(run.tasks, 1):
-            learned: dict[str, Marked] = {}
-            if run.in_turn and run.files.asked(index, index):
-                learned = dict(_marked(run, index, index))
+            known = run.in_turn and run.files.asked(index, index)
+            learned = _marked(run, index, index) if known else {}
+            at_end = _marked(run, run.files.last_stage, index)
             examples = tasks.setdefault(name, {})
-            end_lines = run.files.answers(run.files.last_stage, index)
-            marks = _marked(run, run.files.last_stage, index)
-            for number, (line, (_, end)) in enumerate(zip(end_lines, marks, strict=True), 1):
+            for number, line in enumerate(run.files.answers(run.files.last_stage, index), 1):
                 example = examples.setdefault(
                     line["id"],
                     {
@@ -187,7 +185,7 @@ def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]
                         "said": [None] * len(runs),
                     },
                 )
-                before = learned.get(line["id"])
+                before, end = learned.get(line["id"]), at_end[line["id"]]
                 example["said"][place] = (before, end)
                 pictures.offer((name, line["id"]), run, index, number)
                 errors |= dict.fromkeys(kind for *_, kind in filter(None, (before, end)) if kind)
@@ -209,13 +207,13 @@ def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]
     }
 
 
-def _marked(run: Results, after: int, on: int) -> list[tuple[str, Marked]]:
-    """Mark a task's answers at one stage, each with the id of its example."""
+def _marked(run: Results, after: int, on: int) -> dict[str, Marked]:
+    """Mark a task's answers at one stage, by the ids of the examples."""
     if run.files.scorers:
-        return [(line["id"], _mark(line, rules)) for line, rules in run.files.judged(after, on)]
+        return {line["id"]: _mark(line, rules) for line, rules in run.files.judged(after, on)}
     # an older run, which tells what was right and nothing of form
     lines = run.files.answers(after, on)
-    return [(line["id"], _mark(line, Rules(line["strict"], None, 0.0, None))) for line in lines]
+    return {line["id"]: _mark(line, Rules(line["strict"], None, 0.0, None)) for line in lines}
 
 
 def _mark(line: Line, rules: Rules) -> Marked:
@@ -255,13 +253,14 @@ class ExamplePictures:
     def __init__(self, page: Path | None = None, room: int = ROOM) -> None:
         self._page, self._room = page, room
         self._files: dict[Key, tuple[int, list[Path]]] = {}
-        self._folders: dict[Path, dict[int, list[Path]]] = {}
 
     def offer(self, key: Key, run: Results, task: int, line: int) -> None:
         """Take the pictures of one line of a run, from 1, unless an earlier run had them."""
         if key in self._files:
             return
-        files = self._listed(run.files.paths.pictures(task, key[0])).get(line)
+        paths, files = run.files.paths, list[Path]()
+        while (file := paths.picture(task, key[0], line, len(files) + 1)).is_file():
+            files.append(file)
         if files:
             self._files[key] = line, files
 
@@ -287,18 +286,3 @@ class ExamplePictures:
             return None
         beside, file = self._page.resolve().parent, file.resolve()
         return quote(os.fspath(file.relative_to(beside))) if beside in file.parents else None
-
-    def _listed(self, folder: Path) -> dict[int, list[Path]]:
-        """List the pictures of a task by their lines, each folder once."""
-        if folder not in self._folders:
-            lines: dict[int, list[Path]] = {}
-            for file in sorted(folder.glob("*.webp"), key=_place):
-                lines.setdefault(_place(file)[0], []).append(file)
-            self._folders[folder] = lines
-        return self._folders[folder]
-
-
-def _place(file: Path) -> tuple[int, int]:
-    """Read line and number off a name such as 0001-2.webp."""
-    line, _, number = file.stem.partition("-")
-    return int(line), int(number or 1)

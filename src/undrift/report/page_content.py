@@ -21,6 +21,7 @@ from undrift.report.tables import (
     DIFFERENCES,
     TIME,
     Section,
+    by_group,
     difference_section,
     known_mean,
     number,
@@ -296,14 +297,14 @@ def differing_facts(groups: Sequence[Group]) -> Section:
     rows = [[text, *values] for text, values in _recorded(groups).items() if len(set(values)) > 1]
     named = _RECORD.values()
     rows += [[*row] for row in difference_section(groups).rows if row[0] not in named]
-    return Section("What the runs differ in", ["", *(group.label for group in groups)], rows)
+    return by_group("What the runs differ in", groups, rows)
 
 
 def all_facts(groups: Sequence[Group]) -> Section:
     """List all that was recorded of how the runs were made: a row a key, a column a group."""
     keys = dict.fromkeys(k for g in groups for r in g.runs for k in (*r.facts, *r.made_with))
     rows = [[key, *(_fact(g, key) or NOT_RECORDED for g in groups)] for key in keys]
-    return Section("Everything that was recorded", ["", *(g.label for g in groups)], rows)
+    return by_group("Everything that was recorded", groups, rows)
 
 
 def _recorded(groups: Sequence[Group]) -> dict[str, list[str]]:
@@ -656,11 +657,8 @@ def _costs(groups: Sequence[Group]) -> list[Section]:
     rows = []
     for key, text, written in _COSTS:
         means = [known_mean(run.get(key) for run in runs) for runs in sums]
-        cells = ["" if mean is None else written(mean) for mean in means]
-        rows += [[text, *cells]] if any(cells) else []
-    return (
-        [Section("Cost of a run", ["", *(group.label for group in known)], rows)] if known else []
-    )
+        rows.append([text, *("" if mean is None else written(mean) for mean in means)])
+    return [by_group("Cost of a run", known, rows)] if known else []
 
 
 def _sum(run: Results) -> dict[str, float | None]:

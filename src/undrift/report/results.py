@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from undrift.errors import RunDirError
 from undrift.rundir import RunDir, damaged, read_answers, read_record
@@ -334,13 +334,6 @@ def _mif(lines: Lines, scorer: str) -> float | None:
 # ------------------------------------------------------------ what decides the numbers
 
 
-class Difference(NamedTuple):
-    """A key in which runs differ, such as `training.global_batch`, and the value of each run."""
-
-    key: str
-    values: Sequence[str]
-
-
 def facts(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Flatten what decides the numbers, as far as it was recorded.
 
@@ -369,24 +362,25 @@ def made_with(manifest: Mapping[str, Any]) -> dict[str, str]:
     return dict(_flat({key: manifest[key] for key in _MACHINE if key in manifest}))
 
 
-def differences(sides: Sequence[Mapping[str, str]]) -> list[Difference]:
+def differences(sides: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     """List the keys in which runs differ.
 
     Args:
         sides: The facts of each run.
 
     Returns:
-        One entry a key. A method's option is only compared between the runs whose methods have it,
-        and how training was done between those that were trained.
+        The value of each by key, such as `training.global_batch`. A method's option is only
+        compared between the runs whose methods have it, and how training was done between those
+        that were trained.
     """
     keys = dict.fromkeys(key for side in sides for key in side)
-    found = []
+    found: dict[str, list[str]] = {}
     for key in keys:
         values = [side.get(key, NOT_RECORDED) for side in sides]
         no_matter = (NOT_TRAINED, NOT_RECORDED) if key.startswith(OPTION) else (NOT_TRAINED,)
         compared = [value for value in values if value not in no_matter]
         if len(set(compared)) > 1:
-            found.append(Difference(key, values))
+            found[key] = values
     return found
 
 

@@ -39,12 +39,12 @@ class Pairs:
     count: int
 
 
-def bootstrap(values: Sequence[float], resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+def bootstrap(values: Sequence[float]) -> Interval:
     """Estimate the 95 % interval of a mean: the percentile bootstrap over one value a seed.
 
     The drawing has a seed, so that the interval is the same every time.
     """
-    return _bootstrap(tuple(values), resamples, seed)
+    return _bootstrap(tuple(values))
 
 
 def by_seed(runs: Sequence[Run], metric: str) -> dict[int, float]:
@@ -66,7 +66,10 @@ def pairs(runs: Sequence[Run], against: Sequence[Run]) -> Pairs | None:
     Returns:
         The comparison, or None if no two runs have seed and order in common.
     """
-    ours, theirs = ({_pair(run): run["last"] for run in group} for group in (runs, against))
+    ours, theirs = (
+        {(run["seed"], _order(run["order"])): run["last"] for run in group}
+        for group in (runs, against)
+    )
     if all(run["learning_rate"] is None for run in runs):
         ours = {(s, o): last for s, _ in theirs for (_, o), last in ours.items()}
     common = {key: ours[key] - theirs[key] for key in theirs if key in ours}
@@ -91,9 +94,9 @@ def groups(runs: Iterable[Run]) -> dict[tuple[str, float | None], list[Run]]:
 
 
 @cache  # the table is written after every cell, and most rows have not changed
-def _bootstrap(values: tuple[float, ...], resamples: int, seed: int) -> Interval:
-    draw, count = random.Random(seed), len(values)
-    means = sorted(sum(draw.choices(values, k=count)) / count for _ in range(resamples))
+def _bootstrap(values: tuple[float, ...]) -> Interval:
+    draw, count = random.Random(0), len(values)
+    means = sorted(sum(draw.choices(values, k=count)) / count for _ in range(RESAMPLES))
     return _percentile(means, 0.025), _percentile(means, 0.975)
 
 
@@ -102,10 +105,6 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
     below = int(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (place - below) * (ordered[above] - ordered[below])
-
-
-def _pair(run: Run) -> tuple[int, str]:
-    return run["seed"], _order(run["order"])
 
 
 def study_markdown(results: Mapping[str, Any]) -> str:

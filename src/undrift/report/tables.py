@@ -73,6 +73,19 @@ class Section:
     lead: Sequence[str] = ()
 
 
+def by_group(
+    title: str,
+    groups: Sequence[Group],
+    rows: Sequence[Sequence[str]],
+    notes: Sequence[str] = (),
+    first: Sequence[str] = ("",),
+) -> Section:
+    """Make a section with a column a group behind the first columns; rows without cells go."""
+    kept = [row for row in rows if any(row[len(first) :])]
+    header = [*first, *(group.label for group in groups)]
+    return Section(title, header, kept, notes if kept else [])
+
+
 # ------------------------------------------------------------ a number in a table
 
 
@@ -218,9 +231,8 @@ def difference_section(groups: Sequence[Group], *, everything: bool = False) -> 
     Returns:
         A row a key: its value in each group.
     """
-    rows = [
-        [found.key, *found.values] for found in differences([_facts(g, everything) for g in groups])
-    ]
+    found = differences([_facts(group, everything) for group in groups])
+    rows = [[key, *values] for key, values in found.items()]
     if not everything:
         rows = [r for r in rows if r[0] not in (SEED, RATE) and NOT_RECORDED not in r[1:]]
     header = ["", *(group.label for group in groups)] if rows else []
@@ -297,40 +309,33 @@ def _metrics(groups: Sequence[Group]) -> Section:
         *(f"{NAMES[name]} = {formula}" for name, formula in FORMULAS.items()),
         *(f"{_rule_name(rule)}: mean over tasks at the end, {RULES[rule]}" for rule in kept),
     ]
-    header = ["metric", *(group.label for group in groups)]
-    return Section("All metrics", header, [row for row in rows if any(row[1:])], notes)
+    return by_group("All metrics", groups, rows, notes, first=["metric"])
 
 
 def _stages(groups: Sequence[Group]) -> Section:
     rows = []
     for t in range(max(len(group.runs[0].matrix) for group in groups)):
         means = [
-            [
-                stage_averages(run.matrix)[t]
-                for run in group.runs
-                if run.in_turn and t < len(run.matrix)
-            ]
+            [stage_averages(r.matrix)[t] for r in group.runs if r.in_turn and t < len(r.matrix)]
             for group in groups
         ]
-        cells = [spread(value for value in each if value is not None) for each in means]
-        rows += [[str(t + 1), *cells]] if any(cells) else []
-    header = ["after task", *(group.label for group in groups)]
-    notes = ["a_t = (1/t) sum_{i<=t} A[t][i]; their mean is MAA."] if rows else []
-    return Section("Average of the tasks seen, stage by stage", header, rows, notes)
+        rows.append([str(t + 1), *(spread(v for v in each if v is not None) for each in means)])
+    title = "Average of the tasks seen, stage by stage"
+    notes = ["a_t = (1/t) sum_{i<=t} A[t][i]; their mean is MAA."]
+    return by_group(title, groups, rows, notes, first=["after task"])
 
 
 def _rules(groups: Sequence[Group]) -> Section:
     """Each task at the end by every rule that was kept."""
-    names = list(dict.fromkeys(task for group in groups for task in group.runs[0].tasks))
-    rows = []
-    for task in names:
-        for rule in ("last", *RULES):
-            cells = [spread(scores_of(group, task, rule)) for group in groups]
-            if any(cells):
-                rows.append([task, "strict" if rule == "last" else rule, *cells])
-    if all(row[1] == "strict" for row in rows):
-        return Section("")  # nothing but what the first table says
-    return Section("At the end, by rule", ["task", "rule", *(g.label for g in groups)], rows)
+    named = {"strict": "last"} | {rule: rule for rule in RULES}
+    rows = [
+        [task, name, *(spread(scores_of(group, task, rule)) for group in groups)]
+        for task in dict.fromkeys(task for group in groups for task in group.runs[0].tasks)
+        for name, rule in named.items()
+    ]
+    found = by_group("At the end, by rule", groups, rows, first=["task", "rule"])
+    alone = all(row[1] == "strict" for row in found.rows)
+    return Section("") if alone else found  # nothing but what the first table says
 
 
 def _learning(groups: Sequence[Group]) -> Section:
@@ -339,9 +344,8 @@ def _learning(groups: Sequence[Group]) -> Section:
     for text, key, unit in _LEARNING:
         found = [[run.cost.get(key) for run in group.runs] for group in groups]
         cells = [spread(size / unit for size in sizes if size is not None) for sizes in found]
-        rows += [[text, *cells]] if any(cells) else []
-    header = ["cost", *(group.label for group in groups)]
-    return Section(TIME, header, rows, [_MACHINE] if rows else [])
+        rows.append([text, *cells])
+    return by_group(TIME, groups, rows, [_MACHINE], first=["cost"])
 
 
 def _rule_name(rule: str) -> str:
