@@ -14,8 +14,8 @@ of `same` and `moelora` on two tasks of the pocket, four steps a task, are made 
 
 - step: the third optimiser step of the second task of `same`, from its `on_step_begin` to the next
   one's: forward and backward pass, optimiser, all callbacks, and fetching the next batch;
-- answer: one test question put to its last adapter: a cell of the matrix that has one question, from
-  the question to the line in the file of predictions;
+- answer: one test question put to its last adapter: a cell of the matrix that has one question,
+  up to the line in the file of predictions;
 - report: the whole command `undrift report` of both runs, diagnosed, as `make demo` does it.
 
 Everything is done once before it is measured, so that no import counts.
