@@ -62,11 +62,11 @@ demo: install  ## learn the pocket's tasks with moelora and same side by side, a
 	$(UNDRIFT) report $(DEMO)/moelora $(DEMO)/same --out $(DEMO)/report.html
 
 test: dev  ## the default test suite, offline
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 test-slow: dev  ## what the default suite leaves out: slow and distributed tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "slow and not distributed and not gpu and not browser"
-	OMP_NUM_THREADS=1 FUZZ_CASES=1000 $(BIN)/python -m pytest -n 2 -q tests/fuzz
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow and not distributed and not gpu and not browser"
+	OMP_NUM_THREADS=1 FUZZ_CASES=1000 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/fuzz
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "distributed and not gpu"
 
 # Forced through environment variables, never beyond what this CPU has; aarch64 has one set only.

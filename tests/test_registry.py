@@ -30,7 +30,7 @@ def shelf(tmp_path, monkeypatch):
 
 def plug(monkeypatch, name, value):
     point = EntryPoint(name=name, value=value, group="shelf")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == "shelf" else [])
+    monkeypatch.setattr(registry, "registered", lambda group: [point] if group == "shelf" else [])
 
 
 def test_names_are_file_stems_and_nothing_is_imported(shelf):

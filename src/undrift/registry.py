@@ -14,12 +14,32 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from undrift.errors import ConfigError, UndriftError, unknown
+
+
+def registered(group: str) -> tuple[EntryPoint, ...]:
+    """Return the entry points of other packages, looked for again where a path has changed."""
+    return _registered(group, tuple((path, _changed(path)) for path in sys.path))
+
+
+@lru_cache(maxsize=64)  # a look takes a tenth of a second, and every run looks a dozen times
+def _registered(group: str, _paths: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=group))
+
+
+def _changed(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,7 @@ class Registry:
 
     def plugins(self) -> set[str]:
         """Return the names that other packages add."""
-        return {point.name for point in entry_points(group=self.package)}
+        return {point.name for point in registered(self.package)}
 
     def load(self, name: str) -> Any:
         """Import the file, or the entry point, called `name` and return its object.
@@ -54,7 +74,7 @@ class Registry:
         that what it registers cannot be loaded.
         """
         files = self._files()
-        plugins = [point for point in entry_points(group=self.package) if point.name == name]
+        plugins = [point for point in registered(self.package) if point.name == name]
         if name in files and plugins:
             raise ConfigError(
                 f"{self.kind} {name!r} is part of undrift, and {plugins[0].value} registers "

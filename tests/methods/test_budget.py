@@ -4,6 +4,7 @@ import pytest
 from safetensors import safe_open
 
 from tests.methods.training import SMALL, attached, learn
+from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
 from tests.tuner.llava import tiny_llava
 from undrift.errors import ConfigError
 from undrift.methods.shared.budget import Budget, expected, measured, rank_to_meet, size
@@ -31,7 +32,7 @@ def on_disk(folder):
     return total
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_what_was_expected_is_what_two_tasks_cost(name, tmp_path):
     made = method(name)
     model = attached(made)

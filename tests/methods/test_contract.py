@@ -10,6 +10,7 @@ import torch
 
 from tests.methods.training import SMALL, attached, batch_of, learn, logits, trainable, weights
 from tests.precision import assert_same
+from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
 from tests.tuner.llava import tiny_llava
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, UnknownName
 from undrift.methods.shared import pool
@@ -90,7 +91,7 @@ def test_adapters_of_all_methods_have_the_same_size(name):
     assert count == sum(p.numel() for p in trainable(lora).values())
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_save_load_continue_equals_uninterrupted(name, tmp_path):
     kind = METHODS.load(name)
     straight = kind(**SMALL)
@@ -116,7 +117,7 @@ def test_save_load_continue_equals_uninterrupted(name, tmp_path):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_an_adapter_that_does_not_fit_is_refused(name, tmp_path):
     kind = METHODS.load(name)
     method = kind(**SMALL)
@@ -133,7 +134,7 @@ def test_an_adapter_that_does_not_fit_is_refused(name, tmp_path):
         other.load_state(attached(other), tmp_path)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, METHODS_OF_EACH_MAKE))
 def test_predicting_leaves_no_trace(name):
     method = METHODS.load(name)(**SMALL)
     model = attached(method)

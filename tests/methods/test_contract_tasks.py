@@ -11,6 +11,7 @@ import torch
 
 from tests.methods.training import SMALL, attached, batch_of, learn
 from tests.precision import assert_same
+from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
 from tests.tuner.llava import IMAGE_TOKEN, tiny_batch
 from undrift.registry import METHODS
 
@@ -62,7 +63,7 @@ def prompts(rows=slice(None), side="right"):
     return batch
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_first_middle_and_last_task_are_learned_alike_and_their_number_is_not_asked(name):
     found = course(name)
     assert found.method.task_index == 4
@@ -70,7 +71,7 @@ def test_first_middle_and_last_task_are_learned_alike_and_their_number_is_not_as
         assert after < before
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_what_is_frozen_in_a_task_is_bit_identical_after_it(name):
     for found in course(name).frozen:
         for key, before, after in found:
@@ -78,7 +79,7 @@ def test_what_is_frozen_in_a_task_is_bit_identical_after_it(name):
             assert torch.equal(kept, before), key
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_a_sample_has_the_same_logits_and_text_alone_and_in_any_batch(name):
     found = course(name)
     with torch.no_grad(), found.method.predicting(found.model):
@@ -94,7 +95,7 @@ def test_a_sample_has_the_same_logits_and_text_alone_and_in_any_batch(name):
             assert torch.equal(text, texts[row, : len(text)])
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_every_decoding_step_has_the_gates_of_the_prompt(name):
     found, asked = course(name), prompts(1)
     with torch.no_grad(), found.method.predicting(found.model):
@@ -111,7 +112,7 @@ def test_every_decoding_step_has_the_gates_of_the_prompt(name):
     torch.testing.assert_close(whole[:, -4:-1], steps, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_answers_have_no_part_in_the_gates_of_training(name):
     found, batch = course(name), batch_of(1, step=2)
     other = {**batch, "input_ids": batch["input_ids"].clone()}

@@ -15,6 +15,7 @@ from torch.nn import Linear
 
 from tests.run.families import SEEING
 from tests.run.tiny import SIDE
+from tests.sweeps import mostly_slow
 from undrift.data.types import Example
 from undrift.errors import DataError, MissingExtra
 from undrift.run.adapters import make_method
@@ -90,7 +91,7 @@ def learned_and_read_again(
     return again
 
 
-@pytest.mark.parametrize("family", SEEING)
+@pytest.mark.parametrize("family", mostly_slow(SEEING, ["llava", "qwen2_5_vl"]))
 def test_learns_and_is_read_again(family, folder_of, asked, tmp_path):
     backbone = learned_and_read_again(folder_of(family), asked, tmp_path)
     decoder = backbone.model.get_decoder()
@@ -111,8 +112,13 @@ def test_text_only(family, options, folder_of, tmp_path):
     learned_and_read_again(folder_of(family), examples, tmp_path, options=options)
 
 
-@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
-@pytest.mark.parametrize("name", ["same", "finetune"])
+@pytest.mark.parametrize(
+    ("quantize", "name"),
+    mostly_slow(
+        [(bits, name) for bits in ("8bit", "4bit") for name in ("same", "finetune")],
+        [("4bit", "same")],
+    ),
+)
 @pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")
 def test_a_quantised_language_model(quantize, name, folder_of, tmp_path):
     pytest.importorskip("bitsandbytes", reason="the extra `quant` is not installed")

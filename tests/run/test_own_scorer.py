@@ -116,7 +116,7 @@ def test_the_guides_package_works_from_training_to_report(learned, guide, undrif
     assert read_json(learned / "matrix.json")["metrics"]["last"] is not None
     line = read_lines(learned / "eval/after-02/on-01.jsonl")[0]
     assert (line["strict"], line["caseless"]) == score(guide, line["prediction"], line["answers"])
-    undrift("report", "run")
+    undrift("report", "run", "--no-figures")
     assert (learned / "report.html").is_file()
     said = [{"question_id": n, "text": "red sky"} for n in range(8, 12)]
     write_rows(learned.parent / "said.jsonl", said)

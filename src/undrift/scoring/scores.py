@@ -8,7 +8,6 @@ A task of the pocket, or of one's own, names a scorer of `kinds.SCORERS` or of a
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from statistics import fmean
@@ -57,16 +56,11 @@ def check_scorer(name: str) -> None:
         if name not in theirs:
             raise unknown("scorer", name, [*SCORERS, *TASKS, *theirs])
         find_scorer(name)
-    elif name in _names_of_others(tuple(sys.path)):
+    elif name in registry.SCORERS.plugins():
         raise ConfigError(
             f"scorer {name!r} is part of undrift, and another package registers the same name; "
             f"rename its entry point in the group {registry.SCORERS.package!r}"
         )
-
-
-@lru_cache  # a look takes a while, and tasks are made often
-def _names_of_others(_path: tuple[str, ...]) -> set[str]:
-    return registry.SCORERS.plugins()
 
 
 def scores_of(
