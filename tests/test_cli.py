@@ -54,9 +54,16 @@ def _load(made):
     )
 
 
+@pytest.fixture(scope="module")
+def run_of_the_module(tmp_path_factory):
+    return tmp_path_factory.mktemp("learned") / "one"
+
+
 @pytest.fixture
-def learned(undrift, backbone, tmp_path):
-    """A finished run whose page could not be drawn, which is no error of the run."""
+def learned(undrift, backbone, tmp_path, run_of_the_module):
+    """A finished run, made once, whose page could not be drawn, which is no error of the run."""
+    if run_of_the_module.is_dir():
+        return shutil.copytree(run_of_the_module, tmp_path / "one")
     words = ("run", "pocket", "--method", "moelora", "--backbone", backbone, "--out", "one")
 
     def no_page(*_):
@@ -66,6 +73,7 @@ def learned(undrift, backbone, tmp_path):
         patch.setattr("undrift.report.page", no_page)
         status, _, err = undrift(*words, *SMALL, "--quiet")
     assert status == 0 and "one/report.html: no font" in err
+    shutil.copytree(tmp_path / "one", run_of_the_module)
     return tmp_path / "one"
 
 

@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from tests.sweeps import mostly_slow
 from undrift.data.benchmarks.pocket import ORDERS, TASKS, draw_split
 from undrift.data.pocket import canvas, raw_data
 from undrift.data.pocket.tasks import SPLITS, WORD
@@ -22,7 +23,7 @@ pools = functools.cache(lambda name: TASKS[name].pools())  # some take seconds
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", mostly_slow(TASKS, ["charts", "digits", "biopsy"]))
 def test_leak_rule_holds_between_all_splits(name: str) -> None:
     task = TASKS[name]
     groups: dict[str, set[object]] = {}
@@ -36,7 +37,7 @@ def test_leak_rule_holds_between_all_splits(name: str) -> None:
         assert not groups[one] & groups[other], (one, other)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", mostly_slow(TASKS, ["charts", "digits", "biopsy"]))
 def test_nothing_touches_the_edge_of_a_picture(name: str) -> None:
     task = TASKS[name]
     items = list(pools(name)["test"])
@@ -69,7 +70,7 @@ def test_drawing_twice_gives_the_same_examples_and_pixels(tmp_path: Path) -> Non
     assert len({row["pixels"] for row in one}) == len(one) == 40
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", mostly_slow(TASKS, ["charts", "digits", "biopsy"]))
 def test_answers_are_short_and_questions_do_not_give_them_away(name: str) -> None:
     task = TASKS[name]
     items = list(pools(name)["train"])[:200]

@@ -13,6 +13,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from tests.run.own import LAYER, list_tasks, write_rows
 from tests.run.test_report_to import Noted
 from tests.run.test_task_loop import Stop
+from tests.sweeps import mostly_slow
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.errors import ConfigError, DataError, RunDirError
 from undrift.run.layers import resolve
@@ -34,7 +35,7 @@ def assert_equal(one: Path, two: Path) -> None:
     assert all(torch.equal(left[key], right[key]) for key in left)
 
 
-@pytest.mark.parametrize("method", ["same", "steadylora", "proglora-static"])
+@pytest.mark.parametrize("method", mostly_slow(["same", "steadylora", "proglora-static"], ["same"]))
 def test_task_by_task_is_the_run_over_the_sequence(method, lesson, data, tmp_path, monkeypatch):
     monkeypatch.setitem(LAYER, "method", {"name": method, "experts": 2, "rank": 2})
     start = lesson("colours")

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.run.test_task_loop import assert_same_numbers
+from tests.sweeps import mostly_slow
 from undrift.run.progress import Progress
 from undrift.rundir import read_json, read_lines
 
@@ -71,7 +72,7 @@ def test_osf_an_outside_tuner(make_run, tmp_path):
         assert json.loads((folder / "adapter_config.json").read_text())["peft_type"] == "OSF"
 
 
-@pytest.mark.parametrize("name", ["ewc", "clmoe", "sefe"])
+@pytest.mark.parametrize("name", mostly_slow(["ewc", "clmoe", "sefe"], ["clmoe"]))
 def test_killed_inside_the_second_task_and_resumed_equals_uninterrupted(name, make_run, tmp_path):
     train = {"max_steps": 5, "checkpoint_steps": 2}
     make_run(name, "straight", train=train, profile="lite").go()

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from tests.run.test_plain_methods import StopInTaskTwo, adapters
 from tests.run.test_task_loop import assert_same_numbers
+from tests.sweeps import mostly_slow
 from undrift.errors import ConfigError
 from undrift.run.adapters import ask, examine, open_adapter
 from undrift.run.progress import Progress
@@ -16,7 +17,9 @@ from undrift.rundir import read_json, read_lines
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 
-@pytest.mark.parametrize("name", ["olora", "proglora", "proglora-static"])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["olora", "proglora", "proglora-static"], ["proglora"])
+)
 def test_two_tasks(name, make_run, tmp_path):
     result = make_run(name).go()
     assert all(score is not None for row, seen in zip(result["matrix"], (1, 2), strict=True)

@@ -7,11 +7,14 @@ from safetensors.torch import load_file
 
 from tests.run.test_plain_methods import StopInTaskTwo, adapters
 from tests.run.test_task_loop import assert_same_numbers
+from tests.sweeps import mostly_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 
-@pytest.mark.parametrize("name", ["continual_llava", "smolora", "llava_cmoe"])
+@pytest.mark.parametrize(
+    "name", mostly_slow(["continual_llava", "smolora", "llava_cmoe"], ["llava_cmoe"])
+)
 def test_two_tasks_stopped_inside_the_second_equal_uninterrupted(name, make_run, tmp_path):
     train = {"max_steps": 5, "checkpoint_steps": 2}
     result = make_run(name, train=train).go()

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.run.tiny import tiny_benchmark
+from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
 from undrift.errors import ConfigError, DataError, RunDirError, TrainingDiverged, UnknownName
 from undrift.methods.base import Method
 from undrift.registry import METHODS
@@ -86,7 +87,9 @@ def test_what_a_run_leaves(make_run, tmp_path, tiny):
     assert [line["step"] for line in log] == [2, 3]
 
 
-@pytest.mark.parametrize("method", [*METHODS.names(), "same-paper"])
+@pytest.mark.parametrize(
+    "method", mostly_slow([*METHODS.names(), "same-paper"], METHODS_OF_EACH_MAKE)
+)
 def test_every_method_runs(make_run, method):
     result = make_run(
         method, profile={"name": "demo", "test_share": 0.5}, train={"max_steps": 3}

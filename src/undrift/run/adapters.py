@@ -175,8 +175,8 @@ def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) ->
         )
     if not isinstance(backbone, Backbone):
         backbone = Backbone.load(backbone, device=device)
-    for tuner in ("", ".pool", ".soft_prompt"):  # each tells PEFT about its type
-        importlib.import_module(f"undrift.tuner{tuner}")
+    for tuner in ("moe_lora", "pool_lora", "soft_prompt"):  # each tells PEFT about its type
+        importlib.import_module(f"undrift.tuner.{tuner}")
     try:
         model = put_on(backbone.model, folder).eval()
     except (RuntimeError, ValueError) as error:
