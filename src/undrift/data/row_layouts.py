@@ -36,7 +36,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from undrift.errors import ConfigError, DataError, brief
 
@@ -189,7 +189,7 @@ def _placed(text: str) -> tuple[str, tuple[str | None, ...]]:
     return text, places
 
 
-def _are_numbers(value: Any) -> bool:
+def _are_numbers(value: Any) -> TypeGuard[list[Any]]:
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
