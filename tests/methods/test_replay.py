@@ -81,6 +81,16 @@ def test_a_tenth_of_what_is_trained_on_comes_from_the_memory():
     assert Replay().examples(own, 1) is own
 
 
+def test_the_rest_of_a_round_is_drawn_at_random_from_every_task():
+    memory = learned(Replay(memory=20), 100, 100).memory
+    places = {example.id: n for n, example in enumerate(e for own in memory.tasks for e in own)}
+    drawn = Counter(places[e.id] for seed in range(2000) for e in memory.draw(4, Random(seed)))
+    assert sum(drawn.values()) == 8000 and len(places) == 20
+    assert all(abs(drawn[place] - 400) < 100 for place in range(20))  # five standard deviations
+    more = Counter(places[e.id] for e in memory.draw(44, Random(0)))
+    assert set(more.values()) == {2, 3} and sum(more.values()) == 44
+
+
 def test_public_code_appends_its_memory_once():
     method = learned(Replay("public", tasks=4), 300, 300)
     assert [len(own) for own in method.memory.tasks] == [60, 60]

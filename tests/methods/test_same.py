@@ -16,7 +16,7 @@ from undrift.errors import ConfigError
 from undrift.methods.moelora import MoeLora
 from undrift.methods.same import Same
 from undrift.methods.steadylora import SteadyLora
-from undrift.tuner import MoeLoraConfig, layers, statistics
+from undrift.tuner import LayerStatistics, MoeLoraConfig, layers, statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 OFF = {"router": False, "expert": False, "activation": False}
@@ -280,3 +280,23 @@ def test_an_adapter_that_came_without_statistics_gets_them_and_keeps_them(tmp_pa
     # and gate and up share a sketch, as they do where the tuner makes it
     shared = [each for each in statistics(model).values() if each.owner is not each]
     assert len(shared) == 2
+
+
+@pytest.mark.parametrize(("share", "at"), [(0.3, 3), (0.02, 1), (1.0, 10), (0.0, None)])
+@pytest.mark.parametrize("make", [Same, SteadyLora])
+def test_sketches_are_rebased_once_when_a_share_of_the_steps_is_done(make, share, at, monkeypatch):
+    done, rebased, rebase = [], [], LayerStatistics.rebase
+
+    def noted(self):
+        rebased.append((self.name, len(done) + 1))
+        rebase(self)
+
+    monkeypatch.setattr(LayerStatistics, "rebase", noted)
+    method = make(**SMALL, columns=8, rebase_share=share)
+    model = attached(method)
+    for task in (1, 2):
+        learn(method, model, task=task, steps=10, on_step=done.append)
+        names = [name for name, _ in rebased]
+        assert len(names) == len(set(names)) and bool(names) == (at is not None)
+        assert all(step == at for _, step in rebased)
+        done.clear(), rebased.clear()

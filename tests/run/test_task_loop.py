@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer
 
 from tests.run.tiny import tiny_benchmark
 from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
@@ -130,6 +133,42 @@ def test_stopped_anywhere_it_goes_on_exactly(make_run, tmp_path, method):
     assert stops == 5
     assert_same_numbers(tmp_path / "straight", tmp_path / "stopped")
     assert not list(tmp_path.rglob("checkpoint-*")) and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_stopped_task_goes_on_with_the_random_numbers_it_had(make_run, tmp_path, monkeypatch):
+    """A loss that hangs on every generator, as dropout or a sampled prompt would make it."""
+    loss = Method.loss
+
+    def shaken(self, model, batch):
+        chance = torch.rand(()) + random.random() + float(np.random.rand())
+        return loss(self, model, batch) * chance
+
+    monkeypatch.setattr(Method, "loss", shaken)
+    layers = {"train": {"max_steps": 7, "checkpoint_steps": 2}, "profile": {"name": "lite"}}
+    make_run("moelora", "straight", **layers).go()
+    stops = 0
+    while not (tmp_path / "stopped" / "tasks" / "02-upper" / "DONE").exists():
+        try:
+            make_run("moelora", "stopped", progress=Stop(6), **layers).go()
+        except KeyboardInterrupt:
+            stops += 1
+            random.seed(stops), np.random.seed(stops), torch.manual_seed(stops)
+    assert stops > 2
+    assert_same_numbers(tmp_path / "straight", tmp_path / "stopped")
+
+
+def test_every_task_of_every_seed_is_trained_with_a_seed_of_its_own(make_run, monkeypatch):
+    seeds, begun = [], Trainer.train
+
+    def noted(self, *args, **kwargs):
+        seeds.append((self.args.seed, self.args.data_seed, torch.initial_seed()))
+        return begun(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "train", noted)
+    for seed in range(2):
+        make_run("finetune", f"s{seed}", seed=seed, profile={"name": "lite"}).go()
+    assert len(seeds) == 4
+    assert all(len(set(each)) == 4 for each in zip(*seeds, strict=True))
 
 
 def test_same_seed_same_numbers_other_seed_others(make_run, tmp_path):

@@ -84,6 +84,16 @@ def test_the_output_of_a_base_that_keeps_it_is_not_written_into():
     assert torch.equal(base.last, base(x)) and not torch.allclose(base.last, y)
 
 
+def test_what_hooks_of_the_base_have_seen_is_not_written_into():
+    """A forward hook may keep the output, as those that watch activations do."""
+    base, kept = nn.Linear(D_IN, D_OUT), []
+    layer, x = wrap(base), torch.randn(5, D_IN)
+    hook = base.register_forward_hook(lambda module, args, out: kept.append(out))
+    y = layer(x)
+    hook.remove()
+    assert torch.equal(kept[0], base(x)) and not torch.allclose(kept[0], y)
+
+
 def test_bitsandbytes_four_bit_base():
     bnb = pytest.importorskip("bitsandbytes")
     base = bnb.nn.Linear4bit(D_IN * 4, D_OUT * 4, bias=False, quant_type="nf4")
