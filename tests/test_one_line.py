@@ -181,12 +181,12 @@ def test_a_path_that_is_not_there_is_said_to_be_missing_before_the_hub_is_asked(
     name, place, monkeypatch
 ):
     from undrift.errors import ConfigError
-    from undrift.run import origin
+    from undrift.run import load_model
 
     monkeypatch.chdir(place)
-    monkeypatch.setattr(origin, "check_hub", lambda *_: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr(load_model, "check_hub", lambda *_: pytest.fail("the Hub was asked"))
     with pytest.raises(ConfigError, match="does not exist") as told:
-        origin.source(name)
+        load_model.source(name)
     assert len(str(told.value).splitlines()) == 1
 
 
@@ -203,11 +203,11 @@ def test_a_name_of_the_hubs_that_is_not_cached_fails_at_once_without_a_network(m
     from huggingface_hub import constants
 
     from undrift.errors import ConfigError
-    from undrift.run import origin
+    from undrift.run import load_model
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match=r"cannot load the backbone 'org/model'.*Hub's cache"):
-        origin.source("org/model")
+        load_model.source("org/model")
 
 
 @pytest.mark.foreign("8.5")

@@ -23,7 +23,7 @@ from undrift.data.picture_folder import PictureFolder, existing
 from undrift.data.published_benchmark import find_published, questions_in, questions_of
 from undrift.data.row_files import read_rows
 from undrift.errors import UndriftError
-from undrift.run import layers
+from undrift.run.config import load_yaml, read_order, run_file
 from undrift.run.image_features import FeatureStore
 from undrift.scoring import read_predictions
 
@@ -60,9 +60,9 @@ DOORS = {
         "x.json",
         lambda path: questions_of(find_published("coin/ScienceQA"), path),
     ),
-    "a configuration": ("x.yaml", layers.load_yaml),
-    "a configuration by name": ("x.yaml", lambda path: layers.load_yaml(layers.run_file(path))),
-    "an order": ("x.txt", lambda path: layers.read_order(str(path))),
+    "a configuration": ("x.yaml", load_yaml),
+    "a configuration by name": ("x.yaml", lambda path: load_yaml(run_file(path))),
+    "an order": ("x.txt", lambda path: read_order(str(path))),
     "a list of tasks": ("tasks.yaml", lambda path: folder.sources(path.parent)),
     "a list of tasks by name": ("x.yaml", lambda path: folder.sources(path)),
     "a task's rows": ("birds/train.json", lambda path: folder.benchmark(path.parents[1])),

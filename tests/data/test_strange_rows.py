@@ -16,7 +16,7 @@ from undrift.data.picture_folder import PictureFolder
 from undrift.data.row_files import BadRow, read_rows
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError, UndriftError, one_line, unknown
-from undrift.run import layers
+from undrift.run.config import load_yaml, overrides, parse_mapping, read_order
 from undrift.scoring import read_predictions, score_file
 from undrift.untrusted import NotJson, Refused, json_elements, parse_json
 
@@ -173,7 +173,7 @@ def test_so_are_these(tmp_path, case):
 def refused_by_all(tmp_path, content):
     path = tmp_path / "tasks.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    for enter in (layers.load_yaml, folder.sources):
+    for enter in (load_yaml, folder.sources):
         with at_once(), pytest.raises(ConfigError, match=r"tasks\.yaml") as raised:
             enter(path)
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
@@ -187,22 +187,22 @@ def refused_by_all(tmp_path, content):
 )  # fmt: skip
 def test_a_setting_is_refused_in_one_line(setting):
     with at_once(), pytest.raises(ConfigError, match="--set") as raised:
-        layers.overrides([setting])
+        overrides([setting])
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
 
 
 def test_a_few_aliases_and_merges_are_fine():
     text = "base: &base {lr: 1e-3}\na: {<<: *base, x: 2}\nb: *base\n"
-    assert layers.parse(text, "x")["a"] == {"lr": 0.001, "x": 2}
+    assert parse_mapping(text, "x")["a"] == {"lr": 0.001, "x": 2}
 
 
 @pytest.mark.foreign("2.6")
 def test_an_order_is_a_name_or_a_file_of_text(tmp_path):
-    assert layers.read_order("x" * 5000) == "x" * 5000
+    assert read_order("x" * 5000) == "x" * 5000
     path = tmp_path / "order.txt"
     path.write_bytes(b"caf\xe9\n")
     with pytest.raises(ConfigError, match=r"order\.txt: it is not UTF-8"):
-        layers.read_order(str(path))
+        read_order(str(path))
 
 
 @pytest.mark.foreign("2.6")

@@ -21,7 +21,7 @@ from tests.run.conftest import (  # noqa: F401  # fixtures
 )
 from undrift.data.types import Benchmark
 from undrift.diagnose import AdapterSeries
-from undrift.run.layers import resolve
+from undrift.run.config import resolve
 from undrift.run.task_loop import Run
 
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]

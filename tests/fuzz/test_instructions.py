@@ -20,7 +20,7 @@ from undrift.data.instructions import TaskFiles, read_examples
 from undrift.data.picture_folder import PictureFolder
 from undrift.data.published_benchmark import by_question_id
 from undrift.errors import UndriftError
-from undrift.run import layers
+from undrift.run.config import load_yaml, overrides, read_order, resolve
 from undrift.rundir import write_json
 from undrift.scoring import read_predictions, score_file
 
@@ -91,7 +91,7 @@ rows = st.lists(conversations | evaluations | messages | pairs, max_size=4)
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A folder of pictures, some of which are none."""
-    layers.resolve({"benchmark": "pocket"})  # what this imports is no case's time
+    resolve({"benchmark": "pocket"})  # what this imports is no case's time
     root = tmp_path_factory.mktemp("strange")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDRIFT_CACHE", str(root / "cache"))
@@ -225,13 +225,13 @@ def test_configurations(root, data, value, key, text):
     (root / "x.json").write_text('[{"id": 1, "text": "?", "answer": "!"}]')
     with at_once(60):
         with held():
-            layers.resolve(layers.load_yaml(path))
+            resolve(load_yaml(path))
         with held():
             [source.name for source in folder.sources(path)]
         with held():
-            layers.resolve({"benchmark": "pocket"}, layers.overrides([f"{key}={text}"]))
+            resolve({"benchmark": "pocket"}, overrides([f"{key}={text}"]))
         with held():
-            layers.read_order(key)
+            read_order(key)
 
 
 @many(5)

@@ -16,7 +16,7 @@ from tests.run.tiny import save_tiny, tiny_benchmark
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.types import Benchmark
 from undrift.run.backbone import Backbone
-from undrift.run.layers import resolve
+from undrift.run.config import resolve
 from undrift.run.learn import Learn
 from undrift.run.start import start_from
 from undrift.run.task_loop import Run

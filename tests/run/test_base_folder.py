@@ -17,11 +17,11 @@ from undrift.data.benchmarks.folder import OwnTask
 from undrift.diagnose import AdapterSeries
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.registry import BENCHMARKS
-from undrift.run import layers
+from undrift.run.config import load_yaml, overrides, resolve
 from undrift.run.adapters import open_adapter
 from undrift.run.config import RunConfig, located
 from undrift.run.learn import Learn
-from undrift.run.origin import placed
+from undrift.run.load_model import placed
 from undrift.run.start import start_from
 from undrift.run.task_loop import Run
 from undrift.rundir import RunDir, read_json
@@ -45,7 +45,7 @@ def made(backbone_folder, two, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("UNDRIFT_CACHE", str(root / "cache"))
-        Run(layers.resolve(SMALL, {"backbone": TYPED, "out": "run"}), benchmark=two).go()
+        Run(resolve(SMALL, {"backbone": TYPED, "out": "run"}), benchmark=two).go()
         learn(TYPED, "learned").go()
     return root
 
@@ -96,7 +96,7 @@ def learn(start: str, out: str, data: str = "data", **more) -> Learn:
 
 def resumed(run: Path, backbone: str | None = None, **more) -> Run:
     given = {"out": run, **({"backbone": backbone} if backbone else {})}
-    return Run(layers.resolve(layers.load_yaml(run / "run.yaml"), given), **more)
+    return Run(resolve(load_yaml(run / "run.yaml"), given), **more)
 
 
 def command(monkeypatch, capsys, *words: object) -> tuple[int, str, str]:
@@ -165,9 +165,9 @@ def test_a_name_of_the_hubs_and_a_built_in_one_stay_names(tmp_path, monkeypatch)
 
 def test_another_backbone_replaces_the_place_of_the_one_below():
     below = {"benchmark": "tiny", "backbone": TYPED, "backbone_folder": "/models/tiny"}
-    assert layers.resolve(below).base == "/models/tiny"
-    assert layers.resolve(below, {"backbone": "org/model"}).base == "org/model"
-    assert layers.resolve(below, layers.overrides(["backbone=/x"])).base == "/x"
+    assert resolve(below).base == "/models/tiny"
+    assert resolve(below, {"backbone": "org/model"}).base == "org/model"
+    assert resolve(below, overrides(["backbone=/x"])).base == "/x"
 
 
 def test_where_the_whole_path_is_gone_what_was_typed_may_still_lead_there(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from undrift.errors import ConfigError
 from undrift.methods.moelora import MoeLora
 from undrift.run import study_plan
 from undrift.run.cells import best_rate, next_rate
-from undrift.run.layers import overrides, resolve
+from undrift.run.config import overrides, resolve
 
 
 @pytest.mark.parametrize(

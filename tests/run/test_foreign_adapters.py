@@ -20,7 +20,7 @@ from tests.sweeps import mostly_slow
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, TrainingDiverged, UndriftError
 from undrift.run.adapters import examine, make_method, open_adapter, origin_of
 from undrift.run.backbone import Backbone
-from undrift.run.layers import resolve
+from undrift.run.config import resolve
 from undrift.run.learned import find_again
 from undrift.run.progress import Progress
 from undrift.run.task_loop import Run

@@ -16,7 +16,7 @@ from undrift.data.benchmarks.folder import OwnTask
 from undrift.diagnose.questions import diagnose
 from undrift.run import checkpoint
 from undrift.run.adapters import examine, open_adapter, origin_of
-from undrift.run.layers import resolve
+from undrift.run.config import resolve
 from undrift.run.learn import Learn
 from undrift.run.learned import find_again
 from undrift.run.progress import Progress

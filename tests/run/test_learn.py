@@ -16,7 +16,7 @@ from tests.run.test_task_loop import Stop
 from tests.sweeps import mostly_slow
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.errors import ConfigError, DataError, RunDirError
-from undrift.run.layers import resolve
+from undrift.run.config import resolve
 from undrift.run.learn import Change, Learn
 from undrift.run.start import start_from
 from undrift.run.task_loop import Run

@@ -11,7 +11,7 @@ import pytest
 from tests.run.own import list_tasks, write_task
 from undrift.errors import DataError, UnknownName
 from undrift.run.config import Profile
-from undrift.run.layers import resolve
+from undrift.run.config import resolve
 from undrift.run.load_tasks import read_benchmark
 from undrift.run.plan import cut
 from undrift.run.progress import Progress

@@ -14,7 +14,7 @@ from undrift.data.benchmarks import pocket
 from undrift.data.types import Benchmark, Example, Task
 from undrift.run.backbone import Backbone
 from undrift.run.generate import answers
-from undrift.run.layers import resolve
+from undrift.run.config import resolve
 from undrift.run.task_loop import Run
 from undrift.rundir import read_lines
 

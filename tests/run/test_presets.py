@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from undrift.run import layers, origin, plan
+from undrift.run import origin, plan
+from undrift.run.config import load_yaml, presets, resolve, run_file
 from undrift.run.task_loop import Run
 from undrift.rundir import read_json
 
@@ -16,13 +17,13 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
 def preset(name: str, tmp_path: Path, **layer):
-    content = layers.load_yaml(layers.run_file(name))
+    content = load_yaml(run_file(name))
     data = FIXTURES / content["benchmark"]
-    return layers.resolve(content, {"data": data, "out": tmp_path / "run"}, layer)
+    return resolve(content, {"data": data, "out": tmp_path / "run"}, layer)
 
 
 def test_they_are_the_ones_promised():
-    names = {name.removeprefix("llava-1.5-7b/") for name in layers.presets()}
+    names = {name.removeprefix("llava-1.5-7b/") for name in presets()}
     assert names == {
         *(f"{benchmark}{kind}.yaml" for benchmark in ("coin", "ucit", "trigap")
           for kind in ("", "-paper")),
@@ -30,9 +31,9 @@ def test_they_are_the_ones_promised():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", layers.presets())
+@pytest.mark.parametrize("name", presets())
 def test_a_preset_does_everything_up_to_the_weights(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(origin, "check_hub", lambda *_: None)  # its weights need not be here
+    monkeypatch.setattr(load_model, "check_hub", lambda *_: None)  # its weights need not be here
     config = preset(name, tmp_path)
     run = Run(config)
     count = {"coin": 8, "ucit": 6, "trigap": 10}[config.benchmark]

@@ -190,6 +190,6 @@ def test_a_reporter_that_cannot_be_used_is_told_before_anything_is_done(
     ],
 )
 def test_names_come_one_by_one_or_with_commas(given, names):
-    from undrift.run.layers import resolve
+    from undrift.run.config import resolve
 
     assert resolve({"benchmark": "pocket", "report_to": given}).report_to == names

@@ -32,7 +32,7 @@ from undrift.scoring import PROFILES
 if TYPE_CHECKING:
     from undrift.data.types import Task
     from undrift.run.config import RunConfig
-    from undrift.run.learned import Note
+    from undrift.run.learned_tasks import Note
     from undrift.run.progress import Progress
 
 
@@ -69,10 +69,10 @@ def evaluate(
     """Ask a saved adapter the test questions of what it has learned, or of a benchmark."""
     calm(threads)
     from undrift.data.subset import subset
-    from undrift.run import layers
-    from undrift.run.adapters import SCORES, examine, find_adapter, open_adapter, origin_of
-    from undrift.run.config import located
-    from undrift.run.device import find_device
+    from undrift.run.adapters import find_adapter, open_adapter, origin_of
+    from undrift.run.config import located, overrides, resolve
+    from undrift.run.evaluate import SCORES, examine
+    from undrift.run.load_model import find_device
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
@@ -80,7 +80,7 @@ def evaluate(
         check_writable(out)
     if scoring is not None and scoring not in PROFILES:
         raise unknown("scoring profile", scoring, PROFILES)
-    layer = layers.overrides(settings or [])
+    layer = overrides(settings or [])
     origin = {} if benchmark else origin_of(find_adapter(adapter))
     base = backbone or located(origin.get("backbone", ""), origin.get("backbone_folder")) or None
     with progress(quiet or as_json, False) as told:
@@ -102,7 +102,7 @@ def evaluate(
                 "skip_bad": skip_bad,
                 "profile": {"limit": limit, "fraction": fraction},
             }
-            chosen = _of_benchmark(layers.resolve(asked, layer), told, base)
+            chosen = _of_benchmark(resolve(asked, layer), told, base)
         learned = open_adapter(adapter, backbone, device or "auto")
         rules = scoring or learned.origin.get("run", {}).get("eval", {}).get("scoring", "coin")
         scores = examine(learned, chosen, out, batch_size, told, rules)
@@ -135,7 +135,8 @@ def predict(
 ) -> None:
     """Ask a saved adapter one question about a picture."""
     calm(None)
-    from undrift.run.adapters import ask, open_adapter
+    from undrift.run.adapters import open_adapter
+    from undrift.run.evaluate import ask
 
     learned = open_adapter(adapter, backbone, device or "auto")
     answer = ask(learned, question, tuple(image or ()), max_new_tokens)
@@ -149,7 +150,7 @@ def _learned(
     notes: Sequence[Note], names: Sequence[str] | None, told: Progress, backbone: str | None
 ) -> Sequence[Task]:
     """Find the tasks that an adapter has learned, with the test examples of then."""
-    from undrift.run.learned import find_again
+    from undrift.run.learned_tasks import find_again
 
     known = [note["name"] for note in notes]
     for name in names or ():
@@ -161,11 +162,10 @@ def _learned(
 
 def _of_benchmark(config: RunConfig, told: Progress, backbone: str | None) -> Sequence[Task]:
     """Read a benchmark's tasks."""
-    from undrift.run import plan
-    from undrift.run.load_tasks import read_benchmark
+    from undrift.run.load_tasks import cut, read_benchmark
 
     made, skipped = read_benchmark(config, told, backbone)
     if skipped:
         count = len(skipped)
         told.event("skipped", f"{count} bad examples left out, such as {skipped[0].where}")
-    return [plan.cut(task, config.profile) for task in made.in_order(config.order)]
+    return [cut(task, config.profile) for task in made.in_order(config.order)]

@@ -72,7 +72,7 @@ def diagnose(
     calm(threads)
     from undrift import report
     from undrift.diagnose import diagnose as ask
-    from undrift.run.device import find_device
+    from undrift.run.load_model import find_device
     from undrift.rundir import check_writable
 
     find_device(device or "auto")

@@ -123,9 +123,9 @@ def _chosen(
     if data is None and target not in BENCHMARKS.names() and listed and path.exists():
         return "folder", path, backbone, tasks, options
     if target.endswith((".yaml", ".yml")):
-        from undrift.run import layers
+        from undrift.run.config import load_yaml, resolve, run_file
 
-        config = layers.resolve(layers.load_yaml(layers.run_file(target)))
+        config = resolve(load_yaml(run_file(target)))
         target, data, backbone = config.benchmark, data or config.data, backbone or config.base
         options.update(config.reading)
         if tasks is None and not isinstance(config.order, str):

@@ -110,9 +110,9 @@ def learn(
     calm(threads)
     from undrift.data.benchmarks.folder import own_task
     from undrift.data.picture_folder import existing_path
-    from undrift.run import layers
-    from undrift.run.device import find_device
+    from undrift.run.config import overrides
     from undrift.run.learn import Learn
+    from undrift.run.load_model import find_device
     from undrift.run.start import start_from
     from undrift.rundir import check_writable
 
@@ -130,7 +130,7 @@ def learn(
         "skip_bad": skip_bad or None,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    begun = start_from(start, given, layers.overrides(settings or []))
+    begun = start_from(start, given, overrides(settings or []))
     own = own_task(
         data,
         name=name,

@@ -67,7 +67,7 @@ def run(
     as_json: JsonFlag = False,
 ) -> None:
     """Learn a benchmark's tasks one after another; the same command goes on after a stop."""
-    from undrift.run import layers
+    from undrift.run.config import load_yaml, overrides, read_order, resolve, run_file
 
     part = {"limit": limit, "fraction": fraction}
     part = {key: value for key, value in {"name": profile, **part}.items() if value is not None}
@@ -75,7 +75,7 @@ def run(
         "method": method,
         "match_budget": match_budget,
         "seed": seed,
-        "order": layers.read_order(order) if order is not None else None,
+        "order": read_order(order) if order is not None else None,
         "backbone": backbone,
         "data": data,
         "out": out,
@@ -88,13 +88,13 @@ def run(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     if target.endswith((".yaml", ".yml")):
-        base = layers.load_yaml(layers.run_file(target))
+        base = load_yaml(run_file(target))
     else:
         base = {"benchmark": target}
-    config = layers.resolve(base, given, layers.overrides(settings or []))
+    config = resolve(base, given, overrides(settings or []))
     _check_names(config)
     calm(config.threads)
-    from undrift.run.origin import check_named
+    from undrift.run.load_model import check_named
     from undrift.run.task_loop import Run
     from undrift.rundir import check_writable
 

@@ -22,12 +22,12 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Name what there is; `list methods` adds idea and paper, `list settings` every option."""
-    from undrift.run import layers
+    from undrift.run.config import presets
 
     names = {
         "methods": METHODS.names(),
         "benchmarks": BENCHMARKS.names(),
-        "presets": layers.presets(),
+        "presets": presets(),
         "scorers": [*SCORERS, *sorted(PLUGGED.plugins()), *TASKS],
         "backbones": ["pocket", "a folder", "a Hub name, such as llava-hf/llava-1.5-7b-hf"],
     }

@@ -18,6 +18,7 @@ from undrift.run.progress import JsonLines, Progress, StudyBar, calm
 
 if TYPE_CHECKING:
     from undrift.run.study import Study
+    from undrift.run.study_plan import Plan, load_study
 
 HELP = """Run a grid of methods, seeds, orders and rates side by side; write one table of them.
 
@@ -63,12 +64,10 @@ def study(
     """Run a study, or list its cells."""
     calm(None)
     from undrift.report.study_table import study_markdown
-    from undrift.run import study_plan
-    from undrift.run.cells import Plan
     from undrift.run.study import Study
     from undrift.rundir import check_writable
 
-    config = study_plan.load(file)
+    config = load_study(file)
     if not listing:
         place = work or Path("runs") / f"study-{file.stem}"
         check_writable(place, choose="choose another place with --work")

@@ -256,12 +256,23 @@ def naming(
     try:
         yield
     except REFUSALS as error:
-        if not re.search(about, str(error), re.IGNORECASE):
-            raise
+        blame(who, batch, error, alone, plain, about)
+        raise
+
+
+def blame(
+    who: str,
+    batch: Sequence[Any],
+    error: Exception,
+    alone: Callable[[Any], object],
+    plain: Callable[[], object],
+    about: str = "",
+) -> None:
+    """Raise a DataError that names the example at fault, if one of a batch is (see `naming`)."""
+    if re.search(about, str(error), re.IGNORECASE):
         found = _blamed(who, batch, error, alone, plain)
-        if found is error:
-            raise
-        raise found from error
+        if found is not error:
+            raise found from error
 
 
 def _blamed(

@@ -16,14 +16,13 @@ from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
 from undrift.methods.shared.budget import check_fits
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.report import Results, load
-from undrift.run import layers, plan
-from undrift.run.adapters import make_method, origin_of
+from undrift.run.adapters import origin_of
+from undrift.run.answer import read
 from undrift.run.backbone import Backbone
-from undrift.run.evaluate import Examiner
-from undrift.run.generate import read
-from undrift.run.load_tasks import read_benchmark
+from undrift.run.config import load_yaml, resolve
+from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
-from undrift.run.teach import attach
+from undrift.run.session import Session, keep_features, make_method
 from undrift.rundir import RunDir
 
 WEIGHTS = "adapter_model.safetensors"
@@ -106,7 +105,7 @@ class AdapterSeries:
         self.progress, self.limit = progress or Progress(), limit
         given = {"data": data, "device": device, "backbone": backbone}
         chosen = {key: value for key, value in given.items() if value is not None}
-        config = layers.resolve(layers.load_yaml(self.files.config_file), chosen)
+        config = resolve(load_yaml(self.files.config_file), chosen)
         origin = origin_of(self.adapter(1))
         if not origin:
             raise RunDirError(
@@ -126,24 +125,15 @@ class AdapterSeries:
                 f"({self.backbone.fingerprint[:12]}); give its own with --backbone"
             )
         check_fits(self.method, self.backbone.model, self.adapter(1))
-        self.model = attach(self.method, self.config, self.backbone)
-        asked = [example for task in self.tasks for example in task.test]
-        self.prepare(asked)  # before there is a collator, which then takes the kept features
-        self.collator = self.backbone.collator()
-        self.examiner = Examiner(
-            self.backbone,
-            self.model,
-            self.collator,
-            config.eval.batch_size,
-            self.progress,
-            config.eval.scoring,
+        self.prepare([example for task in self.tasks for example in task.test])
+        self.session = Session.open(
+            self.config, self.method, self.backbone, self.progress, announce=False
         )
-        self._prompts: dict[str, list[Encoded]] = {}
+        self.model = self.session.model
 
     def prepare(self, examples: Iterable[Example]) -> None:
         """Keep the image features of examples, where the backbone keeps them."""
-        if not self.config.train.train_projector:  # its features change
-            self.backbone.prepare([picture for each in examples for picture in each.images])
+        keep_features(self.config, self.backbone, examples, self.progress)
 
     @property
     def answers(self) -> Path:
@@ -197,21 +187,11 @@ class AdapterSeries:
         """Let the model read the first `count` test prompts of a task, in the same batches."""
         examples = self.probe(task, count)
         with self.method.predicting(self.model, task=task):
-            read(
-                self.backbone,
-                self.model,
-                self.collator,
-                examples,
-                self.config.eval.batch_size,
-                self.progress.advance,
-            )
+            read(self.session, examples, self.progress.advance)
 
     def probe(self, task: int, count: int) -> list[Encoded]:
         """Return the first test prompts of a task, encoded once."""
-        asked = self.tasks[task - 1]
-        if asked.name not in self._prompts:
-            self._prompts[asked.name] = self.collator.encode(asked.test, answered=False)
-        return self._prompts[asked.name][:count]
+        return self.session.prompts(self.tasks[task - 1])[:count]
 
     def place(self, task: int, after: int, before: int) -> dict[str, Any]:
         """Name a cell of an answer: the task, and the two adapters that are compared."""
@@ -219,7 +199,7 @@ class AdapterSeries:
 
     def _tasks(self, made: Benchmark) -> list[Task]:
         order = made.in_order(self.config.order)
-        tasks = [plan.cut(task, self.config.profile, self.config.eval.split) for task in order]
+        tasks = [cut(task, self.config.profile, self.config.eval.split) for task in order]
         if [task.name for task in tasks] != list(self.results.tasks):
             raise DataError(
                 f"the data has the tasks {[task.name for task in tasks]}, and the run has learned "

@@ -19,6 +19,7 @@ from typing import Any
 
 from undrift.diagnose.adapter_series import AdapterSeries, Scope, does_not_apply
 from undrift.diagnose.routes import ENTANGLED
+from undrift.run.answer import measure_cell
 from undrift.rundir import read_answers
 from undrift.scoring import rules_of, task_score
 
@@ -110,7 +111,7 @@ def ask(series: AdapterSeries, task: int, router: int, experts: int) -> Scores:
             series.load_mixed(router, experts)
         with series.method.predicting(series.model, task=task):
             title = f"{asked.name}: router {router}, experts {experts}"
-            series.examiner.cell(asked, kept, title, len(asked.test))
+            measure_cell(series.session, asked, kept, title)
     wanted = {example.id for example in asked.test}
     return scores(asked.scorer, [line for line in read_answers(kept) if line["id"] in wanted])
 

@@ -12,8 +12,8 @@ from undrift.diagnose.experts import expert_drift
 from undrift.diagnose.reroute import reroute
 from undrift.diagnose.routes import route_drift
 from undrift.report import load
-from undrift.run import plan
 from undrift.run.thumbnails import keep_pictures
+from undrift.run.trainer import training_work
 from undrift.rundir import RunDir, read_record, write_json
 from undrift.rundir.files import remove
 from undrift.rundir.records import PARTS
@@ -110,7 +110,7 @@ def _questions(
     }
     if task is not None:
         chosen, stages = run.tasks[task - 1], len(scope.afters(task))
-        training = plan.training_work(chosen, run.config.train)
+        training = training_work(chosen, run.config.train)
         work = stages * (training + len(chosen.test) + READ * probe)
         questions["reroute"] = (lambda: reroute(run, scope, task, probe), work)
     return questions

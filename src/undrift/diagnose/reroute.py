@@ -23,8 +23,8 @@ from undrift.diagnose.experts import HELD
 from undrift.diagnose.routes import NO_ROUTER
 from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.run import plan
-from undrift.run.trainer import StepBar, train
+from undrift.run.answer import measure_cell
+from undrift.run.trainer import StepBar, train, training_settings, training_work
 from undrift.rundir import read_answers, read_record, write_json
 from undrift.rundir.records import Entropy
 from undrift.tuner.route_recorder import recorded, use
@@ -79,7 +79,7 @@ def _recovered(series: AdapterSeries, task: int, stage: int, count: int) -> dict
         title = f"router {stage} trained on {asked.name}"
         with _routers_alone(series.model):
             _train(series, task, title)
-        series.examiner.cell(asked, kept, f"{title}: asking", len(asked.test))
+        measure_cell(series.session, asked, kept, f"{title}: asking")
         with recorded(series.model) as recorder:
             series.read(task, count)
         entropy = fmean(use(routes).entropy for routes in recorder.routes().values())
@@ -105,18 +105,15 @@ def _routers_alone(model: nn.Module) -> Iterator[None]:
 
 def _train(series: AdapterSeries, task: int, title: str) -> None:
     asked, config = series.tasks[task - 1], series.config
-    rate = config.train.learning_rate or series.method.learning_rate
-    settings = plan.settings(config, asked, series.last, rate)
+    settings = training_settings(config, series.method, asked, series.last)
     seed = config.seed * 1000 + task  # as when the task was learned
     set_seed(seed)
-    bar = StepBar(series.progress, title, plan.training_work(asked, settings))
+    bar = StepBar(series.progress, title, training_work(asked, settings))
     with tempfile.TemporaryDirectory() as folder:
         train(
-            series.backbone,
-            series.model,
+            series.session,
             RouterOnly(top_k=series.method.config.top_k),
-            series.collator,
-            series.collator.encode(asked.train, answered=True),
+            series.session.collator.encode(asked.train, answered=True),
             settings,
             Path(folder),
             seed,

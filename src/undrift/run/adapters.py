@@ -1,69 +1,28 @@
-"""Methods by name, and adapters that a run has saved: opened again, asked, examined."""
+"""Adapters that a run has saved: the record beside them, finding one, opening it again."""
 
 from __future__ import annotations
 
 import importlib
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
-from undrift.data.types import Example, Task
-from undrift.errors import AdapterMismatch, ConfigError, RunDirError, unknown
-from undrift.methods.base import Method
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.shared.adapter import put_on
 from undrift.methods.shared.budget import check_fits
 from undrift.methods.shared.model_card import write_card
 from undrift.methods.shared.projector import restore_modules
-from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
-from undrift.run.claimed import check_names, claim, digest
 from undrift.run.config import RunConfig, located
-from undrift.run.evaluate import Examiner
-from undrift.run.generate import answers
-from undrift.run.progress import Progress
-from undrift.rundir import read_answers, read_record, write_json
+from undrift.run.session import Session, make_method
+from undrift.rundir import read_record, write_json
 from undrift.rundir.records import Origin
-from undrift.scoring import mean_score, task_score
 
 _ORIGIN = "undrift.json"
 _PEFT = "adapter_config.json"
-
-SCORES = ("strict", "caseless", "official", "lenient", "form")
-
-
-def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """Make a method.
-
-    Args:
-        name: Such as "same", or "same-paper" for one of its settings.
-        options: Its options.
-
-    Returns:
-        The method.
-
-    Raises:
-        UnknownName: If there is no such method, setting or option.
-        ConfigError: If an option has a value that cannot be used.
-    """
-    stem, setting = METHODS.split(name)
-    made: type[Method] = METHODS.load(stem)
-    known = [f"method.{field.name}" for field in fields(made.Config)]
-    kinds = get_type_hints(made.Config)
-    for key, value in options.items():
-        if f"method.{key}" not in known:
-            raise unknown("key", f"method.{key}", known)
-        try:
-            TypeAdapter(kinds[key]).validate_json(json.dumps(value), strict=True)
-        except (ValidationError, TypeError, ValueError) as error:
-            expected = getattr(kinds[key], "__name__", kinds[key])
-            raise ConfigError(f"method.{key}: expected {expected} (got {value!r})") from error
-    return made(setting, **options)
 
 
 def note_origin(
@@ -81,7 +40,7 @@ def note_origin(
         config: The run.
         backbone: What the adapter belongs to.
         after: How many tasks it has learned.
-        learned: A note of each task, see `undrift.run.learned`.
+        learned: A note of each task, see `undrift.run.learned_tasks`.
         changes: What has changed while it was made, see `undrift.run.input_changes`.
     """
     content = {
@@ -104,27 +63,21 @@ def note_origin(
 
 
 @dataclass
-class Learned:
-    """An adapter on its backbone, ready to answer.
+class SavedAdapter(Session):
+    """A session with an adapter that was opened again, ready to answer.
 
     Args:
         folder: The adapter's folder.
-        backbone: The backbone.
-        model: The model with the adapter, in evaluation mode.
-        method: The method that made it.
-        origin: What was written beside the adapter.
+        origin: What was written beside the adapter; nothing if a user's own trainer saved it.
     """
 
-    folder: Path
-    backbone: Backbone
-    model: Any
-    method: Method
-    origin: Mapping[str, Any]
+    folder: Path = Path()
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_adapter(
     path: Path, backbone: str | Backbone | None = None, device: str = "auto"
-) -> Learned:
+) -> SavedAdapter:
     """Open an adapter that a run has saved.
 
     Args:
@@ -163,10 +116,10 @@ def open_adapter(
         restore_modules(model, folder)
     method.load_state(model, folder)
     model.eval()
-    return Learned(folder, backbone, model, method, origin)
+    return SavedAdapter(backbone, model, method, folder=folder, origin=origin)
 
 
-def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) -> Learned:
+def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) -> SavedAdapter:
     """Open an adapter that a user's own trainer has saved: PEFT's files, and nothing of ours."""
     if backbone is None:
         raise ConfigError(
@@ -181,19 +134,11 @@ def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) ->
         model = put_on(backbone.model, folder).eval()
     except (RuntimeError, ValueError) as error:
         raise AdapterMismatch(f"{folder} does not fit {backbone.name!r}: {error}") from error
-    return Learned(folder, backbone, model, make_method("zeroshot", {}), {})
+    return SavedAdapter(backbone, model, make_method("zeroshot", {}), folder=folder)
 
 
 def origin_of(folder: Path) -> dict[str, Any]:
-    """Read what `note_origin` wrote.
-
-    Args:
-        folder: An adapter's folder, from `find_adapter`.
-
-    Returns:
-        backbone, fingerprint, dtype, quantize, method, options, benchmark, after, learned, run;
-        nothing if the adapter was not saved by a run.
-    """
+    """Read what `note_origin` wrote; nothing if the adapter was not saved by a run."""
     file = folder / _ORIGIN
     return read_record(file, Origin) if file.exists() else {}
 
@@ -218,88 +163,3 @@ def find_adapter(path: Path) -> Path:
         f"{path} holds no adapter (no {_PEFT}); give the folder of a run, such as "
         "runs/pocket-same-s0, one of its tasks/*/adapter, or an adapter saved by PEFT"
     )
-
-
-def ask(
-    learned: Learned, question: str, images: tuple[Path, ...] = (), max_new_tokens: int = 32
-) -> str:
-    """Ask one question.
-
-    Args:
-        learned: From `open_adapter`.
-        question: The question, its format line included.
-        images: Pictures it is about.
-        max_new_tokens: Longest answer.
-
-    Returns:
-        The answer.
-    """
-    collator = learned.backbone.collator()
-    asked = Example("question", question, ("unknown",), images)
-    encoded = collator.encode([asked], answered=False)
-    with learned.method.predicting(learned.model):
-        stream = answers(
-            learned.backbone, learned.model, collator, encoded, max_new_tokens, batch_size=1
-        )
-        return next(text for _, text in stream)
-
-
-def examine(
-    learned: Learned,
-    tasks: Sequence[Task],
-    out: Path | None,
-    batch_size: int,
-    progress: Progress,
-    scoring: str = "coin",
-) -> dict[str, dict[str, float | None]]:
-    """Put test questions to an adapter.
-
-    Args:
-        learned: From `open_adapter`.
-        tasks: What is asked.
-        out: Where predictions are kept, one file a task; nowhere if not given. An examination of
-            the same adapter that was cut off there goes on.
-        batch_size: Prompts at a time.
-        progress: Told about every batch.
-        scoring: The profile that decides what is strict, see `undrift.scoring.PROFILES`.
-
-    Returns:
-        The scores of each task by the names in SCORES, in percent; None where it has none.
-    """
-    examples = [example for task in tasks for example in task.test]
-    learned.backbone.prepare([picture for e in examples for picture in e.images])
-    progress.plan(len(examples))
-    collator = learned.backbone.collator()
-    examiner = Examiner(learned.backbone, learned.model, collator, batch_size, progress, scoring)
-    asked = [task.name for task in tasks]
-    if out is None:
-        check_names(asked)
-    else:
-        claim(out, asked, digest(learned.folder, learned.backbone.fingerprint))
-    scores = {}
-    names = [note["name"] for note in learned.origin.get("learned", ())]
-    with tempfile.TemporaryDirectory() as temporary:
-        for task in tasks:
-            file = (out or Path(temporary)) / f"{task.name}.jsonl"
-            file.unlink(missing_ok=True)
-            number = names.index(task.name) + 1 if task.name in names else None
-            with learned.method.predicting(learned.model, task=number):
-                examiner.cell(task, file, f"asking {task.name}", len(task.test))
-            rows = read_answers(file)
-            means = {key: mean_score(rows, key) for key in SCORES}
-            scores[task.name] = {**means, "strict": task_score(rows)}
-    return scores
-
-
-def options(method: str) -> dict[str, Any]:
-    """Return a method's learning rate, its options with their defaults, and its settings' names.
-
-    Args:
-        method: Its name.
-
-    Returns:
-        By option.
-    """
-    made: type[Method] = METHODS.load(method)
-    own = {"learning_rate": made.learning_rate, **asdict(made().config)}
-    return own | ({"(settings)": ", ".join(made.settings)} if made.settings else {})

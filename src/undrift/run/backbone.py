@@ -1,12 +1,14 @@
-"""The model that learns: any vision-language or language model of transformers.
+"""The model that learns (any vision-language or language model), frozen, and its fingerprint.
 
 `pocket` is the small one that ships with undrift; everything else is a folder or a Hub name, read
-by `run.load_model`. The weights are frozen: methods add adapters.
+by `run.load_model`. Methods add adapters.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,17 +29,18 @@ from undrift.data.prompts import Renderer
 from undrift.errors import ConfigError, DataError, UndriftError
 from undrift.methods.shared.projector import has_own_modules
 from undrift.run.config import RunConfig
-from undrift.run.device import find_device
 from undrift.run.encoder import Encoder, EncodingCollator
-from undrift.run.fingerprint import digest
 from undrift.run.image_features import FeatureStore, ProgressCall
-from undrift.run.load_model import Quantize, read_model, read_processor
-from undrift.run.origin import source
+from undrift.run.load_model import Quantize, find_device, read_model, read_processor, source
 from undrift.tuner import ForwardContext
 
 CACHEABLE = {"llava"}  # families in which a picture's features are one (n_tokens, d) block
 CACHE_LIMIT = 4 * 2**30  # bytes of image features that may be kept in memory
 _ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_DECISIVE = ("model_type", "hidden_act", "num_attention_heads", "num_key_value_heads")
+_PICTURES = ("size", "crop_size", "resample", "do_resize", "do_center_crop", "do_normalize",
+             "image_mean", "image_std", "rescale_factor")  # fmt: skip
+_SAMPLE = 4096  # values of each tensor that enter the fingerprint
 
 Collator = FeatureCollator | PixelCollator | TextCollator | EncodingCollator
 
@@ -132,7 +135,7 @@ class Backbone:
         model.generation_config = GenerationConfig(
             **{key: getattr(model.generation_config, key) for key in _ENDS}
         )
-        return cls(name, model, processor, digest(model, processor), tuple(set(stops)))
+        return cls(name, model, processor, fingerprint_of(model, processor), tuple(set(stops)))
 
     @property
     def tokenizer(self) -> Any:
@@ -287,3 +290,36 @@ def _dtype(name: str, device: torch.device) -> torch.dtype | str:
     if not isinstance(dtype, torch.dtype):
         raise ConfigError(f"no dtype is called {name!r}; try auto, float32, bfloat16 or float16")
     return dtype
+
+
+def fingerprint_of(model: Any, processor: Any) -> str:
+    """Digest what decides a model's answers, sampling the values of large tensors.
+
+    Only fields that are part of every saved model enter, so that another version of transformers,
+    which may know more fields, finds the same.
+    """
+    config = model.config.to_dict()
+    pictures = None if text_only(processor) else processor.image_processor
+    facts = {
+        "config": {
+            part: {key: fields.get(key) for key in _DECISIVE}
+            for part, fields in [("", config), *config.items()]
+            if isinstance(fields, dict)
+        },
+        "pictures": {key: getattr(pictures, key, None) for key in _PICTURES},
+        "template": processor.chat_template,
+        "vocabulary": sorted(tokenizer_of(processor).get_vocab().items()),
+    }
+    made = hashlib.sha256(json.dumps(facts, sort_keys=True, default=_plain).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        step = max(1, tensor.numel() // _SAMPLE)
+        values = tensor.detach().flatten()[::step].to("cpu", torch.float32)
+        made.update(f"{name} {tuple(tensor.shape)}".encode() + values.numpy().tobytes())
+    return made.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Write what JSON does not know: a size as the sides that are given, an enum as its value."""
+    if hasattr(value, "items"):
+        return {key: side for key, side in value.items() if side is not None}
+    return str(getattr(value, "value", value))

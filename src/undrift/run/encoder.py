@@ -14,7 +14,7 @@ from undrift.data.collate import Encoded, FeatureCollator, PixelCollator, TextCo
 from undrift.data.picture_decoding import open_picture
 from undrift.data.types import Example
 from undrift.errors import ConfigError
-from undrift.run.origin import encoder_source
+from undrift.run.load_model import encoder_source
 
 _OURS: dict[str, Any] = {"trust_remote_code": False}
 

@@ -1,139 +1,142 @@
-"""A cell of the matrix: answer a task's test examples, score them, keep every prediction."""
+"""`undrift eval` and `predict`: questions to a saved adapter, and the folder of its answers.
+
+Beside the answers lies asked.json: which adapter was asked, and which files were written. Only
+these are ever written anew; what is there of somebody else's stays.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter
-
-from undrift.data.collate import Encoded
 from undrift.data.types import Example, Task
-from undrift.run.backbone import Backbone, Collator
-from undrift.run.generate import answers
+from undrift.errors import RunDirError
+from undrift.run.adapters import SavedAdapter
+from undrift.run.answer import answers, measure_cell
 from undrift.run.progress import Progress
-from undrift.rundir import atomic_write, read_answers, text_of, write_lines
-from undrift.rundir.files import line_of, read_line, writing
-from undrift.rundir.records import Said, check
-from undrift.scoring import in_other_units, scores_of, task_score
+from undrift.run.session import Session
+from undrift.rundir import is_name, read_answers, read_record, write_json
+from undrift.rundir.files import NAME_RULE, remove
+from undrift.rundir.records import Asked
+from undrift.scoring import mean_score, task_score
+
+SCORES = ("strict", "caseless", "official", "lenient", "form")
+_MARK = "asked.json"
 
 
-class Examiner:
-    """Puts the test examples of tasks to a model; prompts are tokenised once per task.
+def ask(
+    adapter: SavedAdapter, question: str, images: tuple[Path, ...] = (), max_new_tokens: int = 32
+) -> str:
+    """Ask one question.
 
     Args:
-        backbone: The backbone.
-        model: The model with its adapters.
-        collator: Makes the batches.
+        adapter: From `open_adapter`.
+        question: The question, its format line included.
+        images: Pictures it is about.
+        max_new_tokens: Longest answer.
+
+    Returns:
+        The answer.
+    """
+    asked = Example("question", question, ("unknown",), images)
+    encoded = adapter.collator.encode([asked], answered=False)
+    with adapter.method.predicting(adapter.model):
+        return next(text for _, text in answers(adapter, encoded, max_new_tokens))
+
+
+def examine(
+    adapter: SavedAdapter,
+    tasks: Sequence[Task],
+    out: Path | None,
+    batch_size: int,
+    progress: Progress,
+    scoring: str = "coin",
+) -> dict[str, dict[str, float | None]]:
+    """Put test questions to an adapter.
+
+    Args:
+        adapter: From `open_adapter`.
+        tasks: What is asked.
+        out: Where predictions are kept, one file a task; nowhere if not given. An examination of
+            the same adapter that was cut off there goes on.
         batch_size: Prompts at a time.
         progress: Told about every batch.
         scoring: The profile that decides what is strict, see `undrift.scoring.PROFILES`.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        model: Any,
-        collator: Collator,
-        batch_size: int,
-        progress: Progress,
-        scoring: str = "coin",
-    ) -> None:
-        self.backbone = backbone
-        self.model = model
-        self.collator = collator
-        self.batch_size = batch_size
-        self.progress = progress
-        self.scoring = scoring
-        self._encoded: dict[str, list[Encoded]] = {}
-
-    def cell(self, task: Task, file: Path, title: str, work: float = 0.0) -> float:
-        """Measure one cell, unless its file is there already.
-
-        Predictions are noted batch by batch in a file beside it, from which a killed run goes on.
-
-        Args:
-            task: What is asked.
-            file: Where every prediction and its scores go.
-            title: For the progress bar.
-            work: The cell's share of the planned work.
-
-        Returns:
-            The strict score in percent; for captions CIDEr.
-        """
-        if not file.is_file():
-            self.progress.stage(title, len(task.test), work)
-            write_lines(file, self._rows(task, file.with_suffix(".part")))
-            file.with_suffix(".part").unlink(missing_ok=True)
-            units = in_other_units(task.scorer, read_answers(file))
-            if units:
-                self.progress.event("units", f"task {task.name}: {units}", task=task.name)
-        return task_score(read_answers(file))
-
-    def _rows(self, task: Task, notes: Path) -> list[dict[str, Any]]:
-        said = _noted(notes)
-        known = {example.id for example in task.test}
-        said = {key: text for key, text in said.items() if key in known}
-        self.progress.advance(len(said))
-        waiting = [e for e in self._prompts(task) if e.id not in said]
-        stream = answers(
-            self.backbone,
-            self.model,
-            self.collator,
-            waiting,
-            task.max_new_tokens,
-            self.batch_size,
-            self.progress.advance,
-        )
-        atomic_write(notes, "".join(_note(notes, *known) for known in said.items()))
-        with writing(notes), notes.open("a", encoding="utf-8") as file:
-            for key, text in stream:
-                said[key] = text
-                file.write(_note(notes, key, text))
-        return [scored(task.scorer, e, said[e.id], self.scoring) for e in task.test]
-
-    def _prompts(self, task: Task) -> list[Encoded]:
-        if task.name not in self._encoded:
-            self._encoded[task.name] = self.collator.encode(task.test, answered=False)
-        return self._encoded[task.name]
-
-
-def scored(scorer: str, example: Example, prediction: str, scoring: str = "coin") -> dict[str, Any]:
-    """Return the line that is kept of one prediction.
-
-    Args:
-        scorer: The scorer's name.
-        example: What was asked.
-        prediction: What was answered.
-        scoring: The profile that decides what is strict.
 
     Returns:
-        id, question, answers, prediction, and the scores of `undrift.scoring.scores_of`.
+        The scores of each task by the names in SCORES, in percent; None where it has none.
     """
-    extra = {"question": example.question, **example.extra}
-    return {
-        "id": example.id,
-        "question": example.question,
-        "answers": list(example.answers),
-        "prediction": prediction,
-        **scores_of(scorer, prediction, example.answers, extra, scoring),
-    }
+    examples = [example for task in tasks for example in task.test]
+    adapter.backbone.prepare([picture for e in examples for picture in e.images])
+    progress.plan(len(examples))
+    session = Session(
+        adapter.backbone, adapter.model, adapter.method, progress, batch_size, scoring
+    )  # its collator takes the kept features
+    asked = [task.name for task in tasks]
+    if out is None:
+        check_names(asked)
+    else:
+        claim(out, asked, adapter_digest(adapter.folder, adapter.backbone.fingerprint))
+    scores = {}
+    names = [note["name"] for note in adapter.origin.get("learned", ())]
+    with tempfile.TemporaryDirectory() as temporary:
+        for task in tasks:
+            file = (out or Path(temporary)) / f"{task.name}.jsonl"
+            file.unlink(missing_ok=True)
+            number = names.index(task.name) + 1 if task.name in names else None
+            with adapter.method.predicting(adapter.model, task=number):
+                measure_cell(session, task, file, f"asking {task.name}")
+            rows = read_answers(file)
+            means = {key: mean_score(rows, key) for key in SCORES}
+            scores[task.name] = {**means, "strict": task_score(rows)}
+    return scores
 
 
-def _note(notes: Path, key: str, text: str) -> str:
-    return line_of(notes, {"id": key, "prediction": text})
+def check_names(names: Sequence[str]) -> None:
+    """Refuse the names of tasks that could lead out of a folder."""
+    for name in names:
+        if not is_name(name):
+            raise RunDirError(f"no file can be called after the task {name!r}: {NAME_RULE}")
 
 
-def _noted(notes: Path) -> dict[str, str]:
-    """Read the predictions of a cell that was not finished; a last line cut off is left out."""
-    if not notes.is_file():
-        return {}
-    found: dict[str, str] = {}
-    *lines, _ = text_of(notes).split("\n")
-    for number, line in enumerate(lines, 1):
-        row: Any = read_line(notes, line, number)
-        if isinstance(row, list):  # as it was before there was a format
-            row = dict(zip(("id", "prediction"), row, strict=False))
-        check(notes, row, TypeAdapter(Said), (f"line {number}",))
-        found[row["id"]] = row["prediction"]
-    return found
+def adapter_digest(folder: Path, fingerprint: str) -> str:
+    """Name an adapter on its backbone by the bytes of its tensors."""
+    made = hashlib.sha256(fingerprint.encode())
+    for file in sorted(folder.glob("*.safetensors")):
+        made.update(file.read_bytes())
+    return made.hexdigest()
+
+
+def claim(out: Path, names: Sequence[str], adapter: str) -> None:
+    """Make sure that answers can be written into a folder without a loss of anything in it.
+
+    What an unfinished examination of another adapter has noted there is deleted.
+
+    Args:
+        out: The folder; it is made.
+        names: The tasks that are asked.
+        adapter: From `adapter_digest`.
+
+    Raises:
+        RunDirError: If a name cannot be a file's, or if a file of that name is there already which
+            `undrift eval` has not written.
+    """
+    check_names(names)
+    mark = out / _MARK
+    known = read_record(mark, Asked) if os.path.lexists(mark) else {"adapter": adapter}
+    ours = set(known.get("files", ()))
+    wanted = [f"{name}{suffix}" for name in names for suffix in (".jsonl", ".part")]
+    for file in (out / name for name in wanted if name not in ours):
+        if os.path.lexists(file):
+            raise RunDirError(
+                f"{file} is there, and `undrift eval` has not written it (no word of it in "
+                f"{mark}); move it away, or choose another folder with --out"
+            )
+    if known["adapter"] != adapter:
+        for name in ours:
+            if name.endswith(".part"):
+                remove(out / name)
+    write_json(mark, {"adapter": adapter, "files": sorted({*ours, *wanted})})

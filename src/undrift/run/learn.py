@@ -20,13 +20,13 @@ from undrift.data.row_files import BadRow
 from undrift.data.types import Benchmark, Task
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.shared.budget import check_fits
-from undrift.run import plan
-from undrift.run.adapters import make_method, note_origin
+from undrift.run.adapters import note_origin
+from undrift.run.answer import measure_cell
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
-from undrift.run.evaluate import Examiner
 from undrift.run.input_changes import Inputs, splits_of
-from undrift.run.learned import find_again, from_files
+from undrift.run.learned_tasks import find_again, from_files
+from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import (
     Skipped,
     check_answers,
@@ -35,12 +35,11 @@ from undrift.run.load_tasks import (
     without_bad,
 )
 from undrift.run.manifest import manifest
-from undrift.run.origin import placed, source
 from undrift.run.progress import Progress
 from undrift.run.report_to import Reporters, check_reporters
+from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.start import Start
-from undrift.run.teach import attach, explained, teach
-from undrift.run.trainer import StepBar
+from undrift.run.trainer import StepBar, diverging, teach, training_settings, training_work
 from undrift.run.watch_routes import RouteWatch, mention_unwatchable
 from undrift.rundir import (
     atomic_folder,
@@ -117,7 +116,7 @@ class Learn:
     ) -> None:
         self.start, self.progress = start, progress or Progress()
         self.files = LearnDir(out)
-        self.config = placed(start.config, None if replace else self.files)
+        self.config = with_base_folder(start.config, None if replace else self.files)
         check_reporters(self.config.report_to)
         self.method = make_method(self.config.method.name, self.config.method.options)
         if self.method.schedule != "sequential":
@@ -190,7 +189,7 @@ class Learn:
         (task,), pictures = without_bad([task], self.progress, self._backbone or self.config.base)
         return task, [*rows_skipped(bad), *pictures]
 
-    def _prepare(self) -> Examiner:
+    def _prepare(self) -> Session:
         config = self.config
         backbone = self._backbone or Backbone.load_for(config)
         another = self.start.fingerprint not in (None, backbone.fingerprint)
@@ -203,23 +202,14 @@ class Learn:
             )
         asked = [task.test for task, _ in self.earlier]
         examples = [e for split in (self.task.train, self.task.test, *asked) for e in split]
-        if not config.train.train_projector:  # its features change
-            pictures = [picture for example in examples for picture in example.images]
-            backbone.prepare(pictures, self._features_done)
+        keep_features(config, backbone, examples, self.progress)
         if self.start.adapter is not None:
             check_fits(self.method, backbone.model, self.start.adapter)
-        model = attach(self.method, config, backbone, self.progress)
-        mention_unwatchable(config.watch_routes, self.method, model, self.progress)
+        session = Session.open(config, self.method, backbone, self.progress)
+        mention_unwatchable(config.watch_routes, session)
         self._write_manifest(backbone)
         self._tell(backbone)
-        return Examiner(
-            backbone,
-            model,
-            backbone.collator(),
-            config.eval.batch_size,
-            self.progress,
-            config.eval.scoring,
-        )
+        return session
 
     def _tell(self, backbone: Backbone) -> None:
         """Say what may not be meant: a task without pictures, one that is asked what it learns."""
@@ -231,56 +221,54 @@ class Learn:
             text = f"nothing of {name} is held out: its scores are of what it was trained on"
             self.progress.event("held out", text, task=name)
 
-    def _measure(self, examiner: Examiner) -> None:
-        settings = plan.settings(
-            self.config, self.task, 1, self.config.train.learning_rate or self.method.learning_rate
-        )
-        work = plan.training_work(self.task, settings)
+    def _measure(self, session: Session) -> None:
+        settings = training_settings(self.config, self.method, self.task)
+        work = training_work(self.task, settings)
         asked = [task for task, _ in self.earlier] + [self.task]
         self.progress.plan(work + 2 * sum(len(task.test) for task in asked))
         learned = self.adapter.is_dir()
         if self.start.adapter is not None and not learned:
-            self.method.load_state(examiner.model, self.start.adapter)
+            self.method.load_state(session.model, self.start.adapter)
         live = self.files.live(self.index, self.task.name)
         with Reporters(self.config.report_to, live) as reporters:
             if not learned:
-                self._ask(examiner, asked, BEFORE)
-                self._teach(examiner, settings, work, reporters)
+                self._ask(session, asked, BEFORE)
+                self._teach(session, settings, work, reporters)
             else:
-                self.method.load_state(examiner.model, self.adapter)
-            self._ask(examiner, asked, AFTER)
+                self.method.load_state(session.model, self.adapter)
+            self._ask(session, asked, AFTER)
             changes = self._write_result(asked)
             reporters.scores({change.task: change.after for change in changes})
 
     def _teach(
-        self, examiner: Examiner, settings: TrainConfig, work: float, reporters: Reporters
+        self, session: Session, settings: TrainConfig, work: float, reporters: Reporters
     ) -> None:
         snapshots = self.files.root / "training"
         bar = StepBar(self.progress, f"learning {self.task.name}", work)
         names = [note["name"] for note in self.start.notes]
         earlier = {names.index(task.name) + 1: task for task, _ in self.earlier}
-        watch = RouteWatch(examiner, self.method, earlier, self.config.watch_routes)
+        watch = RouteWatch(session, self.method, earlier, self.config.watch_routes)
         callbacks = [bar, watch, reporters]
-        with explained(f"task {self.index} ({self.task.name})", self.files.root):
+        with diverging(f"task {self.index} ({self.task.name})", self.files.root):
             seed = self.config.seed
             log = teach(
-                examiner, self.method, self.task, self.index, seed, settings, snapshots, callbacks
+                session, self.method, self.task, self.index, seed, settings, snapshots, callbacks
             )
         write_lines(self.files.root / "train.jsonl", log)
         with atomic_folder(self.adapter) as folder:
-            self.method.save_state(examiner.model, folder)
+            self.method.save_state(session.model, folder)
             notes = [*self.start.notes, self.note]
             changes = [*self.start.changes, *self.inputs.changes]
-            note_origin(folder, self.config, examiner.backbone, self.index, notes, changes)
+            note_origin(folder, self.config, session.backbone, self.index, notes, changes)
         shutil.rmtree(snapshots, ignore_errors=True)
 
-    def _ask(self, examiner: Examiner, tasks: Sequence[Task], when: str) -> None:
-        examiner.model.eval()
+    def _ask(self, session: Session, tasks: Sequence[Task], when: str) -> None:
+        session.model.eval()
         learned = [str(note["name"]) for note in (*self.start.notes, self.note)]
         for number, task in enumerate(tasks, 1):
             file = self.files.answers(when, number, task.name)
-            with self.method.predicting(examiner.model, task=learned.index(task.name) + 1):
-                examiner.cell(task, file, f"asking {task.name}, {when}", len(task.test))
+            with self.method.predicting(session.model, task=learned.index(task.name) + 1):
+                measure_cell(session, task, file, f"asking {task.name}, {when}")
 
     def _write_result(self, tasks: Sequence[Task]) -> list[Change]:
         def score(when: str, number: int, task: Task) -> float:
@@ -306,8 +294,7 @@ class Learn:
     def _write_manifest(self, backbone: Backbone) -> None:
         terms = "your own data: undrift knows nothing of its terms"
         made = Benchmark("folder", "own", (self.task,), terms, {}, str(self.note["digest"]))
-        rate = self.config.train.learning_rate or self.method.learning_rate
-        options = {**asdict(self.method.config), "learning_rate": rate}
+        options = options_used(self.config, self.method)
         content = manifest(self.config, made, made.tasks, backbone, options)
         trained_on = self.start.fingerprint
         self.inputs.enter(
@@ -315,8 +302,3 @@ class Learn:
         )
         write_json(self.files.manifest_file, {**content, "skipped": len(self.skipped)})
         note_skipped(self.skipped, self.files.root, self.progress)
-
-    def _features_done(self, done: int, total: int, new: int) -> None:
-        if done == new:
-            self.progress.stage("image features, once per backbone", total)
-        self.progress.advance(new)

@@ -1,4 +1,4 @@
-"""A benchmark as a configuration asks for it: its own options, with or without its bad parts."""
+"""The tasks of a run: a benchmark as a configuration asks for it, without its bad parts, cut."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from undrift.data.picture_decoding import survey
 from undrift.data.row_files import BadRow
+from undrift.data.subset import subset
 from undrift.data.types import Benchmark, Example, Task
 from undrift.errors import DataError, unknown
 from undrift.registry import BENCHMARKS
 from undrift.run.backbone import Backbone
-from undrift.run.config import RunConfig
+from undrift.run.config import Profile, RunConfig
 from undrift.run.progress import Progress
 from undrift.run.refused_examples import refused, renderer_of
 from undrift.rundir import write_lines
@@ -169,3 +170,40 @@ def without_bad(
     if skipped:
         tasks = [replace(task, **splits) for task, splits in zip(tasks, changed, strict=True)]
     return tuple(tasks), skipped
+
+
+def cut(task: Task, profile: Profile, split: str = "test") -> Task:
+    """Return a task with the part of its examples that the profile uses.
+
+    `limit` and `fraction` choose by the examples' ids; of what remains the shares are taken, evenly
+    spaced.
+
+    Args:
+        task: The whole task.
+        profile: How much of it is used.
+        split: "test", or "validation" to ask its validation examples instead.
+
+    Returns:
+        The task; the examples to ask stand in its `test`.
+
+    Raises:
+        DataError: If the split has zero examples.
+    """
+    asked = task.test if split == "test" else task.validation
+    if not asked:
+        raise DataError(f"task {task.name!r} has zero {split} examples; use eval.split=test")
+    chosen = {"limit": profile.limit, "fraction": profile.fraction, "seed": profile.draw}
+    return replace(
+        task,
+        train=_share(subset(task.train, **chosen), profile.train_share),
+        test=_share(subset(asked, **chosen), profile.test_share),
+    )
+
+
+def spaced(examples: Sequence[Example], count: int) -> tuple[Example, ...]:
+    """Choose so many examples, evenly spaced, in their order."""
+    return tuple(examples[i * len(examples) // count] for i in range(count))
+
+
+def _share(examples: Sequence[Example], share: float) -> tuple[Example, ...]:
+    return spaced(examples, max(1, round(len(examples) * share)))

@@ -1,4 +1,4 @@
-"""What a processor refuses of examples before anything is learned, and a model of a batch.
+"""Examples that a processor refuses before anything is learned, or that a model refuses later.
 
 A text can only be refused for a token whose name is in it, so only such texts are tokenised. And
 what a processor takes at all sizes it is shown, from the narrowest to the widest and from the
@@ -8,8 +8,7 @@ smallest to the largest, is tried from the ends: behind the first that passes, a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +16,28 @@ import torch
 from transformers import AutoConfig, GenerationConfig
 
 from undrift.data.collate import Encoded, PixelCollator, TextCollator
-from undrift.data.processor import REFUSALS, naming, refuses, setting_error, text_only
+from undrift.data.processor import REFUSALS, blame, refuses, setting_error, text_only
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError
 from undrift.run.backbone import Backbone, Collator
-from undrift.run.load_model import read_processor
-from undrift.run.origin import source
+from undrift.run.load_model import read_processor, source
 
 Size = tuple[int, int]
 _OF_PICTURES = "image|picture|pixel|patch|vision"
 
 
-@contextmanager
-def named(
-    backbone: Backbone, model: Any, collator: Collator, batch: Sequence[Encoded]
-) -> Iterator[None]:
-    """Within this context, what fails because of one example's pictures is told with its name.
+def blame_example(
+    backbone: Backbone, model: Any, collator: Collator, batch: Sequence[Encoded], error: Exception
+) -> None:
+    """Name the example whose pictures made a model fail, if it was one of a batch.
 
     Args:
         backbone: The backbone.
-        model: The model that is called.
+        model: The model that was called.
         collator: What made the batch.
-        batch: The examples that it is called with.
-
-    Yields:
-        Nothing.
+        batch: The examples that it was called with.
+        error: What it raised.
 
     Raises:
         DataError: If the model refuses one of them, such as pictures of more places than tokens.
@@ -58,25 +53,12 @@ def named(
         with backbone.reading(renderer_of(backbone).blank()) as inputs:
             model(**inputs)
 
-    if not any(example.images for example in batch):
-        yield
-        return
-    with naming(type(backbone.model).__name__, batch, alone, blank, _OF_PICTURES):
-        yield
+    if any(example.images for example in batch):
+        blame(type(backbone.model).__name__, batch, error, alone, blank, _OF_PICTURES)
 
 
 def renderer_of(backbone: str | Backbone) -> Renderer:
-    """Make the prompts of a backbone; of one that is only named, no weights are loaded.
-
-    Args:
-        backbone: It, or its name as for `Backbone.load`.
-
-    Returns:
-        The prompts.
-
-    Raises:
-        ConfigError: If its processor cannot be loaded.
-    """
+    """Make the prompts of a backbone; of one that is only named, no weights are loaded."""
     if isinstance(backbone, Backbone):
         return Renderer(backbone.processor, backbone.stop_ids, backbone.model.config)
     origin = source(backbone)

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from undrift.errors import ConfigError, RunDirError
-from undrift.run import layers
 from undrift.run.adapters import find_adapter, origin_of
-from undrift.run.config import RunConfig
-from undrift.run.learned import Note
-from undrift.run.origin import source
+from undrift.run.config import RunConfig, merged, resolve, spelled_out, validated
+from undrift.run.learned_tasks import Note
+from undrift.run.load_model import source
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Start:
     Args:
         config: The run that the adapter comes from, with what is asked for now put over it.
         adapter: The adapter's folder; None to start one.
-        notes: A note of each task it has learned, see `undrift.run.learned`.
+        notes: A note of each task it has learned, see `undrift.run.learned_tasks`.
         fingerprint: Of the backbone that it was trained on, if there is one.
         changes: What had changed while it was made, see `undrift.run.input_changes`.
     """
@@ -41,7 +38,7 @@ def start_from(given: str, *asked: Mapping[str, Any]) -> Start:
 
     Args:
         given: An adapter's folder, a run's, that of an earlier `learn`; or a backbone.
-        *asked: Layers of configuration, as in `undrift.run.layers`.
+        *asked: Layers of configuration, as in `undrift.run.config`.
 
     Returns:
         The start.
@@ -54,26 +51,23 @@ def start_from(given: str, *asked: Mapping[str, Any]) -> Start:
         folder = find_adapter(Path(given))
     except RunDirError:
         source(given)  # a name that cannot be a backbone either is told now
-        return Start(layers.resolve({"benchmark": "folder", "backbone": given}, *asked))
+        return Start(resolve({"benchmark": "folder", "backbone": given}, *asked))
     origin = origin_of(folder)
     if "learned" not in origin:
         raise RunDirError(
             f"{folder} does not say which tasks it has learned; start from an adapter that "
             "`undrift run` or `undrift learn` has saved"
         )
-    own = {key: value for layer in map(layers.spelled, asked) for key, value in layer.items()}
+    own = {key: value for layer in map(spelled_out, asked) for key, value in layer.items()}
     name = own.get("method", {}).get("name", origin["method"])
     if name != origin["method"]:
         raise ConfigError(
             f"{folder} was made by {origin['method']!r}, and cannot be continued by {name!r}; "
             "leave out --method"
         )
-    content = layers.merged(layers.spelled(origin["run"]), *map(layers.spelled, asked))
+    content = merged(spelled_out(origin["run"]), *map(spelled_out, asked))
     if "backbone" in own and "backbone_folder" not in own:
         content.pop("backbone_folder", None)  # that of another place
-    try:
-        config = RunConfig.model_validate(content)
-    except ValidationError as error:
-        raise layers.explained(error, RunConfig) from error
+    config = validated(RunConfig, content)
     changes = origin.get("changes", ())
     return Start(config, folder, origin["learned"], origin["fingerprint"], changes)

@@ -16,9 +16,9 @@ from statistics import fmean
 from typing import Any
 
 from undrift.errors import RunDirError, unknown
-from undrift.run.cells import Cell, Plan, best_rate, next_rate
 from undrift.run.processes import Process, begin, stopped_with_us
 from undrift.run.progress import Progress, clock
+from undrift.run.study_plan import Cell, Plan, best_rate, next_rate
 from undrift.rundir import RunDir, atomic_write, read_record
 from undrift.rundir.files import remove
 from undrift.rundir.records import Manifest, StudyResults

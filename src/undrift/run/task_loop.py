@@ -13,26 +13,33 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError
 from undrift.methods.shared.budget import measured, rank_to_meet, size
-from undrift.run import origin, plan
-from undrift.run.adapters import make_method, note_origin
+from undrift.run.adapters import note_origin
+from undrift.run.answer import measure_cell
 from undrift.run.backbone import Backbone
-from undrift.run.config import MethodConfig, RunConfig
-from undrift.run.evaluate import Examiner
+from undrift.run.config import MethodConfig, Profile, RunConfig
 from undrift.run.input_changes import Inputs, splits_of
-from undrift.run.learned import from_benchmark
-from undrift.run.load_tasks import Skipped, check_answers, note_skipped, read_benchmark
+from undrift.run.learned_tasks import from_benchmark
+from undrift.run.load_model import source, with_base_folder
+from undrift.run.load_tasks import Skipped, check_answers, cut, note_skipped, read_benchmark
 from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
 from undrift.run.report_to import Reporters, check_reporters
-from undrift.run.teach import attach, explained, teach
+from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.thumbnails import keep_pictures
-from undrift.run.trainer import StepBar
+from undrift.run.trainer import (
+    JOINT,
+    StepBar,
+    diverging,
+    teach,
+    training_settings,
+    training_work,
+)
 from undrift.run.training_cost import Meter
 from undrift.run.watch_routes import ROUTES, RouteWatch, mention_unwatchable
 from undrift.rundir import (
@@ -81,22 +88,22 @@ class Run:
             )
         there = RunDir(config.folder)
         replace = replace or there.only_planned
-        config = origin.placed(config, None if replace else there)
+        config = with_base_folder(config, None if replace else there)
         self.config = config
         self.progress = progress or Progress()
         self.method = make_method(config.method.name, config.method.options)
         check_reporters(config.report_to)
         # told now, not after the drawing
-        base = origin.source(config.base) if backbone is None else None
+        base = source(config.base) if backbone is None else None
         self.skipped: tuple[Skipped, ...] = ()
         if benchmark is None:
             benchmark, self.skipped = read_benchmark(config, self.progress, backbone or config.base)
         self.benchmark = benchmark
         order = self.benchmark.in_order(config.order)
-        self.tasks = [plan.cut(task, config.profile, config.eval.split) for task in order]
+        self.tasks = [cut(task, config.profile, config.eval.split) for task in order]
         check_answers(self.tasks, config.eval.scoring, self.progress)
-        self.stages = plan.trainings(self.tasks, self.method.schedule)
-        self.cells = plan.cells(config.profile, len(self.tasks), len(self.stages))
+        self.stages = trainings(self.tasks, self.method.schedule)
+        self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
         self.files = RunDir.start(config.folder, config.text(), replace=replace)
         splits = splits_of(self.tasks)
         self.inputs = Inputs(self.files, splits, base, force=force, progress=self.progress)
@@ -117,22 +124,22 @@ class Run:
         if self._complete():
             self.inputs.check_base(self.config, self._backbone)
             return read_record(self.files.matrix_file, Matrix)
-        examiner = self._prepare()
+        session = self._prepare()
         self.progress.plan(
-            sum(plan.training_work(stage, self._settings(stage)) for stage in self.stages)
+            sum(training_work(stage, self._settings(stage)) for stage in self.stages)
             + sum(len(self.tasks[i - 1].test) for row in self.cells.values() for i in row)
         )
         zero_shot: Row = [None] * len(self.tasks)
         if 0 in self.cells:
-            zero_shot = self._row(examiner, 0)
+            zero_shot = self._row(session, 0)
         matrix: list[Row] = []
         for index, stage in enumerate(self.stages, start=1):
             live = self.files.live(index, stage.name)
             with Reporters(self.config.report_to, live) as reporters:
                 if not self.files.adapter(index, stage.name).is_dir():
-                    self._restore(examiner, index - 1)
-                    self._train(examiner, index, stage, reporters)
-                matrix.append(self._row(examiner, index))
+                    self._restore(session, index - 1)
+                    self._train(session, index, stage, reporters)
+                matrix.append(self._row(session, index))
                 reporters.scores(self._named(matrix[-1]))
             if not self.files.is_done(index, stage.name):
                 self._write_matrix(zero_shot, matrix)
@@ -148,25 +155,20 @@ class Run:
             return False
         return read_record(self.files.matrix_file, Matrix)["metrics"]["last"] is not None
 
-    def _prepare(self) -> Examiner:
+    def _prepare(self) -> Session:
         """Load the backbone, keep its image features, attach the method."""
         config = self.config
         with self._timed("load"):
             backbone = self._backbone or Backbone.load_for(config)
         with self._timed("features"):
-            splits = [split for task in self.tasks for split in (task.train, task.test)]
-            pictures = [picture for split in splits for e in split for picture in e.images]
-            if not config.train.train_projector:  # its features change
-                backbone.prepare(pictures, self._features_done)
+            examples = [e for task in self.tasks for e in (*task.train, *task.test)]
+            keep_features(config, backbone, examples, self.progress)
         self._match_budget(backbone)
         self._backbone_size = size(backbone.model)
-        model = attach(self.method, config, backbone, self.progress)
+        session = Session.open(config, self.method, backbone, self.progress)
         self._write_manifest(backbone)
-        mention_unwatchable(config.watch_routes, self.method, model, self.progress)
-        collator = backbone.collator()
-        return Examiner(
-            backbone, model, collator, config.eval.batch_size, self.progress, config.eval.scoring
-        )
+        mention_unwatchable(config.watch_routes, session)
+        return session
 
     def _match_budget(self, backbone: Backbone) -> None:
         """Give the method the rank that meets the budget; the adapters' notes name that rank."""
@@ -181,37 +183,37 @@ class Run:
         text = f"rank {rank} meets the {kind} budget"
         self.progress.event("matched", text, rank=rank, budget=kind)
 
-    def _restore(self, examiner: Examiner, index: int) -> None:
+    def _restore(self, session: Session, index: int) -> None:
         """Bring the model to where it was after so many trainings."""
         if self._at != index:
             folder = self.files.adapter(index, self.stages[index - 1].name)
-            self.method.load_state(examiner.model, folder)
+            self.method.load_state(session.model, folder)
             self._at = index
 
-    def _train(self, examiner: Examiner, index: int, stage: Task, reporters: Reporters) -> None:
+    def _train(self, session: Session, index: int, stage: Task, reporters: Reporters) -> None:
         settings = self._settings(stage)
         snapshots = self.files.task(index, stage.name) / "training"
         place = f"task {index} of {len(self.stages)}"
-        work = plan.training_work(stage, settings)
+        work = training_work(stage, settings)
         bar = StepBar(self.progress, f"{place}: learning {stage.name}", work)
-        meter = Meter(self.method, examiner.backbone.device)
+        meter = Meter(self.method, session.backbone.device)
         earlier = dict(enumerate(self.tasks[: index - 1], 1))
         every = self.config.watch_routes
-        watch = RouteWatch(examiner, self.method, earlier, every, meter.paused)
+        watch = RouteWatch(session, self.method, earlier, every, meter.paused)
         callbacks = [bar, meter, watch, reporters]
-        with self._timed("train"), meter, explained(f"{place} ({stage.name})", self.files.root):
+        with self._timed("train"), meter, diverging(f"{place} ({stage.name})", self.files.root):
             seed = self.config.seed
-            log = teach(examiner, self.method, stage, index, seed, settings, snapshots, callbacks)
+            log = teach(session, self.method, stage, index, seed, settings, snapshots, callbacks)
         last = log[-1] if log else {}
         write_lines(self.files.train_log(index, stage.name), log)
         with atomic_folder(self.files.adapter(index, stage.name)) as folder:
-            self.method.save_state(examiner.model, folder)
-            budget = measured(self.method, examiner.model, self._backbone_size, folder)
+            self.method.save_state(session.model, folder)
+            budget = measured(self.method, session.model, self._backbone_size, folder)
             self._note_budget(index, {"task": stage.name, **asdict(budget), **meter.effort()})
             learned = self.tasks[:index] if len(self.stages) > 1 else self.tasks
             sources = from_benchmark(self.config, learned)
             changes = self.inputs.changes
-            note_origin(folder, self.config, examiner.backbone, index, sources, changes)
+            note_origin(folder, self.config, session.backbone, index, sources, changes)
         shutil.rmtree(snapshots, ignore_errors=True)
         self._at = index
         last = {key: value for key, value in last.items() if not key.startswith(ROUTES)}
@@ -220,7 +222,7 @@ class Run:
         told = {"index": index, "task": stage.name, **asdict(budget)}
         self.progress.event("budget", f"{place}: {budget}", **told)
 
-    def _row(self, examiner: Examiner, after: int) -> Row:
+    def _row(self, session: Session, after: int) -> Row:
         """Measure what is not measured yet of one row."""
         row: Row = [None] * len(self.tasks)
         asked = {i: self.files.predictions(after, i) for i in self.cells[after]}
@@ -228,14 +230,14 @@ class Run:
             keep_pictures(self.files, i, self.tasks[i - 1])
         fresh = not all(file.is_file() for file in asked.values())
         if fresh:
-            self._restore(examiner, after)
-        examiner.model.eval()
+            self._restore(session, after)
+        session.model.eval()
         with self._timed("eval"):
             for i, file in asked.items():
                 task = self.tasks[i - 1]
                 title = f"after task {after}: asking {task.name}"
-                with self.method.predicting(examiner.model, task=i):
-                    row[i - 1] = examiner.cell(task, file, title, len(task.test))
+                with self.method.predicting(session.model, task=i):
+                    row[i - 1] = measure_cell(session, task, file, title)
                 if facts := self.method.facts():
                     write_json(file.with_suffix(".json"), facts)
         if fresh:
@@ -249,16 +251,7 @@ class Run:
         return {task.name: score for task, score in named if score is not None}
 
     def _settings(self, stage: Task) -> Any:
-        return plan.settings(self.config, stage, len(self.tasks), self._rate)
-
-    @property
-    def _rate(self) -> float:
-        return self.config.train.learning_rate or self.method.learning_rate
-
-    def _features_done(self, done: int, total: int, new: int) -> None:
-        if done == new:
-            self.progress.stage("image features, once per backbone", total)
-        self.progress.advance(new)
+        return training_settings(self.config, self.method, stage, len(self.tasks))
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -288,7 +281,7 @@ class Run:
         return content
 
     def _write_manifest(self, backbone: Backbone) -> None:
-        options = {**asdict(self.method.config), "learning_rate": self._rate}
+        options = options_used(self.config, self.method)
         content = manifest(self.config, self.benchmark, self.tasks, backbone, options)
         there = self.files.manifest_file
         before = read_record(there, Manifest) if there.is_file() else {}
@@ -313,3 +306,46 @@ class Run:
             content["seconds"][phase] = round(content["seconds"].get(phase, 0.0) + seconds, 3)
         self._seconds = {}
         write_json(self.files.manifest_file, content)
+
+
+def trainings(tasks: Sequence[Task], schedule: str) -> list[Task]:
+    """Return what is trained, in order: the tasks, or all of them as one, or nothing.
+
+    Args:
+        tasks: The tasks in order.
+        schedule: "sequential", "joint" or "none", see `Method.schedule`.
+
+    Returns:
+        Tasks to train on.
+    """
+    if schedule == "none":
+        return []
+    if schedule == "sequential":
+        return list(tasks)
+    union = tuple(
+        replace(example, id=f"{task.name}/{example.id}") for task in tasks for example in task.train
+    )
+    return [replace(tasks[0], name=JOINT, train=union, validation=())]
+
+
+def cells_to_measure(profile: Profile, tasks: int, trained: int) -> dict[int, list[int]]:
+    """Return the cells of the matrix that are measured.
+
+    Args:
+        profile: Which cells it wants.
+        tasks: How many tasks there are.
+        trained: How many trainings there are: as many, or 1, or 0.
+
+    Returns:
+        Row by row.
+    """
+    everything = list(range(1, tasks + 1))
+    planned: dict[int, list[int]] = {}
+    if profile.cells != "ends" or not trained:
+        planned[0] = everything
+    for t in range(1, trained):
+        ahead = [t + 1] if profile.cells == "all" else []
+        planned[t] = [t] if profile.cells == "ends" else [*range(1, t + 1), *ahead]
+    if trained:
+        planned[trained] = everything
+    return planned

@@ -1,4 +1,4 @@
-"""One task's training: transformers' Trainer with the method's loss, and the method as callback.
+"""A task taught to a method: transformers' Trainer with the method's loss, the method a callback.
 
 The batches are tokenised beforehand and the image features kept, so a step costs the model and
 little else; what a Trainer adds to a bare loop is measured in docs/decisions.md. Precision,
@@ -17,20 +17,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from undrift.data.collate import Encoded, fitting
-from undrift.errors import TrainingDiverged
+from undrift.data.processor import REFUSALS
+from undrift.data.types import Task
+from undrift.errors import DataError, TrainingDiverged
 from undrift.methods.base import Method
 from undrift.methods.shared.projector import trained_modules
-from undrift.run.backbone import Backbone, Collator
 from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
-from undrift.run.config import TrainConfig
+from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.progress import Progress
-from undrift.run.refused_examples import named
+from undrift.run.refused_examples import blame_example
+from undrift.run.session import Session, rate_of
 from undrift.run.watch_routes import ROUTES, RouteWatch
 from undrift.tuner.peft_internals import one_device
 
+JOINT = "joint"  # the name of the one task of a method that trains on all tasks at once
+_TRAINING = 3.5  # what training on an example costs, in answers to an example
 _FIELDS = {field.name for field in fields(TrainingArguments)}
 _CHECKPOINTING = "activation_checkpointing"  # older transformers: gradient_checkpointing
 if _CHECKPOINTING not in _FIELDS:
@@ -114,7 +118,7 @@ class TaskTrainer(Trainer):
         method: Gives the loss.
         reading: The context in which a batch is read, which makes the model's inputs of it.
         watch: Sees every loss.
-        naming: The context in which a batch is learned, see `undrift.run.refused_examples.named`.
+        blame: Called with a batch and what it made the model raise, to name an example at fault.
         modules_rate: Peak rate of modules trained in full beside the adapter, the projector's.
         **options: What `Trainer` takes.
     """
@@ -125,7 +129,7 @@ class TaskTrainer(Trainer):
         method: Method,
         reading: Callable[[Mapping[str, Any]], AbstractContextManager[Mapping[str, Any]]],
         watch: LossWatch,
-        naming: Callable[[Sequence[Encoded]], AbstractContextManager[None]],
+        blame: Callable[[Sequence[Encoded], Exception], None],
         modules_rate: float,
         **options: Any,
     ) -> None:
@@ -134,7 +138,7 @@ class TaskTrainer(Trainer):
         self.method = method
         self.reading = reading
         self.watch = watch
-        self.naming = naming
+        self.blame = blame
         self.model_accepts_loss_kwargs = False  # the Trainer divides by the accumulation itself
 
     def compute_loss(
@@ -146,8 +150,12 @@ class TaskTrainer(Trainer):
     ) -> Any:
         """Return the method's loss on a collated batch."""
         examples = inputs["examples"]
-        with self.naming(examples), self.reading(inputs) as made:
-            loss = self.method.loss(model, made)
+        try:
+            with self.reading(inputs) as made:
+                loss = self.method.loss(model, made)
+        except REFUSALS as error:
+            self.blame(examples, error)
+            raise
         self.watch.see(loss, [example.id for example in examples])
         self.state.num_input_tokens_seen += inputs["tokens"]  # snapshots keep it
         return loss
@@ -172,11 +180,52 @@ class TaskTrainer(Trainer):
         """Leave the weights alone: `Method.load_state` has restored them with the statistics."""
 
 
-def train(
-    backbone: Backbone,
-    model: nn.Module,
+def teach(
+    session: Session,
     method: Method,
-    collator: Collator,
+    task: Task,
+    index: int,
+    seed: int,
+    settings: TrainConfig,
+    snapshots: Path,
+    callbacks: Sequence[TrainerCallback],
+) -> list[dict[str, Any]]:
+    """Train a method on its next task.
+
+    The seed of a task follows from the run's seed and the task's number alone, so that a task
+    learned by itself, later, is the task learned in a run.
+
+    Args:
+        session: The model, the backbone and the collator.
+        method: The method, in the state after the task before.
+        task: What to learn.
+        index: Its number, from 1.
+        seed: The run's seed.
+        settings: How it is trained.
+        snapshots: Where snapshots go; the latest one there is gone on from.
+        callbacks: Told about every step.
+
+    Returns:
+        What was logged, see `train`.
+
+    Raises:
+        DataError: If the method chooses zero examples.
+    """
+    examples = list(method.examples(task.train, index))
+    if not examples:
+        raise DataError(f"task {task.name!r} has zero examples to train on")
+    if session.backbone.store is not None:  # examples of earlier tasks may be among them
+        session.backbone.prepare([picture for e in examples for picture in e.images])
+    own = seed * 1000 + index
+    set_seed(own)
+    method.task_index = index
+    encoded = session.collator.encode(examples, answered=True)
+    return train(session, method, encoded, settings, snapshots, own, callbacks)
+
+
+def train(
+    session: Session,
+    method: Method,
     examples: Sequence[Encoded],
     config: TrainConfig,
     folder: Path,
@@ -186,10 +235,8 @@ def train(
     """Train one task, going on from the latest snapshot in `folder` if there is one.
 
     Args:
-        backbone: The backbone.
-        model: The model with the method's adapters.
+        session: The model with the method's adapters, the backbone and the collator.
         method: The method; it is one of the trainer's callbacks.
-        collator: Makes the batches.
         examples: Encoded examples with answers.
         config: Rates, sizes and lengths.
         folder: For snapshots.
@@ -203,6 +250,7 @@ def train(
         TrainingDiverged: If the loss stops being finite.
         DataError: If processor or model refuse an example; it is named.
     """
+    backbone, model, collator = session.backbone, session.model, session.collator
 
     def collate(batch: list[Encoded]) -> dict[str, Any]:
         made = fitting(collator.collate(batch), batch, backbone.model.config)
@@ -230,7 +278,7 @@ def train(
         method=method,
         reading=reading,
         watch=watch,
-        naming=partial(named, backbone, model, collator),
+        blame=partial(blame_example, backbone, model, collator),
         modules_rate=config.projector_learning_rate,
         model=model,
         args=_arguments(config, folder, seed, backbone.device, backbone.model.dtype),
@@ -248,6 +296,44 @@ def train(
         trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
     model.eval()
     return _by_step(trainer.state.log_history)
+
+
+def training_settings(config: RunConfig, method: Method, task: Task, tasks: int = 1) -> TrainConfig:
+    """Return the settings of one training: the method's rate, and as many steps as all tasks get.
+
+    Args:
+        config: The run.
+        method: The method.
+        task: What is trained.
+        tasks: How many tasks the run has.
+
+    Returns:
+        The settings.
+    """
+    changed: dict[str, object] = {"learning_rate": rate_of(config, method)}
+    if task.name == JOINT and config.train.max_steps is not None:
+        changed["max_steps"] = config.train.max_steps * tasks
+    return config.train.model_copy(update=changed)
+
+
+def training_work(task: Task, config: TrainConfig) -> float:
+    """Return what a training costs, in answers to an example."""
+    examples = len(task.train) * config.epochs
+    if config.max_steps is not None:
+        examples = config.max_steps * config.batch_size * config.accumulation
+    return _TRAINING * examples
+
+
+@contextmanager
+def diverging(place: str, root: Path) -> Iterator[None]:
+    """Say in the error of a training that diverges which task it was, and what is kept in a run."""
+    try:
+        yield
+    except TrainingDiverged as error:
+        raise TrainingDiverged(
+            f"{place}: {error}. What was good is kept in {root}: the same command "
+            "goes on from the last snapshot, or else from the task before"
+        ) from error
 
 
 def _by_step(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -17,11 +17,11 @@ from transformers import TrainerCallback
 from undrift.data.collate import Encoded
 from undrift.data.types import Task
 from undrift.methods.base import Method
+from undrift.run.answer import read
 from undrift.run.checkpoint import random_kept
-from undrift.run.evaluate import Examiner
-from undrift.run.generate import read
-from undrift.run.plan import spaced
+from undrift.run.load_tasks import spaced
 from undrift.run.progress import Progress
+from undrift.run.session import Session
 from undrift.tuner.route_recorder import Routes, compare, mean, recorded, routed_layers
 
 PROBE = 16  # examples a task
@@ -40,7 +40,7 @@ class RouteWatch(TrainerCallback):
     """Compares the routes of earlier tasks' inputs with those before this task began.
 
     Args:
-        examiner: Holds the model, in the state in which the task before has left it.
+        session: The model, in the state in which the task before has left it.
         method: The method.
         earlier: The earlier tasks, by their numbers from 1.
         every: Steps between two looks; there is one after the last step as well. 0 for never.
@@ -49,20 +49,20 @@ class RouteWatch(TrainerCallback):
 
     def __init__(
         self,
-        examiner: Examiner,
+        session: Session,
         method: Method,
         earlier: Mapping[int, Task],
         every: int,
         aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._tell: Callable[[dict[str, float]], None] = lambda _: None
-        self._examiner, self._method = examiner, method
+        self._session, self._method = session, method
         self._every, self._aside = every, aside
         self._probes: dict[str, _Probe] = {}
-        watched = earlier if every and _watchable(method, examiner.model) else {}
+        watched = earlier if every and _watchable(method, session.model) else {}
         for number, task in watched.items():
             chosen = spaced(task.test, min(PROBE, len(task.test)))
-            encoded = examiner.collator.encode(chosen, answered=False)
+            encoded = session.collator.encode(chosen, answered=False)
             self._probes[task.name] = _Probe(number, encoded, self._routes(number, encoded))
 
     @contextmanager
@@ -102,11 +102,11 @@ class RouteWatch(TrainerCallback):
 
     def _routes(self, number: int, examples: Sequence[Encoded]) -> dict[str, Tensor]:
         """Record the routes of a task's prompts, batch by batch."""
-        examiner, method = self._examiner, self._method
-        model, was = examiner.model, examiner.model.training
+        method, model = self._method, self._session.model
+        was = model.training
         model.eval()
         with random_kept(), method.predicting(model, task=number), recorded(model) as recorder:
-            read(examiner.backbone, model, examiner.collator, examples, examiner.batch_size)
+            read(self._session, examples)
         method.facts()  # these prompts are none of those that are counted
         model.train(was)
         return recorder.routes()

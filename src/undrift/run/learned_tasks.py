@@ -1,4 +1,4 @@
-"""The tasks that an adapter has learned: noted beside it by where their test examples are.
+"""The tasks that an adapter has learned, noted beside it by where their test examples are.
 
 So `undrift learn` can ask about every earlier task, and `undrift eval` about all of them, without
 being told again where the data lies. Paths are absolute; examples themselves are never copied.
@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from undrift.data.instructions import read_examples
 from undrift.data.own_tasks import OwnTask
 from undrift.data.picture_folder import PictureFolder
@@ -22,10 +20,9 @@ from undrift.data.row_layouts import AnswerReader
 from undrift.data.subset import hold_out
 from undrift.data.types import Example, Task
 from undrift.errors import DataError
-from undrift.run import layers, plan
 from undrift.run.backbone import Backbone
-from undrift.run.config import RunConfig
-from undrift.run.load_tasks import read_benchmark, without_bad
+from undrift.run.config import RunConfig, validated
+from undrift.run.load_tasks import cut, read_benchmark, without_bad
 from undrift.run.progress import Progress
 
 Note = Mapping[str, Any]
@@ -33,15 +30,7 @@ Note = Mapping[str, Any]
 
 
 def from_benchmark(config: RunConfig, tasks: Sequence[Task]) -> list[Note]:
-    """Note tasks that a run has learned.
-
-    Args:
-        config: The run.
-        tasks: The tasks, cut to what the run used.
-
-    Returns:
-        A note each.
-    """
+    """Note tasks of a benchmark that a run has learned, cut to what it used."""
     source = {
         "benchmark": config.benchmark,
         "data": None if config.data is None else str(config.data.resolve()),
@@ -50,7 +39,7 @@ def from_benchmark(config: RunConfig, tasks: Sequence[Task]) -> list[Note]:
         "profile": config.profile.model_dump(),
         "split": config.eval.split,
     }
-    return [{"name": t.name, "digest": digest(t.test), **source} for t in tasks]
+    return [{"name": t.name, "digest": examples_digest(t.test), **source} for t in tasks]
 
 
 def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: bool) -> Note:
@@ -69,7 +58,7 @@ def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: b
     files = {"test": own.test} if own.test else {"train": own.train}
     return {
         "name": own.name,
-        "digest": digest(task.test),
+        "digest": examples_digest(task.test),
         **{key: str(path.resolve()) for key, path in files.items()},
         **({} if own.test else {"held_out": held_out, "seed": seed}),
         "images": str(own.images.resolve()),
@@ -114,7 +103,7 @@ def find_again(
                 f"the earlier task {note['name']!r} cannot be asked: {error}; put its data back, "
                 f"or go on without asking it: --without {note['name']}"
             ) from error
-        found.append((task, digest(task.test) != note["digest"]))
+        found.append((task, examples_digest(task.test) != note["digest"]))
     return found
 
 
@@ -129,16 +118,8 @@ def _of_benchmark(
     kept = ("benchmark", "data", "reading", "skip_bad", "profile")
     if note["benchmark"] == "pocket":  # it is drawn, the same anywhere; a record says not where
         note = {**note, "data": None}
-    try:
-        config = RunConfig.model_validate(
-            {
-                **{key: note[key] for key in kept},
-                "order": tuple(names),
-                "eval": {"split": note["split"]},
-            }
-        )
-    except ValidationError as error:
-        raise layers.explained(error, RunConfig) from error
+    own = {"order": tuple(names), "eval": {"split": note["split"]}}
+    config = validated(RunConfig, {**{key: note[key] for key in kept}, **own})
     if config.data is not None and not config.data.is_dir() and not config.data.is_file():
         raise DataError(f"{config.data}, which its record names, is not there")
     if note["data"] is not None:
@@ -146,7 +127,7 @@ def _of_benchmark(
         progress.event("reading", text, tasks=list(names), file=note["data"])
     made, _ = read_benchmark(config, progress, backbone)
     tasks = made.in_order(config.order)
-    return {task.name: plan.cut(task, config.profile, config.eval.split) for task in tasks}
+    return {task.name: cut(task, config.profile, config.eval.split) for task in tasks}
 
 
 def _of_files(note: Note, progress: Progress, backbone: str | Backbone | None) -> Task:
@@ -168,8 +149,8 @@ def _of_files(note: Note, progress: Progress, backbone: str | Backbone | None) -
     return without_bad([task], progress, backbone)[0][0] if note["skip_bad"] else task
 
 
-def digest(examples: Sequence[Example]) -> str:
-    """Return a digest of the texts of examples and the names of their pictures, not the folders."""
+def examples_digest(examples: Sequence[Example]) -> str:
+    """Digest the texts of examples and the names of their pictures, not the folders."""
     rows = [
         [e.id, e.question, e.answers, [path.name for path in e.images], *filter(None, [e.system])]
         for e in examples

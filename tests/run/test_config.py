@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from undrift.errors import ConfigError, UnknownName
-from undrift.run import layers
-from undrift.run.layers import resolve
+from undrift.run.config import load_yaml, overrides, read_order
+from undrift.run.config import resolve
 
 
 @pytest.fixture
@@ -92,15 +92,15 @@ def test_no_benchmark():
 
 
 def test_overrides_read_yaml_values():
-    found = layers.overrides(["method.delta=0.95", "train.learning_rate=1e-3", "profile=lite"])
+    found = overrides(["method.delta=0.95", "train.learning_rate=1e-3", "profile=lite"])
     assert found == {
         "method": {"delta": 0.95},
         "train": {"learning_rate": 1e-3},
         "profile": {"name": "lite"},
     }
-    assert layers.overrides(["method.top_k=null"]) == {"method": {"top_k": None}}
+    assert overrides(["method.top_k=null"]) == {"method": {"top_k": None}}
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
-        layers.overrides(["method.delta"])
+        overrides(["method.delta"])
 
 
 def test_run_yaml_makes_the_same_run_again(tmp_path):
@@ -109,7 +109,7 @@ def test_run_yaml_makes_the_same_run_again(tmp_path):
         {"out": tmp_path / "here", "threads": 2, "profile": "lite"},
     )
     (tmp_path / "run.yaml").write_text(first.text())
-    again = resolve(layers.load_yaml(tmp_path / "run.yaml"), {"out": tmp_path / "there"})
+    again = resolve(load_yaml(tmp_path / "run.yaml"), {"out": tmp_path / "there"})
     assert again.text() == first.text()
     assert "here" not in first.text() and "threads" not in first.text()
     assert yaml.safe_load(first.text())["method"] == {"name": "same", "delta": 0.5}
@@ -123,24 +123,24 @@ def test_folder_names_say_what_was_chosen():
 
 def test_yaml_files(tmp_path):
     with pytest.raises(ConfigError, match="cannot read the configuration"):
-        layers.load_yaml(tmp_path / "none.yaml")
+        load_yaml(tmp_path / "none.yaml")
     file = tmp_path / "c.yaml"
     file.write_text("a: [1")
     with pytest.raises(ConfigError, match="not valid YAML"):
-        layers.load_yaml(file)
+        load_yaml(file)
     file.write_text("- a")
     with pytest.raises(ConfigError, match="must hold `key: value` lines"):
-        layers.load_yaml(file)
+        load_yaml(file)
 
 
 def test_order_files(tmp_path):
-    assert layers.read_order("reversed") == "reversed"
+    assert read_order("reversed") == "reversed"
     file = tmp_path / "order.txt"
     file.write_text("- a\nb\n\n")
-    assert layers.read_order(str(file)) == ("a", "b")
+    assert read_order(str(file)) == ("a", "b")
     file.write_text("\n")
     with pytest.raises(ConfigError, match="names no task"):
-        layers.read_order(str(file))
+        read_order(str(file))
 
 
 def test_every_preset_is_valid():
