@@ -28,7 +28,7 @@ from undrift.run.checkpoint import (
     save_optimizer,
     save_random,
 )
-from undrift.run.claimed import claim
+from undrift.run.evaluate import claim
 from undrift.run.config import load_yaml
 from undrift.run.study_plan import load as load_study
 from undrift.rundir import read_record, write_json

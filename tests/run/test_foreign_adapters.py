@@ -21,7 +21,7 @@ from undrift.errors import AdapterMismatch, ConfigError, RunDirError, TrainingDi
 from undrift.run.adapters import examine, make_method, open_adapter, origin_of
 from undrift.run.backbone import Backbone
 from undrift.run.config import resolve
-from undrift.run.learned import find_again
+from undrift.run.learned_tasks import find_again
 from undrift.run.progress import Progress
 from undrift.run.task_loop import Run
 

@@ -18,7 +18,7 @@ from undrift.run import checkpoint
 from undrift.run.adapters import examine, open_adapter, origin_of
 from undrift.run.config import resolve
 from undrift.run.learn import Learn
-from undrift.run.learned import find_again
+from undrift.run.learned_tasks import find_again
 from undrift.run.progress import Progress
 from undrift.run.start import start_from
 from undrift.run.task_loop import Run

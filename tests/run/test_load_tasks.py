@@ -13,7 +13,7 @@ from undrift.errors import DataError, UnknownName
 from undrift.run.config import Profile
 from undrift.run.config import resolve
 from undrift.run.load_tasks import read_benchmark
-from undrift.run.plan import cut
+from undrift.run.load_tasks import cut
 from undrift.run.progress import Progress
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

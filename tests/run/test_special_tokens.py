@@ -24,7 +24,7 @@ from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError
 from undrift.run.backbone import Backbone
-from undrift.run.generate import decode
+from undrift.run.answer import decode
 from undrift.run.lengths import Ruler, lengths
 
 CHAT = (
