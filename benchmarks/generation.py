@@ -14,10 +14,10 @@ from PIL import Image
 
 from benchmarks.meter import Bar, measure, median
 from undrift.data.types import Example
-from undrift.run.adapters import make_method
+from undrift.run.answer import answers
 from undrift.run.backbone import Backbone
-from undrift.run.generate import answers
 from undrift.run.image_features import FeatureStore
+from undrift.run.session import Session, make_method
 
 EXAMPLES, BATCH, NEW = 32, 16, 8
 WORDS = "which colour shape number is the thing on left right small large round".split()
@@ -43,12 +43,13 @@ def generation_bars(rounds: int) -> list[Bar]:
         examples = questions(Path(folder))
         backbone.store = FeatureStore(Path(folder), backbone.encode)  # not in the user's cache
         backbone.prepare([picture for example in examples for picture in example.images])
-    collator = backbone.collator()
-    encoded = collator.encode(examples, answered=False)
-    model = make_method("same", {}).attach(backbone.model).eval()
+    method = make_method("same", {})
+    session = Session(backbone, method.attach(backbone.model).eval(), method)
+    encoded = session.collator.encode(examples, answered=False)
 
     def said(size: int) -> dict[str, str]:
-        return dict(answers(backbone, model, collator, encoded, NEW, size))
+        session.batch_size = size
+        return dict(answers(session, encoded, NEW))
 
     taken = measure({"one": lambda: said(1), "batch": lambda: said(BATCH)}, rounds)
     ratio = median(taken, lambda s: s["one"] / s["batch"])

@@ -51,7 +51,7 @@ import undrift
 from undrift import cli
 
 HOME = str(Path(undrift.__file__).parent) + os.sep
-CELL = "undrift.run.evaluate:Examiner.cell"
+CELL = "undrift.run.evaluate:measure_cell"
 SMALL = ("train.batch_size=4", "train.max_steps=4", "method.experts=4", "method.rank=2")
 
 
@@ -133,9 +133,11 @@ def make_run(folder: Path, method: str) -> Walk:
 def of_answer(folder: Path, cell: str) -> Walk:
     """Ask the run's last adapter one question, twice, and follow the second time."""
     module, _, name = cell.partition(":")
-    owner, _, method = name.partition(".")
-    examiner = getattr(importlib.import_module(module), owner)
-    ask: Callable[..., Any] = getattr(examiner, method)
+    *owners, called = name.split(".")
+    owner: Any = importlib.import_module(module)
+    for each in owners:
+        owner = getattr(owner, each)
+    ask: Callable[..., Any] = getattr(owner, called)
     words = ("eval", folder / "same", "--task", "charts", "--limit", 1, "--quiet")
     undrift_command(*words, "--out", folder / "warm")
     walk = Walk()
@@ -144,11 +146,11 @@ def of_answer(folder: Path, cell: str) -> Walk:
         with walk.on():
             return ask(*args, **kwargs)
 
-    setattr(examiner, method, followed)
+    setattr(owner, called, followed)
     try:
         undrift_command(*words, "--out", folder / "asked")
     finally:
-        setattr(examiner, method, ask)
+        setattr(owner, called, ask)
     return walk
 
 
@@ -166,9 +168,7 @@ def of_report(folder: Path) -> Walk:
 def main() -> None:
     """Count, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--cell", default=CELL, help="the method that answers a cell (older source)"
-    )
+    parser.add_argument("--cell", default=CELL, help="what answers a cell (older source)")
     parser.add_argument("--files", action="store_true", help="name the files too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()

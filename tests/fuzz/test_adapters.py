@@ -19,7 +19,7 @@ from tests.fuzz.mutation import as_text, mutated, seeds, spoilt
 from tests.fuzz.within import held, many
 from tests.run.tiny import tiny_llava
 from undrift.methods.shared.adapter_config import check_safetensors, endless
-from undrift.run.adapters import make_method
+from undrift.run.session import make_method
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 KINDS = [torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.bool, torch.complex64]

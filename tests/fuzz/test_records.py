@@ -19,7 +19,7 @@ from tests.fuzz.mutation import as_text, seeds, spoilt
 from tests.fuzz.within import held, many
 from undrift.methods.replay import ReplayMemory
 from undrift.report import load
-from undrift.run.adapters import make_method, origin_of
+from undrift.run.adapters import origin_of
 from undrift.run.checkpoint import (
     latest,
     load_optimizer,
@@ -28,9 +28,10 @@ from undrift.run.checkpoint import (
     save_optimizer,
     save_random,
 )
-from undrift.run.evaluate import claim
 from undrift.run.config import load_yaml
-from undrift.run.study_plan import load as load_study
+from undrift.run.evaluate import claim
+from undrift.run.session import make_method
+from undrift.run.study_plan import load_study
 from undrift.rundir import read_record, write_json
 from undrift.rundir.records import PARTS, Asked, Result, StudyResults
 

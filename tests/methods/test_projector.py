@@ -7,15 +7,17 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from tests.run import asking
 from tests.run.families import SEEING
 from tests.run.tiny import save_tiny, tiny_benchmark
 from undrift.errors import ConfigError
 from undrift.methods.shared.projector import projector_names, train_projector, trained_modules
-from undrift.run.adapters import ask, make_method, open_adapter
+from undrift.run.adapters import open_adapter
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
+from undrift.run.evaluate import ask
+from undrift.run.session import make_method
 from undrift.run.task_loop import Run
-from undrift.run.trainer import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 SMALL = {"experts": 2, "rank": 2}
@@ -53,13 +55,11 @@ def trained(folder, task, place, *, also_projector, rate=2e-5, name="same", dtyp
     backbone, method, model = opened(folder, name, dtype)
     if also_projector:
         train_projector(model)
-    collator = backbone.collator()
     settings = TrainConfig(
         batch_size=4, max_steps=1, learning_rate=0.01, projector_learning_rate=rate,
         scheduler="constant", warmup_ratio=0,
     )  # fmt: skip
-    encoded = collator.encode(task.train, answered=True)
-    train(backbone, model, method, collator, encoded, settings, place, 0)
+    asking.taught(backbone, model, method, task.train, settings, place)
     return backbone, method, model
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from undrift.data.types import Benchmark, Example, Task
-from undrift.run.cells import Cell, Plan
 from undrift.run.processes import Process
-from undrift.run.study_plan import load
+from undrift.run.study_plan import Cell, Plan, load_study
 from undrift.rundir import RunDir, atomic_write, write_json
 from undrift.scoring import metrics
 
@@ -29,7 +28,7 @@ def tiny_plan(folder: Path, text: str = STUDY) -> Plan:
     one = (Example("1", "which colour?", ("red",)),)
     tasks = tuple(Task(name, one, (), one, "exact", 6) for name in ("lower", "upper"))
     orders = {"reversed": ("upper", "lower")}
-    return Plan(load(file), Benchmark("tiny", "1", tasks, "CC0", orders, "tiny-1"))
+    return Plan(load_study(file), Benchmark("tiny", "1", tasks, "CC0", orders, "tiny-1"))
 
 
 def write_run(folder: Path, cell: Cell, last: float, **manifest: Any) -> None:

@@ -17,11 +17,10 @@ from undrift.data.benchmarks.folder import OwnTask
 from undrift.diagnose import AdapterSeries
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.registry import BENCHMARKS
-from undrift.run.config import load_yaml, overrides, resolve
 from undrift.run.adapters import open_adapter
-from undrift.run.config import RunConfig, located
+from undrift.run.config import RunConfig, load_yaml, located, overrides, resolve
 from undrift.run.learn import Learn
-from undrift.run.load_model import placed
+from undrift.run.load_model import with_base_folder
 from undrift.run.start import start_from
 from undrift.run.task_loop import Run
 from undrift.rundir import RunDir, read_json
@@ -150,16 +149,19 @@ def test_the_whole_path_is_noted_beside_what_was_typed(made):
 def test_a_name_of_the_hubs_and_a_built_in_one_stay_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("org/model", "pocket"):
-        config = placed(RunConfig(benchmark="tiny", backbone=name), None)
+        config = with_base_folder(RunConfig(benchmark="tiny", backbone=name), None)
         assert config.backbone_folder is None and config.base == name
         assert "backbone_folder" not in config.text()
     (tmp_path / "org/model").mkdir(parents=True)  # a folder goes before the Hub, and is noted
     (tmp_path / "pocket").mkdir()  # and before a folder goes what is built in
     hub, built_in = (
-        placed(RunConfig(benchmark="tiny", backbone=name), None) for name in ("org/model", "pocket")
+        with_base_folder(RunConfig(benchmark="tiny", backbone=name), None)
+        for name in ("org/model", "pocket")
     )
     assert hub.backbone_folder == tmp_path / "org/model" and built_in.backbone_folder is None
-    whole = placed(RunConfig(benchmark="tiny", backbone=str(tmp_path / "org/model")), None)
+    whole = with_base_folder(
+        RunConfig(benchmark="tiny", backbone=str(tmp_path / "org/model")), None
+    )
     assert whole.backbone_folder is None  # it says everything by itself
 
 
@@ -341,7 +343,7 @@ def test_records_of_an_earlier_undrift_work_from_where_they_were_made(there, mad
 def test_a_long_path_that_yaml_folds_is_no_part_of_what_a_run_is(tmp_path):
     folder = tmp_path / ("with spaces " * 12)
     folder.mkdir()
-    config = placed(RunConfig(benchmark="tiny", backbone=str(folder) + "/"), None)
+    config = with_base_folder(RunConfig(benchmark="tiny", backbone=str(folder) + "/"), None)
     assert config.backbone_folder == folder and len(config.text().splitlines()) > 30
     plain = config.model_copy(update={"backbone_folder": None})
     run = RunDir.start(tmp_path / "run", config.text())

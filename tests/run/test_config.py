@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from undrift.errors import ConfigError, UnknownName
-from undrift.run.config import load_yaml, overrides, read_order
-from undrift.run.config import resolve
+from undrift.run import config
+from undrift.run.config import load_yaml, overrides, read_order, resolve
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def preset(monkeypatch):
         },
         "profiles": {"demo": {"train_share": 0.25}},
     }
-    monkeypatch.setattr(layers, "load_preset", lambda benchmark: content)
+    monkeypatch.setattr(config, "load_preset", lambda benchmark: content)
 
 
 def test_later_layers_win(preset):

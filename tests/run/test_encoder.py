@@ -9,9 +9,10 @@ from tests.run.tiny import SIDE, tiny_tokenizer
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.methods.shared.prompt_features import features
-from undrift.run.adapters import ask, open_adapter
+from undrift.run.adapters import open_adapter
 from undrift.run.backbone import Backbone
 from undrift.run.encoder import Encoder
+from undrift.run.evaluate import ask
 from undrift.rundir import read_json, read_lines
 from undrift.tuner import Prompt
 

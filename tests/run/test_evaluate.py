@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from undrift.data.types import Example, Task
-from undrift.run.evaluate import Examiner, scored
+from undrift.run.answer import measure_cell, scored
 from undrift.run.progress import Progress
+from undrift.run.session import Session, make_method
 from undrift.rundir import read_lines
 from undrift.scoring import mean_score
+
+
+def session(backbone, progress=None) -> Session:
+    return Session(backbone, backbone.model, make_method("zeroshot", {}), progress or Progress())
 
 
 def test_strict_and_caseless_are_both_kept():
@@ -34,9 +39,8 @@ def test_a_cell_keeps_the_order_of_the_test_set(backbone, tiny, tmp_path: Path, 
     truth = {example.id: example.answers[0] for example in task.test}
     wrong = task.test[2].id
     told = dict(reversed(truth.items())) | {wrong: truth[wrong].lower()}
-    monkeypatch.setattr("undrift.run.evaluate.answers", lambda *given: iter(told.items()))
-    examiner = Examiner(backbone, backbone.model, backbone.collator(), 4, Progress())
-    score = examiner.cell(task, tmp_path / "on-02.jsonl", "asking")
+    monkeypatch.setattr("undrift.run.answer.answers", lambda *given: iter(told.items()))
+    score = measure_cell(session(backbone), task, tmp_path / "on-02.jsonl", "asking")
     assert score == pytest.approx(100 * 5 / 6, abs=1e-4)
     lines = read_lines(tmp_path / "on-02.jsonl")
     assert [line["id"] for line in lines] == list(truth)
@@ -55,9 +59,9 @@ def test_boxes_in_other_units_are_told_when_they_are_asked(backbone, tmp_path, m
     asked = tuple(Example(str(n), "where?", ("[0.1, 0.1, 0.4, 0.4]",)) for n in range(3))
     task = Task("t", asked, (), asked, "box", 9)
     said = {"0": "[100, 100, 400, 400]", "1": "[0.1, 0.1, 0.4, 0.4]", "2": "a bus"}
-    monkeypatch.setattr("undrift.run.evaluate.answers", lambda *given: iter(said.items()))
-    examiner = Examiner(backbone, backbone.model, backbone.collator(), 4, Told())
-    assert examiner.cell(task, tmp_path / "on-01.jsonl", "asking") == pytest.approx(100 / 3)
+    monkeypatch.setattr("undrift.run.answer.answers", lambda *given: iter(said.items()))
+    score = measure_cell(session(backbone, Told()), task, tmp_path / "on-01.jsonl", "asking")
+    assert score == pytest.approx(100 / 3)
     ((kind, text, values),) = told
     assert (kind, values) == ("units", {"task": "t"})
     assert text.startswith("task t: 1 of 3 predictions are boxes in other units")

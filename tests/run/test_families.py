@@ -13,16 +13,15 @@ import torch
 from PIL import Image
 from torch.nn import Linear
 
+from tests.run import asking
 from tests.run.families import SEEING
 from tests.run.tiny import SIDE
 from tests.sweeps import mostly_slow
 from undrift.data.types import Example
 from undrift.errors import DataError, MissingExtra
-from undrift.run.adapters import make_method
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
-from undrift.run.generate import answers
-from undrift.run.trainer import train
+from undrift.run.session import make_method
 from undrift.tuner import layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -51,9 +50,7 @@ def _example(number: int, pictures: tuple[Path, ...] = ()) -> Example:
 
 
 def said(backbone, model, examples: Sequence[Example], size: int) -> dict[str, str]:
-    collator = backbone.collator()
-    encoded = collator.encode(examples, answered=False)
-    return dict(answers(backbone, model, collator, encoded, NEW, size))
+    return asking.said(backbone, model, examples, size, NEW)
 
 
 @torch.no_grad()
@@ -64,10 +61,8 @@ def next_logits(backbone, model, examples: Sequence[Example]) -> torch.Tensor:
 
 
 def learn(backbone, model, method, examples, folder) -> None:
-    collator = backbone.collator()
     settings = TrainConfig(batch_size=3, max_steps=2, learning_rate=0.05, log_steps=1)
-    encoded = collator.encode(examples, answered=True)
-    log = train(backbone, model, method, collator, encoded, settings, folder / "snapshots", 0)
+    log = asking.taught(backbone, model, method, examples, settings, folder / "snapshots")
     assert len(log) == 2
 
 

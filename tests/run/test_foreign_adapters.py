@@ -18,11 +18,13 @@ from tests.run.own import write_task
 from tests.run.tiny import tiny_benchmark
 from tests.sweeps import mostly_slow
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError, TrainingDiverged, UndriftError
-from undrift.run.adapters import examine, make_method, open_adapter, origin_of
+from undrift.run.adapters import open_adapter, origin_of
 from undrift.run.backbone import Backbone
 from undrift.run.config import resolve
+from undrift.run.evaluate import examine
 from undrift.run.learned_tasks import find_again
 from undrift.run.progress import Progress
+from undrift.run.session import make_method
 from undrift.run.task_loop import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -338,7 +340,7 @@ def test_a_newer_format_is_refused_and_an_older_file_is_read(adapter):
 @pytest.mark.foreign("2.1")
 def test_a_record_does_not_say_where_the_pocket_is_drawn(monkeypatch, tmp_path):
     from undrift.errors import DataError
-    from undrift.run import learned as records
+    from undrift.run import learned_tasks as records
 
     def read(config, _progress, _backbone):
         assert config.benchmark == "pocket" and config.data is None

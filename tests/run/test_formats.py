@@ -15,8 +15,9 @@ from undrift.cli.report import report
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.diagnose.questions import diagnose
 from undrift.run import checkpoint
-from undrift.run.adapters import examine, open_adapter, origin_of
+from undrift.run.adapters import open_adapter, origin_of
 from undrift.run.config import resolve
+from undrift.run.evaluate import examine
 from undrift.run.learn import Learn
 from undrift.run.learned_tasks import find_again
 from undrift.run.progress import Progress

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
-from undrift.run.adapters import make_method, open_adapter
+from undrift.run.adapters import open_adapter
 from undrift.run.backbone import Backbone
+from undrift.run.session import make_method
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 SMALL = {"experts": 2, "rank": 2}

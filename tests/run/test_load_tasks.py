@@ -10,10 +10,8 @@ import pytest
 
 from tests.run.own import list_tasks, write_task
 from undrift.errors import DataError, UnknownName
-from undrift.run.config import Profile
-from undrift.run.config import resolve
-from undrift.run.load_tasks import read_benchmark
-from undrift.run.load_tasks import cut
+from undrift.run.config import Profile, resolve
+from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -10,10 +10,10 @@ import pytest
 from peft import PeftModel
 
 import undrift.tuner  # noqa: F401  (PEFT learns of MoE-LoRA)
+from tests.run import asking
 from undrift.data.benchmarks import pocket
 from undrift.data.types import Benchmark, Example, Task
 from undrift.run.backbone import Backbone
-from undrift.run.generate import answers
 from undrift.run.config import resolve
 from undrift.run.task_loop import Run
 from undrift.rundir import read_lines
@@ -61,8 +61,6 @@ def test_two_tasks_end_to_end(two_tasks, tmp_path):
     model = PeftModel.from_pretrained(backbone.model, str(adapter)).eval()
     task = two_tasks.tasks[0]
     backbone.prepare([picture for example in task.test for picture in example.images])
-    collator = backbone.collator()
-    encoded = collator.encode(task.test, answered=False)
-    said = dict(answers(backbone, model, collator, encoded, task.max_new_tokens, 150))
+    said = asking.said(backbone, model, task.test, 150, task.max_new_tokens)
     kept = read_lines(tmp_path / "run" / "eval" / "after-02" / "on-01.jsonl")
     assert {row["id"]: row["prediction"] for row in kept} == said

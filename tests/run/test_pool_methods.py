@@ -10,7 +10,8 @@ from tests.run.test_plain_methods import StopInTaskTwo, adapters
 from tests.run.test_task_loop import assert_same_numbers
 from tests.sweeps import mostly_slow
 from undrift.errors import ConfigError
-from undrift.run.adapters import ask, examine, open_adapter
+from undrift.run.adapters import open_adapter
+from undrift.run.evaluate import ask, examine
 from undrift.run.progress import Progress
 from undrift.rundir import read_json, read_lines
 

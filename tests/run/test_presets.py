@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from undrift.run import origin, plan
+from undrift.run import load_model
 from undrift.run.config import load_yaml, presets, resolve, run_file
 from undrift.run.task_loop import Run
+from undrift.run.trainer import training_settings
 from undrift.rundir import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -41,7 +42,7 @@ def test_a_preset_does_everything_up_to_the_weights(name, tmp_path, monkeypatch)
     total = {"coin": 64, "ucit": 48, "trigap": 80}[config.benchmark]
     method = run.method.config
     assert method.experts * method.rank == total and method.alpha_over_rank == 2
-    settings = plan.settings(config, run.stages[0], count, run._rate)
+    settings = training_settings(config, run.method, run.stages[0], count)
     assert settings.batch_size * settings.accumulation == 48
     assert settings.learning_rate == 2e-4 and settings.scheduler == "cosine"
     assert (method.space == "gradient") == ("paper" in name)

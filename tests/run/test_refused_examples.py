@@ -8,20 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.run import asking
 from tests.run.families import SEEING
 from tests.run.tiny import SIDE
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.doctor_checks import RowQuestion, Split
 from undrift.data.types import Example
 from undrift.errors import DataError
-from undrift.run.adapters import make_method
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
-from undrift.run.generate import answers
 from undrift.run.learn import Learn
 from undrift.run.lengths import Ruler, lengths
+from undrift.run.session import make_method
 from undrift.run.start import start_from
-from undrift.run.trainer import train
 
 pytestmark = pytest.mark.foreign("5.10")
 SIZES = {"good": (SIDE, SIDE), "flat": (1000, 4), "tall": (4, 1000), "wide": (40, 20)}
@@ -37,17 +36,14 @@ def shown(tmp_path) -> list[Example]:
 
 
 def taught(backbone, examples, folder):
-    collator, method = backbone.collator(), make_method("finetune", {"experts": 1, "rank": 2})
+    method = make_method("finetune", {"experts": 1, "rank": 2})
     model = method.attach(backbone.model)
-    encoded = collator.encode(examples, answered=True)
     settings = TrainConfig(batch_size=4, max_steps=1, learning_rate=0.01, log_steps=1)
-    train(backbone, model, method, collator, encoded, settings, folder / "snapshots", 0)
+    asking.taught(backbone, model, method, examples, settings, folder / "snapshots")
 
 
 def said(backbone, examples):
-    collator = backbone.collator()
-    encoded = collator.encode(examples, answered=False)
-    return dict(answers(backbone, backbone.model, collator, encoded, 2, len(examples)))
+    return asking.said(backbone, backbone.model, examples, len(examples), 2)
 
 
 def asked_of(*examples):

@@ -23,8 +23,8 @@ from undrift.data.doctor_checks import RowQuestion, Split
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError
-from undrift.run.backbone import Backbone
 from undrift.run.answer import decode
+from undrift.run.backbone import Backbone
 from undrift.run.lengths import Ruler, lengths
 
 CHAT = (

@@ -18,10 +18,10 @@ from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
 from undrift.errors import ConfigError, DataError, RunDirError, TrainingDiverged, UnknownName
 from undrift.methods.base import Method
 from undrift.registry import METHODS
-from undrift.run import plan
 from undrift.run.backbone import Backbone
 from undrift.run.config import Profile
 from undrift.run.progress import Progress
+from undrift.run.task_loop import cells_to_measure
 from undrift.rundir import read_json, read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -230,7 +230,7 @@ def test_profiles_choose_cells_and_examples(make_run, tmp_path):
 
 def test_cells_of_every_profile():
     def cells(which, tasks=3, trained=3):
-        return plan.cells(Profile(name="x", cells=which), tasks, trained)
+        return cells_to_measure(Profile(name="x", cells=which), tasks, trained)
 
     assert cells("all") == {0: [1, 2, 3], 1: [1, 2], 2: [1, 2, 3], 3: [1, 2, 3]}
     assert cells("seen") == {0: [1, 2, 3], 1: [1], 2: [1, 2], 3: [1, 2, 3]}

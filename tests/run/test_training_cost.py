@@ -10,8 +10,8 @@ import torch
 from transformers import TrainerState
 
 from undrift.run import training_cost
-from undrift.run.adapters import make_method
 from undrift.run.progress import Progress
+from undrift.run.session import make_method
 from undrift.run.training_cost import Meter, forget_peak, peak
 from undrift.rundir import read_json
 

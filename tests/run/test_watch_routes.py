@@ -9,9 +9,8 @@ from tests.run.test_budget import Told
 from tests.run.test_task_loop import numbers
 from tests.run.test_training_cost import StopLearning
 from undrift.methods.moelora import expert_layers
-from undrift.run.evaluate import Examiner
-from undrift.run.generate import read
-from undrift.run.progress import Progress
+from undrift.run.answer import read
+from undrift.run.session import Session
 from undrift.run.watch_routes import RouteWatch
 from undrift.rundir import read_json, read_lines
 
@@ -106,9 +105,9 @@ def test_a_planted_change_of_the_router_is_seen(make_run, two, backbone):
     modes = []
     for layer in layers:
         layer.register_forward_pre_hook(lambda *_: modes.append(model.training))
-    examiner = Examiner(backbone, model, backbone.collator(), 4, Progress())
+    session = Session(backbone, model, run.method, batch_size=4)
     model.train()
-    watch = RouteWatch(examiner, run.method, {1: two.tasks[0]}, 1)
+    watch = RouteWatch(session, run.method, {1: two.tasks[0]}, 1)
     still = watch.look()
     assert [still[f"routes/{kind}"] for kind in KINDS] == [100, 0, 0, 100]
     for layer in layers:  # what the one expert heard, the other hears now

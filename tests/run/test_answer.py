@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.run import asking
 from undrift.data.collate import FeatureCollator, PixelCollator
 from undrift.errors import DataError
-from undrift.run.adapters import make_method
-from undrift.run.generate import answers, decode, greedy
+from undrift.run.answer import decode, greedy
+from undrift.run.session import make_method
 
 NEW = 6
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -33,9 +34,7 @@ def learned(backbone):
 
 
 def said(backbone, model, examples, batch_size):
-    collator = backbone.collator()
-    encoded = collator.encode(examples, answered=False)
-    return dict(answers(backbone, model, collator, encoded, NEW, batch_size))
+    return asking.said(backbone, model, examples, batch_size, NEW)
 
 
 def prepare(backbone, examples):
@@ -94,6 +93,5 @@ def test_a_prompt_beyond_the_positions_is_named(backbone, learned, questions, pi
         prepare(backbone, questions)
     collator = backbone.collator()
     assert isinstance(collator, PixelCollator if pixels else FeatureCollator)
-    encoded = collator.encode([questions[0], long], answered=False)
     with pytest.raises(DataError, match=rf"example 'long' takes \d+ tokens.* {limit} positions"):
-        list(answers(backbone, learned, collator, encoded, 4, batch_size=2))
+        asking.said(backbone, learned, [questions[0], long], 2, 4)

@@ -10,8 +10,8 @@ from tests.run.studying import STUDY, tiny_plan
 from undrift.errors import ConfigError
 from undrift.methods.moelora import MoeLora
 from undrift.run import study_plan
-from undrift.run.cells import best_rate, next_rate
 from undrift.run.config import overrides, resolve
+from undrift.run.study_plan import best_rate, next_rate
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_row_can_be_a_name(tmp_path):
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "studies").glob("*.yaml")))
 def test_the_studies_of_the_repository_can_be_read(path):
-    assert study_plan.load(path).results.parent == Path("docs/results")
+    assert study_plan.load_study(path).results.parent == Path("docs/results")
 
 
 def test_cells(tmp_path):
