@@ -34,4 +34,4 @@ def taught(
     """Train a method's model on examples with seed 0; return what was logged."""
     session = Session(backbone, model, method)
     encoded = session.collator.encode(examples, answered=True)
-    return train(session, method, encoded, settings, folder, 0)
+    return train(session, encoded, settings, folder, 0)

@@ -107,7 +107,7 @@ def test_a_planted_change_of_the_router_is_seen(make_run, two, backbone):
         layer.register_forward_pre_hook(lambda *_: modes.append(model.training))
     session = Session(backbone, model, run.method, batch_size=4)
     model.train()
-    watch = RouteWatch(session, run.method, {1: two.tasks[0]}, 1)
+    watch = RouteWatch(session, {1: two.tasks[0]}, 1)
     still = watch.look()
     assert [still[f"routes/{kind}"] for kind in KINDS] == [100, 0, 0, 100]
     for layer in layers:  # what the one expert heard, the other hears now

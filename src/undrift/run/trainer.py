@@ -182,7 +182,6 @@ class TaskTrainer(Trainer):
 
 def teach(
     session: Session,
-    method: Method,
     task: Task,
     index: int,
     seed: int,
@@ -196,8 +195,7 @@ def teach(
     learned by itself, later, is the task learned in a run.
 
     Args:
-        session: The model, the backbone and the collator.
-        method: The method, in the state after the task before.
+        session: What learns; its method is in the state after the task before.
         task: What to learn.
         index: Its number, from 1.
         seed: The run's seed.
@@ -211,6 +209,7 @@ def teach(
     Raises:
         DataError: If the method chooses zero examples.
     """
+    method = session.method
     examples = list(method.examples(task.train, index))
     if not examples:
         raise DataError(f"task {task.name!r} has zero examples to train on")
@@ -220,12 +219,11 @@ def teach(
     set_seed(own)
     method.task_index = index
     encoded = session.collator.encode(examples, answered=True)
-    return train(session, method, encoded, settings, snapshots, own, callbacks)
+    return train(session, encoded, settings, snapshots, own, callbacks)
 
 
 def train(
     session: Session,
-    method: Method,
     examples: Sequence[Encoded],
     config: TrainConfig,
     folder: Path,
@@ -235,8 +233,7 @@ def train(
     """Train one task, going on from the latest snapshot in `folder` if there is one.
 
     Args:
-        session: The model with the method's adapters, the backbone and the collator.
-        method: The method; it is one of the trainer's callbacks.
+        session: What learns; its method is one of the trainer's callbacks.
         examples: Encoded examples with answers.
         config: Rates, sizes and lengths.
         folder: For snapshots.
@@ -250,7 +247,8 @@ def train(
         TrainingDiverged: If the loss stops being finite.
         DataError: If processor or model refuse an example; it is named.
     """
-    backbone, model, collator = session.backbone, session.model, session.collator
+    backbone, model, method = session.backbone, session.model, session.method
+    collator = session.collator
 
     def collate(batch: list[Encoded]) -> dict[str, Any]:
         made = fitting(collator.collate(batch), batch, backbone.model.config)

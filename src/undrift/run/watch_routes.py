@@ -16,11 +16,9 @@ from transformers import TrainerCallback
 
 from undrift.data.collate import Encoded
 from undrift.data.types import Task
-from undrift.methods.base import Method
 from undrift.run.answer import read
 from undrift.run.checkpoint import random_kept
 from undrift.run.load_tasks import spaced
-from undrift.run.progress import Progress
 from undrift.run.session import Session
 from undrift.tuner.route_recorder import Routes, compare, mean, recorded, routed_layers
 
@@ -41,7 +39,6 @@ class RouteWatch(TrainerCallback):
 
     Args:
         session: The model, in the state in which the task before has left it.
-        method: The method.
         earlier: The earlier tasks, by their numbers from 1.
         every: Steps between two looks; there is one after the last step as well. 0 for never.
         aside: Opened for every look, such as `Meter.paused`.
@@ -50,16 +47,14 @@ class RouteWatch(TrainerCallback):
     def __init__(
         self,
         session: Session,
-        method: Method,
         earlier: Mapping[int, Task],
         every: int,
         aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._tell: Callable[[dict[str, float]], None] = lambda _: None
-        self._session, self._method = session, method
-        self._every, self._aside = every, aside
+        self._session, self._every, self._aside = session, every, aside
         self._probes: dict[str, _Probe] = {}
-        watched = earlier if every and _watchable(method, session.model) else {}
+        watched = earlier if every and _watchable(session) else {}
         for number, task in watched.items():
             chosen = spaced(task.test, min(PROBE, len(task.test)))
             encoded = session.collator.encode(chosen, answered=False)
@@ -102,7 +97,7 @@ class RouteWatch(TrainerCallback):
 
     def _routes(self, number: int, examples: Sequence[Encoded]) -> dict[str, Tensor]:
         """Record the routes of a task's prompts, batch by batch."""
-        method, model = self._method, self._session.model
+        method, model = self._session.method, self._session.model
         was = model.training
         model.eval()
         with random_kept(), method.predicting(model, task=number), recorded(model) as recorder:
@@ -112,21 +107,13 @@ class RouteWatch(TrainerCallback):
         return recorder.routes()
 
 
-def mention_unwatchable(every: int, method: Method, model: Any, progress: Progress) -> None:
-    """Say so where routes are to be watched, and the method has none that move as it learns.
-
-    Args:
-        every: Steps between two looks; 0 for never.
-        method: The method.
-        model: What its `attach` returned.
-        progress: What is told.
-    """
-    if every and not _watchable(method, model):
-        progress.event(
-            "watch", f"no routes to watch: {method.name} trains no router", watched=False
-        )
+def mention_unwatchable(every: int, session: Session) -> None:
+    """Say so where routes are to be watched, and the method has none that move as it learns."""
+    if every and not _watchable(session):
+        text = f"no routes to watch: {session.method.name} trains no router"
+        session.progress.event("watch", text, watched=False)
 
 
-def _watchable(method: Method, model: Any) -> bool:
+def _watchable(session: Session) -> bool:
     """Tell whether a router is trained with the experts; pools route only between tasks."""
-    return method.parts == "router and experts" and bool(routed_layers(model))
+    return session.method.parts == "router and experts" and bool(routed_layers(session.model))
