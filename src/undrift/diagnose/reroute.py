@@ -24,6 +24,7 @@ from undrift.diagnose.routes import NO_ROUTER
 from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.run.answer import measure_cell
+from undrift.run.session import Session
 from undrift.run.trainer import StepBar, train, training_settings, training_work
 from undrift.rundir import read_answers, read_record, write_json
 from undrift.rundir.records import Entropy
@@ -109,11 +110,12 @@ def _train(series: AdapterSeries, task: int, title: str) -> None:
     seed = config.seed * 1000 + task  # as when the task was learned
     set_seed(seed)
     bar = StepBar(series.progress, title, training_work(asked, settings))
+    router = RouterOnly(top_k=series.method.config.top_k)
+    learning = Session(series.session.backbone, series.session.model, router)
     with tempfile.TemporaryDirectory() as folder:
         train(
-            series.session,
-            RouterOnly(top_k=series.method.config.top_k),
-            series.session.collator.encode(asked.train, answered=True),
+            learning,
+            learning.collator.encode(asked.train, answered=True),
             settings,
             Path(folder),
             seed,
