@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from tests.methods.matching import WEIGHTS, chosen, random_features
 from undrift.methods.shared.task_matcher import Matching, TaskMatcher
+from undrift.tuner import summed
 
 EXAMPLES, SIZE = 60, 8
 
@@ -30,10 +31,11 @@ def main(directory: Path) -> None:
             whole = random_features(EXAMPLES // 6, SIZE, seed=10 * task + batch)
             matcher.see(chosen(whole, slice(rank, None, ranks)))
             if batch == 3:  # a checkpoint on the way must not count anything twice
-                matcher.flush()
+                with summed([matcher.state()]):
+                    pass
         matcher.end_task()
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(matcher.tensors(), directory / f"rank{rank}.safetensors")
+    save_file(matcher.state().tensors, directory / f"rank{rank}.safetensors")
     if ranks > 1:
         dist.destroy_process_group()
 

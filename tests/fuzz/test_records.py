@@ -33,7 +33,7 @@ from undrift.run.evaluate import claim
 from undrift.run.session import make_method
 from undrift.run.study_plan import load_study
 from undrift.rundir import read_record, write_json
-from undrift.rundir.records import PARTS, Asked, Result, StudyResults
+from undrift.rundir.records import PARTS, Asked, Memory, Result, StudyResults
 
 NOTES: list[dict[str, Any]] = [
     {"name": "birds", "digest": "0", "test": "/nowhere/a.json", "images": "/nowhere",
@@ -134,7 +134,7 @@ def test_records_of_adapters_and_of_learning(folder, seed):
     with held():
         read_record(put(folder, "study.json", STUDY, random), StudyResults)
     with held():
-        ReplayMemory().load(put(folder, "memory.json", MEMORY, random))
+        ReplayMemory.of(read_record(put(folder, "memory.json", MEMORY, random), Memory))
 
 
 @many(5)

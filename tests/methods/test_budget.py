@@ -7,8 +7,9 @@ from tests.methods.training import SMALL, attached, learn
 from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
 from tests.tuner.llava import tiny_llava
 from undrift.errors import ConfigError
-from undrift.methods.shared.budget import Budget, expected, measured, rank_to_meet, size
+from undrift.methods.shared.budget import Budget, expected, measured, rank_to_meet
 from undrift.registry import METHODS
+from undrift.tuner.frozen import count_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 LEARNING = [name for name in METHODS.names() if METHODS.load(name).schedule != "none"]
@@ -40,7 +41,7 @@ def test_what_was_expected_is_what_two_tasks_cost(name, tmp_path):
     for task in range(1, rounds + 1):
         learn(made, model, task=task, steps=4)
     made.save_state(model, tmp_path)
-    backbone = size(tiny_llava())
+    backbone = count_parameters(tiny_llava())
     cost = measured(made, model, backbone, tmp_path)
     plan = expected(method(name), tiny_llava(), rounds)
     if name in BOUNDED:

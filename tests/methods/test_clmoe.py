@@ -9,10 +9,11 @@ from tests.methods.training import SMALL, attached, batch_of, learn, logits, wei
 from tests.precision import assert_same
 from undrift.core.routing import route
 from undrift.errors import AdapterMismatch, ConfigError
-from undrift.methods.clmoe import STATE_FILE, ClMoe
+from undrift.methods.clmoe import ClMoe
 from undrift.methods.moelora import MoeLora
 from undrift.tuner import layers
 
+STATE_FILE = "clmoe_state.safetensors"
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 

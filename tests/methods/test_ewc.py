@@ -12,7 +12,6 @@ from tests.precision import assert_same
 from tests.tuner.llava import tiny_batch
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.ewc import (
-    STATE_FILE,
     Ewc,
     QuadraticPenalty,
     batch_fisher,
@@ -22,6 +21,7 @@ from undrift.methods.ewc import (
 from undrift.methods.finetune import Finetune, lora_layers
 from undrift.methods.shared.adapter import active_adapter
 
+STATE_FILE = "ewc_state.safetensors"
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 

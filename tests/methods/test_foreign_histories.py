@@ -119,7 +119,7 @@ def test_of_several_processes_only_sums_of_all_are_saved(name, tmp_path, monkeyp
                 patch.setattr(f"torch.distributed.{function}", value)
             with pytest.raises(ConfigError, match="2 processes"):
                 model.save_pretrained(tmp_path)
-            method._flushed = True  # as `flush_all` leaves it
+            method._flushed = True  # as where all processes came by
             model.save_pretrained(tmp_path)
 
     learn(method, model, 1, steps=2, on_step=save)

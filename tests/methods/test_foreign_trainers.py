@@ -88,7 +88,7 @@ def seen(method, batch):
     method.task_end(model)
     return {
         name: ((each.history.V * each.history.s).float() @ each.history.V.mT.float(), each.cz)
-        for name, each in method._histories.statistics.items()
+        for name, each in method.statistics.items()
     }
 
 
@@ -147,7 +147,7 @@ def test_methods_that_take_a_row_for_an_example_refuse_packed_ones(kind):
     model = method.attach(text_model())
     with pytest.raises(ConfigError, match="packed row holds several"):
         if kind is Ewc:
-            method._bind(model)
+            method.bind(model)
             method._loader = [packed("positions")]
             method.task_end(model)
         else:

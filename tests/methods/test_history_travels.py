@@ -27,9 +27,9 @@ from undrift.methods.sefe import Sefe
 from undrift.methods.shared.model_card import RECORD
 from undrift.methods.shared.pool import PoolMethod
 from undrift.methods.smolora import SMoLora
-from undrift.methods.steadylora import STATE_FILE
 from undrift.tuner import MoeLoraConfig
 
+STATE_FILE = "steadylora_state.safetensors"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*pin_memory.*:UserWarning"),
@@ -109,7 +109,7 @@ def test_other_ways_that_an_adapter_goes(way, tmp_path):
         other = loaded(tmp_path / "one", adapter_name="b")
         other.save_pretrained(tmp_path / "two")
         other = loaded(tmp_path / "two" / "b")
-    before = {n: each.history.V.clone() for n, each in method._histories.statistics.items()}
+    before = {n: each.history.V.clone() for n, each in method.statistics.items()}
     found = second(again, other)
     method, model = taught("steadylora")
     same(second(method, model), found)
@@ -233,7 +233,7 @@ def test_a_plain_adapter_of_peft_is_saved_as_ever(tmp_path):
 @pytest.mark.parametrize("how", ["added", "deleted and added"])
 def test_the_active_adapter_is_the_one_that_is_watched(how):
     method, model = taught("steadylora")
-    first = method._histories.statistics
+    first = method.statistics
     name = "default" if how == "deleted and added" else "b"
     if how == "deleted and added":
         model.add_adapter("spare", method.peft_config())
@@ -244,8 +244,8 @@ def test_the_active_adapter_is_the_one_that_is_watched(how):
     model.set_adapter(name)
     kept = {n: each.history.V.clone() for n, each in first.items()}
     learn(method, model, 1, steps=3)
-    assert method._histories.statistics is not first
-    assert {int(each.tasks) for each in method._histories.statistics.values()} == {1}
+    assert method.statistics is not first
+    assert {int(each.tasks) for each in method.statistics.values()} == {1}
     learn(method, model, 2, steps=3)
     method.task_start(model, 3, 3)
     own = {p for n, p in model.named_parameters() if name in n.split(".") and "lora" in n}

@@ -125,14 +125,13 @@ def test_saved_inside_a_task_it_goes_on_bit_for_bit(tmp_path):
     straight = learned(random_features(9, SIZE, seed=1))
     straight.start_task()
     straight.see(random_features(9, SIZE, seed=2))
-    straight.flush()
-    straight.save(tmp_path)
+    straight.state().save(tmp_path, "matcher")
     other = learned(random_features(4, SIZE, seed=5), random_features(4, SIZE, seed=6))
-    other.load(tmp_path)
+    other.restore(other.state().read(tmp_path, "matcher"))
     for matcher in (straight, other):
         matcher.see(random_features(9, SIZE, seed=3))
         matcher.end_task()
-    want, got = straight.tensors(), other.tensors()
+    want, got = straight.state().tensors, other.state().tensors
     assert want.keys() == got.keys() and other.tasks == 2
     assert all(torch.equal(want[key], got[key]) for key in want)
 
@@ -140,9 +139,10 @@ def test_saved_inside_a_task_it_goes_on_bit_for_bit(tmp_path):
 def test_a_file_that_does_not_fit_is_refused(tmp_path):
     matcher = learned(random_features(4, SIZE))
     with pytest.raises(RunDirError, match="is missing"):
-        matcher.load(tmp_path)
-    matcher.save(tmp_path)
+        matcher.state().read(tmp_path, "matcher")
+    matcher.state().save(tmp_path, "matcher")
+    saved = matcher.state().read(tmp_path, "matcher")
     with pytest.raises(AdapterMismatch, match="another method or backbone"):
-        TaskMatcher(matcher.matching, SIZE + 1).load(tmp_path)
+        TaskMatcher(matcher.matching, SIZE + 1).restore(saved)
     with pytest.raises(AdapterMismatch, match="another method or backbone"):
-        TaskMatcher(Matching({"text": 1.0}, 0.1), SIZE).load(tmp_path)
+        TaskMatcher(Matching({"text": 1.0}, 0.1), SIZE).restore(saved)

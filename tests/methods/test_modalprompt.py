@@ -205,7 +205,7 @@ def test_the_losses_weigh_the_same_where_a_step_adds_up_parts_of_its_batch():
         found = []
         for weight in (0.0, 1.0):
             method, model, _ = made(tasks=2, match_weight=weight)
-            method._parts = parts
+            method._args = SimpleNamespace(gradient_accumulation_steps=parts)
             given_items = {"num_items_in_batch": torch.tensor(4)}
             found.append(method.loss(model.train(), given | {"labels": labels} | given_items))
         extra[parts] = found[1] - found[0]

@@ -15,8 +15,9 @@ from undrift.core import naive
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.finetune import Finetune
 from undrift.methods.shared.model_card import RECORD
-from undrift.methods.steadylora import STATE_FILE, SteadyLora
+from undrift.methods.steadylora import SteadyLora
 
+STATE_FILE = "steadylora_state.safetensors"
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 EXACT = {"columns": 64, "max_components": 40, "delta": 1.0, "rebase_share": 0.0}
 RANK = 12
@@ -47,7 +48,7 @@ def test_the_statistics_are_the_moments_of_what_each_factor_reads():
     learn(method, model, task=1)
     learn(method, model, task=2)
     X, Z = torch.cat(x_seen).double(), torch.cat(z_seen).double()
-    each = method._histories.statistics[name]
+    each = method.statistics[name]
     V, s = each.history.basis()
     C = X.mT @ X / len(X)
     assert int(each.history.tokens) == len(X) == 2 * 8 * 38
@@ -73,7 +74,7 @@ def test_a_token_weighs_the_squared_gradient_at_the_output_of_the_lora():
     counts = batch["attention_mask"].bool()
     for name, layer in found.items():
         g = outputs[layer.lora_B["default"]].grad
-        weight = method._histories.statistics[name].running()["z_weight"].float()
+        weight = method.statistics[name].running()["z_weight"].float()
         torch.testing.assert_close(weight, g[counts].square().sum())
 
 
@@ -85,7 +86,7 @@ def test_both_factors_move_by_the_two_metrics():
     turns = method.step_transforms(model)
     assert len(turns) == 12
     for name, layer in lora_layers(model).items():
-        each = method._histories.statistics[name]
+        each = method.statistics[name]
         V, s = (part.double() for part in each.history.basis())
         A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         dA, dB = torch.randn_like(A), torch.randn_like(B)
@@ -104,7 +105,7 @@ def test_the_aca_metric_uses_the_current_a():
     method.task_start(model, 2, 10)
     layer = next(iter(lora_layers(model).values()))
     A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
-    V, s = method._linears[0].past
+    V, s = next(iter(method.bases().values()))
     dB = torch.randn_like(B)
     for _ in range(2):
         (expected,) = naive.b_step_aca([dB], [A.detach()], (V * s) @ V.mT, method.config.mu_b)
@@ -134,7 +135,7 @@ def test_in_step_space_the_old_task_drifts_less():
         start = weights(model)
         past = {
             n: [part.clone() for part in each.history.basis()]
-            for n, each in method._histories.statistics.items()
+            for n, each in method.statistics.items()
         }
         learn(method, model, task=2, steps=15)
         drift[held] = sum(
@@ -176,14 +177,14 @@ def test_it_serves_a_users_own_lora_and_says_what_it_needs(tmp_path):
     learn(method, model, task=1)
     assert not method.step_transforms(model)
     learn(method, model, task=2)
-    assert {each.rank for each in method._histories.statistics.values()} == {5}
+    assert {each.rank for each in method.statistics.values()} == {5}
     method.save_state(model, tmp_path)
 
     again = SteadyLora()
     loaded = peft.PeftModel.from_pretrained(tiny_llava(), tmp_path, is_trainable=True)
     again.load_state(loaded, tmp_path)
-    for name, each in method._histories.statistics.items():
-        assert torch.equal(again._histories.statistics[name].cz, each.cz)
+    for name, each in method.statistics.items():
+        assert torch.equal(again.statistics[name].cz, each.cz)
 
     (tmp_path / STATE_FILE).unlink()
     with pytest.raises(RunDirError, match=STATE_FILE):
@@ -222,7 +223,7 @@ def test_tokens_are_counted_once_under_gradient_checkpointing(reentrant):
         assert len(passes) == (4 if checkpointing else 2)
         counted[checkpointing] = {
             name: (float(each.history.tokens), float(each.history.trace))
-            for name, each in method._histories.statistics.items()
+            for name, each in method.statistics.items()
         }
     for name, (tokens, trace) in counted[False].items():
         assert counted[True][name][0] == tokens == 2 * 38

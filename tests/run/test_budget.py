@@ -7,10 +7,11 @@ from dataclasses import asdict
 import pytest
 
 from undrift.errors import ConfigError
-from undrift.methods.shared.budget import expected, size
+from undrift.methods.shared.budget import expected
 from undrift.run.adapters import open_adapter
 from undrift.run.progress import Progress
 from undrift.rundir import read_json
+from undrift.tuner.frozen import count_parameters
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
@@ -60,10 +61,10 @@ def test_a_matched_run_has_the_rank_that_it_names(make_run, tmp_path, backbone):
     rank = kept["settings"]["rank"]
     assert kept["match_budget"] == "active" and rank > 9
     assert ("matched", {"rank": rank, "budget": "active"}) in [(k, v) for k, _, v in told.events]
-    before = size(backbone.model)
+    before = count_parameters(backbone.model)
     learned = open_adapter(tmp_path / "run", backbone)
     assert learned.method.config.rank == rank
-    assert size(learned.model) - before == kept["budget"][-1]["stored"]
+    assert count_parameters(learned.model) - before == kept["budget"][-1]["stored"]
     make_run(method=large, match_budget="active").go()  # the same run, which is done
 
 

@@ -35,7 +35,7 @@ def gain(s: Tensor, half_width: int, rho: float, clamp: bool) -> Tensor:
     """The gain g(s)_i = (s_i / s_bar_i)^rho, s_bar_i a mean over [i-w, i+w], cut at the ends [7].
 
     Args:
-        s: Sidecar eigenvalues, descending, (k,).
+        s: Kept eigenvalues, descending, (k,).
         half_width: w.
         rho: The exponent.
         clamp: Take min(g, 1).
@@ -79,7 +79,7 @@ def a_metric(s: Tensor, mu: Tensor, normalise: bool) -> tuple[Tensor, float]:
     """The eigenvalues of (C^{t-1})^-1 ~ V (S + mu I)^-1 V^T + (1/mu) (I - V V^T) [Eq. 15].
 
     Args:
-        s: Sidecar eigenvalues, (k,).
+        s: Kept eigenvalues, (k,).
         mu: The damping, ().
         normalise: Multiply all by mu, so that free directions keep their step.
 

@@ -10,25 +10,39 @@ and a user's `Trainer` or `SFTTrainer`::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import Parameter
 from transformers import TrainerCallback
 
 from undrift.core.settings import check_choices
-from undrift.core.step_hook import StepHook, StepTransform, check_steps_outside
+from undrift.core.step_hook import StepHook, StepTransform, check_steps_outside, innermost
 from undrift.data.types import Example
-from undrift.errors import ConfigError, unknown
-from undrift.methods.shared.adapter import check_trained, row_major
-from undrift.methods.shared.carried import Carried
-from undrift.methods.shared.tensor_files import checkpoint_folder
+from undrift.errors import AdapterMismatch, ConfigError, unknown
+from undrift.methods.shared.adapter import (
+    active_adapter,
+    check_trained,
+    has_learned,
+    load_adapter,
+    peft_model,
+    row_major,
+    save_adapter,
+)
+from undrift.methods.shared.model_card import RECORD, MethodState
+from undrift.methods.shared.sidecar import Sidecar, sidecars
+from undrift.methods.shared.state import State, checkpoint_folder
+from undrift.rundir import read_record
+from undrift.tuner.distributed import rank, summed
 
 Prepare = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+CutOff = Literal["refuse", "end", "go on"]
 Parts = Literal["experts", "router", "router and experts", "entangled"]
 
 
@@ -60,7 +74,7 @@ class Config:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
 
 
-class Method(Carried, TrainerCallback):
+class Method(TrainerCallback):
     """One way to learn a sequence of tasks.
 
     Args:
@@ -79,7 +93,10 @@ class Method(Carried, TrainerCallback):
         learning_rate: The rate it is trained with where nothing else is said.
         settings: Its named settings, each a mapping of options.
         alone: Whether PEFT alone can answer with its adapters, without the method.
-        beside: The files in which `save_beside` keeps what the adapter itself does not hold.
+        state_name: What the file is called in which its `state` lies beside the adapter, without
+            the ending; empty where there is no such file.
+        cut_off: What becomes of a task whose training was cut off when the next one begins:
+            "refuse" to go on, "end" it with what it had seen, or "go on" where nothing is due.
         config: The options it has.
         task_index: The number of the task to learn next, or now, from 1.
         asked: The number of the task that is asked about, inside `predicting`; else None.
@@ -97,7 +114,8 @@ class Method(Carried, TrainerCallback):
     learning_rate: ClassVar[float] = 2e-4
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
     alone: ClassVar[bool] = True
-    beside: ClassVar[tuple[str, ...]] = ()
+    state_name: ClassVar[str] = ""
+    cut_off: ClassVar[CutOff] = "refuse"
     config: Any
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -112,6 +130,13 @@ class Method(Carried, TrainerCallback):
         self.asked: int | None = None
         self._inputs_of: Prepare = dict
         self._hooks: list[StepHook] = []
+        self._sidecar: Sidecar | None = None
+        self._args: Any = None  # the trainer's, and its optimiser
+        self._optimizer: Any = None
+        self._loader: Iterable[Mapping[str, Any]] | None = None  # at the end of a task
+        self._step = 0  # how many steps of the task are done
+        self._steps = 0  # of the task that is being learned; 0 between tasks
+        self._flushed = False  # since the last step, by all processes
 
     @classmethod
     def summary(cls) -> str:
@@ -122,6 +147,20 @@ class Method(Carried, TrainerCallback):
     def needs_training(self) -> bool:
         """Whether there is anything to train."""
         return self.schedule != "none"
+
+    @property
+    def transforms_steps(self) -> bool:
+        """Whether anything becomes of steps or gradients."""
+        return self._overrides("step_transforms", "gradient_transforms")
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a task is learned with regard to those before."""
+        return self.transforms_steps or self._overrides("task_end", "examples")
+
+    def _overrides(self, *names: str) -> bool:
+        """Whether a method does something of its own where `Method` itself does nothing."""
+        return any(getattr(type(self), n).__qualname__ != f"Method.{n}" for n in names)
 
     # ------------------------------------------------------------ what a method may override
 
@@ -210,13 +249,6 @@ class Method(Carried, TrainerCallback):
             steps_total: How many it will be.
         """
 
-    def before_save(self, model: nn.Module) -> None:
-        """Bring running state to where a checkpoint inside a task will find it.
-
-        Args:
-            model: What `attach` returned.
-        """
-
     def task_end(self, model: nn.Module) -> None:
         """End a task: keep what later tasks need.
 
@@ -278,6 +310,73 @@ class Method(Carried, TrainerCallback):
         """
         raise ConfigError(f"{self.name} trains nothing, so there is no adapter to configure")
 
+    # ------------------------------------------------------------ what it knows of past tasks
+
+    def bind(self, model: nn.Module) -> None:
+        """Find in a model what the method works with; what is known of the same adapter stays.
+
+        Args:
+            model: What `attach` returned, or a user's model with the `peft_config` on it.
+        """
+
+    def forget(self, model: nn.Module) -> None:
+        """Begin with an adapter that has learned nothing yet; what is known of others goes.
+
+        Args:
+            model: As for `bind`.
+        """
+        self.bind(model)
+
+    def state(self, model: nn.Module) -> State:
+        """Name what learning one more task needs and the adapter's own file does not hold.
+
+        Args:
+            model: As for `bind`. What is bound already stays so, whichever adapter is active.
+
+        Returns:
+            It; by default there is nothing.
+        """
+        return State()
+
+    def restore(self, model: nn.Module, saved: State) -> None:
+        """Take back what `state` named, of any number of tasks; the adapter is loaded already.
+
+        Args:
+            model: As for `state`.
+            saved: What was read. By default it must have the names and shapes of what is there.
+        """
+        self.state(model).fill(saved)
+
+    def in_adapter(self, model: nn.Module) -> int | None:
+        """Say how many tasks an adapter has learned that holds all of its own history.
+
+        Args:
+            model: As for `bind`.
+
+        Returns:
+            The number; None where the adapter alone is not enough to learn one more task.
+        """
+        return None
+
+    def before_save(self, model: nn.Module) -> None:
+        """Add up the sums of all processes; every save inside a task calls it in all of them.
+
+        Args:
+            model: What `attach` returned.
+        """
+        with self.summed(model):
+            pass
+
+    @contextmanager
+    def summed(self, model: nn.Module) -> Iterator[None]:
+        """Within this context the state's sums are those of all processes; then the first's only.
+
+        Args:
+            model: What `attach` returned.
+        """
+        with summed([self.state(model)]):
+            yield
+
     # ------------------------------------------------------------ what it costs
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
@@ -299,18 +398,6 @@ class Method(Carried, TrainerCallback):
         """
         return 0
 
-    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count what is saved after so many tasks beside the adapter's own file.
-
-        Args:
-            model: What `attach` returned, with room made; its tensors may have shapes only.
-            tasks: How many tasks.
-
-        Returns:
-            Bytes of tensors; by default 0.
-        """
-        return 0
-
     def resting(self, model: nn.Module) -> dict[str, int] | None:
         """Count the experts that rest in the task which is learned; asked before the task ends.
 
@@ -321,6 +408,204 @@ class Method(Carried, TrainerCallback):
             By linear; None, the default, where no expert ever rests.
         """
         return None
+
+    # ------------------------------------------------------------ saving and loading
+
+    def save_state(self, model: nn.Module, directory: Path) -> None:
+        """Save the adapter in PEFT's format, and all that learning one more task needs.
+
+        Args:
+            model: What `attach` returned.
+            directory: A folder; it is made.
+        """
+        self._keep(model)
+        save_adapter(model, directory)
+
+    def load_state(self, model: nn.Module, directory: Path) -> None:
+        """Load what `save_state` or `save_pretrained` saved into a model that `attach` made.
+
+        Args:
+            model: What `attach` returned.
+            directory: The folder.
+
+        Raises:
+            RunDirError: If there is no adapter in it.
+            AdapterMismatch: If it was made for another model or with other options.
+        """
+        self._leave(model)
+        load_adapter(model, directory)
+        self.load_beside(model, directory)
+        self._steps = 0
+        self._keep(model, anew=True)
+
+    def save_beside(self, model: nn.Module, directory: Path) -> None:
+        """Write the state into the adapter's folder; whatever saves the adapter calls this."""
+        self.state(model).save(directory, self.state_name)
+
+    def load_beside(self, model: nn.Module, directory: Path) -> None:
+        """Read what `save_beside` has written; the adapter is loaded already."""
+        self.bind(model)
+        self.restore(model, self.state(model).read(directory, self.state_name))
+        if rank() > 0:  # the sums of all processes are in one file, and the first goes on with them
+            for each in self.state(model).sums:
+                each.zero_()
+
+    def take_up(self, model: nn.Module) -> None:
+        """Go on with a model's active adapter where it has come to, whoever holds its history.
+
+        `on_train_begin` does it. It is needed before only where `examples` has to know the past.
+
+        Args:
+            model: A PeftModel: from `attach`, `get_peft_model`, `PeftModel.from_pretrained`, or a
+                copy of one.
+
+        Raises:
+            ConfigError: If the adapter has learned something, and nothing is known of its past, or
+                not of all of it.
+            AdapterMismatch: If another method has trained it.
+        """
+        wrapped = peft_model(model)
+        name = active_adapter(wrapped)
+        sidecar = sidecars(wrapped).get(name)
+        if sidecar is not None and self.remembers:
+            sidecar.check_unchanged(wrapped)
+        if sidecar is not None and sidecar is self._sidecar:
+            return
+        moved = self._leave(model)
+        self._steps = 0
+        if sidecar is not None and sidecar.method is not None:
+            sidecar.method.flush(wrapped)
+            sidecar.freeze()  # another object of a method's has it
+        sidecar = sidecar or Sidecar()
+        with sidecar.folder() as folder:
+            if folder is not None:
+                self._resume(model, folder)
+            elif not (self.remembers and has_learned(wrapped, name, loaded=sidecar.loaded)):
+                self.forget(model)
+                self.task_index = 1 if moved else self.task_index
+            elif (tasks := self.in_adapter(model)) is not None:
+                self.forget(model)
+                self.task_index = tasks + 1
+            else:
+                raise ConfigError(
+                    f"the adapter {name!r} has learned something, and {self.name} has no history "
+                    "of it, so nothing of it would be protected: load it with method.load_state("
+                    "model, folder), or call method.start_history(model) to go on without"
+                )
+        self._keep(model)
+
+    def start_history(self, model: nn.Module) -> None:
+        """Go on with an adapter of which nothing is known; what it has learned is not protected.
+
+        Args:
+            model: A PeftModel.
+        """
+        self._leave(model)
+        self.forget(model)
+        self._keep(model, anew=True)
+
+    @property
+    def learning(self) -> bool:
+        """Whether a task is being learned, or its training was cut off."""
+        return bool(self._steps)
+
+    def flush(self, model: nn.Module) -> None:
+        """Inside a task, bring running state to where a save finds it; whatever saves calls this.
+
+        Args:
+            model: What `attach` returned, or a user's model.
+
+        Raises:
+            ConfigError: If it lies in several processes, of which only one may be here.
+        """
+        if not (self.learning and self.state(model).sums):
+            return
+        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            self.before_save(model)
+        elif not self._flushed:
+            raise ConfigError(
+                f"the adapter cannot be saved here: what {self.name} has seen in this task lies in "
+                f"{dist.get_world_size()} processes and was not summed after the last step; save "
+                'with save_strategy "steps", "epoch" or "best", or put the callback that asks for '
+                "a save before the method"
+            )
+
+    def record(self, model: nn.Module) -> dict[str, Any]:
+        """Say what lies beside an adapter: the method, its options, how far it has come."""
+        own, plain = self.config, self.Config()
+        names = [field.name for field in fields(own)]
+        options = {n: v for n in names if (v := getattr(own, n)) != getattr(plain, n)}
+        return {
+            "method": self.name,
+            "options": options,
+            "tasks": self.task_index - 1,
+            "learning": self.learning,
+            "steps": self._steps,
+            "files": [file] if (file := self.state(model).file(self.state_name)) else [],
+        }
+
+    def _resume(self, model: nn.Module, folder: Path) -> None:
+        """Take over an adapter with the files that lie beside it."""
+        record = read_record(folder / RECORD, MethodState)
+        if record["method"] != self.name and not self.remembers:
+            return self.forget(model)
+        if record["method"] != self.name:
+            raise AdapterMismatch(
+                f"the adapter was trained with {record['method']}, and this is {self.name}: go on "
+                "with the method that trained it, or call method.start_history(model) to go on "
+                "without its history"
+            )
+        self.load_beside(model, folder)
+        self.task_index = record["tasks"] + 1
+        if record["learning"]:
+            self._end_cut_off(model)
+            self.task_index += 1
+        return None
+
+    def _end_cut_off(self, model: nn.Module) -> None:
+        """End a task inside which an adapter was saved, so that the next can begin."""
+        if self.cut_off == "end":
+            self.task_end(model)
+        elif self.remembers and self.cut_off == "refuse":
+            raise ConfigError(
+                f"the adapter was saved inside task {self.task_index}, and {self.name} can end a "
+                "task only in its own training: resume that from this checkpoint, or load the "
+                "adapter that was saved after it"
+            )
+
+    def _keep(self, model: nn.Module, *, anew: bool = False) -> None:
+        """Let whatever saves the active adapter save what this method knows of it.
+
+        Anew, where the weights are others by the method's own doing.
+        """
+        wrapped = peft_model(model)
+        name = active_adapter(wrapped)
+        if anew or self._sidecar is None or sidecars(wrapped).get(name) is not self._sidecar:
+            self._leave(model)
+            self._sidecar = sidecars(wrapped)[name] = Sidecar(wrapped, name, method=self)
+
+    def _check_alone(self, model: nn.Module, optimizer: Any) -> None:
+        """Refuse a second method in one training: the history would be of half of it."""
+        wrapped = peft_model(model)
+        sidecar = sidecars(wrapped).get(active_adapter(wrapped))
+        other: Any = sidecar.method if sidecar is not None else None
+        if other is None or other is self or not other.learning:
+            return
+        if any(hook.optimizer is innermost(optimizer) for hook in other._hooks):
+            raise ConfigError(
+                f"two methods, {other.name} and {self.name}, are callbacks of one training: one "
+                "adapter can be trained by one of them; leave the other out"
+            )
+
+    def _leave(self, model: nn.Module) -> bool:
+        """Leave what is known of another adapter with that one; say whether there was one."""
+        wrapped, sidecar = peft_model(model), self._sidecar
+        if sidecar is None or sidecar is sidecars(wrapped).get(active_adapter(wrapped)):
+            return False
+        if sidecar.method is self:
+            sidecar.freeze()
+        self._sidecar = None
+        return True
 
     # ------------------------------------------------------------ as a callback of a trainer
 
@@ -346,7 +631,8 @@ class Method(Carried, TrainerCallback):
             self.take_up(model)
         if self.transforms_steps:
             check_steps_outside(optimizer, (p for p in model.parameters() if p.requires_grad))
-        self._steps, self._flushed = state.max_steps, False
+        self._step, self._steps, self._flushed = state.global_step, state.max_steps, False
+        self._args, self._optimizer = args, optimizer
         start = self.task_resume if state.global_step else self.task_start
         start(model, self.task_index, state.max_steps)
         self._hooks = [
@@ -358,20 +644,46 @@ class Method(Carried, TrainerCallback):
         """Do what is due after a step, and before the checkpoint that may follow it."""
         for hook in self._hooks:
             hook.check_seen()
+        self._step = state.global_step
         self.step_end(model, state.global_step, state.max_steps)
         self._flushed = False
         if control.should_save:
-            self.flush_all(model)
+            self._flush_all(model)
 
-    def on_train_end(
+    def on_epoch_end(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
     ) -> None:
-        """End the task; the optimiser is as it was."""
+        """Do what is due before the checkpoint that may follow an epoch."""
+        if control.should_save:
+            self._flush_all(model)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Do what is due before the checkpoint that may follow an evaluation."""
+        if self.learning and getattr(args, "save_strategy", None) == "best":
+            self._flush_all(model)
+
+    def on_train_end(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        model: Any = None,
+        train_dataloader: Any = None,
+        **_: Any,
+    ) -> None:
+        """End the task, with the trainer's data at hand; the optimiser is as it was."""
+        self._loader = train_dataloader
         self.task_end(model)
         self._detach()
+        self._loader = self._args = self._optimizer = None
         self.task_index += 1
         self._steps = 0
         self._keep(model, anew=True)
+
+    def _flush_all(self, model: nn.Module) -> None:
+        """Add up the sums where all processes come by, for a save that only one of them may see."""
+        self.before_save(model)
+        self._flushed = True
 
     def _check_packing(self, args: Any) -> None:
         """Refuse rows of TRL's that do not say where their examples begin."""

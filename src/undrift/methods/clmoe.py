@@ -6,25 +6,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.core.routing import Observer
-from undrift.errors import AdapterMismatch, ConfigError
+from undrift.errors import ConfigError
 from undrift.methods import base, moelora
 from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.methods.shared.tensor_files import load_tensors, save_tensors
+from undrift.methods.shared.state import State
 from undrift.tuner import MoeLoraLayer
-from undrift.tuner.distributed import rank
 from undrift.tuner.token_mask import Tokens
-
-STATE_FILE = "clmoe_state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +72,8 @@ class ClMoe(MoeLora):
     paper: ClassVar[str] = "CL-MoE, Huai et al., CVPR 2025, arXiv:2503.00413"
     Config: ClassVar[type[base.Config]] = Config
     alone: ClassVar[bool] = False
-    beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
+    state_name: ClassVar[str] = "clmoe_state"
+    cut_off: ClassVar[base.CutOff] = "end"
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -92,7 +88,7 @@ class ClMoe(MoeLora):
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Begin to count, and note what the experts are."""
         super().task_start(model, task_index, steps_total)
-        self._bind(model)
+        self.bind(model)
         self._before = {}
         if any(len(counts) for counts in self.counts.values()):
             self._before = {n: p.detach().clone() for n, p in self._experts(model).items()}
@@ -103,21 +99,15 @@ class ClMoe(MoeLora):
         super().task_start(model, task_index, steps_total)
         self._watch()
 
-    def before_save(self, model: nn.Module) -> None:
-        """Sum the counts of all ranks into the first one's."""
-        self._sum_ranks()
-        if rank() > 0:
-            for count in self._running.values():
-                count.zero_()
-
     @torch.no_grad()
     def task_end(self, model: nn.Module) -> None:
         """Merge every expert with what it was, by its role."""
-        self._sum_ranks()
-        for name, layer in self._layers.items():
-            layer.watcher = None
-            self.counts[name] = torch.cat([self.counts[name], self._running[name][None].cpu()])
-            self._running[name].zero_()
+        with self.summed(model):
+            for name, layer in self._layers.items():
+                layer.watcher = None
+                self.counts[name] = torch.cat([self.counts[name], self._running[name][None].cpu()])
+        for count in self._running.values():
+            count.zero_()
         experts = self._experts(model)
         for name, before in self._before.items():
             keep = self.kept(name.rpartition(".")[0]).to(before).view(-1, 1, 1)
@@ -183,12 +173,7 @@ class ClMoe(MoeLora):
         for name, layer in self._layers.items():
             layer.watcher = partial(count_best, self._running[name])
 
-    def _sum_ranks(self) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            for count in self._running.values():
-                dist.all_reduce(count)
-
-    def _bind(self, model: nn.Module) -> None:
+    def bind(self, model: nn.Module) -> None:
         """Find the experts of a model; what is counted of one that is known already stays."""
         found = expert_layers(model)
         if self._layers == found:
@@ -211,48 +196,37 @@ class ClMoe(MoeLora):
 
     # ------------------------------------------------------------ state
 
-    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file beside the experts."""
-        numbers = (tasks + 1) * self.config.experts * len(expert_layers(model))
-        return numbers * torch.int64.itemsize
-
-    def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write the counts, and inside a task what the merge needs too."""
+    def state(self, model: nn.Module) -> State:
+        """Name the counts, and inside a task what the merge needs too."""
         if not self._layers:
-            self._bind(model)
-        self._save(directory / STATE_FILE)
+            self.bind(model)
+        kinds = {"counts": self.counts, "running": self._running, "before": self._before}
+        tensors = {f"{n}:{kind}": t for kind, found in kinds.items() for n, t in found.items()}
+        return State(tensors, [*self._running.values()])
 
-    def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the file beside the experts."""
-        self._bind(model)
-        self._load(directory / STATE_FILE)
+    def restore(self, model: nn.Module, saved: State) -> None:
+        """Take back the counts of however many tasks."""
+        kinds: dict[str, dict[str, Tensor]] = {"counts": {}, "running": {}, "before": {}}
+        for name, each in (saved.tensors or {}).items():
+            linear, _, kind = name.rpartition(":")
+            kinds.setdefault(kind, {})[linear] = each
+        if kinds["running"].keys() != self._running.keys():
+            raise saved.mismatch("its linears are others")
+        self.counts = kinds["counts"]
+        for name, count in self._running.items():
+            count.copy_(kinds["running"][name])
+        device = next(iter(self._running.values())).device
+        self._before = {name: each.to(device) for name, each in kinds["before"].items()}
 
     def forget(self, model: nn.Module) -> None:
         """Begin without counts."""
         self._layers, self._before = {}, {}
-        self._bind(model)
+        self.bind(model)
 
-    def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Merge a task that was cut off."""
-        self.task_end(model)
-
-    def _save(self, path: Path) -> None:
-        kinds = {"counts": self.counts, "running": self._running, "before": self._before}
-        save_tensors({f"{n}:{k}": t for k, found in kinds.items() for n, t in found.items()}, path)
-
-    def _load(self, path: Path) -> None:
-        found = load_tensors(path)
-
-        def kind(wanted: str) -> dict[str, Tensor]:
-            return {n.rpartition(":")[0]: t for n, t in found.items() if n.endswith(f":{wanted}")}
-
-        if kind("running").keys() != self._running.keys():
-            raise AdapterMismatch(f"{path} is of another adapter: its linears are others")
-        self.counts = kind("counts")
-        for name, count in kind("running").items():
-            self._running[name].copy_(count if rank() == 0 else torch.zeros_like(count))
-        device = next(iter(self._running.values())).device
-        self._before = {name: each.to(device) for name, each in kind("before").items()}
+    def make_room(self, model: nn.Module, tasks: int) -> None:
+        """Make room for the counts of so many tasks."""
+        self.bind(model)
+        self.counts = {n: torch.zeros(tasks, len(c)).long() for n, c in self._running.items()}
 
 
 def _master(layer: MoeLoraLayer) -> Any:

@@ -17,10 +17,10 @@ from undrift.core.step_hook import StepTransform
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
+from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
 from undrift.tuner import Prompt
-from undrift.tuner.distributed import gathered, rank, summed
+from undrift.tuner.distributed import gathered
 from undrift.tuner.pool_lora import PoolLoraConfig, grow, make_room, pool_layers
 
 
@@ -64,7 +64,6 @@ class ContinualLlava(PoolMethod):
     paper: ClassVar[str] = "Continual LLaVA, Cao et al., 2024, arXiv:2411.02564"
     parts: ClassVar[base.Parts] = "entangled"
     Config: ClassVar[type[base.Config]] = Config
-    beside: ClassVar[tuple[str, ...]] = (GATE_FILE,)
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"paper": {"experts": 64, "rank": 8, "targets": r".*\.o_proj"}}
     )
@@ -74,7 +73,7 @@ class ContinualLlava(PoolMethod):
         super().__init__(setting, **options)
         self._queries: Tensor | None = None
         self._centre = torch.zeros(0)
-        self._align_until = self._step = 0
+        self._align_until = 0
 
     # ------------------------------------------------------------ which increments
 
@@ -192,34 +191,10 @@ class ContinualLlava(PoolMethod):
         """Work out the stages."""
         super().task_resume(model, task_index, steps_total)
         self._align_until = round(self.config.align_share * steps_total)
-        if rank() > 0:  # a checkpoint holds the sums of all processes, and the first goes on
-            self._picker.sums.zero_()
-
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
-    ) -> None:
-        """Begin the task, at the step where the trainer is."""
-        self._step = state.global_step
-        super().on_train_begin(args, state, control, model, optimizer)
-
-    def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Count."""
-        self._step = step
-
-    def before_save(self, model: nn.Module) -> None:
-        """Bring the sums of all processes to the first."""
-        with summed([self._picker]):
-            pass
 
     def task_end(self, model: nn.Module) -> None:
         """Keep the task's mean shares."""
-        with summed([self._picker]):
+        with self.summed(model):
             sums = self._picker.sums
             self._picker.mean.copy_(sums[:-1] / sums[-1].clamp_min(1))
         self._picker.sums.zero_()

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -21,10 +20,8 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import Finetune, lora_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.methods.shared.tensor_files import restore_tensors, save_tensors
+from undrift.methods.shared.state import State
 from undrift.tuner.token_mask import IGNORED, packed_examples
-
-STATE_FILE = "ewc_state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +86,7 @@ class Ewc(Finetune):
             }
         }
     )
-    beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
+    state_name: ClassVar[str] = "ewc_state"
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -97,32 +94,17 @@ class Ewc(Finetune):
         self._linears: dict[str, nn.Linear] = {}
         self._penalty = QuadraticPenalty({})
         self._pulls = False
-        self._loader: Iterable[Mapping[str, Any]] | None = None
 
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Begin a task; the first has nothing that pulls."""
-        self._bind(model)
+        self.bind(model)
         self._pulls = any(bool(each.any()) for each in self._penalty.weight.values())
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
         """Add the gradient of the penalty."""
         return self._penalty.transforms(self.config.strength) if self._pulls else {}
-
-    def on_train_end(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        train_dataloader: Any = None,
-        **_: Any,
-    ) -> None:
-        """End the task, with the trainer's data at hand."""
-        self._loader = train_dataloader
-        super().on_train_end(args, state, control, model)
-        self._loader = None
 
     def task_end(self, model: nn.Module) -> None:
         """Compute the task's Fisher information, and put the anchor where the parameters are."""
@@ -147,28 +129,18 @@ class Ewc(Finetune):
 
     # ------------------------------------------------------------ state
 
-    def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write Fisher information and anchor: twice the LoRA's size."""
+    def state(self, model: nn.Module) -> State:
+        """Name Fisher information and anchor: twice the LoRA's size."""
         if not self._linears:
-            self._bind(model)
-        save_tensors(self._penalty.tensors, directory / STATE_FILE)
-
-    def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the file beside the LoRA."""
-        self._bind(model)
-        restore_tensors(self._penalty.tensors, directory / STATE_FILE)
+            self.bind(model)
+        return State(self._penalty.tensors)
 
     def forget(self, model: nn.Module) -> None:
         """Begin without Fisher information."""
         self._linears = {}
-        self._bind(model)
+        self.bind(model)
 
-    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file beside the LoRA."""
-        self._bind(model)
-        return sum(t.numel() * t.element_size() for t in self._penalty.tensors.values())
-
-    def _bind(self, model: nn.Module) -> None:
+    def bind(self, model: nn.Module) -> None:
         """Find A and B of the active LoRA; what is known of the same one stays."""
         wrapped = peft_model(model)
         adapter = active_adapter(wrapped)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,6 +13,7 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import task_matcher
 from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.state import State
 from undrift.methods.shared.task_matcher import MatchedPool, Matching
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.peft_internals import choose_adapter
@@ -111,9 +111,9 @@ class Hide(MatchedPool):
         super().task_end(model)
         self._fuse(model)
 
-    def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the prototypes, and sum the factors where they are to be."""
-        super().load_beside(model, directory)
+    def restore(self, model: nn.Module, saved: State) -> None:
+        """Take back the prototypes, and sum the factors where they are to be."""
+        super().restore(model, saved)
         self._fuse(model)
 
     @torch.no_grad()

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,12 +18,13 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
+from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.prompt_features import hidden_features
+from undrift.methods.shared.state import State
 from undrift.methods.shared.task_matcher import Identified, told
-from undrift.methods.shared.tensor_files import load_tensors, restore_tensors
 from undrift.tuner import Gates, Prompt
-from undrift.tuner.distributed import gathered, rank, summed
+from undrift.tuner.distributed import gathered
+from undrift.tuner.frozen import Frozen, count_parameters
 from undrift.tuner.pool_lora import PoolLoraLayer, grow, pool_layers
 
 
@@ -88,7 +88,6 @@ class LlavaCMoE(PoolMethod):
     name: ClassVar[str] = "llava_cmoe"
     paper: ClassVar[str] = "LLaVA-CMoE, Zhao et al., 2025, arXiv:2503.21227 (later CoPE)"
     Config: ClassVar[type[base.Config]] = Config
-    beside: ClassVar[tuple[str, ...]] = (GATE_FILE,)
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -97,8 +96,7 @@ class LlavaCMoE(PoolMethod):
         self._layers: dict[str, PoolLoraLayer] = {}
         self._adapter = "default"
         self._model: Any = None
-        self._optimizer: Any = None
-        self._step = self._probe_until = 0
+        self._probe_until = 0
 
     # ------------------------------------------------------------ the model
 
@@ -165,7 +163,7 @@ class LlavaCMoE(PoolMethod):
     def _end_probe(self) -> None:
         """Decide which linears get an expert, and begin anew in all of them."""
         routers = self._routers
-        with summed([routers]):
+        with self.summed(self._model):
             used, tokens = routers.used.clone(), routers.tokens.clamp_min(1)
         layers = list(self._layers.values())
         counts = [layer.experts(self._adapter) for layer in layers]
@@ -184,19 +182,6 @@ class LlavaCMoE(PoolMethod):
 
     # ------------------------------------------------------------ the moments of a task
 
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
-    ) -> None:
-        """Begin the task, at the step where the trainer is."""
-        self._step, self._optimizer = state.global_step, optimizer
-        super().on_train_begin(args, state, control, model, optimizer)
-
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Begin a task: room for its expert was made when the last one ended."""
         self.task_resume(model, task_index, steps_total)
@@ -207,20 +192,11 @@ class LlavaCMoE(PoolMethod):
         super().task_resume(model, task_index, steps_total)
         probe = min(math.ceil(self.config.probe_share * steps_total), steps_total - 1)
         self._probe_until = probe if len(self._routers.locator) else 0
-        if rank() > 0:  # a checkpoint holds the sums of all processes, and the first goes on
-            self._routers.used.zero_()
-            self._routers.tokens.zero_()
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
         """End the probe when it is time."""
-        self._step = step
         if step == self._probe_until:
             self._end_probe()
-
-    def before_save(self, model: nn.Module) -> None:
-        """Bring the sums of all processes to the first."""
-        with summed([self._routers]):
-            pass
 
     def task_end(self, model: nn.Module) -> None:
         """Keep the task's experts, router and locator, and make room for the next ones."""
@@ -235,8 +211,10 @@ class LlavaCMoE(PoolMethod):
 
     # ------------------------------------------------------------ state and its size
 
-    def _load_gate(self, model: nn.Module, path: Path) -> None:
-        self._routers.load(path)
+    def restore(self, model: nn.Module, saved: State) -> None:
+        """Take back routers and locator of however many tasks."""
+        self._routers.take_shapes(saved.tensors or {})
+        self.state(model).fill(saved)
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
         """Bring a fresh pool to its largest size after so many tasks."""
@@ -244,7 +222,7 @@ class LlavaCMoE(PoolMethod):
 
     def idle_parameters(self, model: nn.Module) -> int:
         """Count all but the k experts and the one router that a token meets."""
-        idle = self._routers.size() - self._routers.one_router()
+        idle = count_parameters(self._routers) - self._routers.one_router()
         for layer in self._layers.values():
             A, B = layer.pool_lora_A[self._adapter], layer.pool_lora_B[self._adapter]
             experts = layer.experts(self._adapter)
@@ -294,7 +272,7 @@ class Locator(nn.Module):
             "mean": (),
             "deviation": (),
         }
-        self.tasks = nn.ParameterDict()
+        self.tasks = Frozen()
         self.make_room(0)
 
     def __len__(self) -> int:
@@ -305,7 +283,7 @@ class Locator(nn.Module):
         old = self.tasks["centre"] if len(self.tasks) else torch.zeros(0)
         for name, shape in self.shapes.items():
             room = torch.zeros(tasks, *shape, device=old.device)
-            self.tasks[name] = Parameter(room, requires_grad=False)
+            self.tasks[name] = room
 
     def add(self, fitted: Weights) -> None:
         """Add the autoencoder of a task.
@@ -314,8 +292,7 @@ class Locator(nn.Module):
             fitted: From `fit`.
         """
         for name, value in fitted.items():
-            grown = torch.cat([self.tasks[name].detach(), value[None].to(self.tasks[name])])
-            self.tasks[name] = Parameter(grown, requires_grad=False)
+            self.tasks[name] = torch.cat([self.tasks[name], value[None].to(self.tasks[name])])
 
     def scores(self, z: Tensor) -> Tensor:
         """Score features against every task.
@@ -326,7 +303,7 @@ class Locator(nn.Module):
         Returns:
             (B, T); about 0 for a feature like the task's own, below for others.
         """
-        known = {name: value.detach() for name, value in self.tasks.items()}
+        known = dict(self.tasks.items())
         found = (bound(known, z.float()) - known["mean"][:, None]) / known["deviation"][:, None]
         return found.mT
 
@@ -427,7 +404,7 @@ class TaskRouters(Gate):
         super().__init__()
         self.inputs = inputs
         self.routers = nn.ParameterList([Parameter(torch.zeros(1, d)) for d in inputs])
-        self.rows = nn.ParameterList([_frozen(torch.zeros(0, d)) for d in inputs])
+        self.rows = Frozen({str(i): torch.zeros(0, d) for i, d in enumerate(inputs)})
         self.locator = Locator(width, hidden, code)
         self.register_buffer("counts", torch.zeros(0, len(inputs), dtype=torch.int64))
         self.used = torch.zeros(len(inputs), 1, dtype=torch.float64)
@@ -481,7 +458,7 @@ class TaskRouters(Gate):
             places = torch.arange(int(counts[-1]) + 1, device=counts.device)  # the newest: unused
             known = places < counts[tasks][:, None]  # (B, E)
             first = counts.cumsum(0)[tasks] - counts[tasks]
-            rows = self.rows[i][(first[:, None] + places) * known]  # (B, E, d_in)
+            rows = self.rows[str(i)][(first[:, None] + places) * known]  # (B, E, d_in)
 
             def gates(x: Tensor) -> Tensor:
                 copies = len(x) // len(rows)
@@ -538,7 +515,7 @@ class TaskRouters(Gate):
         for i, router in enumerate(self.routers):
             added = router.detach()[: len(router) - int(not self.open[i])]
             counts.append(len(added))
-            self.rows[i] = _frozen(torch.cat([self.rows[i].detach(), added]))
+            self.rows[str(i)] = torch.cat([self.rows[str(i)], added])
             self.routers[i] = Parameter(router.new_zeros(len(added) + 1, router.shape[1]))
         self.counts = torch.cat([self.counts, self.counts.new_tensor([counts])])
         self.draw()
@@ -556,32 +533,24 @@ class TaskRouters(Gate):
         added = torch.arange(1, past + 1, device=device)
         self.counts = added[:, None].expand(past, len(self.inputs)).clone()
         for i, d in enumerate(self.inputs):
-            self.rows[i] = _frozen(torch.zeros(past * (past + 1) // 2, d, device=device))
+            self.rows[str(i)] = torch.zeros(past * (past + 1) // 2, d, device=device)
             self.routers[i] = Parameter(torch.zeros(past + 1, d, device=device))
         self.used = self.used.new_zeros(len(self.inputs), past + 1)
         self.locator.make_room(past)
 
-    def load(self, path: Path) -> None:
-        """Load a file of any number of tasks; parameters that fit stay the same objects.
-
-        Args:
-            path: The file.
-        """
-        saved = load_tensors(path)
+    def take_shapes(self, saved: Mapping[str, Tensor]) -> None:
+        """Bring everything to the shapes of saved tensors; parameters that fit stay the same."""
         for name in ("counts", "used", "features"):
             own: Tensor = getattr(self, name)
             setattr(self, name, own.new_zeros(saved[name].shape) if name in saved else own)
-        for name, held in (("routers", self.routers), ("rows", self.rows)):
-            for i, p in enumerate(held):
-                shape = saved[f"{name}.{i}"].shape if f"{name}.{i}" in saved else p.shape
-                if p.shape != shape:
-                    held[i] = Parameter(p.new_zeros(shape), requires_grad=p.requires_grad)
+        for i, p in enumerate(self.routers):
+            shape = saved[f"routers.{i}"].shape if f"routers.{i}" in saved else p.shape
+            if p.shape != shape:
+                self.routers[i] = Parameter(p.new_zeros(shape))
+        for key, rows in self.rows.items():
+            shape = saved[f"rows.{key}"].shape if f"rows.{key}" in saved else rows.shape
+            self.rows[key] = rows.new_zeros(shape)
         self.locator.make_room(len(self.counts))
-        restore_tensors(self.state_dict(), path)
-
-    def size(self) -> int:
-        """Count all parameters."""
-        return sum(p.numel() for p in self.parameters())
 
     def one_router(self) -> int:
         """Count those of one task, the last: all experts but the newest, which it does not know."""
@@ -594,13 +563,6 @@ def _best(weights: Tensor, top_k: int) -> Tensor:
         return weights
     best = weights.topk(top_k, dim=-1)
     return torch.zeros_like(weights).scatter(-1, best.indices, best.values)
-
-
-def _frozen(value: Tensor) -> Parameter:
-    return Parameter(value, requires_grad=False)
-
-
-# --------------------------------------------- what becomes of a probe
 
 
 def needed(share: Tensor, slack: float) -> Tensor:

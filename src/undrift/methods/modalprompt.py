@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +15,6 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.methods.shared.adapter_config import read_config
 from undrift.methods.shared.prompt_features import (
     MODALITIES,
     FeatureConfig,
@@ -26,6 +24,7 @@ from undrift.methods.shared.prompt_features import (
 )
 from undrift.methods.shared.task_matcher import Identified, cosines, told
 from undrift.tuner.forward import ForwardContext, Prompt
+from undrift.tuner.frozen import count_parameters
 from undrift.tuner.soft_prompt import SoftPromptConfig, SoftPrompts, soft_prompts
 
 
@@ -77,7 +76,7 @@ class ModalPrompt(base.Method):
     parts: ClassVar[base.Parts] = "router"
     alone: ClassVar[bool] = False
     Config: ClassVar[type[base.Config]] = Config
-    ends_itself: ClassVar[bool] = True
+    cut_off: ClassVar[base.CutOff] = "go on"
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -86,7 +85,6 @@ class ModalPrompt(base.Method):
         self._adapter = "default"
         self._centre = torch.zeros(0)
         self._match_loss: Tensor | None = None
-        self._parts = 1  # of one step's batch, where the trainer adds their losses up
         self._identified = Identified()
 
     def peft_config(self, model: nn.Module | None = None) -> SoftPromptConfig:
@@ -96,29 +94,15 @@ class ModalPrompt(base.Method):
     def attach(self, model: nn.Module) -> nn.Module:
         """Put room for prompts on a model."""
         wrapped = get_peft_model(transformer(model), self.peft_config())
-        self._observe(wrapped)
+        self.bind(wrapped)
         return wrapped
 
     # ------------------------------------------------------------ the moments of a task
 
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
-    ) -> None:
-        """Begin the task, and note into how many parts a step's batch is cut."""
-        processes = args.world_size if getattr(args, "average_tokens_across_devices", False) else 1
-        self._parts = getattr(args, "gradient_accumulation_steps", 1) * processes
-        super().on_train_begin(args, state, control, model, optimizer)
-
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Freeze the last task's prompt and begin a new one, as the embeddings of random tokens."""
-        prompts = self._observe(model)
-        wrapped = peft_model(model)
+        self.bind(model)
+        wrapped, prompts = peft_model(model), soft_prompts(model)
         config: Any = wrapped.peft_config[self._adapter]
         table: Any = wrapped.get_base_model().get_input_embeddings()  # pyright: ignore
         generator = torch.Generator().manual_seed(torch.initial_seed() + config.tasks)
@@ -130,14 +114,8 @@ class ModalPrompt(base.Method):
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Go on with the prompt that the checkpoint brought."""
-        self._observe(model)
+        self.bind(model)
         self._note_tasks(model, task_index)
-
-    def load_state(self, model: nn.Module, directory: Path) -> None:
-        """Load prompts and prototypes of however many tasks."""
-        self._observe(model)
-        super().load_state(model, directory)
-        self._note_tasks(model, read_config(directory).get("tasks", 0))
 
     def in_adapter(self, model: nn.Module) -> int | None:
         """Count the prompts: they and their prototypes are all that there is to know."""
@@ -162,7 +140,7 @@ class ModalPrompt(base.Method):
         prompts = soft_prompts(model)
         inserted = min(self.config.top_k, len(prompts.soft_prompt_past[self._adapter]) + 1)
         read = inserted * prompts.soft_prompt_P[self._adapter].numel()
-        return sum(p.numel() for p in prompts.parameters()) - read
+        return count_parameters(prompts) - read
 
     def facts(self) -> dict[str, Any]:
         """Tell how often the best prompt was that of the task asked, since the last call."""
@@ -170,7 +148,7 @@ class ModalPrompt(base.Method):
 
     # ------------------------------------------------------------ the choice for each sample
 
-    def _observe(self, model: nn.Module) -> SoftPrompts:
+    def bind(self, model: nn.Module) -> None:
         """Watch a model's prompts; a model that is watched already stays as it is."""
         wrapped = peft_model(model)
         found = soft_prompts(wrapped)
@@ -178,8 +156,16 @@ class ModalPrompt(base.Method):
             self._prompts, self._adapter = found, active_adapter(wrapped)
             self._centre = embedding_centre(wrapped)
             wrapped.get_base_model().register_forward_hook(self._add_match_loss, with_kwargs=True)
+        config: Any = wrapped.peft_config[self._adapter]
+        found.soft_prompt_tasks[self._adapter] = config.tasks
         ForwardContext.attach(wrapped, on_prompt=self._choose)
-        return found
+
+    @property
+    def _parts(self) -> int:
+        """Into how many parts a step's batch is cut whose losses the trainer adds up."""
+        args = self._args
+        processes = args.world_size if getattr(args, "average_tokens_across_devices", False) else 1
+        return getattr(args, "gradient_accumulation_steps", 1) * processes
 
     def _choose(self, prompt: Prompt) -> None:
         """Choose the prompts of every sample, and compare them with the newest prototype."""

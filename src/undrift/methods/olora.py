@@ -72,7 +72,7 @@ class OLora(PoolMethod):
     )
     reads_prompts: ClassVar[bool] = False
     alone: ClassVar[bool] = True
-    ends_itself: ClassVar[bool] = True
+    cut_off: ClassVar[base.CutOff] = "go on"
     config: Config
 
     def in_adapter(self, model: nn.Module) -> int | None:

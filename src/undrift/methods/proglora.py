@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
-from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
+from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.tuner import Prompt
-from undrift.tuner.distributed import rank, summed
+from undrift.tuner.frozen import count_parameters, freeze
 from undrift.tuner.pool_lora import generator_of
 
 
@@ -66,7 +66,6 @@ class ProgLora(PoolMethod):
     name: ClassVar[str] = "proglora"
     paper: ClassVar[str] = "ProgLoRA, Yu et al., ACL 2025 Findings"
     Config: ClassVar[type[base.Config]] = Config
-    beside: ClassVar[tuple[str, ...]] = (GATE_FILE,)
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"dynamic": {"gate": "dynamic"}, "static": {"gate": "static"}}
     )
@@ -75,7 +74,6 @@ class ProgLora(PoolMethod):
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self._recall: Tensor | None = None
-        self._late = False  # in the second half of the task
 
     def make_gate(self, width: int) -> KeyGate:
         """Make the first key and the query network."""
@@ -121,36 +119,27 @@ class ProgLora(PoolMethod):
 
     # ------------------------------------------------------------ the mean gate, led through a task
 
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
-    ) -> None:
-        """Begin the task, or go on in its first or second half."""
-        super().on_train_begin(args, state, control, model, optimizer)
-        self.key_gate.begin_sum(resumed=bool(state.global_step))
-        self._late = 2 * state.global_step + 1 >= state.max_steps
+    @property
+    def _late(self) -> bool:
+        """Whether the next step is in the second half of the task."""
+        return self.learning and 2 * self._step + 1 >= self._steps
 
-    def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Sum the gates from the middle of the task on."""
-        self._late = 2 * step + 1 >= steps_total
-
-    def before_save(self, model: nn.Module) -> None:
-        """Bring the sum of the gates to where a checkpoint finds it."""
-        self.key_gate.note()
+    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
+        """Begin a task with an empty sum of gates."""
+        super().task_start(model, task_index, steps_total)
+        self.key_gate.sums.zero_()
 
     def task_end(self, model: nn.Module) -> None:
         """Keep the mean gate of the task."""
-        self.key_gate.end_sum()
+        gate = self.key_gate
+        with self.summed(model):
+            gate.means[-1] = gate.sums[:-1] / gate.sums[-1].clamp_min(1)
+        gate.sums.zero_()
         super().task_end(model)
 
     def idle_parameters(self, model: nn.Module) -> int:
         """Count the copy of f that only the recall asks."""
-        return sum(p.numel() for p in self.key_gate.past_query.parameters())
+        return count_parameters(self.key_gate.past_query)
 
 
 # --------------------------------------------- the gate
@@ -191,13 +180,16 @@ class KeyGate(Gate):
         sums: Of the gates in the task at hand, and in the last place how many, (t + 1,) float64.
     """
 
+    frozen_names = ("past_keys",)
+    past_keys: Tensor
     means: Tensor
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.key = nn.Parameter(torch.empty(width))
         self.query = Query(width, hidden)
-        self.past_query = copy.deepcopy(self.query).requires_grad_(False)
+        self.past_query = copy.deepcopy(self.query)
+        freeze(self.past_query)
         self.make_room(0)
         self._draw_key()
 
@@ -231,11 +223,6 @@ class KeyGate(Gate):
 
     # ------------------------------------------------------------ the mean gate of a task
 
-    def begin_sum(self, *, resumed: bool) -> None:
-        """Begin to sum the task's gates, or go on with the sums that a checkpoint brought."""
-        if not resumed or rank() > 0:  # a checkpoint holds those of all processes
-            self.sums.zero_()
-
     def add(self, gates: Tensor) -> None:
         """Add the gates of a batch, (B, t)."""
         self.sums[:-1] += gates.detach().sum(0)
@@ -244,17 +231,6 @@ class KeyGate(Gate):
     def running(self) -> dict[str, Tensor]:
         """Name the sums that are summed over processes."""
         return {"sums": self.sums}
-
-    def note(self) -> None:
-        """Bring the sums of all processes to the first, which writes a checkpoint."""
-        with summed([self]):
-            pass
-
-    def end_sum(self) -> None:
-        """Keep the mean gate of the task."""
-        with summed([self]):
-            self.means[-1] = self.sums[:-1] / self.sums[-1].clamp_min(1)
-        self.sums.zero_()
 
     def mean_of(self, task: int) -> Tensor | None:
         """Return g* of a task.
@@ -284,7 +260,7 @@ class KeyGate(Gate):
     def make_room(self, past: int) -> None:
         """Bring keys and mean gates to their size after so many tasks."""
         room = self.key.detach().new_zeros
-        self.past_keys = nn.Parameter(room(past, len(self.key)), requires_grad=False)
+        self.register_buffer("past_keys", room(past, len(self.key)))
         self.register_buffer("means", room(past + 1, past + 1))
         self.sums = room(past + 2, dtype=torch.float64)
 

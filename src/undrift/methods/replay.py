@@ -12,13 +12,11 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from undrift.data.types import Example
-from undrift.errors import ConfigError, RunDirError
+from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import Finetune
-from undrift.rundir import read_record, write_json
+from undrift.methods.shared.state import State
 from undrift.rundir.records import Memory
-
-STATE_FILE = "replay.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,7 @@ class Replay(Finetune):
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {"public": {"sampling": "first", "mix": "once", "memory": 180, "tasks": 8}}
     )
-    beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
+    state_name: ClassVar[str] = "replay"
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -127,13 +125,13 @@ class Replay(Finetune):
         memory.add(reservoir(train, room[-1], random), len(train))
         memory.thin(room, random)
 
-    def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write what is remembered: texts, and paths of pictures."""
-        self.memory.save(directory / STATE_FILE)
+    def state(self, model: nn.Module) -> State:
+        """Name what is remembered: texts, and paths of pictures."""
+        return State(values=self.memory.values(), record=Memory)
 
-    def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the memory."""
-        self.memory.load(directory / STATE_FILE)
+    def restore(self, model: nn.Module, saved: State) -> None:
+        """Take back the memory."""
+        self.memory = ReplayMemory.of(saved.values)
 
     def forget(self, model: nn.Module) -> None:
         """Begin with an empty memory."""
@@ -254,42 +252,27 @@ class ReplayMemory:
         rounds, rest = divmod(count, len(everything))
         return everything * rounds + random.sample(everything, rest)
 
-    def save(self, path: Path) -> None:
+    def values(self) -> dict[str, Any]:
         """Write the memory as JSON.
-
-        Args:
-            path: The file.
 
         Raises:
             ConfigError: If something in it is no `undrift.data.types.Example`.
         """
-        for task in self.tasks:
-            for kept in task:
-                if not isinstance(kept, Example):
-                    raise ConfigError(
-                        f"a {type(kept).__name__} cannot be written into {path.name}; give "
-                        "Method.examples a sequence of undrift.data.types.Example"
-                    )
-        content = {"seen": self.seen, "tasks": [[_row(e) for e in task] for task in self.tasks]}
-        write_json(path, content)
+        for kept in (kept for task in self.tasks for kept in task):
+            if not isinstance(kept, Example):
+                raise ConfigError(
+                    f"a {type(kept).__name__} cannot be written into replay.json; give "
+                    "Method.examples a sequence of undrift.data.types.Example"
+                )
+        return {"seen": self.seen, "tasks": [[_row(e) for e in task] for task in self.tasks]}
 
-    def load(self, path: Path) -> None:
-        """Read what `save` wrote.
-
-        Args:
-            path: The file.
-
-        Raises:
-            RunDirError: If there is no such file, or it is damaged.
-        """
-        if not path.is_file():
-            raise RunDirError(
-                f"{path} is missing; without its memory an adapter can be used but not go on "
-                "learning with replay. It is written by save_state"
-            )
-        content = read_record(path, Memory)
-        self.seen = content["seen"]
-        self.tasks = [[_example(row) for row in task] for task in content["tasks"]]
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> ReplayMemory:
+        """Make a memory of what `values` wrote."""
+        made = cls()
+        made.seen = values["seen"]
+        made.tasks = [[_example(row) for row in task] for task in values["tasks"]]
+        return made
 
 
 def _row(example: Example) -> dict[str, Any]:

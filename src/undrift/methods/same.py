@@ -5,7 +5,7 @@ The mathematics is in `undrift.core`; this file says when it is applied, and to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -22,14 +22,12 @@ from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.history import (
     Basis,
-    Histories,
-    a_turn,
+    HistoryMethod,
     at_share,
     make_statistics,
     statistics_options,
-    z_metric,
 )
-from undrift.tuner import LayerStatistics, MoeLoraConfig, MoeLoraLayer
+from undrift.tuner import LayerStatistics, MoeLoraConfig, MoeLoraLayer, summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +39,7 @@ class Config(moelora.Config, Settings):
         Settings.__post_init__(self)
 
 
-@dataclass(frozen=True)
-class _Linear:
-    """One adapted linear, and what its steps go through; None where a step is free."""
-
-    layer: MoeLoraLayer
-    statistics: LayerStatistics
-    past: Basis
-    turn_a: StepTransform | None
-    turn_g: StepTransform | None
-    b_metric: Tensor | None = None
-    frozen: Tensor | None = None  # (N,) bool
-
-
-class Same(MoeLora):
+class Same(HistoryMethod, MoeLora):
     """MoE-LoRA whose router and experts move with regard to what earlier tasks have seen.
 
     The three switches of the paper's ablation are the options `router`, `expert`, `activation`;
@@ -67,14 +52,13 @@ class Same(MoeLora):
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
         {name: asdict(setting) for name, setting in SETTINGS.items()}
     )
-    ends_itself: ClassVar[bool] = True
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self._adapter = "default"
-        self._histories = Histories({}, self.config)
-        self._linears: list[_Linear] = []
+        self._layers: dict[str, MoeLoraLayer] = {}
+        self._bases: dict[str, Basis] = {}
 
     def in_adapter(self, model: nn.Module) -> int | None:
         """Count the tasks in the statistics; None if the experts were trained without them."""
@@ -113,58 +97,43 @@ class Same(MoeLora):
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
         """Re-base the sketches, refresh V where it runs along, freeze experts: each when due."""
-        self._histories.step_end(step, steps_total)
+        super().step_end(model, step, steps_total)
         every = max(10, round(self.config.refresh_share * steps_total))
-        if self.config.history == "running" and step % every == 0:
+        if step % every == 0:
             self._refresh_router()
         if self.config.activation and step == at_share(self.config.warmup_share, steps_total):
             self._freeze()
 
     def before_save(self, model: nn.Module) -> None:
-        """Bring the running sums into buffers; a V that runs along is refreshed with them."""
-        self._histories.flush()
-        if self.config.history == "running":  # so that a resumed task starts from the same V
-            self._refresh_router()
+        """Bring the running sums into buffers; a V that runs along is refreshed with them.
+
+        So a task that is resumed starts from the same V.
+        """
+        super().before_save(model)
+        self._refresh_router()
 
     def task_end(self, model: nn.Module) -> None:
         """Merge the task into the history and wake all experts."""
-        self._histories.end()
-        self._linears = []
+        super().task_end(model)
+        self._layers = {}
 
     def resting(self, model: nn.Module) -> dict[str, int] | None:
-        """Count the frozen experts of every linear."""
+        """Count the frozen experts of every linear; None if `activation` is off."""
         if not self.config.activation:
             return None
-        return {each.layer.name: int((~each.statistics.active).sum()) for each in self._linears}
+        return {name: int((~self.statistics[name].active).sum()) for name in self._layers}
 
     # ------------------------------------------------------------ what becomes of a step
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
         """Turn the steps, and write the rows of frozen experts back last."""
-        turns = dict(self._turns()) if self.config.space != "gradient" else {}
-        for linear in self._linears:
-            if linear.frozen is not None:
-                for p in self._masters(linear.layer):
-                    turns[p] = partial(_hold, turns.get(p), linear.frozen)
+        turns = dict(super().step_transforms(model))
+        for name, layer in self._layers.items():
+            active = self.statistics[name].active
+            if self.statistics[name].active_index is not None:
+                for p in self._masters(layer):
+                    turns[p] = partial(_hold, turns.get(p), ~active)
         return turns
-
-    def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Turn the gradients, instead or as well, where the setting says so."""
-        return dict(self._turns()) if self.config.space != "step" else {}
-
-    def _turns(self) -> Iterator[tuple[Parameter, StepTransform]]:
-        for linear in self._linears:
-            A, B, W_G = self._masters(linear.layer)
-            if linear.turn_a is not None:
-                yield A, linear.turn_a
-            if linear.turn_g is not None:
-                yield W_G, linear.turn_g
-            if linear.b_metric is not None:
-                yield B, partial(steps.expert_b_step_z, P=linear.b_metric)
-            elif self.config.expert and self.config.b_metric == "aca" and linear.past[1].numel():
-                V, s = linear.past
-                mu_b = self.config.mu_b
-                yield B, partial(steps.expert_b_step_aca, A=A.detach(), V=V, s=s, mu_b=mu_b)
 
     def _masters(self, layer: MoeLoraLayer) -> tuple[Parameter, Parameter, Parameter]:
         name = self._adapter
@@ -173,101 +142,81 @@ class Same(MoeLora):
     # ------------------------------------------------------------ how it is made ready
 
     def _prepare(self, model: nn.Module, *, resumed: bool) -> None:
-        self._linears = []
         if not self.observes:
             return
-        found = expert_layers(model)
+        self._layers = expert_layers(model)
         self._adapter = active_adapter(peft_model(model))
-        statistics = self._statistics(model, found)
-        self._histories = Histories(statistics, self.config)
-        self._histories.start(resumed=resumed)
-        bases = self._histories.bases()
-        self._linears = [
-            _Linear(
-                layer,
-                statistics[name],
-                bases[name],
-                turn_a=a_turn(bases[name], self.config) if self.config.expert else None,
-                turn_g=self._router_turn(bases[name]),
-            )
-            for name, layer in found.items()
-        ]
-        self._weigh_experts()
-        if resumed and self.config.history == "running":
+        self.statistics = self._find_statistics(model)
+        self.begin(resumed=resumed)
+        self._bases = self.bases()
+        if self.config.expert:
+            for name, layer in self._layers.items():
+                self.turn(layer.moe_lora_A[self._adapter], self.turn_a(self._bases[name]))
+        self._turn_routers(self._bases)
+        self._turn_experts()
+        if resumed:
             self._refresh_router()
 
-    def _statistics(
-        self, model: nn.Module, found: Mapping[str, MoeLoraLayer]
-    ) -> dict[str, LayerStatistics]:
+    def _find_statistics(self, model: nn.Module) -> dict[str, LayerStatistics]:
         """The statistics of every layer; made now if the adapter came without."""
-        known = {name: layer.statistics(self._adapter) for name, layer in found.items()}
+        known = {name: layer.statistics(self._adapter) for name, layer in self._layers.items()}
         have = {name: each for name, each in known.items() if each is not None}
-        if len(have) == len(found):
+        if len(have) == len(known):
             return have
         adapter: Any = peft_model(model).peft_config[self._adapter]
         adapter.collect = True  # saved with the adapter, so that loading makes room for them
         made = make_statistics(
-            {name: (layer.in_features, _device(layer)) for name, layer in found.items()},
+            {
+                name: (layer.in_features, layer.moe_lora_A[self._adapter].device)
+                for name, layer in self._layers.items()
+            },
             adapter.num_experts,
             adapter.r,
             importance_power=adapter.importance_power,
             **statistics_options(adapter),
         )
-        for name, layer in found.items():
+        for name, layer in self._layers.items():
             layer.moe_lora_statistics[self._adapter] = made[name]
         return made
 
-    def _router_turn(self, basis: Basis) -> StepTransform | None:
-        V, s = basis
+    def _turn_routers(self, bases: Mapping[str, Basis]) -> None:
+        """Hold W_G inside what the past has seen [Eq. 6 to 11]."""
         c = self.config
-        if not c.router or s.numel() == 0:
-            return None
-        g = steps.gain(s, c.half_width, c.rho, c.clamp_gain)
-        return partial(
-            steps.router_step, V=V, g=g, lambda_par=c.lambda_par, lambda_perp=c.lambda_perp
-        )
+        for name, layer in self._layers.items() if c.router else ():
+            (V, s), turn = bases[name], None
+            if s.numel():
+                g = steps.gain(s, c.half_width, c.rho, c.clamp_gain)
+                lambdas = {"lambda_par": c.lambda_par, "lambda_perp": c.lambda_perp}
+                turn = partial(steps.router_step, V=V, g=g, **lambdas)
+            self.turn(layer.moe_lora_G[self._adapter], turn)
 
     def _refresh_router(self) -> None:
-        """Take V from C^t as it now is, for the router only [Eq. 3]."""
-        if self.config.router:
-            bases = self._histories.bases(running=True)
-            self._linears = [
-                replace(linear, turn_g=self._router_turn(bases[linear.statistics.name]))
-                for linear in self._linears
-            ]
+        """Take V from C^t as it now is, for the router only, where it runs along [Eq. 3]."""
+        if self.config.router and self.config.history == "running":
+            self._turn_routers(self.bases(running=True))
+
+    def _turn_experts(self) -> None:
+        """Make B's metric of the experts that are not frozen."""
+        for name, layer in self._layers.items() if self.config.expert else ():
+            A, B, _ = self._masters(layer)
+            self.turn(B, self.turn_b(A, self._bases[name], self.statistics[name]))
 
     def _freeze(self) -> None:
         """Let experts rest that this task hardly uses and the past needed [Eq. 18]."""
-        with self._histories.summed():
-            for linear in self._linears:
-                each = linear.statistics
+        with summed(self.statistics.values()):
+            for each in self.statistics.values():
                 if not bool(each.importance_tokens > 0):
                     continue  # no task before this one
                 score = scores(each.usage.utilisation(), each.importance)
                 most = self.config.frozen_at_most(each.experts)
                 each.active.copy_(~choose_frozen(score, self.config.tau, most))
-        self._weigh_experts()
-
-    def _weigh_experts(self) -> None:
-        """Note who is frozen, and make B's metric of those who are not."""
-        self._linears = [
-            replace(
-                linear,
-                b_metric=z_metric(linear.statistics, self.config) if self.config.expert else None,
-                frozen=None if bool(linear.statistics.active.all()) else ~linear.statistics.active,
-            )
-            for linear in self._linears
-        ]
+        self._turn_experts()
 
 
 def _hold(turn: StepTransform | None, frozen: Tensor, step: Tensor) -> Tensor:
     """Turn a step (N, ...), and take the frozen experts' rows out of it altogether."""
     step = step if turn is None else turn(step)
     return step.masked_fill(frozen.view(-1, *[1] * (step.dim() - 1)), 0)
-
-
-def _device(layer: MoeLoraLayer) -> Any:
-    return next(iter(layer.moe_lora_A.values())).device
 
 
 METHOD = Same

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from random import Random
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -22,10 +21,8 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.pool import PoolMethod
-from undrift.methods.shared.tensor_files import load_tensors, save_tensors
+from undrift.methods.shared.state import State
 from undrift.tuner.pool_lora import PoolLoraConfig, pool_layers
-
-STATE_FILE = "sefe_state.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +83,14 @@ class Sefe(PoolMethod):
     parts: ClassVar[base.Parts] = "experts"
     reads_prompts: ClassVar[bool] = False
     alone: ClassVar[bool] = True
-    beside: ClassVar[tuple[str, ...]] = (STATE_FILE,)
+    state_name: ClassVar[str] = "sefe_state"
+    cut_off: ClassVar[base.CutOff] = "end"
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self.keys: dict[str, Tensor] = {}  # by linear, (K,) int32
-        self._step = 0
 
     def peft_config(self, model: nn.Module | None = None) -> PoolLoraConfig:
         """Make the configuration of the adapter: for each task a LoRA as large as `finetune`'s."""
@@ -108,10 +105,6 @@ class Sefe(PoolMethod):
         return diversified(train, self.config.asd_share, random)
 
     # ------------------------------------------------------------ the moments of a task
-
-    def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Take note of the step, by which elements are drawn."""
-        self._step = step
 
     @torch.no_grad()
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
@@ -145,43 +138,25 @@ class Sefe(PoolMethod):
 
     # ------------------------------------------------------------ state
 
-    def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write the key elements."""
-        super().save_beside(model, directory)
-        save_tensors(self.keys, directory / STATE_FILE, whole=True)
+    def state(self, model: nn.Module) -> State:
+        """Name the key elements."""
+        return State(self.keys, whole=True)
 
-    def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the key elements."""
-        super().load_beside(model, directory)
-        self.keys = load_tensors(directory / STATE_FILE, whole=True)
+    def restore(self, model: nn.Module, saved: State) -> None:
+        """Take back the key elements."""
+        self.keys = dict(saved.tensors or {})
 
     def forget(self, model: nn.Module) -> None:
         """Begin without key elements."""
         super().forget(model)
         self.keys = {}
 
-    def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Find the key elements of a task that was cut off."""
-        self.task_end(model)
-
-    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file of the key elements."""
-        sizes = (each.in_features * each.out_features for each in pool_layers(model).values())
-        kept = sum(key_count(size, self.config.key_share) for size in sizes)
-        return kept * tasks * torch.int32.itemsize
-
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
-    ) -> None:
-        """Begin the task at the step it has come to."""
-        self._step = state.global_step
-        super().on_train_begin(args, state, control, model, optimizer)
+    def make_room(self, model: nn.Module, tasks: int) -> None:
+        """Make room for the LoRAs and the key elements of so many tasks, with `union` at most."""
+        super().make_room(model, tasks)
+        for name, each in pool_layers(model).items():
+            count = key_count(each.in_features * each.out_features, self.config.key_share)
+            self.keys[name] = torch.zeros(tasks * count, dtype=torch.int32)
 
     def _adapter(self, model: nn.Module) -> str:
         return active_adapter(peft_model(model))

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.methods.shared.pool import GATE_FILE, Gate, PoolMethod
+from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
 from undrift.tuner import Gates, Prompt
+from undrift.tuner.frozen import freeze
 from undrift.tuner.pool_lora import PoolLoraConfig, PoolLoraLayer, pool_layers
 
 
@@ -161,7 +162,6 @@ class SMoLora(PoolMethod):
     paper: ClassVar[str] = "SMoLoRA, Wang et al., ICCV 2025, arXiv:2411.13949"
     parts: ClassVar[base.Parts] = "router and experts"
     Config: ClassVar[type[base.Config]] = Config
-    beside: ClassVar[tuple[str, ...]] = (GATE_FILE,)
     learning_rate: ClassVar[float] = 1e-4
     config: Config
 
@@ -183,10 +183,9 @@ class SMoLora(PoolMethod):
         self._layers, self._adapter = pool_layers(wrapped), active_adapter(wrapped)
         super().bind(model)
         self._centre = embedding_centre(wrapped)
-        trained = self.config.gate_grad == "straight_through" and self.task_index == 1
-        for routing in self._routings:
-            routing.seen.requires_grad_(trained)
-            routing.asked.requires_grad_(trained)
+        if self.config.gate_grad == "none" or self.task_index > 1:
+            for routing in self._routings:
+                freeze(routing, "seen", "asked")
 
     def make_gate(self, width: int) -> Routings:
         """Make the routers and fusions."""

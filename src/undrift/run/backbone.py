@@ -55,7 +55,7 @@ class Backbone:
         processor: Its processor, padding on the left; of a text-only model its tokenizer.
         fingerprint: A digest of configuration, weights, tokenizer and image processor.
         stop_ids: Tokens that end an answer.
-        store: Sidecar image features, once `prepare` has decided for them.
+        store: Kept image features, once `prepare` has decided for them.
         encoder: Another model whose features batches are to hold, see `encode_with`.
     """
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from undrift.data.types import Benchmark, Task
 from undrift.errors import ConfigError
-from undrift.methods.shared.budget import measured, rank_to_meet, size
+from undrift.methods.shared.budget import measured, rank_to_meet
 from undrift.run.adapters import note_origin
 from undrift.run.answer import measure_cell
 from undrift.run.backbone import Backbone
@@ -51,6 +51,7 @@ from undrift.rundir import (
 )
 from undrift.rundir.records import Manifest, Matrix
 from undrift.scoring import metrics
+from undrift.tuner.frozen import count_parameters
 
 Row = list[float | None]
 
@@ -164,7 +165,7 @@ class Run:
             examples = [e for task in self.tasks for e in (*task.train, *task.test)]
             keep_features(config, backbone, examples, self.progress)
         self._match_budget(backbone)
-        self._backbone_size = size(backbone.model)
+        self._backbone_size = count_parameters(backbone.model)
         session = Session.open(config, self.method, backbone, self.progress)
         self._write_manifest(backbone)
         mention_unwatchable(config.watch_routes, session)

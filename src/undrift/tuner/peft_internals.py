@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
+from peft.tuners._buffer_dict import BufferDict  # frozen tensors, kept apart by adapter
 from peft.tuners.lora import LoraLayer  # OSF and plain LoRA: whose factors are watched
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer  # what our tuners and layers are
 from peft.utils import (
@@ -38,6 +39,7 @@ __all__ = [
     "BaseModelOutputWithPooling",
     "BaseTuner",
     "BaseTunerLayer",
+    "BufferDict",
     "Conv1D",
     "LoraLayer",
     "ModulesToSaveWrapper",

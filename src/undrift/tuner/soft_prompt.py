@@ -18,6 +18,7 @@ from torch.nn import functional
 from undrift.errors import ConfigError, UndriftError
 from undrift.tuner.adapted_linear import KnownFields, OneAdapter
 from undrift.tuner.forward import ForwardContext, continues, named
+from undrift.tuner.frozen import Frozen
 from undrift.tuner.peft_internals import (
     DUMMY_TARGET_MODULES,
     BaseTuner,
@@ -218,8 +219,8 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         self.soft_prompt_P = nn.ParameterDict()
         self.soft_prompt_down = nn.ModuleDict()
         self.soft_prompt_up = nn.ModuleDict()
-        self.soft_prompt_past_P = nn.ParameterDict()
-        self.soft_prompt_past = nn.ParameterDict()
+        self.soft_prompt_past_P = Frozen()
+        self.soft_prompt_past = Frozen()
         self.soft_prompt_tasks: dict[str, int] = {}
         self.insertion = Insertion(first, self._is_due)
 
@@ -264,8 +265,8 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         self.soft_prompt_tasks[adapter_name] = tasks + 1
 
     def _set_past(self, adapter_name: str, prompts: Tensor, prototypes: Tensor) -> None:
-        self.soft_prompt_past_P[adapter_name] = nn.Parameter(prompts, requires_grad=False)
-        self.soft_prompt_past[adapter_name] = nn.Parameter(prototypes, requires_grad=False)
+        self.soft_prompt_past_P[adapter_name] = prompts
+        self.soft_prompt_past[adapter_name] = prototypes
 
     def prototype(self, adapter_name: str) -> dict[str, Tensor]:
         """Map the newest prompt: the mean over its tokens of F, (d,) by modality."""

@@ -81,12 +81,13 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
     """
     model = peft_model(model)
     name = active_adapter(model)
-    saved, own = read_config(directory)["peft_type"], str(model.peft_config[name].peft_type)
-    own = own.removeprefix("PeftType.")
-    if saved != own:
+    saved = read_config(directory)
+    config: Any = model.peft_config[name]
+    own = str(config.peft_type).removeprefix("PeftType.")
+    if saved["peft_type"] != own:
         raise AdapterMismatch(
-            f"the adapter in {directory} is of the type {saved}, and the method uses {own}; "
-            "load it with the method that made it"
+            f"the adapter in {directory} is of the type {saved['peft_type']}, and the method uses "
+            f"{own}; load it with the method that made it"
         )
     weights = load_tensors(directory / SAFETENSORS_WEIGHTS_NAME)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -105,6 +106,8 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
             f"the adapter in {directory} does not fit: {said}; it was made for another backbone or "
             "with other options"
         ) from error
+    if hasattr(config, "tasks"):  # how many it has learned, of which the tensors alone do not tell
+        config.tasks = saved.get("tasks", 0)
 
 
 def row_major(model: nn.Module) -> None:

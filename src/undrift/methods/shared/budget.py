@@ -23,6 +23,7 @@ from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.base import Method
 from undrift.methods.finetune import Finetune, transformer
 from undrift.methods.shared.adapter import peft_model
+from undrift.tuner.frozen import count_parameters
 
 _NO_STATE = (
     "README.md",
@@ -67,11 +68,6 @@ class Budget:
         return {"total": self.stored, "active": self.active, "state": self.state_bytes}[kind]
 
 
-def size(model: nn.Module) -> int:
-    """Count the parameters of a model."""
-    return sum(p.numel() for p in model.parameters())
-
-
 def measured(method: Method, model: nn.Module, backbone: int, directory: Path) -> Budget:
     """Measure what a method costs after a task.
 
@@ -105,13 +101,14 @@ def expected(method: Method, model: PreTrainedModel, tasks: int) -> Budget:
     """
     with torch.device("meta"):
         shell = type(model)(model.config)
-    backbone = size(shell)
+    backbone = count_parameters(shell)
     with torch.device("meta"):
         wrapped = method.attach(shell)
         method.make_room(wrapped, tasks)
+        beside = method.state(wrapped).size
     state = get_peft_model_state_dict(peft_model(wrapped), save_embedding_layers=False)
     tensors = sum(value.numel() * value.element_size() for value in state.values())
-    return _counted(method, wrapped, backbone, tensors + method.extra_bytes(wrapped, tasks))
+    return _counted(method, wrapped, backbone, tensors + beside)
 
 
 def check_fits(method: Method, model: PreTrainedModel, directory: Path) -> None:
@@ -143,7 +140,7 @@ def check_fits(method: Method, model: PreTrainedModel, directory: Path) -> None:
 
 
 def _counted(method: Method, model: nn.Module, backbone: int, state_bytes: int) -> Budget:
-    stored = size(model) - backbone
+    stored = count_parameters(model) - backbone
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Budget(trainable, stored - method.idle_parameters(model), stored, state_bytes)
 

@@ -1,18 +1,20 @@
-"""The statistics of all adapted linears, led through a task; and the metrics that they give."""
+"""What adapted linears have seen, led through tasks, and the metrics that it gives to steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import Parameter
 
 from undrift.core import steps
 from undrift.core.settings import Metrics
 from undrift.core.step_hook import StepTransform
+from undrift.methods import base
+from undrift.methods.shared.state import State
 from undrift.tuner import LayerStatistics, summed
 from undrift.tuner.moe_lora import SAME_INPUT
 
@@ -20,54 +22,90 @@ Basis = tuple[Tensor, Tensor]
 """V (d, k) and s (k,) of one linear's input."""
 
 
-class Histories:
-    """What the linears of a model have seen, in this task and in those before.
+class HistoryMethod(base.Method):
+    """A method whose steps go through metrics of what earlier tasks have seen.
 
-    Args:
-        statistics: By the linear's name.
-        metrics: What is kept of them, and when the sketches are re-based.
+    Before a task `begin` is given the statistics of all linears and may `turn` the steps of any
+    parameter; a parameter without a turn is free.
+
+    Attributes:
+        statistics: Of every linear, by name.
     """
 
-    def __init__(self, statistics: Mapping[str, LayerStatistics], metrics: Metrics) -> None:
-        self.statistics = statistics
-        self.metrics = metrics
+    cut_off: ClassVar[base.CutOff] = (
+        "go on"  # the statistics hold what was seen, and are merged when the next task begins
+    )
+    config: Any
 
-    def start(self, *, resumed: bool = False) -> None:
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self.statistics: Mapping[str, LayerStatistics] = {}
+        self._turns: dict[Parameter, StepTransform] = {}
+
+    # ------------------------------------------------------------ the moments of a task
+
+    def begin(self, *, resumed: bool) -> None:
         """Begin a task, or go on with the running sums that a checkpoint brought.
 
         An adapter that was saved inside a task and begins another has what it saw merged first.
+
+        Args:
+            resumed: Whether a checkpoint brought sums.
         """
+        self._turns = {}
         if not resumed and any(each.interrupted for each in self.statistics.values()):
-            self.start(resumed=True)
-            self.end()
+            self.begin(resumed=True)
+            self._merge()
         for each in self.statistics.values():
             each.resume_task() if resumed else each.start_task()
 
-    def step_end(self, step: int, steps_total: int) -> None:
-        """Re-base the sketches once, early in the task."""
-        share = self.metrics.rebase_share
+    def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
+        """Turn the sketches once, early in the task, towards what was seen."""
+        share = self.config.rebase_share
         if share > 0 and step == at_share(share, steps_total):
-            with self.summed():
+            with summed(self.statistics.values()):
                 for each in self.statistics.values():
                     each.rebase()
 
-    def flush(self) -> None:
-        """Copy the running sums into buffers that a checkpoint saves."""
-        with self.summed():
-            for each in self.statistics.values():
-                each.flush()
-
-    def end(self) -> None:
+    def task_end(self, model: nn.Module) -> None:
         """Merge the task into the history."""
-        with self.summed():
-            for each in self.statistics.values():
-                each.end_task(self.metrics.delta)
+        self._merge()
+        self._turns = {}
 
-    @contextmanager
-    def summed(self) -> Iterator[None]:
-        """Within this context the running sums are those of all ranks."""
+    def _merge(self) -> None:
         with summed(self.statistics.values()):
-            yield
+            for each in self.statistics.values():
+                each.end_task(self.config.delta)
+
+    def state(self, model: nn.Module) -> State:
+        """Name the running sums; a method says where the statistics lie."""
+        return State(sums=[s for each in self.statistics.values() for s in each.running().values()])
+
+    def before_save(self, model: nn.Module) -> None:
+        """Add up the running sums of all processes, and copy them into the buffers that are saved.
+
+        They are no buffers themselves: DistributedDataParallel would give the first process's to
+        all.
+        """
+        super().before_save(model)
+        for each in self.statistics.values():
+            each.flush()
+
+    # ------------------------------------------------------------ what becomes of a step
+
+    def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
+        """Turn the steps of every linear that has a history."""
+        return self._turns if self.config.space != "gradient" else {}
+
+    def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
+        """Turn the gradients, instead or as well, where the setting says so."""
+        return self._turns if self.config.space != "step" else {}
+
+    def turn(self, p: Parameter, transform: StepTransform | None) -> None:
+        """Let the steps of a parameter go through a transform from now on; None frees them."""
+        self._turns.pop(p, None)
+        if transform is not None:
+            self._turns[p] = transform
 
     def bases(self, *, running: bool = False) -> dict[str, Basis]:
         """Return V_par and s of every linear's input [Eq. 5].
@@ -79,35 +117,55 @@ class Histories:
             By the linear's name; those that share an input share tensors.
         """
         found: dict[LayerStatistics, Basis] = {}
-        with self.summed():
+        with summed(self.statistics.values()):
             for each in self.statistics.values():
                 if each.owner not in found:
-                    now = each.history_now(self.metrics.delta) if running else each.history
+                    now = each.history_now(self.config.delta) if running else each.history
                     V, s = now.basis()
                     found[each.owner] = V.clone(memory_format=torch.contiguous_format), s
         return {name: found[each.owner] for name, each in self.statistics.items()}
+
+    def turn_a(self, basis: Basis) -> StepTransform | None:
+        """What turns a step of A, or None where the history is empty [Eq. 14, 15]."""
+        (V, s), c = basis, self.config
+        if not c.a_metric or s.numel() == 0:
+            return None
+        mu = steps.damping(s, c.mu, c.mu_relative)
+        inside, outside = steps.a_metric(s, mu, c.normalise)
+        return partial(steps.expert_a_step, V=V, inside=inside, outside=outside)
+
+    def turn_b(
+        self,
+        A: Parameter,
+        basis: Basis,
+        statistics: LayerStatistics,
+        z: Callable[..., Tensor] = steps.expert_b_step_z,
+        aca: Callable[..., Tensor] = steps.expert_b_step_aca,
+    ) -> StepTransform | None:
+        """What turns a step of B, by C_z over the active experts or by A C A^T.
+
+        Args:
+            A: Of the same linear; its values when the step is turned count.
+            basis: Of its input.
+            statistics: Of the linear.
+            z: Turns a step by P, (N r, N r).
+            aca: Turns a step by A, V, s and mu_b.
+
+        Returns:
+            The transform; None where nothing is known yet.
+        """
+        (V, s), c = basis, self.config
+        if c.b_metric == "z" and bool(statistics.cz_tokens > 0):
+            P = steps.z_metric(statistics.cz.double(), c.mu_b, statistics.active).float()
+            return partial(z, P=P)
+        if c.b_metric == "aca" and s.numel():
+            return lambda step: aca(step, A=A.detach(), V=V, s=s, mu_b=c.mu_b)
+        return None
 
 
 def at_share(share: float, steps_total: int) -> int:
     """The step, from 1, after which a share of the task's steps is done."""
     return max(1, round(share * steps_total))
-
-
-def a_turn(basis: Basis, metrics: Metrics) -> StepTransform | None:
-    """What turns a step of A, or None where the history is empty [Eq. 14, 15]."""
-    V, s = basis
-    if not metrics.a_metric or s.numel() == 0:
-        return None
-    mu = steps.damping(s, metrics.mu, metrics.mu_relative)
-    inside, outside = steps.a_metric(s, mu, metrics.normalise)
-    return partial(steps.expert_a_step, V=V, inside=inside, outside=outside)
-
-
-def z_metric(statistics: LayerStatistics, metrics: Metrics) -> Tensor | None:
-    """The metric of B's steps over the active experts, or None where none is due, (N r, N r)."""
-    if metrics.b_metric != "z" or not bool(statistics.cz_tokens > 0):
-        return None
-    return steps.z_metric(statistics.cz.double(), metrics.mu_b, statistics.active).float()
 
 
 def make_statistics(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from peft import get_peft_model
@@ -19,7 +18,7 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import transformer
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.methods.shared.tensor_files import restore_tensors, save_tensors
+from undrift.methods.shared.state import State
 from undrift.tuner import ForwardContext, Gates, Prompt, restore_float32
 from undrift.tuner.pool_lora import (
     PoolLoraConfig,
@@ -30,7 +29,6 @@ from undrift.tuner.pool_lora import (
 )
 
 GATE = "undrift_gate"
-GATE_FILE = "gate.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +93,7 @@ class PoolMethod(base.Method):
     parts: ClassVar[base.Parts] = "router"
     reads_prompts: ClassVar[bool] = True
     alone: ClassVar[bool] = False
+    state_name: ClassVar[str] = "gate"
     Config: ClassVar[type[base.Config]] = Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -189,9 +188,23 @@ class PoolMethod(base.Method):
         """Go on with the experts that the checkpoint brought."""
         self.bind(model)
         restore_float32(model)
-        for p in self._gate.parameters() if self._gate is not None else ():
-            if p.dtype.itemsize < 4:  # a trainer cast it
-                p.data = p.data.float()
+        gate = self._gate if self._gate is not None else nn.Module()
+        for held in (*gate.parameters(), *gate.buffers()):
+            if held.is_floating_point() and held.dtype.itemsize < 4:  # a trainer cast it
+                held.data = held.data.float()
+        self._check_gate_is_trained()
+
+    def _check_gate_is_trained(self) -> None:
+        """Make sure that what decides the gates is among what the trainer's optimiser trains."""
+        groups = getattr(self._optimizer, "param_groups", None)
+        if groups is None or self._gate is None:
+            return
+        held = {id(p) for group in groups for p in group["params"]}
+        if any(p.requires_grad and id(p) not in held for p in self._gate.parameters()):
+            raise ConfigError(
+                f"the optimiser does not train what decides {self.name}'s gates: call "
+                "method.take_up(model) before you make it"
+            )
 
     def task_end(self, model: nn.Module) -> None:
         """End a task: the gates of its last batch are forgotten."""
@@ -199,27 +212,19 @@ class PoolMethod(base.Method):
 
     # ------------------------------------------------------------ state and its size
 
-    def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write what decides the gates."""
+    def state(self, model: nn.Module) -> State:
+        """Name what decides the gates."""
         if not self._context.layers:
             self.bind(model)
+        if self._gate is None:
+            return State()
+        return State(self._gate.state_dict(), [*self._gate.running().values()])
+
+    def restore(self, model: nn.Module, saved: State) -> None:
+        """Take back what decides the gates, whatever the number of tasks that were learned."""
         if self._gate is not None:
-            save_tensors(self._gate.state_dict(), directory / GATE_FILE)
-
-    def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read what decides the gates, whatever the number of tasks that were learned."""
-        self.bind(model)
-        self._load_gate(model, directory / GATE_FILE)
-
-    def forget(self, model: nn.Module) -> None:
-        """Begin with a pool of one expert."""
-        self.bind(model)
-
-    def _load_gate(self, model: nn.Module, path: Path) -> None:
-        past = self.past(model)
-        if self._gate is not None:
-            self._gate.make_room(past)
-            restore_tensors(self._gate.state_dict(), path)
+            self._gate.make_room(self.past(model))
+        super().restore(model, saved)
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
         """Bring a fresh pool to its size after so many tasks.
@@ -233,33 +238,8 @@ class PoolMethod(base.Method):
         if self._gate is not None:
             self._gate.make_room(tasks - 1)
 
-    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file of what decides the gates."""
-        kept = self._gate.state_dict().values() if self._gate is not None else ()
-        return sum(t.numel() * t.element_size() for t in kept)
-
     # ------------------------------------------------------------ as a callback of a trainer
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Take the adapter up before the trainer makes its optimiser, which then has the gate."""
         self.take_up(model)
-
-    def on_train_begin(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        model: Any = None,
-        optimizer: Any = None,
-        **_: Any,
-    ) -> None:
-        """Begin the task; what decides the gates must be among what the optimiser trains."""
-        super().on_train_begin(args, state, control, model, optimizer)
-        groups = getattr(optimizer, "param_groups", ())
-        held = {id(p) for group in groups for p in group["params"]}
-        gate = self._gate.parameters() if self._gate is not None else ()
-        if any(p.requires_grad and id(p) not in held for p in gate):
-            raise ConfigError(
-                f"the optimiser does not train what decides {self.name}'s gates: call "
-                "method.take_up(model) before you make it"
-            )

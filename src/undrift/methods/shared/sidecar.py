@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -30,31 +30,13 @@ from undrift.errors import ConfigError, RunDirError
 from undrift.methods.shared.model_card import RECORD, MethodState, is_ours, write_card
 from undrift.rundir import atomic_write, read_record, write_json
 
+if TYPE_CHECKING:
+    from undrift.methods.base import Method
+
 _TYPES = ("MOE_LORA", "POOL_LORA", "SOFT_PROMPT")  # PEFT's own card would not say how to load them
-_KEPT = "undrift_kept"
+_SIDECARS = "undrift_sidecars"
 _HUB = ("revision", "cache_dir", "token", "subfolder")
 _CASTS = (torch.float32, torch.bfloat16, torch.float16)  # what `.to(dtype)` may make of an adapter
-
-
-class Keeper(Protocol):
-    """A method, as far as this file knows it."""
-
-    @property
-    def learning(self) -> bool:
-        """Whether it is inside a task."""
-        ...
-
-    def flush(self, model: PeftModel) -> None:
-        """Inside a task, bring running state to where a save finds it."""
-        ...
-
-    def record(self) -> dict[str, Any]:
-        """Say what RECORD says."""
-        ...
-
-    def save_beside(self, model: PeftModel, directory: Path) -> None:
-        """Write the files that lie beside the adapter."""
-        ...
 
 
 class Sidecar:
@@ -63,7 +45,7 @@ class Sidecar:
     Args:
         model: The model; None of a copy.
         name: The adapter's name.
-        keeper: The method that trains it.
+        method: The method that trains it.
         source: Or where it was loaded from: a folder or a Hub name, and how PEFT finds it there.
 
     Attributes:
@@ -75,11 +57,11 @@ class Sidecar:
         self,
         model: PeftModel | None = None,
         name: str = "default",
-        keeper: Keeper | None = None,
+        method: Method | None = None,
         source: tuple[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.model = weakref.ref(model) if model is not None else None
-        self.name, self.keeper, self.source = name, keeper, source
+        self.name, self.method, self.source = name, method, source
         self.files: dict[str, bytes] = {}
         self.loaded = source is not None
         self._noted = _contents(model, name, _CASTS) if model is not None else []
@@ -96,9 +78,9 @@ class Sidecar:
             with tempfile.TemporaryDirectory() as folder:
                 self.write(model, Path(folder))
                 self.files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
-        if self.keeper is not None and self.keeper.learning:
+        if self.method is not None and self.method.learning:
             self._noted = []
-        self.model = self.keeper = self.source = None
+        self.model = self.method = self.source = None
 
     def write(self, model: PeftModel, directory: Path) -> None:
         """Write all of it into a folder; a record there of an earlier adapter goes.
@@ -108,9 +90,9 @@ class Sidecar:
             directory: The adapter's folder.
         """
         changed = self.changed(model)
-        if self.keeper is not None and not changed:
-            self.keeper.save_beside(model, directory)
-            write_json(directory / RECORD, self.keeper.record())
+        if self.method is not None and not changed:
+            self.method.save_beside(model, directory)
+            write_json(directory / RECORD, self.method.record(model))
             return
         try:
             files = {} if changed else self.files or self._read()
@@ -145,7 +127,7 @@ class Sidecar:
             Whether it has; another precision is no change. False where it cannot be told: inside a
             task, and of weights in shards.
         """
-        if self.keeper is not None and self.keeper.learning:
+        if self.method is not None and self.method.learning:
             return False
         now = _contents(model, self.name, _CASTS[:1])
         if not (self._noted and now):
@@ -206,8 +188,8 @@ class Sidecar:
         copied = Sidecar(name=self.name)
         copied.__dict__.update(self.__dict__)
         model = self.model() if self.model is not None else None
-        if model is not None and self.keeper is not None:
-            self.keeper.flush(model)
+        if model is not None and self.method is not None:
+            self.method.flush(model)
         copied.freeze()
         return copied
 
@@ -243,7 +225,7 @@ def sidecars(model: PeftModel) -> dict[str, Sidecar]:
     Returns:
         By the adapter's name; it may be added to.
     """
-    return model.__dict__.setdefault(_KEPT, {})
+    return model.__dict__.setdefault(_SIDECARS, {})
 
 
 def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
@@ -251,7 +233,7 @@ def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
 
     def put(made: Callable[..., Any]) -> None:
         original = getattr(PeftModel, name)
-        if hasattr(original, _KEPT):
+        if hasattr(original, _SIDECARS):
             return
 
         @wraps(original)
@@ -260,7 +242,7 @@ def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
             given.apply_defaults()
             return made(lambda: original(self, *args, **kwargs), self, given.arguments)
 
-        setattr(extended, _KEPT, True)
+        setattr(extended, _SIDECARS, True)
         setattr(PeftModel, name, extended)
 
     return put
@@ -270,9 +252,9 @@ def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
 def _save(original: Callable[[], None], model: PeftModel, given: Mapping[str, Any]) -> None:
     chosen = given["selected_adapters"] or list(model.peft_config)
     for name in chosen if given["is_main_process"] else ():
-        keeper = sidecars(model).get(name, Sidecar()).keeper
-        if keeper is not None:
-            keeper.flush(model)  # before: some state lies in the adapter itself
+        method = sidecars(model).get(name, Sidecar()).method
+        if method is not None:
+            method.flush(model)  # before: some state lies in the adapter itself
     original()
     for name in chosen if given["is_main_process"] else ():
         folder = Path(given["save_directory"]) / ("" if name == "default" else name)
@@ -306,4 +288,4 @@ def _card(original: Callable[[], None], model: PeftModel, given: Mapping[str, An
 
 def _is_ours(model: PeftModel, name: str) -> bool:
     kind = str(model.peft_config[name].peft_type).removeprefix("PeftType.")
-    return kind in _TYPES or sidecars(model).get(name, Sidecar()).keeper is not None
+    return kind in _TYPES or sidecars(model).get(name, Sidecar()).method is not None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,11 +24,9 @@ from undrift.methods.shared.prompt_features import (
     embedding_centre,
     features,
 )
-from undrift.methods.shared.tensor_files import load_tensors, save_tensors
+from undrift.methods.shared.state import State
 from undrift.tuner import Gates, Prompt
-from undrift.tuner.distributed import rank, summed
-
-MATCHER_FILE = "task_matcher.safetensors"
+from undrift.tuner.distributed import summed
 
 
 @dataclass(frozen=True)
@@ -198,11 +195,6 @@ class TaskMatcher:
                 self.counts[name] = torch.cat([self.counts[name], self._count[name]])
         self.start_task()
 
-    def flush(self) -> None:
-        """Bring the sums of all processes to the first, which writes a checkpoint."""
-        with summed([self]):
-            pass
-
     def running(self) -> dict[str, Tensor]:
         """Return the sums that `tuner.summed` sums over processes."""
         sums = {f"{name}.running_sum": value for name, value in self._sum.items()}
@@ -256,49 +248,39 @@ class TaskMatcher:
 
     # ------------------------------------------------------------ on disk
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return all sums and counts, as they are saved."""
+    def state(self) -> State:
+        """Name all sums and counts."""
         sums = {f"{name}.sums": value for name, value in self.sums.items()}
         counts = {f"{name}.counts": value for name, value in self.counts.items()}
-        return sums | counts | self.running()
+        return State(sums | counts | self.running(), [*self.running().values()])
 
-    def size_after(self, tasks: int) -> int:
-        """Return how many bytes of tensors are saved after so many tasks."""
-        rows = [value.shape[0] for value in self._sum.values()]
-        return sum(8 * (tasks + 1) * (size + 1) for size in rows)
-
-    def save(self, directory: Path) -> None:
-        """Save all sums in one safetensors file.
+    def restore(self, saved: State) -> None:
+        """Take back what `state` named, of any number of tasks.
 
         Args:
-            directory: The adapter's folder.
-        """
-        save_tensors(self.tensors(), directory / MATCHER_FILE)
-
-    def load(self, directory: Path) -> None:
-        """Load what `save` saved.
-
-        Args:
-            directory: The adapter's folder.
+            saved: What was read.
 
         Raises:
             AdapterMismatch: If it is of another method or model.
         """
-        file = directory / MATCHER_FILE
-        own, saved = self.tensors(), load_tensors(file)
-        if own.keys() != saved.keys() or any(own[k].shape[1:] != saved[k].shape[1:] for k in own):
+        own, found = self.state().tensors or {}, saved.tensors or {}
+        if own.keys() != found.keys() or any(own[k].shape[1:] != found[k].shape[1:] for k in own):
             raise AdapterMismatch(
-                f"{file} is of another method or backbone: expected {', '.join(sorted(own))} with "
-                "features of this model's size; load it with the method that made it"
+                f"{saved.path} is of another method or backbone: expected {', '.join(sorted(own))} "
+                "with features of this model's size; load it with the method that made it"
             )
-        placed = {key: value.to(own[key].device) for key, value in saved.items()}
+        placed = {key: value.to(own[key].device) for key, value in found.items()}
         for name in self.sums:
             self.sums[name] = placed[f"{name}.sums"]
             self.counts[name] = placed[f"{name}.counts"]
             self._sum[name] = placed[f"{name}.running_sum"]
             self._count[name] = placed[f"{name}.running_count"]
-        if rank() > 0:  # the sums of all are in one file
-            self.start_task()
+
+    def make_room(self, tasks: int) -> None:
+        """Bring what is kept of finished tasks to its size."""
+        for name, own in self._sum.items():
+            self.sums[name] = own.new_zeros(tasks, len(own))
+            self.counts[name] = self._count[name].new_zeros(tasks)
 
 
 def _zeros(*shape: int, device: torch.device | str) -> Tensor:
@@ -321,7 +303,8 @@ class MatchedPool(PoolMethod):
     """While a task is learned its expert works alone; otherwise all are weighed by a matching."""
 
     Config: ClassVar[type[base.Config]] = Config
-    beside: ClassVar[tuple[str, ...]] = (MATCHER_FILE,)
+    state_name: ClassVar[str] = "task_matcher"
+    cut_off: ClassVar[base.CutOff] = "end"
     config: Any  # each method has more options
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -386,10 +369,6 @@ class MatchedPool(PoolMethod):
         super().task_resume(model, task_index, steps_total)
         self._learning = True
 
-    def before_save(self, model: nn.Module) -> None:
-        """Bring the sums of all processes to the one that writes."""
-        self._matcher.flush()
-
     def task_end(self, model: nn.Module) -> None:
         """End a task: its prototype is made."""
         super().task_end(model)
@@ -398,15 +377,13 @@ class MatchedPool(PoolMethod):
 
     # ------------------------------------------------------------ state and its size
 
-    def save_beside(self, model: nn.Module, directory: Path) -> None:
-        """Write the prototypes."""
-        super().save_beside(model, directory)
-        self._matcher.save(directory)
+    def state(self, model: nn.Module) -> State:
+        """Name the prototypes."""
+        return self._matcher.state()
 
-    def load_beside(self, model: nn.Module, directory: Path) -> None:
-        """Read the prototypes, whatever the number of tasks that were learned."""
-        super().load_beside(model, directory)
-        self._matcher.load(directory)
+    def restore(self, model: nn.Module, saved: State) -> None:
+        """Take back the prototypes, whatever the number of tasks that were learned."""
+        self._matcher.restore(saved)
         self._learning = False
 
     def forget(self, model: nn.Module) -> None:
@@ -414,10 +391,7 @@ class MatchedPool(PoolMethod):
         self._bound = None
         super().forget(model)
 
-    def finish(self, model: nn.Module, steps_total: int) -> None:
-        """Make the prototype of a task that was cut off."""
-        self.task_end(model)
-
-    def extra_bytes(self, model: nn.Module, tasks: int) -> int:
-        """Count the file of prototypes."""
-        return super().extra_bytes(model, tasks) + self._matcher.size_after(tasks)
+    def make_room(self, model: nn.Module, tasks: int) -> None:
+        """Bring pool and prototypes to their size after so many tasks."""
+        super().make_room(model, tasks)
+        self._matcher.make_room(tasks)

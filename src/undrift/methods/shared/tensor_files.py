@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from undrift.errors import AdapterMismatch, RunDirError, TrainingDiverged
+from undrift.errors import RunDirError, TrainingDiverged
 from undrift.rundir import atomic_file, check_format, check_regular, damaged
 from undrift.rundir.files import FORMAT
 
@@ -136,48 +135,6 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise damaged(path, f"no safetensors ({_reason(error)})") from error
-
-
-def restore_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Overwrite tensors with those of a file that must hold the same ones.
-
-    Args:
-        tensors: By name.
-        path: The file.
-
-    Raises:
-        RunDirError: If the file cannot be read.
-        AdapterMismatch: If a tensor is missing, left over or of another shape.
-    """
-    saved = load_tensors(path)
-    astray = sorted(saved.keys() ^ tensors.keys())
-    if astray:
-        side = "lacks" if astray[0] in tensors else "has"
-        raise AdapterMismatch(f"{path} is of another adapter: it {side} {astray[0]}")
-    for name, own in tensors.items():
-        if saved[name].shape != own.shape:
-            raise AdapterMismatch(
-                f"{path} is of another adapter: {name} is {tuple(saved[name].shape)} there and "
-                f"{tuple(own.shape)} here"
-            )
-        own.copy_(saved[name])
-
-
-def checkpoint_folder(args: Any, state: Any) -> Path:
-    """The folder of a trainer's checkpoint after the current step.
-
-    Args:
-        args: The trainer's arguments.
-        state: The trainer's state.
-
-    Returns:
-        Where it resumes from, or where it has just saved.
-    """
-    name = f"checkpoint-{state.global_step}"
-    given = args.resume_from_checkpoint
-    if isinstance(given, str) and Path(given).name == name:
-        return Path(given)
-    return Path(args.output_dir) / name
 
 
 def _wrong_kind(name: str, kind: torch.dtype, *, whole: bool) -> str:
