@@ -129,7 +129,7 @@ def test_the_output_is_the_top_k_sum_of_the_named_tasks_router():
     model.eval()
     for asked, first in ((1, 0), (2, 1), (3, 3)):
         method.asked = asked
-        R = method._routers.rows[0][first : first + asked]
+        R = method._routers.rows["0"][first : first + asked]
         with torch.no_grad():
             model(**question(batch_of(1, 5)))
             x = seen["x"][1, 4]
