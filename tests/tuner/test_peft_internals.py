@@ -182,6 +182,14 @@ def test_hook_modules_to_save_wrapper_and_set_additional_trainable_modules():
     assert any(isinstance(m, peft_internals.ModulesToSaveWrapper) for m in model.modules())
 
 
+def test_hook_buffer_dict():
+    held = peft_internals.BufferDict({"a": torch.ones(2)}, persistent=True)
+    held["b"] = torch.zeros(1)
+    assert list(held) == ["a", "b"] and "a" in held and len(held) == 2
+    del held["b"]
+    assert list(held.state_dict()) == ["a"] and not list(held.parameters())
+
+
 def test_hook_dummy_target_modules():
     config = peft.LoraConfig(target_modules=peft_internals.DUMMY_TARGET_MODULES)
     model = peft.get_peft_model(tiny_llava(), config)

@@ -18,6 +18,7 @@ from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig
 from undrift.rundir.files import short_hash
 from undrift.tuner import adapted
+from undrift.tuner.frozen import count_parameters
 
 _PACKAGES = ("undrift", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
 _NO_MATTER = {"learning_rate", "checkpoint_steps", "log_steps", "activation_checkpointing"}
@@ -83,7 +84,7 @@ def manifest(
         "weights": {
             "fingerprint": backbone.fingerprint,
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
-            "parameters": sum(p.numel() for p in backbone.model.parameters()),
+            "parameters": count_parameters(backbone.model),
         },
         "commit": commit(),
         "versions": {"python": platform.python_version(), **_versions()},

@@ -45,7 +45,7 @@ def freeze(module: nn.Module, *names: str) -> None:
     for part in [module] if names else module.modules():
         given = names or [name for name, p in part.named_parameters(recurse=False)]
         for name in given:
-            if name in part._parameters:
+            if isinstance(getattr(part, name), nn.Parameter):
                 value = getattr(part, name).detach()
                 delattr(part, name)
                 part.register_buffer(name, value)
