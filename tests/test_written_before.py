@@ -192,9 +192,9 @@ PUBLIC = {
     "undrift.data.prompts": ("training_template",),
     "undrift.methods.base": ("Config", "Method"),
     "undrift.methods.finetune": ("Finetune",),
-    "undrift.scoring.answers": ("SCORERS",),
+    "undrift.scoring": ("SCORERS",),
 }
-"""What README, docs, CONTRIBUTING and the examples of then import, or tell the reader to enter."""
+"""What README, docs, CONTRIBUTING and the examples of then import, or name as a place to enter."""
 
 
 @pytest.mark.filterwarnings("ignore:.*is called .* now:FutureWarning")
