@@ -67,10 +67,10 @@ class Walk:
         code = frame.f_code
         if event != "call" or not code.co_filename.startswith(HOME) or code.co_name[0] == "<":
             return
+        if code.co_name == "find_spec":  # undrift's own finder, asked by any import
+            return
         self.functions.add(code)
         caller = frame.f_back
-        if caller is not None and "importlib" in caller.f_code.co_filename:
-            return  # undrift's own finder of modules
         while caller is not None and not caller.f_code.co_filename.startswith(HOME):
             caller = caller.f_back
         if caller is not None and caller.f_code.co_filename != code.co_filename:
