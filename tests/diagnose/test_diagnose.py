@@ -116,7 +116,7 @@ def test_identical_adapters_have_not_drifted_at_all(run, opened):
     plant(run, dict)
     at_the_end(run, 1)
     series = opened(run)
-    assert isinstance(series.collator, FeatureCollator)  # reads what the run has read
+    assert isinstance(series.session.collator, FeatureCollator)  # reads what the run has read
     cells = route_drift(series, SCOPE, 8)["cells"]
     assert [(cell["task"], cell["after"]) for cell in cells] == [(1, 1), (1, 2)]
     for cell in cells:

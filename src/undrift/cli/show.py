@@ -36,9 +36,9 @@ def show(
     content: dict[str, Any] = {what: names[what]} if what in names else names
     if what == "settings":
         calm(None)
-        from undrift.run.adapters import options
+        from undrift.run.session import method_options
 
-        content = {name: options(name) for name in names["methods"]}
+        content = {name: method_options(name) for name in names["methods"]}
     if what == "methods":
         calm(None)
         content = {what: [_about(name) for name in names[what]]}

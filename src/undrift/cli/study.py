@@ -18,7 +18,6 @@ from undrift.run.progress import JsonLines, Progress, StudyBar, calm
 
 if TYPE_CHECKING:
     from undrift.run.study import Study
-    from undrift.run.study_plan import Plan, load_study
 
 HELP = """Run a grid of methods, seeds, orders and rates side by side; write one table of them.
 
@@ -65,6 +64,7 @@ def study(
     calm(None)
     from undrift.report.study_table import study_markdown
     from undrift.run.study import Study
+    from undrift.run.study_plan import Plan, load_study
     from undrift.rundir import check_writable
 
     config = load_study(file)
