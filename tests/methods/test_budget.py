@@ -63,7 +63,7 @@ def test_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["total", "active", "state"])
-@pytest.mark.parametrize("name", ["finetune", "moelora", "same"])
+@pytest.mark.parametrize("name", mostly_slow(["finetune", "moelora", "same"], ["same"]))
 def test_the_budget_is_met_within_half_a_rank(name, kind):
     rank = rank_to_meet(method(name, rank=20), kind, tiny_llava(), 3)
     target = expected(method("finetune", rank=20), tiny_llava(), 3).of(kind)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tests.methods.training import SMALL, attached, learn, trainable, weights
+from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
 from tests.tuner.llava import tiny_llava
 from undrift.data.types import Example
 from undrift.methods.same import Same
@@ -84,7 +85,7 @@ def layout(tensor: Tensor) -> tuple[list[int], list[int]]:
 
 
 @pytest.mark.foreign("1.1")
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_everything_is_row_major_in_the_middle_of_a_task_and_after_it(name):
     method = made(name)
     model, found = attached(method), set()
@@ -105,7 +106,7 @@ def test_everything_is_row_major_in_the_middle_of_a_task_and_after_it(name):
 
 
 @pytest.mark.foreign("1.1")
-@pytest.mark.parametrize("name", LEARNING)
+@pytest.mark.parametrize("name", mostly_slow(LEARNING, METHODS_OF_EACH_MAKE))
 def test_what_is_loaded_lies_in_memory_as_what_was_saved(name, tmp_path):
     method = made(name)
     model, saved = attached(method), {}

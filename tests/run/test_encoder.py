@@ -6,6 +6,7 @@ from transformers import BertConfig, BertModel, CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from tests.run.tiny import SIDE, tiny_tokenizer
+from tests.sweeps import mostly_slow
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.methods.shared.prompt_features import features
@@ -76,8 +77,11 @@ def test_of_a_long_text_the_end_is_read(tmp_path, backbone):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("disco", "clip"), ("modalprompt", "clip"), ("continual_llava", "sentences"),
-     ("smolora", "sentences")],
+    mostly_slow(
+        [("disco", "clip"), ("modalprompt", "clip"), ("continual_llava", "sentences"),
+         ("smolora", "sentences")],
+        ["disco"],
+    ),
 )  # fmt: skip
 def test_a_run_and_what_it_leaves_compare_by_the_encoder(name, kind, make_run, tmp_path, two):
     folder = save(tmp_path / kind, kind)

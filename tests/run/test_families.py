@@ -142,7 +142,9 @@ def test_quantising_without_the_extra_tells_the_command(folder_of, monkeypatch):
         Backbone.load(str(folder_of("llama")), quantize="4bit")
 
 
-@pytest.mark.parametrize("family", ["llava", "idefics3", "gemma3", "qwen3_vl", "llama"])
+@pytest.mark.parametrize(
+    "family", mostly_slow(["llava", "idefics3", "gemma3", "qwen3_vl", "llama"], ["idefics3"])
+)
 def test_same_answers_whatever_the_batch(family, folder_of, asked):
     backbone = Backbone.load(str(folder_of(family)))
     model = make_method("same", SMALL).attach(backbone.model).eval()

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import undrift.run.pocket.tower  # noqa: F401  (registers the tower)
+from tests.sweeps import mostly_slow
 from undrift.data.benchmarks.pocket import TASKS
 
 WEIGHTS = Path(str(files("undrift.run.pocket") / "weights"))
@@ -48,7 +49,7 @@ def test_the_trunk_stays_out_of_training(processor):
     assert tower.embed.weight.grad is not None
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", mostly_slow(TASKS, ["charts", "digits"]))
 def test_every_answer_fits_its_task_s_room(name, processor):
     task = TASKS[name]
     said = {answer for item in task.pools()["test"] for _, answer in task.ask(item)}

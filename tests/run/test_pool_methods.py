@@ -51,6 +51,7 @@ def test_an_oracle_is_told_the_task_when_its_adapter_is_examined(make_run, two, 
         ask(learned, "which colour is it?", two.tasks[0].test[0].images)
 
 
+@pytest.mark.slow
 def test_killed_inside_the_second_task_and_resumed_equals_uninterrupted(make_run, tmp_path):
     train, name = {"max_steps": 5, "checkpoint_steps": 2}, "proglora-static"
     make_run(name, "straight", train=train, profile="lite").go()

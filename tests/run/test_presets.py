@@ -51,6 +51,7 @@ def test_a_preset_does_everything_up_to_the_weights(name, tmp_path, monkeypatch)
     assert run.files.config_file.is_file()
 
 
+@pytest.mark.slow
 def test_a_preset_of_the_paper_learns_on_a_tiny_relative_of_its_model(backbone, tmp_path):
     small = {"train": {"max_steps": 1, "learning_rate": 0.01}, "order": ("ArxivQA", "VizWiz")}
     config = preset("llava-1.5-7b/ucit-paper.yaml", tmp_path, **small)
