@@ -355,7 +355,7 @@ def test_a_system_turn_is_part_of_every_digest(root):
     from undrift.run import input_changes, learned_tasks
 
     plain, told = (Example("1", "?", ("!",), system=system) for system in ("", "Be brief."))
-    assert learned_tasks.digest([plain]) != learned_tasks.digest([told])
+    assert learned_tasks.examples_digest([plain]) != learned_tasks.examples_digest([told])
     assert input_changes._texts(plain) != input_changes._texts(told)
     tasks = [Task("a", (one,), (), (one,), "exact", 8) for one in (plain, told)]
     assert fingerprint(tasks[:1], root) != fingerprint(tasks[1:], root)
