@@ -255,6 +255,9 @@ class ReplayMemory:
     def values(self) -> dict[str, Any]:
         """Write the memory as JSON.
 
+        Returns:
+            What `of` reads.
+
         Raises:
             ConfigError: If something in it is no `undrift.data.types.Example`.
         """

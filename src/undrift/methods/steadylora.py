@@ -93,11 +93,7 @@ class SteadyLora(HistoryMethod, Finetune):
             self.turn(B, self.turn_b(A, bases[name], statistics, z=_turn_z, aca=_turn_aca))
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Re-base the sketches when it is due.
-
-        Raises:
-            ConfigError: If the first step has gone past everything that is watched.
-        """
+        """Re-base the sketches; a first step that went past all that is watched is an error."""
         seen = (each.usage.tokens for each in self.statistics.values())
         if step == 1 and not any(bool(tokens > 0) for tokens in seen):
             raise ConfigError(

@@ -40,7 +40,7 @@ def freeze(module: nn.Module, *names: str) -> None:
 
     Args:
         module: The module; without names its submodules' parameters count as well.
-        names: Of its own parameters; those that are frozen already stay so.
+        *names: Of its own parameters; those that are frozen already stay so.
     """
     for part in [module] if names else module.modules():
         given = names or [name for name, p in part.named_parameters(recurse=False)]

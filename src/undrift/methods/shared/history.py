@@ -28,6 +28,10 @@ class HistoryMethod(base.Method):
     Before a task `begin` is given the statistics of all linears and may `turn` the steps of any
     parameter; a parameter without a turn is free.
 
+    Args:
+        setting: See `Method`.
+        **options: See `Method`.
+
     Attributes:
         statistics: Of every linear, by name.
     """
