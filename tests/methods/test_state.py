@@ -7,8 +7,9 @@ import torch
 from peft import get_peft_model_state_dict
 
 from tests.methods.training import SMALL, attached, learn
-from undrift.errors import AdapterMismatch, RunDirError
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.base import Method
+from undrift.methods.finetune import Finetune
 from undrift.methods.shared.state import State
 from undrift.registry import METHODS
 
@@ -101,3 +102,11 @@ def test_a_file_of_another_adapter_is_refused(tmp_path):
     own.fill(own.read(tmp_path, "one"))
     assert own.tensors["a"].tolist() == [1, 1] and own.size == 8
     assert State().file("one") is None and State(values={}).file("one") == "one.json"
+
+
+@pytest.mark.parametrize(
+    ("gone", "now"), [("save_beside", "state"), ("finish", "cut_off"), ("beside", "state_name")]
+)
+def test_a_method_of_the_old_protocol_is_refused(gone, now):
+    with pytest.raises(ConfigError, match=rf"Old.{gone} is of an older protocol; override {now} "):
+        type("Old", (Finetune,), {gone: None})

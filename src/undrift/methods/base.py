@@ -37,7 +37,7 @@ from undrift.methods.shared.adapter import (
 )
 from undrift.methods.shared.model_card import RECORD, MethodState
 from undrift.methods.shared.sidecar import Sidecar, sidecars
-from undrift.methods.shared.state import State, checkpoint_folder
+from undrift.methods.shared.state import State, check_protocol, checkpoint_folder
 from undrift.rundir import read_record
 from undrift.tuner.distributed import rank, summed
 
@@ -86,15 +86,13 @@ class Method(TrainerCallback):
         paper: The paper it follows, in one line.
         Config: The frozen dataclass of its options.
         schedule: "sequential", one training per task; "joint", one on the union of all; "none".
-        parts: What later tasks change, and so what can drift: "experts", one adapter without a
-            router; "router", who answers, while what a task has taught stays bit for bit; "router
-            and experts", each of which can be put back for itself; or "entangled", both, which
-            cannot be told apart.
+        parts: What later tasks change, and so what can drift: "experts", one adapter, no router;
+            "router", who answers, while what was taught stays bit for bit; "router and experts",
+            each of which can be put back for itself; "entangled", both, not to be told apart.
         learning_rate: The rate it is trained with where nothing else is said.
         settings: Its named settings, each a mapping of options.
-        alone: Whether PEFT alone can answer with its adapters, without the method.
-        state_name: What the file is called in which its `state` lies beside the adapter, without
-            the ending; empty where there is no such file.
+        alone: Whether PEFT alone can answer with its adapters.
+        state_name: The stem of the file beside the adapter that holds its `state`; empty for none.
         cut_off: What becomes of a task whose training was cut off when the next one begins:
             "refuse" to go on, "end" it with what it had seen, or "go on" where nothing is due.
         config: The options it has.
@@ -117,6 +115,9 @@ class Method(TrainerCallback):
     state_name: ClassVar[str] = ""
     cut_off: ClassVar[CutOff] = "refuse"
     config: Any
+
+    def __init_subclass__(cls) -> None:
+        check_protocol(cls)
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         if setting is not None and setting not in self.settings:

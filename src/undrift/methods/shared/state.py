@@ -14,10 +14,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undrift.errors import AdapterMismatch, RunDirError
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.rundir import read_record, write_json
 from undrift.rundir.records import Record
+
+_GONE = {
+    "beside": "state_name",
+    "save_beside": "state",
+    "load_beside": "restore",
+    "extra_bytes": "state",
+    "ends_itself": "cut_off",
+    "finish": "cut_off",
+}
+"""What a method could override before there was one protocol, and what it overrides now."""
+
+
+def check_protocol(method: type) -> None:
+    """Refuse a class of the protocol before this one: its state would be lost.
+
+    Args:
+        method: A subclass of `Method`.
+
+    Raises:
+        ConfigError: If it does; what to override instead is named.
+    """
+    for name, now in _GONE.items():
+        if name in vars(method):
+            raise ConfigError(
+                f"{method.__name__}.{name} is of an older protocol; override {now} instead, see "
+                "undrift.methods.base.Method"
+            )
 
 
 @dataclass(frozen=True)
