@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from undrift.data import Example
-from undrift.data.benchmarks.folder import benchmark, hold_out
+from undrift.data.benchmarks.folder import benchmark
+from undrift.data.subset import hold_out
 from undrift.errors import ConfigError, DataError, UnknownName
 
 

@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 from undrift.data import doctor_checks as checks
 from undrift.data.benchmarks import beside_benchmark
+from undrift.data.benchmarks.folder import is_data
 from undrift.data.doctor_checks import Finding, Item, RowQuestion, Severity, Split, counted
 from undrift.data.instructions import Lost, ReadRow, Row, TaskFiles, each_row
-from undrift.data.own_tasks import is_data
 from undrift.data.picture_decoding import Survey, survey
 from undrift.data.picture_folder import PictureFolder
 from undrift.data.row_files import BadRow

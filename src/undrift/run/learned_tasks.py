@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.instructions import read_examples
-from undrift.data.own_tasks import OwnTask
 from undrift.data.picture_folder import PictureFolder
 from undrift.data.row_files import BadRow
 from undrift.data.row_layouts import AnswerReader
