@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 
 from undrift.data.benchmarks.pocket import benchmark
 from undrift.data.picture_decoding import open_picture
-from undrift.data.pocket.canvas import font
 from undrift.data.pocket.raw_data import font_path
+from undrift.data.pocket.tasks import font
 
 
 def main() -> None:

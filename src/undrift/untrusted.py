@@ -247,19 +247,22 @@ def json_lines(file: BinaryIO, *, unique: bool = False) -> Iterator[tuple[int, A
             yield number, Refused(error.reason, error.column)
 
 
-def half_character(value: Any) -> bool:
-    """Tell whether a text, or any text inside lists and mappings, holds a lone surrogate."""
+def values_in(value: Any) -> Iterator[Any]:
+    """Go through a value and whatever is inside its lists and mappings, keys included."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
-        if isinstance(one, str):
-            if not one.isascii() and _LONE.search(one):
-                return True
-        elif isinstance(one, dict):
+        yield one
+        if isinstance(one, dict):
             waiting += [*one, *one.values()]
-        elif isinstance(one, list | tuple):
+        elif isinstance(one, list | tuple | set):
             waiting += one
-    return False
+
+
+def half_character(value: Any) -> bool:
+    """Tell whether a text, or any text inside lists and mappings, holds a lone surrogate."""
+    texts = (one for one in values_in(value) if isinstance(one, str) and not one.isascii())
+    return any(map(_LONE.search, texts))
 
 
 class _Reader:
@@ -283,10 +286,9 @@ class _Reader:
         except json.JSONDecodeError as error:
             raise _damage(error) from error
         except RecursionError:
-            return Refused(f"it holds {_TOO_DEEP}"), _end_of(text, start)
-        if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _too_deep(
-            value
-        ):
+            return Refused(f"it holds {_TOO_DEEP}"), _extent(text, start)[0]
+        brackets = text.count("[", start, end) + text.count("{", start, end)
+        if brackets > MAX_DEPTH and _extent(text, start)[1] > MAX_DEPTH:
             self._wrong.append(_TOO_DEEP)
         halves = not self._surrogates and _SURROGATE.search(text, start, end)
         if halves and half_character(value):
@@ -320,26 +322,15 @@ class _Reader:
 _TOO_DEEP = f"more than {MAX_DEPTH} lists and objects inside one another"
 
 
-def _too_deep(value: Any) -> bool:
-    """Tell whether a value is deeper than `MAX_DEPTH`, level by level."""
-    level, depth = [value], 0
-    while level and depth <= MAX_DEPTH:
-        inner = [one.values() if isinstance(one, dict) else one for one in level
-                 if isinstance(one, dict | list)]  # fmt: skip
-        if not inner:
-            break
-        level, depth = [item for one in inner for item in one], depth + 1
-    return depth > MAX_DEPTH
-
-
-def _end_of(text: str, start: int) -> int:
-    """Find where a value ends that is too deep to be read."""
-    depth = 0
+def _extent(text: str, start: int) -> tuple[int, int]:
+    """Find where a value ends, and how many of its lists and objects are inside one another."""
+    depth = deepest = 0
     for found in _BRACKET_OR_TEXT.finditer(text, start):
         mark = found.group()
         depth += (mark in "[{") - (mark in "]}")
+        deepest = max(deepest, depth)
         if not depth:
-            return found.end()
+            return found.end(), deepest
     raise NotJson(f"it holds {_TOO_DEEP}")
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.sweeps import mostly_slow
 from undrift.data.benchmarks.pocket import ORDERS, TASKS, draw_split
-from undrift.data.pocket import canvas, raw_data
-from undrift.data.pocket.tasks import SPLITS, WORD
+from undrift.data.pocket import raw_data
+from undrift.data.pocket.tasks import SPLITS, WORD, canvas, text
 from undrift.errors import MissingExtra
 
 pools = functools.cache(lambda name: TASKS[name].pools())  # some take seconds
@@ -54,9 +54,9 @@ def test_nothing_touches_the_edge_of_a_picture(name: str) -> None:
 
 
 def test_text_that_does_not_fit_is_refused_rather_than_clipped() -> None:
-    _, pen = canvas.canvas(Random(0))
+    _, pen = canvas(Random(0))
     with pytest.raises(ValueError, match="does not fit"):
-        canvas.text(pen, (0, 0, 20, 10), "a very long line of text", "DejaVuSans", (0, 0, 0), 12)
+        text(pen, (0, 0, 20, 10), "a very long line of text", "DejaVuSans", (0, 0, 0), 12)
 
 
 def test_drawing_twice_gives_the_same_examples_and_pixels(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from undrift.errors import ConfigError
-from undrift.untrusted import half_character, read_text, why
+from undrift.untrusted import half_character, read_text, values_in, why
 
 MAX_BYTES = 2**18
 MAX_DEPTH = 30
@@ -87,49 +87,37 @@ def parse_yaml(text: str, origin: str) -> Any:
     return value
 
 
-@dataclass
-class _Open:
-    """A list or mapping that is being gone through: its name, what is in it so far, how deep."""
-
-    anchor: str | None
-    values: int = 1
-    height: int = 1
-
-    def add(self, values: int, height: int) -> None:
-        self.values += values
-        self.height = max(self.height, height + 1)
-
-
 def _measure(text: str, origin: str) -> None:
     """Refuse what is too deep or stands for too much, before a value is made of it."""
-    known: dict[str, tuple[int, int]] = {}  # what each name stands for: values, height
-    above = [_Open(None)]
+    deep = f"{origin} has more than {MAX_DEPTH} lists and mappings inside one another"
+    depth = 0
     for event in yaml.parse(text, _Loader):
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in known and any(one.anchor == event.anchor for one in above):
-                raise ConfigError(f"{origin} holds a list or mapping that holds itself")
-            above[-1].add(*known.get(event.anchor, (1, 1)))
-        elif isinstance(event, yaml.ScalarEvent):
-            above[-1].add(1, 1)
-            if event.anchor:
-                known[event.anchor] = 1, 1
-        elif isinstance(event, yaml.CollectionStartEvent):
-            if event.anchor:
-                known.pop(event.anchor, None)
-            above.append(_Open(event.anchor))
-        elif isinstance(event, yaml.CollectionEndEvent):
-            done = above.pop()
-            above[-1].add(done.values, done.height)
-            if done.anchor:
-                known[done.anchor] = done.values, done.height
-        if len(above) + above[-1].height > MAX_DEPTH + 2:
-            raise ConfigError(
-                f"{origin} has more than {MAX_DEPTH} lists and mappings inside one another"
-            )
-        if above[-1].values > MAX_VALUES:
-            raise ConfigError(
-                f"{origin} holds more than {MAX_VALUES:,} values, counting what aliases stand for"
-            )
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(deep)
+    sizes: dict[yaml.Node, tuple[int, int] | None] = {}  # None while a node is gone through
+
+    def size(node: yaml.Node) -> tuple[int, int]:
+        """Values that a node stands for, and how many are inside one another."""
+        if node not in sizes:
+            sizes[node] = None
+            inner = chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+            of_inner = [size(one) for one in inner if isinstance(one, yaml.Node)]
+            values, heights = zip((0, 0), *of_inner, strict=True)
+            sizes[node] = 1 + sum(values), 1 + max(heights)
+        if (known := sizes[node]) is None:
+            raise ConfigError(f"{origin} holds a list or mapping that holds itself")
+        return known
+
+    root = yaml.compose(text, _Loader)
+    values, height = (0, 0) if root is None else size(root)
+    if height > MAX_DEPTH:
+        raise ConfigError(deep)
+    if values > MAX_VALUES:
+        raise ConfigError(
+            f"{origin} holds more than {MAX_VALUES:,} values, counting what aliases stand for"
+        )
 
 
 def _said(error: yaml.YAMLError) -> str:
@@ -141,18 +129,12 @@ def _said(error: yaml.YAMLError) -> str:
 
 def _check(value: Any, origin: str) -> None:
     """Refuse numbers that are none, and texts that cannot be written."""
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            waiting += [*one, *one.values()]
-        elif isinstance(one, list | tuple | set):
-            waiting += one
-        elif isinstance(one, float) and not math.isfinite(one):
+    for one in values_in(value):
+        if isinstance(one, float) and not math.isfinite(one):
             raise ConfigError(f"{origin} holds {one}; expected a finite number")
-        elif isinstance(one, int) and abs(one) >= 10**300:
+        if isinstance(one, int) and abs(one) >= 10**300:
             raise ConfigError(f"{origin} holds a number of more than 300 digits")
-        elif isinstance(one, str) and ("\0" in one or half_character(one)):
+        if isinstance(one, str) and ("\0" in one or half_character(one)):
             raise ConfigError(
                 f"{origin} holds a text with a NUL or with half a character (a lone surrogate)"
             )

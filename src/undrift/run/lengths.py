@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from undrift.data.chat_template import PROBE
 from undrift.data.doctor_checks import Finding, Item, RowQuestion, Split, counted
-from undrift.data.prompts import Renderer
+from undrift.data.prompts import PROBE, Renderer
 from undrift.data.types import Example
 from undrift.errors import DataError
 from undrift.run.refused_examples import refused, renderer_of

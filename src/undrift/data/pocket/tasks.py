@@ -6,18 +6,27 @@ looked at: handwriting, maps, satellite tiles, molecules, star plots and icons.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from undrift.data.pocket import raw_data
-from undrift.data.pocket.canvas import INKS, SIDE, canvas, outline, shorten, text
+
+SIDE = 96  # pixels
+Box = tuple[float, float, float, float]
+Colour = tuple[int, int, int]
+
+INKS: tuple[Colour, ...] = (
+    (20, 20, 20), (130, 20, 25), (15, 60, 130), (10, 95, 50), (95, 30, 110), (120, 70, 10),
+)  # fmt: skip
 
 SPLITS = ("pretrain", "train", "validation", "test")
 WORD = "Answer the question using a single word or phrase."
@@ -99,6 +108,79 @@ def by_hash(
     for item in items:
         pools[pool_of(task, group(item), shares)].append(item)
     return pools
+
+
+# --- drawing on a picture: text that fits its box, outlines ------------------------------------
+
+
+def canvas(rng: Random, colour: Colour | None = None) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    """An empty picture of 96 x 96 pixels, light if no colour is given, and its pen."""
+    if colour is None:
+        colour = rng.randint(222, 255), rng.randint(222, 255), rng.randint(215, 255)
+    picture = Image.new("RGB", (SIDE, SIDE), colour)
+    return picture, ImageDraw.Draw(picture)
+
+
+@functools.cache
+def font(path: Path, size: int) -> ImageFont.FreeTypeFont:
+    """A TrueType font at a size in pixels."""
+    return ImageFont.truetype(str(path), size)
+
+
+def text(
+    pen: ImageDraw.ImageDraw,
+    box: Box,
+    words: str,
+    face: str | Path,
+    ink: Colour,
+    size: int,
+    *,
+    smallest: int = 6,
+    centred: bool = False,
+) -> None:
+    """Write text inside a box, as large as fits.
+
+    Args:
+        pen: The picture's pen.
+        box: Left, top, right, bottom in pixels.
+        words: What is written.
+        face: A font file, or the name of one of matplotlib's.
+        ink: The colour.
+        size: The largest size in pixels.
+        smallest: The smallest size in pixels.
+        centred: In the middle of the box instead of at its left.
+
+    Raises:
+        ValueError: the text does not fit at the smallest size, so it would be clipped.
+    """
+    path = face if isinstance(face, Path) else raw_data.font_path(face)
+    left, top, right, bottom = box
+    for pixels in range(size, smallest - 1, -1):
+        x0, y0, x1, y1 = pen.textbbox((0, 0), words, font=font(path, pixels))
+        if x1 - x0 <= right - left and y1 - y0 <= bottom - top:
+            spare = (right - left) - (x1 - x0) if centred else 0
+            y = top + ((bottom - top) - (y1 - y0)) / 2
+            pen.text((left + spare / 2 - x0, y - y0), words, font=font(path, pixels), fill=ink)
+            return
+    raise ValueError(f"{words!r} does not fit a box of {right - left:g} x {bottom - top:g} pixels")
+
+
+def shorten(words: str, limit: int) -> str:
+    """Cut a title at a word so that it has at most `limit` characters, with three dots."""
+    if len(words) <= limit:
+        return words
+    return words[: limit - 3].rsplit(" ", 1)[0].rstrip(" ,:;-") + "..."
+
+
+def outline(
+    pen: ImageDraw.ImageDraw, x: np.ndarray, y: np.ndarray, ink: Colour, fill: Colour | None = None
+) -> None:
+    """Draw a closed shape whose parts are separated by NaN; x and y in pixels."""
+    cuts = np.flatnonzero(np.isnan(x))
+    for part in np.split(np.arange(len(x)), cuts):
+        part = part[~np.isnan(x[part])]
+        if len(part) >= 3:
+            pen.polygon([(float(x[i]), float(y[i])) for i in part], fill=fill, outline=ink)
 
 
 # --- words: real typefaces; a typeface of the test set occurs in no other split ---------------
@@ -292,8 +374,7 @@ def _pixels(lons: np.ndarray, lats: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return x, y
 
 
-def _draw_county(item: int, rng: Random) -> Image.Image:
-    county = raw_data.counties()[item]
+def _draw_county(county: dict[str, Any], rng: Random) -> Image.Image:
     picture, pen = canvas(rng)
     for lons, lats in raw_data.state_outlines():
         outline(pen, *_pixels(lons, lats), ink=(120, 120, 120))
@@ -308,13 +389,11 @@ def _draw_county(item: int, rng: Random) -> Image.Image:
 COUNTIES = PocketTask(
     name="counties",
     sizes=sizes(1600),
-    items=lambda: range(len(raw_data.counties())),
-    group=lambda i: raw_data.counties()[i]["id"],
+    items=raw_data.counties,
+    group=lambda county: county["id"],
     draw=_draw_county,
-    ask=lambda i: [
-        ("In which state is the marked county?", raw_data.counties()[i]["state"].lower())
-    ],
-    attributes=lambda i: {"state": raw_data.counties()[i]["state"]},
+    ask=lambda county: [("In which state is the marked county?", county["state"].lower())],
+    attributes=lambda county: {"state": county["state"]},
     leak_rule="counties are disjoint; the 24 states are shared",
 )
 
