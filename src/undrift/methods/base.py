@@ -1,8 +1,8 @@
 """What a method is: an object that the training loop, anyone's training loop, calls at its moments.
 
-Only `attach` is required. A method never calls backward or step: precision, accumulation and ranks
-stay the trainer's business. It is a `TrainerCallback`, so the same object serves undrift's own run
-and a user's `Trainer` or `SFTTrainer`::
+Only `peft_config`, or `attach`, is required. A method never calls backward or step: precision,
+accumulation and ranks stay the trainer's business. It is a `TrainerCallback`, so the same object
+serves undrift's own run and a user's `Trainer` or `SFTTrainer`::
 
     for task in tasks:
         Trainer(model, args, train_dataset=task, callbacks=[method]).train()
@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch.distributed as dist
+from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import Parameter
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from undrift.core.settings import check_choices
 from undrift.core.step_hook import StepHook, StepTransform, check_steps_outside, innermost
@@ -43,6 +43,8 @@ from undrift.tuner.distributed import rank, summed
 
 Prepare = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 CutOff = Literal["refuse", "end", "go on"]
+Schedule = Literal["sequential", "joint", "none"]
+Settings = Mapping[str, Mapping[str, Any]]
 Parts = Literal["experts", "router", "router and experts", "entangled"]
 
 
@@ -69,13 +71,30 @@ class Config:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("experts", "rank", "alpha_over_rank"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
+        self.require("a positive number", lambda v: v > 0, "experts", "rank", "alpha_over_rank")
+
+    def require(self, expected: str, test: Callable[[Any], bool], *names: str) -> None:
+        """Check options.
+
+        Args:
+            expected: What their values must be, for the message.
+            test: Whether a value is so.
+            *names: Of the options.
+
+        Raises:
+            ConfigError: If a value is not.
+        """
+        for name in names:
+            if not test(value := getattr(self, name)):
+                raise ConfigError(f"{name} is {value}, expected {expected}")
 
 
 class Method(TrainerCallback):
     """One way to learn a sequence of tasks.
+
+    Everywhere below `model` is what `attach` returned, or a user's model with the `peft_config` on
+    it; `task_index` is the number of a task, from 1, and `steps_total` how many optimiser steps it
+    takes.
 
     Args:
         setting: One of the method's named settings; its default where None.
@@ -107,10 +126,10 @@ class Method(TrainerCallback):
     name: ClassVar[str]
     paper: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = Config
-    schedule: ClassVar[Literal["sequential", "joint", "none"]] = "sequential"
+    schedule: ClassVar[Schedule] = "sequential"
     parts: ClassVar[Parts] = "experts"
     learning_rate: ClassVar[float] = 2e-4
-    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
+    settings: ClassVar[Settings] = {}
     alone: ClassVar[bool] = True
     state_name: ClassVar[str] = ""
     cut_off: ClassVar[CutOff] = "refuse"
@@ -166,7 +185,7 @@ class Method(TrainerCallback):
     # ------------------------------------------------------------ what a method may override
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """Put the method's adapters on a model.
+        """Put the method's adapters on a model, by default one of its `peft_config`.
 
         Args:
             model: The backbone, frozen or not.
@@ -174,7 +193,9 @@ class Method(TrainerCallback):
         Returns:
             The model to train. Until the first step it answers as before, up to rounding.
         """
-        raise NotImplementedError
+        wrapped = get_peft_model(transformer(model), self.peft_config(model))
+        self.bind(wrapped)
+        return wrapped
 
     def examples(self, train: Sequence[Example], index: int) -> Sequence[Example]:
         """Choose what to train on.
@@ -189,73 +210,29 @@ class Method(TrainerCallback):
         return train
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task.
-
-        Args:
-            model: What `attach` returned.
-            task_index: The number of the task, from 1.
-            steps_total: How many optimiser steps the task will take.
-        """
+        """Begin a task."""
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on inside a task whose checkpoint was loaded; by default as if it began.
-
-        Args:
-            model: As for `task_start`.
-            task_index: As for `task_start`.
-            steps_total: As for `task_start`.
-        """
+        """Go on inside a task whose checkpoint was loaded; by default as if it began."""
         self.task_start(model, task_index, steps_total)
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Compute the loss of a batch, by default the model's own.
-
-        Args:
-            model: What `attach` returned.
-            batch: The model's inputs, with labels.
-
-        Returns:
-            The loss, ().
-        """
+        """Compute the loss of a batch with labels, (); by default the model's own."""
         return model(**batch).loss
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Say what becomes of the optimiser's steps; asked anew at every step.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            For each parameter to be held, what turns its step; none by default.
-        """
+        """Say what turns the step of each parameter to be held; asked anew at every step."""
         return {}
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
-        """Say what becomes of the gradients before the optimiser sees them.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            As `step_transforms`; none by default.
-        """
+        """Say likewise what becomes of the gradients before the optimiser sees them."""
         return {}
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Do what is due after an optimiser step.
-
-        Args:
-            model: What `attach` returned.
-            step: How many steps of the task are done, from 1.
-            steps_total: How many it will be.
-        """
+        """Do what is due after an optimiser step, the `step`th of the task, from 1."""
 
     def task_end(self, model: nn.Module) -> None:
-        """End a task: keep what later tasks need.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """End a task: keep what later tasks need."""
 
     @contextmanager
     def predicting(self, model: nn.Module, task: int | None = None) -> Iterator[None]:
@@ -289,11 +266,7 @@ class Method(TrainerCallback):
             self._inputs_of = before
 
     def facts(self) -> dict[str, Any]:
-        """Tell what there is to know about the answers given since the last call.
-
-        Returns:
-            Numbers by name, such as how often the task was identified; nothing by default.
-        """
+        """Tell numbers about the answers since the last call, such as how often a task was found."""
         return {}
 
     def peft_config(self, model: nn.Module | None = None) -> Any:
@@ -314,18 +287,10 @@ class Method(TrainerCallback):
     # ------------------------------------------------------------ what it knows of past tasks
 
     def bind(self, model: nn.Module) -> None:
-        """Find in a model what the method works with; what is known of the same adapter stays.
-
-        Args:
-            model: What `attach` returned, or a user's model with the `peft_config` on it.
-        """
+        """Find in a model what the method works with; what is known of the same adapter stays."""
 
     def forget(self, model: nn.Module) -> None:
-        """Begin with an adapter that has learned nothing yet; what is known of others goes.
-
-        Args:
-            model: As for `bind`.
-        """
+        """Begin with an adapter that has learned nothing yet; what is known of others goes."""
         self.bind(model)
 
     def state(self, model: nn.Module) -> State:
@@ -349,32 +314,17 @@ class Method(TrainerCallback):
         self.state(model).fill(saved)
 
     def in_adapter(self, model: nn.Module) -> int | None:
-        """Say how many tasks an adapter has learned that holds all of its own history.
-
-        Args:
-            model: As for `bind`.
-
-        Returns:
-            The number; None where the adapter alone is not enough to learn one more task.
-        """
+        """Count the tasks of an adapter that holds all of its own history; None where none does."""
         return None
 
     def before_save(self, model: nn.Module) -> None:
-        """Add up the sums of all processes; every save inside a task calls it in all of them.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Add up the sums of all processes; every save inside a task calls it in all of them."""
         with self.summed(model):
             pass
 
     @contextmanager
     def summed(self, model: nn.Module) -> Iterator[None]:
-        """Within this context the state's sums are those of all processes; then the first's only.
-
-        Args:
-            model: What `attach` returned.
-        """
+        """Within this context the sums are those of all processes; then only the first has them."""
         with summed([self.state(model)]):
             yield
 
@@ -389,36 +339,17 @@ class Method(TrainerCallback):
         """
 
     def idle_parameters(self, model: nn.Module) -> int:
-        """Count those of its parameters that a token is NOT multiplied with when the model answers.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            By default 0.
-        """
+        """Count those that a token is NOT multiplied with when the model answers."""
         return 0
 
     def resting(self, model: nn.Module) -> dict[str, int] | None:
-        """Count the experts that rest in the task which is learned; asked before the task ends.
-
-        Args:
-            model: What `attach` returned.
-
-        Returns:
-            By linear; None, the default, where no expert ever rests.
-        """
+        """Count by linear the experts that rest in the task; None where none ever rests."""
         return None
 
     # ------------------------------------------------------------ saving and loading
 
     def save_state(self, model: nn.Module, directory: Path) -> None:
-        """Save the adapter in PEFT's format, and all that learning one more task needs.
-
-        Args:
-            model: What `attach` returned.
-            directory: A folder; it is made.
-        """
+        """Save the adapter in PEFT's format, and all that learning one more task needs."""
         self._keep(model)
         save_adapter(model, directory)
 
@@ -496,11 +427,7 @@ class Method(TrainerCallback):
         self._keep(model)
 
     def start_history(self, model: nn.Module) -> None:
-        """Go on with an adapter of which nothing is known; what it has learned is not protected.
-
-        Args:
-            model: A PeftModel.
-        """
+        """Go on with an adapter of unknown history; what it has learned is not protected."""
         self._leave(model)
         self.forget(model)
         self._keep(model, anew=True)
@@ -678,7 +605,7 @@ class Method(TrainerCallback):
         self._detach()
         self._loader = self._args = self._optimizer = None
         self.task_index += 1
-        self._steps = 0
+        self._step = self._steps = 0
         self._keep(model, anew=True)
 
     def _flush_all(self, model: nn.Module) -> None:
@@ -698,3 +625,20 @@ class Method(TrainerCallback):
     def _detach(self) -> None:
         while self._hooks:
             self._hooks.pop().detach()
+
+
+def transformer(model: nn.Module) -> PreTrainedModel:
+    """Check that PEFT can be put on a model.
+
+    Args:
+        model: The backbone.
+
+    Returns:
+        The same.
+
+    Raises:
+        ConfigError: If it is not a transformers model.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise ConfigError(f"expected a transformers model to adapt, not a {type(model).__name__}")
+    return model

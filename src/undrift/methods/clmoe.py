@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.core.routing import Observer
-from undrift.errors import ConfigError
 from undrift.methods import base, moelora
 from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
@@ -43,13 +42,10 @@ class Config(moelora.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("gamma", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected one from 0 to 1")
-        if self.important is not None and not 1 <= self.important <= self.experts:
-            raise ConfigError(
-                f"important is {self.important}, expected one from 1 to experts={self.experts}"
-            )
+        self.require("one from 0 to 1", lambda v: 0 <= v <= 1, "gamma", "beta")
+        most = self.experts
+        possible = f"one from 1 to experts={most}"
+        self.require(possible, lambda v: v is None or 1 <= v <= most, "important")
 
 
 class ClMoe(MoeLora):
@@ -86,18 +82,15 @@ class ClMoe(MoeLora):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin to count, and note what the experts are."""
+        """Begin to count, and note what the experts are; or go on with what was loaded."""
         super().task_start(model, task_index, steps_total)
         self.bind(model)
-        self._before = {}
-        if any(len(counts) for counts in self.counts.values()):
-            self._before = {n: p.detach().clone() for n, p in self._experts(model).items()}
-        self._watch()
-
-    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the counts and the earlier experts that the checkpoint brought."""
-        super().task_start(model, task_index, steps_total)
-        self._watch()
+        if not self._step:
+            learned = any(len(counts) for counts in self.counts.values())
+            experts = self._experts(model).items() if learned else ()
+            self._before = {name: p.detach().clone() for name, p in experts}
+        for name, layer in self._layers.items():
+            layer.watcher = partial(count_best, self._running[name])
 
     @torch.no_grad()
     def task_end(self, model: nn.Module) -> None:
@@ -168,10 +161,6 @@ class ClMoe(MoeLora):
         return (counts / counts.sum(1, keepdim=True).clamp_min(1)).mean(0)
 
     # ------------------------------------------------------------ counting
-
-    def _watch(self) -> None:
-        for name, layer in self._layers.items():
-            layer.watcher = partial(count_best, self._running[name])
 
     def bind(self, model: nn.Module) -> None:
         """Find the experts of a model; what is counted of one that is known already stays."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -14,14 +13,13 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from undrift.core.step_hook import StepTransform
-from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.adapter import peft_model
 from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
 from undrift.tuner import Prompt
 from undrift.tuner.distributed import gathered
-from undrift.tuner.pool_lora import PoolLoraConfig, grow, make_room, pool_layers
+from undrift.tuner.pool_lora import PoolLoraConfig, grow, make_room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +39,8 @@ class Config(FeatureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.chosen >= 1:
-            raise ConfigError(f"chosen is {self.chosen}, expected at least 1")
-        if not 0 <= self.align_share < 1:
-            raise ConfigError(f"align_share is {self.align_share}, expected 0 up to below 1")
+        self.require("at least 1", lambda v: v >= 1, "chosen")
+        self.require("0 up to below 1", lambda v: 0 <= v < 1, "align_share")
 
 
 class ContinualLlava(PoolMethod):
@@ -64,9 +60,9 @@ class ContinualLlava(PoolMethod):
     paper: ClassVar[str] = "Continual LLaVA, Cao et al., 2024, arXiv:2411.02564"
     parts: ClassVar[base.Parts] = "entangled"
     Config: ClassVar[type[base.Config]] = Config
-    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {"paper": {"experts": 64, "rank": 8, "targets": r".*\.o_proj"}}
-    )
+    settings: ClassVar[base.Settings] = {
+        "paper": {"experts": 64, "rank": 8, "targets": r".*\.o_proj"}
+    }
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -131,9 +127,7 @@ class ContinualLlava(PoolMethod):
 
     def peft_config(self, model: nn.Module | None = None) -> PoolLoraConfig:
         """Make the configuration of the adapter: N new increments."""
-        config = super().peft_config()
-        config.num_new = self.config.experts
-        return config
+        return replace(super().peft_config(), num_new=self.config.experts)
 
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Compute the stage's loss: 1 - the mean cosine of the chosen keys, or the model's own."""
@@ -151,7 +145,7 @@ class ContinualLlava(PoolMethod):
         if not self.config.freeze_used or not len(self._picker.picked):
             return {}
         free = (~(self._picker.picked > 0).any(0)).float()[:, None, None]
-        layers, name = pool_layers(model).values(), active_adapter(peft_model(model))
+        layers, name = self._layers.values(), self._adapter
         held = (factor[name] for each in layers for factor in (each.pool_lora_A, each.pool_lora_B))
         return {p: partial(torch.mul, free) for p in held if isinstance(p, Parameter)}
 
@@ -163,23 +157,21 @@ class ContinualLlava(PoolMethod):
 
     def grow(self, model: nn.Module) -> None:
         """Keep a copy of the pool as the last task left it, and go on with the pool."""
-        wrapped = peft_model(model)
-        name = active_adapter(wrapped)
-        grow(wrapped, name)
+        name = self._adapter
+        grow(peft_model(model), name)
         with torch.no_grad():
-            for layer in pool_layers(wrapped).values():
+            for layer in self._layers.values():
                 for new, past in (
                     (layer.pool_lora_A, layer.pool_lora_past_A),
                     (layer.pool_lora_B, layer.pool_lora_past_B),
                 ):
                     new[name].copy_(past[name][-self.config.experts :])
                 layer.forget_packed()
-        self._picker.grow(self.past(wrapped))
+        self._picker.grow(self.past(model))
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
         """Bring a fresh pool to its size after so many tasks."""
-        wrapped = peft_model(model)
-        make_room(wrapped, self.config.experts * (tasks - 1), active_adapter(wrapped))
+        make_room(peft_model(model), self.config.experts * (tasks - 1), self._adapter)
         self._picker.make_room(tasks - 1)
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
@@ -203,8 +195,9 @@ class ContinualLlava(PoolMethod):
     def idle_parameters(self, model: nn.Module) -> int:
         """Count the increments that an instruction does not pick, and the keys."""
         N, M = self.config.experts, min(self.config.chosen, self.config.experts)
-        pool = sum(p.numel() for name, p in model.named_parameters() if "pool_lora_A." in name)
-        pool += sum(p.numel() for name, p in model.named_parameters() if "pool_lora_B." in name)
+        newest = ("pool_lora_A.", "pool_lora_B.")
+        named = model.named_parameters()
+        pool = sum(p.numel() for name, p in named if any(each in name for each in newest))
         return pool * (N - M) // N + sum(p.numel() for p in self._picker.parameters())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import task_matcher
 from undrift.methods.shared.task_matcher import MatchedPool, Matching
@@ -34,8 +33,7 @@ class Config(task_matcher.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tau <= 0:
-            raise ConfigError(f"tau is {self.tau}, expected a positive number")
+        self.require("a positive number", lambda v: v > 0, "tau")
 
 
 class Disco(MatchedPool):

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -51,11 +50,8 @@ class Config(base.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("strength", "samples", "batches"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
-        if not 0 <= self.gamma <= 1:
-            raise ConfigError(f"gamma is {self.gamma}, expected one from 0 to 1")
+        self.require("a positive number", lambda v: v > 0, "strength", "samples", "batches")
+        self.require("one from 0 to 1", lambda v: 0 <= v <= 1, "gamma")
 
 
 class Ewc(Finetune):
@@ -75,17 +71,15 @@ class Ewc(Finetune):
     name: ClassVar[str] = "ewc"
     paper: ClassVar[str] = "EWC, Kirkpatrick et al., PNAS 2017, arXiv:1612.00796"
     Config: ClassVar[type[base.Config]] = Config
-    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {
-            "public": {
-                "strength": 5000.0,
-                "normalise": False,
-                "anchor": "each",
-                "fisher": "batch",
-                "batches": 50,
-            }
+    settings: ClassVar[base.Settings] = {
+        "public": {
+            "strength": 5000.0,
+            "normalise": False,
+            "anchor": "each",
+            "fisher": "batch",
+            "batches": 50,
         }
-    )
+    }
     state_name: ClassVar[str] = "ewc_state"
     config: Config
 

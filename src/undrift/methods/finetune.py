@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from torch import nn
 from torch.nn import Parameter
-from transformers import PreTrainedModel
 
 from undrift.errors import ConfigError
 from undrift.methods.base import Method
@@ -30,27 +29,6 @@ class Finetune(Method):
             lora_alpha=self.config.alpha_over_rank * rank,  # pyright: ignore[reportArgumentType]
             target_modules=targets if model is None else find_targets(model, targets).expression,
         )
-
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put the LoRA on a model."""
-        return get_peft_model(transformer(model), self.peft_config(model))
-
-
-def transformer(model: nn.Module) -> PreTrainedModel:
-    """Check that PEFT can be put on a model.
-
-    Args:
-        model: The backbone.
-
-    Returns:
-        The same.
-
-    Raises:
-        ConfigError: If it is not a transformers model.
-    """
-    if not isinstance(model, PreTrainedModel):
-        raise ConfigError(f"expected a transformers model to adapt, not a {type(model).__name__}")
-    return model
 
 
 def lora_layers(model: PeftModel, adapter: str) -> dict[str, LoraLayer]:

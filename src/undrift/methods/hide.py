@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import task_matcher
-from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.adapter import peft_model
 from undrift.methods.shared.state import State
 from undrift.methods.shared.task_matcher import MatchedPool, Matching
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.peft_internals import choose_adapter
-from undrift.tuner.pool_lora import PoolLoraLayer, pool_layers
+from undrift.tuner.pool_lora import PoolLoraLayer
 
 FUSED = "fused"  # the adapter of summed factors
 
@@ -49,10 +49,8 @@ class Config(task_matcher.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tau <= 0:
-            raise ConfigError(f"tau is {self.tau}, expected a positive number")
-        if not 0 <= self.image_share <= 1:
-            raise ConfigError(f"image_share is {self.image_share}, expected one from 0 to 1")
+        self.require("a positive number", lambda v: v > 0, "tau")
+        self.require("one from 0 to 1", lambda v: 0 <= v <= 1, "image_share")
 
 
 class Hide(MatchedPool):
@@ -74,7 +72,6 @@ class Hide(MatchedPool):
         super().__init__(setting, **options)
         self._last: dict[str, PoolLoraLayer] = {}
         self._below: dict[str, PoolLoraLayer] = {}
-        self._adapter = "default"
 
     def matching(self) -> Matching:
         """Say how prompts are matched with tasks."""
@@ -85,10 +82,9 @@ class Hide(MatchedPool):
     def bind(self, model: nn.Module) -> None:
         """Decide a model's gates from now on, and find its last layer."""
         super().bind(model)
-        wrapped = peft_model(model)
-        self._adapter = active_adapter(wrapped)
-        found = pool_layers(wrapped)
-        self._last = found if self.config.expand == "all" else last_layer(wrapped, found)
+        found = self._layers
+        everywhere = self.config.expand == "all"
+        self._last = found if everywhere else last_layer(peft_model(model), found)
         self._below = {name: each for name, each in found.items() if name not in self._last}
 
     # ------------------------------------------------------------ gates

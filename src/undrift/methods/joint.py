@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
+from undrift.methods.base import Schedule
 from undrift.methods.finetune import Finetune
 
 
@@ -12,7 +13,7 @@ class Joint(Finetune):
 
     name: ClassVar[str] = "joint"
     paper: ClassVar[str] = "LoRA, Hu et al., ICLR 2022, arXiv:2106.09685"
-    schedule: ClassVar[Literal["sequential", "joint", "none"]] = "joint"
+    schedule: ClassVar[Schedule] = "joint"
 
 
 METHOD = Joint

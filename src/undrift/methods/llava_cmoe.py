@@ -14,10 +14,9 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from undrift.core.step_hook import innermost
-from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
-from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.adapter import peft_model
 from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.prompt_features import hidden_features
 from undrift.methods.shared.state import State
@@ -25,7 +24,7 @@ from undrift.methods.shared.task_matcher import Identified, told
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.distributed import gathered
 from undrift.tuner.frozen import Frozen, count_parameters
-from undrift.tuner.pool_lora import PoolLoraLayer, grow, pool_layers
+from undrift.tuner.pool_lora import PoolLoraLayer, grow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +57,9 @@ class Config(pool.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("top_k", "hidden", "code", "epochs", "features"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        if not 0 <= self.probe_share < 1:
-            raise ConfigError(f"probe_share is {self.probe_share}, expected 0 up to below 1")
+        sizes = ("top_k", "hidden", "code", "epochs", "features")
+        self.require("1 or more", lambda v: v >= 1, *sizes)
+        self.require("0 up to below 1", lambda v: 0 <= v < 1, "probe_share")
 
 
 class LlavaCMoE(PoolMethod):
@@ -93,8 +90,6 @@ class LlavaCMoE(PoolMethod):
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self.identified = Identified()
-        self._layers: dict[str, PoolLoraLayer] = {}
-        self._adapter = "default"
         self._model: Any = None
         self._probe_until = 0
 
@@ -102,10 +97,8 @@ class LlavaCMoE(PoolMethod):
 
     def bind(self, model: nn.Module) -> None:
         """Decide a model's gates from now on."""
-        wrapped = peft_model(model)
-        self._layers, self._adapter = pool_layers(wrapped), active_adapter(wrapped)
-        self._model = wrapped
         super().bind(model)
+        self._model = peft_model(model)
 
     def make_gate(self, width: int) -> TaskRouters:
         """Make the routers and the locator."""

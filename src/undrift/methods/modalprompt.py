@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
 
-from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.finetune import transformer
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.prompt_features import (
     MODALITIES,
@@ -52,11 +49,8 @@ class Config(FeatureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("prompt_length", "top_k"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.image_share <= 1:
-            raise ConfigError(f"image_share is {self.image_share}, expected one from 0 to 1")
+        self.require("at least 1", lambda v: v >= 1, "prompt_length", "top_k")
+        self.require("one from 0 to 1", lambda v: 0 <= v <= 1, "image_share")
 
 
 class ModalPrompt(base.Method):
@@ -90,12 +84,6 @@ class ModalPrompt(base.Method):
     def peft_config(self, model: nn.Module | None = None) -> SoftPromptConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
         return SoftPromptConfig(length=self.config.prompt_length, width=self.config.bottleneck)
-
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put room for prompts on a model."""
-        wrapped = get_peft_model(transformer(model), self.peft_config())
-        self.bind(wrapped)
-        return wrapped
 
     # ------------------------------------------------------------ the moments of a task
 

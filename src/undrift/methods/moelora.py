@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peft import get_peft_model
 from torch import nn
 
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.finetune import transformer
 from undrift.tuner import MoeLoraConfig, MoeLoraLayer, layers, restore_float32
 
 
@@ -43,10 +41,6 @@ class MoeLora(base.Method):
             target_modules=config.targets,
             top_k=config.top_k,
         )
-
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put experts and routers on a model."""
-        return get_peft_model(transformer(model), self.peft_config())
 
     def idle_parameters(self, model: nn.Module) -> int:
         """Count the experts that a token is not routed to."""

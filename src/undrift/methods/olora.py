@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.core.step_hook import StepTransform
-from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
-from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.pool import PoolMethod
-from undrift.tuner.pool_lora import pool_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +41,7 @@ class Config(pool.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("strength", "shrink"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        self.require("0 or more", lambda v: v >= 0, "strength", "shrink")
 
 
 class OLora(PoolMethod):
@@ -67,9 +61,7 @@ class OLora(PoolMethod):
     paper: ClassVar[str] = "O-LoRA, Wang et al., EMNLP 2023 Findings, arXiv:2310.14152"
     parts: ClassVar[base.Parts] = "experts"
     Config: ClassVar[type[base.Config]] = Config
-    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {"paper": {"strength": 0.5, "reduction": "sum"}}
-    )
+    settings: ClassVar[base.Settings] = {"paper": {"strength": 0.5, "reduction": "sum"}}
     reads_prompts: ClassVar[bool] = False
     alone: ClassVar[bool] = True
     cut_off: ClassVar[base.CutOff] = "go on"
@@ -86,8 +78,7 @@ class OLora(PoolMethod):
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
         """Add the gradients of both penalties."""
-        config, wrapped = self.config, peft_model(model)
-        adapter, layers = active_adapter(wrapped), pool_layers(wrapped).values()
+        config, adapter, layers = self.config, self._adapter, self._layers.values()
         turns: dict[Parameter, StepTransform] = {}
         for layer in layers:
             A, B = layer.pool_lora_A[adapter], layer.pool_lora_B[adapter]

@@ -6,12 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peft import OSFConfig, get_peft_model
+from peft import OSFConfig
 from torch import nn
 
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.finetune import transformer
 from undrift.tuner import find_targets
 
 
@@ -28,8 +27,7 @@ class Config(base.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.preserved is not None and not 0 < self.preserved < 1:
-            raise ConfigError(f"preserved is {self.preserved}, expected one between 0 and 1")
+        self.require("one between 0 and 1", lambda v: v is None or 0 < v < 1, "preserved")
 
 
 class Osf(base.Method):
@@ -76,10 +74,6 @@ class Osf(base.Method):
         if len(set(kept.values())) == 1:
             return OSFConfig(target_modules=targets, effective_rank=next(iter(kept.values())))
         return OSFConfig(target_modules=targets, rank_pattern=kept)
-
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put the adapter on a model."""
-        return get_peft_model(transformer(model), self.peft_config(model))
 
 
 METHOD = Osf

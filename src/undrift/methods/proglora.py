@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -66,9 +65,10 @@ class ProgLora(PoolMethod):
     name: ClassVar[str] = "proglora"
     paper: ClassVar[str] = "ProgLoRA, Yu et al., ACL 2025 Findings"
     Config: ClassVar[type[base.Config]] = Config
-    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {"dynamic": {"gate": "dynamic"}, "static": {"gate": "static"}}
-    )
+    settings: ClassVar[base.Settings] = {
+        "dynamic": {"gate": "dynamic"},
+        "static": {"gate": "static"},
+    }
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -47,11 +46,8 @@ class Config(base.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.memory is not None and self.memory < 1:
-            raise ConfigError(f"memory is {self.memory}, expected a positive number")
-        for name in ("memory_share", "ratio"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected one between 0 and 1")
+        self.require("a positive number", lambda v: v is None or v >= 1, "memory")
+        self.require("one between 0 and 1", lambda v: 0 < v < 1, "memory_share", "ratio")
         if self.sampling == "first" and (self.memory is None or (self.tasks or 0) < 2):
             raise ConfigError(
                 'sampling="first" divides its memory in advance: give memory, and tasks (at least '
@@ -73,9 +69,9 @@ class Replay(Finetune):
     name: ClassVar[str] = "replay"
     paper: ClassVar[str] = "experience replay, Chaudhry et al., 2019, arXiv:1902.10486"
     Config: ClassVar[type[base.Config]] = Config
-    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {"public": {"sampling": "first", "mix": "once", "memory": 180, "tasks": 8}}
-    )
+    settings: ClassVar[base.Settings] = {
+        "public": {"sampling": "first", "mix": "once", "memory": 180, "tasks": 8}
+    }
     state_name: ClassVar[str] = "replay"
     config: Config
 

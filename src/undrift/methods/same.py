@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -49,9 +48,7 @@ class Same(HistoryMethod, MoeLora):
     name: ClassVar[str] = "same"
     paper: ClassVar[str] = "SAME, arXiv:2602.01990"
     Config: ClassVar[type[base.Config]] = Config
-    settings: ClassVar[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-        {name: asdict(setting) for name, setting in SETTINGS.items()}
-    )
+    settings: ClassVar[base.Settings] = {name: asdict(each) for name, each in SETTINGS.items()}
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -86,14 +83,13 @@ class Same(HistoryMethod, MoeLora):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task: fresh sums, all experts active, the history's metrics made ready."""
-        super().task_start(model, task_index, steps_total)
-        self._prepare(model, resumed=False)
+        """Begin a task, all experts active; or go on with the sums and frozen experts there are.
 
-    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the sums and the frozen experts that the checkpoint brought."""
+        The history's metrics are made ready.
+        """
         super().task_start(model, task_index, steps_total)
-        self._prepare(model, resumed=True)
+        if self.observes:
+            self._prepare(model, resumed=self._step > 0)
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
         """Re-base the sketches, refresh V where it runs along, freeze experts: each when due."""
@@ -142,8 +138,6 @@ class Same(HistoryMethod, MoeLora):
     # ------------------------------------------------------------ how it is made ready
 
     def _prepare(self, model: nn.Module, *, resumed: bool) -> None:
-        if not self.observes:
-            return
         self._layers = expert_layers(model)
         self._adapter = active_adapter(peft_model(model))
         self.statistics = self._find_statistics(model)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -19,10 +18,9 @@ from undrift.core.step_hook import StepTransform
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.pool import PoolMethod
 from undrift.methods.shared.state import State
-from undrift.tuner.pool_lora import PoolLoraConfig, pool_layers
+from undrift.tuner.pool_lora import PoolLoraConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +50,8 @@ class Config(base.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("asd_share", "key_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected one in (0, 1]")
-        for name in ("strength", "sampled"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected a positive number")
+        self.require("one in (0, 1]", lambda v: 0 < v <= 1, "asd_share", "key_share")
+        self.require("a positive number", lambda v: v > 0, "strength", "sampled")
 
 
 class Sefe(PoolMethod):
@@ -111,7 +105,7 @@ class Sefe(PoolMethod):
         """Add the gradient of the penalty on past key elements."""
         if not self.keys:
             return {}
-        adapter, found = self._adapter(model), pool_layers(model)
+        adapter, found = self._adapter, self._layers
         size = self.config.sampled
         seed = (self.config.seed * 1000 + self.task_index) * 1_000_000 + self._step
         u = torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -127,9 +121,9 @@ class Sefe(PoolMethod):
     @torch.no_grad()
     def task_end(self, model: nn.Module) -> None:
         """Find where the task's own update was largest."""
-        adapter, past = self._adapter(model), self.keys
+        adapter, past = self._adapter, self.keys
         self.keys = {}
-        for name, layer in pool_layers(model).items():
+        for name, layer in self._layers.items():
             A, B = layer.pool_lora_A[adapter][0], layer.pool_lora_B[adapter][0]
             found = key_elements(A, B, self.config.key_share)
             keys = torch.cat([past[name].to(found.device), found]) if past else found
@@ -154,12 +148,9 @@ class Sefe(PoolMethod):
     def make_room(self, model: nn.Module, tasks: int) -> None:
         """Make room for the LoRAs and the key elements of so many tasks, with `union` at most."""
         super().make_room(model, tasks)
-        for name, each in pool_layers(model).items():
+        for name, each in self._layers.items():
             count = key_count(each.in_features * each.out_features, self.config.key_share)
             self.keys[name] = torch.zeros(tasks * count, dtype=torch.int32)
-
-    def _adapter(self, model: nn.Module) -> str:
-        return active_adapter(peft_model(model))
 
 
 # --------------------------------------------- answer-style diversification
@@ -172,15 +163,13 @@ class Sefe(PoolMethod):
 # what the task's data hold: distractors are answers of other examples of the same kind, and only
 # an example that comes with a rationale can be explained. Other writers can be given.
 
-STYLES: Mapping[str, str] = MappingProxyType(
-    {
-        "yes_no": "Answer the question with yes or no.",
-        "choice": "Answer with the option's letter from the given choices directly.",
-        "brief": "Answer the question using a single word or phrase.",
-        "explanation": "Answer the question and explain why in about 20 words.",
-        "detail": "Answer the question and explain in detail in about 50 words.",
-    }
-)
+STYLES: Mapping[str, str] = {
+    "yes_no": "Answer the question with yes or no.",
+    "choice": "Answer with the option's letter from the given choices directly.",
+    "brief": "Answer the question using a single word or phrase.",
+    "explanation": "Answer the question and explain why in about 20 words.",
+    "detail": "Answer the question and explain in detail in about 50 words.",
+}
 """Each style with the line that asks for it."""
 
 RATIONALES = ("rationale", "solution", "explanation")  # where data keep one, in `Example.extra`
@@ -237,32 +226,21 @@ def brief(asked: Asked, random: Random) -> tuple[str, str]:
     return asked.question, asked.answer
 
 
-def explanation(asked: Asked, random: Random) -> tuple[str, str] | None:
-    """Answer with a short rationale, if the data hold one."""
-    return _explained(asked, short=True)
-
-
-def detail(asked: Asked, random: Random) -> tuple[str, str] | None:
-    """Answer with a long rationale, if the data hold one."""
-    return _explained(asked, short=False)
-
-
-def _explained(asked: Asked, *, short: bool) -> tuple[str, str] | None:
+def explained(asked: Asked, random: Random, *, short: bool) -> tuple[str, str] | None:
+    """Answer with a short or a long rationale, if the data hold one."""
     why = asked.rationale
     if why is None or (len(why.split()) <= SHORT) != short:
         return None
     return asked.question, f"{asked.answer}. {why}"
 
 
-RULES: Mapping[str, Writer] = MappingProxyType(
-    {
-        "yes_no": yes_no,
-        "choice": choice,
-        "brief": brief,
-        "explanation": explanation,
-        "detail": detail,
-    }
-)
+RULES: Mapping[str, Writer] = {
+    "yes_no": yes_no,
+    "choice": choice,
+    "brief": brief,
+    "explanation": partial(explained, short=True),
+    "detail": partial(explained, short=False),
+}
 
 
 def diversified(

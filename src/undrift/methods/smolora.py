@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F
 
-from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.adapter import peft_model
 from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.frozen import freeze
-from undrift.tuner.pool_lora import PoolLoraConfig, PoolLoraLayer, pool_layers
+from undrift.tuner.pool_lora import PoolLoraConfig, PoolLoraLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +37,8 @@ class Config(FeatureConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.experts % 2:
-            raise ConfigError(f"experts is {self.experts}, expected an even number: two groups")
-        if self.instruction_tokens < 1:
-            raise ConfigError(
-                f"instruction_tokens is {self.instruction_tokens}, expected 1 or more"
-            )
+        self.require("an even number: two groups", lambda v: v % 2 == 0, "experts")
+        self.require("1 or more", lambda v: v >= 1, "instruction_tokens")
 
 
 class Routing(nn.Module):
@@ -168,21 +163,15 @@ class SMoLora(PoolMethod):
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self._centre = torch.zeros(0)
-        self._layers: dict[str, PoolLoraLayer] = {}
-        self._adapter = "default"
 
     def peft_config(self, model: nn.Module | None = None) -> PoolLoraConfig:
         """Make the configuration of the adapter: N experts, all of them trained."""
-        config = super().peft_config()
-        config.num_new = self.config.experts
-        return config
+        return replace(super().peft_config(), num_new=self.config.experts)
 
     def bind(self, model: nn.Module) -> None:
         """Decide a model's gates from now on; the routers are trained in the first task at most."""
-        wrapped = peft_model(model)
-        self._layers, self._adapter = pool_layers(wrapped), active_adapter(wrapped)
         super().bind(model)
-        self._centre = embedding_centre(wrapped)
+        self._centre = embedding_centre(peft_model(model))
         if self.config.gate_grad == "none" or self.task_index > 1:
             for routing in self._routings:
                 freeze(routing, "seen", "asked")

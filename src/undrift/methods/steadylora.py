@@ -52,12 +52,6 @@ class SteadyLora(HistoryMethod, Finetune):
         self._adapter = "default"
         self._layers: dict[str, LoraLayer] = {}
 
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put the LoRA on a model, and watch its inputs."""
-        wrapped = super().attach(model)
-        self.bind(wrapped)
-        return wrapped
-
     def bind(self, model: nn.Module) -> None:
         """Watch the active LoRA; one that is watched already stays as it is."""
         wrapped = peft_model(model)
@@ -74,17 +68,9 @@ class SteadyLora(HistoryMethod, Finetune):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task: fresh sums, the history's metrics made ready."""
+        """Begin a task, or go on with the sums there are; the history's metrics are made ready."""
         self.bind(model)
-        self._prepare(resumed=False)
-
-    def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Go on with the sums that the checkpoint brought."""
-        self.bind(model)
-        self._prepare(resumed=True)
-
-    def _prepare(self, *, resumed: bool) -> None:
-        self.begin(resumed=resumed)
+        self.begin(resumed=self._step > 0)
         bases = self.bases()
         for name, layer in self._layers.items():
             A, B = factors(layer, self._adapter)

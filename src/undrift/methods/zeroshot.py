@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import nn
 
-from undrift.methods.base import Method
+from undrift.methods.base import Method, Schedule
 
 
 class ZeroShot(Method):
@@ -15,7 +15,7 @@ class ZeroShot(Method):
 
     name: ClassVar[str] = "zeroshot"
     paper: ClassVar[str] = "none: the backbone alone"
-    schedule: ClassVar[Literal["sequential", "joint", "none"]] = "none"
+    schedule: ClassVar[Schedule] = "none"
 
     def attach(self, model: nn.Module) -> nn.Module:
         """Leave the model as it is."""

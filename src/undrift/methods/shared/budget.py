@@ -20,8 +20,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from undrift.errors import AdapterMismatch, ConfigError
-from undrift.methods.base import Method
-from undrift.methods.finetune import Finetune, transformer
+from undrift.methods.base import Method, transformer
+from undrift.methods.finetune import Finetune
 from undrift.methods.shared.adapter import peft_model
 from undrift.tuner.frozen import count_parameters
 

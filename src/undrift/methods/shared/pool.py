@@ -11,21 +11,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from peft import get_peft_model
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.finetune import transformer
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.state import State
 from undrift.tuner import ForwardContext, Gates, Prompt, restore_float32
 from undrift.tuner.pool_lora import (
     PoolLoraConfig,
+    PoolLoraLayer,
     gate_context,
     grow,
     make_room,
     note_past,
+    pool_layers,
 )
 
 GATE = "undrift_gate"
@@ -100,6 +100,8 @@ class PoolMethod(base.Method):
         super().__init__(setting, **options)
         self._context = ForwardContext()
         self._gate: Gate | None = None
+        self._adapter = "default"
+        self._layers: dict[str, PoolLoraLayer] = {}
 
     # ------------------------------------------------------------ what a method may override
 
@@ -126,16 +128,10 @@ class PoolMethod(base.Method):
         return None
 
     def grow(self, model: nn.Module) -> None:
-        """Give the pool the expert of a task that begins.
-
-        Args:
-            model: What `attach` returned.
-        """
-        wrapped = peft_model(model)
-        adapter = active_adapter(wrapped)
-        grow(wrapped, adapter)
+        """Give the pool the expert of a task that begins."""
+        grow(peft_model(model), self._adapter)
         if self._gate is not None:
-            self._gate.grow(self.past(wrapped))
+            self._gate.grow(self.past(model))
 
     # ------------------------------------------------------------ the model
 
@@ -148,15 +144,10 @@ class PoolMethod(base.Method):
             gates="given" if self.reads_prompts else "all",
         )
 
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put a pool of one expert on a model."""
-        wrapped = get_peft_model(transformer(model), self.peft_config())
-        self.bind(wrapped)
-        return wrapped
-
     def bind(self, model: nn.Module) -> None:
         """Decide a model's gates from now on."""
         wrapped = peft_model(model)
+        self._adapter, self._layers = active_adapter(wrapped), pool_layers(wrapped)
         self._context = gate_context(wrapped)
         body: Any = wrapped.get_base_model()
         if not hasattr(body, GATE):
@@ -227,14 +218,8 @@ class PoolMethod(base.Method):
         super().restore(model, saved)
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
-        """Bring a fresh pool to its size after so many tasks.
-
-        Args:
-            model: What `attach` returned; its tensors may have shapes only.
-            tasks: How many tasks.
-        """
-        wrapped = peft_model(model)
-        make_room(wrapped, tasks - 1, active_adapter(wrapped))
+        """Bring a fresh pool to its size after so many tasks."""
+        make_room(peft_model(model), tasks - 1, self._adapter)
         if self._gate is not None:
             self._gate.make_room(tasks - 1)
 

@@ -159,11 +159,25 @@ class TaskMatcher:
 
     def __init__(self, matching: Matching, size: int, device: torch.device | str = "cpu") -> None:
         self.matching = matching
-        self.sums = {name: _zeros(0, size, device=device) for name in matching.weights}
-        self.counts = {name: _counts(0, device=device) for name in matching.weights}
         self.identified = Identified()
-        self._sum = {name: _zeros(size, device=device) for name in matching.weights}
-        self._count = {name: _counts(1, device=device) for name in matching.weights}
+        self._held: dict[str, Tensor] = {}  # by the names that they are saved under
+        for name in matching.weights:
+            self._held |= {
+                f"{name}.sums": torch.zeros(0, size, dtype=torch.float64, device=device),
+                f"{name}.counts": torch.zeros(0, dtype=torch.int64, device=device),
+                f"{name}.running_sum": torch.zeros(size, dtype=torch.float64, device=device),
+                f"{name}.running_count": torch.zeros(1, dtype=torch.int64, device=device),
+            }
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """By modality, over the examples of each finished task, (T, d) float64."""
+        return {name: self._held[f"{name}.sums"] for name in self.matching.weights}
+
+    @property
+    def counts(self) -> dict[str, Tensor]:
+        """By modality, how many examples each finished task had, (T,) int64."""
+        return {name: self._held[f"{name}.counts"] for name in self.matching.weights}
 
     @property
     def tasks(self) -> int:
@@ -174,7 +188,7 @@ class TaskMatcher:
 
     def start_task(self) -> None:
         """Begin a task with empty sums."""
-        for part in self.running().values():
+        for part in self._running():
             part.zero_()
 
     def see(self, features: Features) -> None:
@@ -183,22 +197,24 @@ class TaskMatcher:
         Args:
             features: Of a batch.
         """
-        for name in self._sum:
-            self._sum[name] += features.of[name].double().sum(0)  # absent ones are zero
-            self._count[name] += features.present[name].sum()
+        for name in self.matching.weights:
+            self._held[f"{name}.running_sum"] += features.of[name].double().sum(0)  # or zero
+            self._held[f"{name}.running_count"] += features.present[name].sum()
 
     def end_task(self) -> None:
         """Give the task being learned its prototype."""
-        with summed([self]):
-            for name in self._sum:
-                self.sums[name] = torch.cat([self.sums[name], self._sum[name][None]])
-                self.counts[name] = torch.cat([self.counts[name], self._count[name]])
+        held = self._held
+        with summed([self.state()]):
+            for name in self.matching.weights:
+                for kind, one in (("sums", "running_sum"), ("counts", "running_count")):
+                    new = held[f"{name}.{one}"].view(1, *held[f"{name}.{kind}"].shape[1:])
+                    held[f"{name}.{kind}"] = torch.cat([held[f"{name}.{kind}"], new])
         self.start_task()
 
-    def running(self) -> dict[str, Tensor]:
-        """Return the sums that `tuner.summed` sums over processes."""
-        sums = {f"{name}.running_sum": value for name, value in self._sum.items()}
-        return sums | {f"{name}.running_count": value for name, value in self._count.items()}
+    def _running(self) -> list[Tensor]:
+        """The sums of the task being learned."""
+        kinds = ("running_sum", "running_count")
+        return [self._held[f"{name}.{kind}"] for kind in kinds for name in self.matching.weights]
 
     def prototypes(self, modality: str) -> Tensor:
         """Return the mean features of the finished tasks.
@@ -250,9 +266,7 @@ class TaskMatcher:
 
     def state(self) -> State:
         """Name all sums and counts."""
-        sums = {f"{name}.sums": value for name, value in self.sums.items()}
-        counts = {f"{name}.counts": value for name, value in self.counts.items()}
-        return State(sums | counts | self.running(), [*self.running().values()])
+        return State(self._held, self._running())
 
     def restore(self, saved: State) -> None:
         """Take back what `state` named, of any number of tasks.
@@ -263,32 +277,19 @@ class TaskMatcher:
         Raises:
             AdapterMismatch: If it is of another method or model.
         """
-        own, found = self.state().tensors or {}, saved.tensors or {}
+        own, found = self._held, saved.tensors or {}
         if own.keys() != found.keys() or any(own[k].shape[1:] != found[k].shape[1:] for k in own):
             raise AdapterMismatch(
                 f"{saved.path} is of another method or backbone: expected {', '.join(sorted(own))} "
                 "with features of this model's size; load it with the method that made it"
             )
-        placed = {key: value.to(own[key].device) for key, value in found.items()}
-        for name in self.sums:
-            self.sums[name] = placed[f"{name}.sums"]
-            self.counts[name] = placed[f"{name}.counts"]
-            self._sum[name] = placed[f"{name}.running_sum"]
-            self._count[name] = placed[f"{name}.running_count"]
+        self._held = {key: found[key].to(each.device) for key, each in own.items()}
 
     def make_room(self, tasks: int) -> None:
         """Bring what is kept of finished tasks to its size."""
-        for name, own in self._sum.items():
-            self.sums[name] = own.new_zeros(tasks, len(own))
-            self.counts[name] = self._count[name].new_zeros(tasks)
-
-
-def _zeros(*shape: int, device: torch.device | str) -> Tensor:
-    return torch.zeros(*shape, dtype=torch.float64, device=device)
-
-
-def _counts(length: int, device: torch.device | str) -> Tensor:
-    return torch.zeros(length, dtype=torch.int64, device=device)
+        for key, each in self._held.items():
+            if key.endswith(("sums", "counts")):
+                self._held[key] = each.new_zeros(tasks, *each.shape[1:])
 
 
 # --------------------------------------------- pools weighed by a matching
