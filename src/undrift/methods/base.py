@@ -193,9 +193,7 @@ class Method(TrainerCallback):
         Returns:
             The model to train. Until the first step it answers as before, up to rounding.
         """
-        wrapped = get_peft_model(transformer(model), self.peft_config(model))
-        self.bind(wrapped)
-        return wrapped
+        return get_peft_model(transformer(model), self.peft_config(model))
 
     def examples(self, train: Sequence[Example], index: int) -> Sequence[Example]:
         """Choose what to train on.
@@ -266,7 +264,7 @@ class Method(TrainerCallback):
             self._inputs_of = before
 
     def facts(self) -> dict[str, Any]:
-        """Tell numbers about the answers since the last call, such as how often a task was found."""
+        """Tell numbers about the answers since the last call, such as how many were told apart."""
         return {}
 
     def peft_config(self, model: nn.Module | None = None) -> Any:

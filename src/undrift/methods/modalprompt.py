@@ -85,6 +85,12 @@ class ModalPrompt(base.Method):
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
         return SoftPromptConfig(length=self.config.prompt_length, width=self.config.bottleneck)
 
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the adapter on a model, and choose its prompts from now on."""
+        wrapped = super().attach(model)
+        self.bind(wrapped)
+        return wrapped
+
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:

@@ -52,6 +52,12 @@ class SteadyLora(HistoryMethod, Finetune):
         self._adapter = "default"
         self._layers: dict[str, LoraLayer] = {}
 
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the adapter on a model, and watch its inputs."""
+        wrapped = super().attach(model)
+        self.bind(wrapped)
+        return wrapped
+
     def bind(self, model: nn.Module) -> None:
         """Watch the active LoRA; one that is watched already stays as it is."""
         wrapped = peft_model(model)

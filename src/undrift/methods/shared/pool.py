@@ -144,6 +144,12 @@ class PoolMethod(base.Method):
             gates="given" if self.reads_prompts else "all",
         )
 
+    def attach(self, model: nn.Module) -> nn.Module:
+        """Put the adapter on a model, and decide its gates from now on."""
+        wrapped = super().attach(model)
+        self.bind(wrapped)
+        return wrapped
+
     def bind(self, model: nn.Module) -> None:
         """Decide a model's gates from now on."""
         wrapped = peft_model(model)
