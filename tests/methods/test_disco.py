@@ -86,9 +86,9 @@ def test_while_a_task_is_learned_its_expert_works_alone():
     for x, y in said.values():  # the newest's B is zero
         assert_same(y, torch.zeros_like(y), scale=float(x.abs().max()))
         assert x.any()
-    assert int(method._matcher.running()["text.running_count"]) == 3
+    assert int(method._matcher.state().tensors["text.running_count"]) == 3
     model.eval()(**prompt())  # an evaluation inside the task is no training example
-    assert int(method._matcher.running()["text.running_count"]) == 3
+    assert int(method._matcher.state().tensors["text.running_count"]) == 3
 
 
 @pytest.mark.parametrize("modality", ["text", "image", "both"])
