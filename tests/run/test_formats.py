@@ -14,7 +14,7 @@ from undrift.cli.compare import compare
 from undrift.cli.report import report
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.diagnose.questions import diagnose
-from undrift.run import checkpoint
+from undrift.run import trainer
 from undrift.run.adapters import open_adapter, origin_of
 from undrift.run.config import resolve
 from undrift.run.evaluate import examine
@@ -83,14 +83,13 @@ def test_every_file_of_a_run_and_of_what_follows_has_a_format(
         "report_to": "tensorboard",
     }
     kept: dict[str, list[str]] = {}
-    real = checkpoint.SnapshotWriter.on_step_begin
+    real = trainer.save_snapshot
 
-    def looked(self, *args, **kwargs):
-        real(self, *args, **kwargs)
-        if self.folder.is_dir():
-            kept.setdefault("snapshot", without_format(self.folder))
+    def looked(taught, method, folder):
+        real(taught, method, folder)
+        kept.setdefault("snapshot", without_format(folder))
 
-    monkeypatch.setattr(checkpoint.SnapshotWriter, "on_step_begin", looked)
+    monkeypatch.setattr(trainer, "save_snapshot", looked)
     Run(resolve(small)).go()
     assert kept == {"snapshot": []}
     diagnose(out / "run", data=data, probe=2, rerouted="colours")

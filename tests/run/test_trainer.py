@@ -18,10 +18,10 @@ from undrift.run.checkpoint import (
     save_optimizer,
     save_random,
 )
-from undrift.run.trainer import LossWatch
+from undrift.run.trainer import StepWatch
 
 
-def watched(watch: LossWatch, losses: list[float], steps: int) -> int:
+def watched(watch: StepWatch, losses: list[float], steps: int) -> int:
     """Feed losses as a trainer would; return how many steps were made."""
     for step, loss in enumerate(losses):
         state = SimpleNamespace(global_step=step, max_steps=steps)
@@ -33,15 +33,15 @@ def watched(watch: LossWatch, losses: list[float], steps: int) -> int:
 
 def test_a_bad_loss_is_seen_before_its_step_is_made():
     with pytest.raises(TrainingDiverged, match=r"inf at step 2, .* example-2;"):
-        watched(LossWatch(1), [1.0, float("inf"), 1.0], 9)
+        watched(StepWatch(1), [1.0, float("inf"), 1.0], 9)
 
 
 def test_looking_less_often_still_names_the_step():
-    assert watched(LossWatch(5), [1.0, float("nan"), 1.0, 1.0], 9) == 4  # not yet looked
+    assert watched(StepWatch(5), [1.0, float("nan"), 1.0, 1.0], 9) == 4  # not yet looked
     with pytest.raises(TrainingDiverged, match=r"nan at step 2, .* example-2;"):
-        watched(LossWatch(5), [1.0, float("nan"), 1.0, 1.0, 1.0], 9)
+        watched(StepWatch(5), [1.0, float("nan"), 1.0, 1.0, 1.0], 9)
     with pytest.raises(TrainingDiverged, match="nan at step 3"):
-        watched(LossWatch(5), [1.0, 1.0, float("nan")], 3)  # the last step is always looked at
+        watched(StepWatch(5), [1.0, 1.0, float("nan")], 3)  # the last step is always looked at
 
 
 def test_optimiser_state_survives_a_file(tmp_path):

@@ -44,17 +44,17 @@ def measure_cell(session: Session, task: Task, file: Path, title: str) -> float:
     Returns:
         The strict score in percent; for captions CIDEr.
     """
-    if not file.is_file():
-        session.progress.stage(title, len(task.test), len(task.test))
-        notes = file.with_suffix(".part")
-        predictions = _predictions(session, task, notes)
-        rows = [scored(task.scorer, e, predictions[e.id], session.scoring) for e in task.test]
-        write_lines(file, rows)
-        notes.unlink(missing_ok=True)
-        units = in_other_units(task.scorer, read_answers(file))
-        if units:
-            session.progress.event("units", f"task {task.name}: {units}", task=task.name)
-    return task_score(read_answers(file))
+    if file.is_file():
+        return task_score(read_answers(file))
+    session.progress.stage(title, len(task.test), len(task.test))
+    notes = file.with_suffix(".part")
+    predictions = _predictions(session, task, notes)
+    rows = [scored(task.scorer, e, predictions[e.id], session.scoring) for e in task.test]
+    write_lines(file, rows)
+    notes.unlink(missing_ok=True)
+    if units := in_other_units(task.scorer, rows):
+        session.progress.event("units", f"task {task.name}: {units}", task=task.name)
+    return task_score(rows)
 
 
 def _predictions(session: Session, task: Task, notes: Path) -> dict[str, str]:

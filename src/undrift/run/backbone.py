@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ class Backbone:
         )
         return cls(name, model, processor, fingerprint_of(model, processor), tuple(set(stops)))
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         """The processor's tokenizer."""
         return tokenizer_of(self.processor)

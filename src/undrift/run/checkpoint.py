@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
 from undrift.methods.base import Method
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
@@ -46,69 +45,25 @@ def latest(folder: Path) -> Path | None:
     return found[max(found)]
 
 
-class Snapshots(TrainerCallback):
-    """Restores a snapshot when training resumes; to be the first of the trainer's callbacks.
+def save_snapshot(trainer: Any, method: Method, folder: Path) -> None:
+    """Write a snapshot of what the last step left, and remove the one before it.
 
     Args:
-        folder: Where snapshots are.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.source = latest(folder)
-        self._random_is_due = False
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restore optimiser and schedule if the trainer resumes (state.global_step > 0)."""
-        if self.source is not None and state.global_step:
-            load_optimizer(kwargs["optimizer"], self.source)
-            load_schedule(kwargs["lr_scheduler"], self.source)
-            self._random_is_due = True
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restore the random state once, after the trainer has skipped the batches seen."""
-        if self.source is not None and self._random_is_due:
-            load_random(self.source)
-            self._random_is_due = False
-
-
-class SnapshotWriter(TrainerCallback):
-    """Writes a snapshot every so many steps; to be the last of the trainer's callbacks.
-
-    It writes when the next step begins: by then the step before is finished and logged, so that a
-    resumed task has the whole log.
-
-    Args:
-        folder: Where snapshots go.
+        trainer: The Trainer; its step is finished and logged.
         method: Whose `save_state` is called.
-        every: Steps between two snapshots; 0 for none.
+        folder: Where snapshots go.
     """
-
-    def __init__(self, folder: Path, method: Method, every: int) -> None:
-        self.folder = folder
-        self.method = method
-        self.every = every
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Have the loss logged before a snapshot, so that a resumed mean begins after it."""
-        if self.every and state.global_step % self.every == 0:
-            control.should_log = True
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write a snapshot of what the last step left, if it is time."""
-        step = state.global_step
-        target = self.folder / f"{_PREFIX}{step}"
-        if not self.every or not step or step % self.every or target.is_dir():
-            return
-        with atomic_folder(target) as folder:
-            self.method.before_save(kwargs["model"])
-            self.method.save_state(kwargs["model"], folder)
-            save_optimizer(kwargs["optimizer"], folder)
-            write_json(folder / "schedule.json", kwargs["lr_scheduler"].state_dict())
-            save_random(folder)
-            state.save_to_json(str(folder / TRAINER_STATE))
-        for old in self.folder.glob(f"{_PREFIX}*"):
-            if old != target and SNAPSHOT.fullmatch(old.name):
-                remove(old)
+    target = folder / f"{_PREFIX}{trainer.state.global_step}"
+    with atomic_folder(target) as made:
+        method.before_save(trainer.model)
+        method.save_state(trainer.model, made)
+        save_optimizer(trainer.optimizer, made)
+        write_json(made / "schedule.json", trainer.lr_scheduler.state_dict())
+        save_random(made)
+        trainer.state.save_to_json(str(made / TRAINER_STATE))
+    for old in folder.glob(f"{_PREFIX}*"):
+        if old != target and SNAPSHOT.fullmatch(old.name):
+            remove(old)
 
 
 def save_optimizer(optimizer: Any, folder: Path) -> None:

@@ -247,11 +247,13 @@ class Learn:
         bar = StepBar(self.progress, f"learning {self.task.name}", work)
         names = [note["name"] for note in self.start.notes]
         earlier = {names.index(task.name) + 1: task for task, _ in self.earlier}
-        watch = RouteWatch(session, earlier, self.config.watch_routes)
-        callbacks = [bar, watch, reporters]
+        routes = RouteWatch.where_due(session, earlier, self.config.watch_routes)
+        callbacks = [bar, reporters]
         with diverging(f"task {self.index} ({self.task.name})", self.files.root):
             seed = self.config.seed
-            log = teach(session, self.task, self.index, seed, settings, snapshots, callbacks)
+            log = teach(
+                session, self.task, self.index, seed, settings, snapshots, callbacks, routes
+            )
         write_lines(self.files.root / "train.jsonl", log)
         with atomic_folder(self.adapter) as folder:
             self.method.save_state(session.model, folder)

@@ -200,11 +200,11 @@ class Run:
         meter = Meter(self.method, session.backbone.device)
         earlier = dict(enumerate(self.tasks[: index - 1], 1))
         every = self.config.watch_routes
-        watch = RouteWatch(session, earlier, every, meter.paused)
-        callbacks = [bar, meter, watch, reporters]
+        routes = RouteWatch.where_due(session, earlier, every, meter.paused)
+        callbacks = [bar, meter, reporters]
         with self._timed("train"), meter, diverging(f"{place} ({stage.name})", self.files.root):
             seed = self.config.seed
-            log = teach(session, stage, index, seed, settings, snapshots, callbacks)
+            log = teach(session, stage, index, seed, settings, snapshots, callbacks, routes)
         last = log[-1] if log else {}
         write_lines(self.files.train_log(index, stage.name), log)
         with atomic_folder(self.files.adapter(index, stage.name)) as folder:

@@ -25,7 +25,13 @@ from undrift.data.types import Task
 from undrift.errors import DataError, TrainingDiverged
 from undrift.methods.base import Method
 from undrift.methods.shared.projector import trained_modules
-from undrift.run.checkpoint import Snapshots, SnapshotWriter, latest
+from undrift.run.checkpoint import (
+    latest,
+    load_optimizer,
+    load_random,
+    load_schedule,
+    save_snapshot,
+)
 from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.progress import Progress
 from undrift.run.refused_examples import blame_example
@@ -43,15 +49,16 @@ _LOGGED = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 _LOOK_EVERY = 10  # steps between two looks at the losses on an accelerator, where looking waits
 
 
-class LossWatch(TrainerCallback):
-    """Stops the training when a loss is not finite, naming the batch.
+class StepWatch(TrainerCallback):
+    """Stops the training when a loss is not finite, naming the batch; asks for snapshots and logs.
 
     Args:
         every: Steps between two looks; a look waits for the accelerator.
+        checkpoint_steps: Steps between two snapshots; 0 for none.
     """
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, every: int, checkpoint_steps: int = 0) -> None:
+        self.every, self.checkpoint_steps = every, checkpoint_steps
         self._step = 1
         self._pending: list[tuple[int, Tensor, list[str]]] = []
 
@@ -69,9 +76,14 @@ class LossWatch(TrainerCallback):
             self.look()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Have the last loss logged, however short the task."""
-        if state.global_step >= state.max_steps:
-            control.should_log = True
+        """Have the loss logged before a snapshot and after the last step, however short the task.
+
+        A resumed mean of losses begins after the snapshot.
+        """
+        last = state.global_step >= state.max_steps
+        if self.checkpoint_steps and state.global_step % self.checkpoint_steps == 0:
+            control.should_save = not last
+        control.should_log |= control.should_save or last
 
     def look(self) -> None:
         """Check the losses noted since the last look.
@@ -128,7 +140,7 @@ class TaskTrainer(Trainer):
         *,
         method: Method,
         reading: Callable[[Mapping[str, Any]], AbstractContextManager[Mapping[str, Any]]],
-        watch: LossWatch,
+        watch: StepWatch,
         blame: Callable[[Sequence[Encoded], Exception], None],
         modules_rate: float,
         **options: Any,
@@ -176,8 +188,22 @@ class TaskTrainer(Trainer):
         """Return 0: the Trainer would walk through all parameters at every step to estimate it."""
         return 0
 
+    # Snapshots are undrift's own: what the method saves, and nothing pickled.
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        save_snapshot(self, self.method, Path(self.args.output_dir))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Leave the weights alone: `Method.load_state` has restored them with the statistics."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_optimizer(self.optimizer, Path(checkpoint))
+            load_schedule(self.lr_scheduler, Path(checkpoint))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_random(Path(checkpoint))
 
 
 def teach(
@@ -188,6 +214,7 @@ def teach(
     settings: TrainConfig,
     snapshots: Path,
     callbacks: Sequence[TrainerCallback],
+    routes: RouteWatch | None = None,
 ) -> list[dict[str, Any]]:
     """Train a method on its next task.
 
@@ -202,6 +229,7 @@ def teach(
         settings: How it is trained.
         snapshots: Where snapshots go; the latest one there is gone on from.
         callbacks: Told about every step.
+        routes: Watches where inputs of earlier tasks are sent.
 
     Returns:
         What was logged, see `train`.
@@ -219,7 +247,7 @@ def teach(
     set_seed(own)
     method.task_index = index
     encoded = session.collator.encode(examples, answered=True)
-    return train(session, encoded, settings, snapshots, own, callbacks)
+    return train(session, encoded, settings, snapshots, own, callbacks, routes)
 
 
 def train(
@@ -229,6 +257,7 @@ def train(
     folder: Path,
     seed: int,
     callbacks: Sequence[TrainerCallback] = (),
+    routes: RouteWatch | None = None,
 ) -> list[dict[str, Any]]:
     """Train one task, going on from the latest snapshot in `folder` if there is one.
 
@@ -238,7 +267,8 @@ def train(
         config: Rates, sizes and lengths.
         folder: For snapshots.
         seed: Decides the order of the examples.
-        callbacks: More callbacks, such as progress.
+        callbacks: More callbacks, such as progress; they end the task before the method does.
+        routes: Watches where inputs of earlier tasks are sent, after the method's steps.
 
     Returns:
         What the trainer logged: loss, learning rate, gradient norm and drift of routes by step.
@@ -267,8 +297,8 @@ def train(
             yield read | {"use_cache": False}
 
     on_cpu = backbone.device.type == "cpu"
-    watch = LossWatch(1 if on_cpu else math.gcd(_LOOK_EVERY, config.checkpoint_steps))
-    writer = SnapshotWriter(folder, method, config.checkpoint_steps)
+    every = 1 if on_cpu else math.gcd(_LOOK_EVERY, config.checkpoint_steps)
+    watch = StepWatch(every, config.checkpoint_steps)
     resumed = latest(folder)
     if resumed is not None:
         method.load_state(model, resumed)
@@ -282,15 +312,14 @@ def train(
         args=_arguments(config, folder, seed, backbone.device, backbone.model.dtype),
         train_dataset=list(examples),  # type: ignore[arg-type]  # any sequence will do
         data_collator=collate,
-        callbacks=[Snapshots(folder), watch, method, *callbacks, writer],
+        callbacks=[watch, *callbacks, method, *([routes] if routes else [])],
     )
     trainer.remove_callback(PrinterCallback)
     model.train()
     with ExitStack() as stack:
         stack.enter_context(method.preparing(inputs))
-        for callback in callbacks:
-            if isinstance(callback, RouteWatch):
-                stack.enter_context(callback.telling(trainer.log))
+        if routes:
+            stack.enter_context(routes.telling(trainer.log))
         trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
     model.eval()
     return _by_step(trainer.state.log_history)
@@ -369,7 +398,7 @@ def _arguments(
         seed=seed,
         data_seed=seed,
         use_cpu=on_cpu,
-        save_strategy="no",  # Snapshots writes them
+        save_strategy="no",  # StepWatch asks for snapshots; after the last step there is none
         logging_steps=config.log_steps,
         logging_nan_inf_filter=False,
         report_to="none",

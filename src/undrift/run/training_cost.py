@@ -41,6 +41,7 @@ class Meter(TrainerCallback):
     def __exit__(self, *_: object) -> None:
         self._wall = time.perf_counter() - self._wall
         self._cpu = time.process_time() - self._cpu
+        self._peak = peak(self._device) if self._whole and self._reset else None
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -59,17 +60,12 @@ class Meter(TrainerCallback):
         self._whole = not state.global_step
         self._reset = forget_peak(self._device)
 
-    def on_step_end(
+    def on_train_end(
         self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
     ) -> None:
-        """After the last step, read what the method forgets when the task ends."""
-        if state.global_step >= state.max_steps:
-            self._steps, self._tokens = state.global_step, state.num_input_tokens_seen
-            self._resting = self._method.resting(model)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Read the peak of memory."""
-        self._peak = peak(self._device) if self._whole and self._reset else None
+        """Read what the method forgets when it ends the task, which it does after this."""
+        self._steps, self._tokens = state.global_step, state.num_input_tokens_seen
+        self._resting = self._method.resting(model)
 
     def effort(self) -> dict[str, Any]:
         """Return the part of the manifest's budget that is measured while training.

@@ -40,7 +40,7 @@ class RouteWatch(TrainerCallback):
     Args:
         session: The model, in the state in which the task before has left it.
         earlier: The earlier tasks, by their numbers from 1.
-        every: Steps between two looks; there is one after the last step as well. 0 for never.
+        every: Steps between two looks; there is one after the last step as well.
         aside: Opened for every look, such as `Meter.paused`.
     """
 
@@ -54,11 +54,22 @@ class RouteWatch(TrainerCallback):
         self._tell: Callable[[dict[str, float]], None] = lambda _: None
         self._session, self._every, self._aside = session, every, aside
         self._probes: dict[str, _Probe] = {}
-        watched = earlier if every and _watchable(session) else {}
-        for number, task in watched.items():
+        for number, task in earlier.items():
             chosen = spaced(task.test, min(PROBE, len(task.test)))
             encoded = session.collator.encode(chosen, answered=False)
             self._probes[task.name] = _Probe(number, encoded, self._routes(number, encoded))
+
+    @classmethod
+    def where_due(
+        cls,
+        session: Session,
+        earlier: Mapping[int, Task],
+        every: int,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> RouteWatch | None:
+        """Return a watch, or None where nothing is to be watched: `every` is 0, or no such task."""
+        due = every and earlier and _watchable(session)
+        return cls(session, earlier, every, aside) if due else None
 
     @contextmanager
     def telling(self, tell: Callable[[dict[str, float]], None]) -> Iterator[None]:
@@ -71,9 +82,7 @@ class RouteWatch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Look, if it is time."""
-        if self._probes and (
-            state.global_step % self._every == 0 or state.global_step >= state.max_steps
-        ):
+        if state.global_step % self._every == 0 or state.global_step >= state.max_steps:
             due = control.should_log
             with self._aside():
                 self._tell(self.look())
