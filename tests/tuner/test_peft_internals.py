@@ -110,6 +110,9 @@ PARAMETERS = {
     "_check_merge_allowed": ["self"],
     "_move_adapter_to_device_of_base_layer": ["self", "adapter_name", "device"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_load_rng_state": ["self", "checkpoint"],
+    "_save_checkpoint": ["self", "model", "trial"],
 }  # fmt: skip
 
 

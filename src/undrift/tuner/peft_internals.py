@@ -71,6 +71,9 @@ OVERRIDDEN: Final = {
     ),
     "Trainer": (
         "_load_from_checkpoint",  # weights come from Method.load_state, with the statistics
+        "_load_optimizer_and_scheduler",  # a snapshot is undrift's: nothing pickled
+        "_load_rng_state",
+        "_save_checkpoint",
     ),
 }
 
