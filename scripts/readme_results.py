@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from undrift.report.comparison import short_number
 from undrift.report.study_table import bootstrap, by_seed, groups, pairs
-from undrift.report.tables import short_number
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 HEADER = (

@@ -70,7 +70,7 @@ def learned(undrift, backbone, tmp_path, run_of_the_module):
         raise ValueError("no font")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("undrift.report.page", no_page)
+        patch.setattr("undrift.report.page.page", no_page)
         status, _, err = undrift(*words, *SMALL, "--quiet")
     assert status == 0 and "one/report.html: no font" in err
     shutil.copytree(tmp_path / "one", run_of_the_module)

@@ -193,7 +193,7 @@ class NoTorch:
 
 sys.meta_path.insert(0, NoTorch())
 import undrift.scoring, undrift.rundir, undrift.report, undrift.registry, undrift.data.types
-from undrift.report import export, figures, page, tables
+from undrift.report import comparison, export, figures, page
 assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

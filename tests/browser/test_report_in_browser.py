@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.report.complete import HOSTILE, complete
-from undrift.report import load, page, page_content
+from undrift.report import load
+from undrift.report.page import page
+from undrift.report.page_content import page_content
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytestmark = pytest.mark.browser

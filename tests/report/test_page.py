@@ -13,9 +13,9 @@ from itertools import pairwise
 import pytest
 
 from undrift.errors import ConfigError
-from undrift.report import check_related, load, page, page_content
-from undrift.report.page import ExamplePictures, answers, sentence
-from undrift.report.page_content import forward_transfer
+from undrift.report import check_related, load
+from undrift.report.page import ExamplePictures, answers, page, sentence
+from undrift.report.page_content import forward_transfer, page_content
 from undrift.rundir import read_json, write_json
 
 from .complete import HOSTILE, complete, line

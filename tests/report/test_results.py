@@ -13,13 +13,14 @@ from undrift.report import (
     as_markdown,
     labels,
     load,
-    page,
-    page_content,
     results,
     sections,
     summary,
     table,
 )
+from undrift.report.comparison import overview, protocol
+from undrift.report.page import page
+from undrift.report.page_content import page_content
 from undrift.report.results import (
     NOT_RECORDED,
     NOT_TRAINED,
@@ -28,7 +29,6 @@ from undrift.report.results import (
     made_with,
     untrained,
 )
-from undrift.report.tables import overview, protocol
 from undrift.rundir import RunDir
 from undrift.rundir.files import short_hash
 

@@ -37,7 +37,7 @@ def test_what_decides_the_numbers_is_recorded(make_run, tmp_path, backbone):
         assert key in found
     runs = [load(tmp_path / name) for name in ("run", "other")]
     assert not runs[0].trained and runs[1].trained
-    assert difference_section(grouped(runs)).rows == []  # how one trains is the other's own affair
+    assert difference_section(grouped(runs)).rows == ()  # how one trains is the other's own affair
 
 
 class Told(Progress):

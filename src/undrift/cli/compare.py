@@ -80,12 +80,15 @@ def compare(
         report.print_sections(Console(), rows)
     if out is not None:
         write_json(out / "summary.json", report.summary(results, articles))
-        page = out / "report.html"
-        atomic_write(page, report.page(report.page_content(results), page))
+        from undrift.report.page import page
+        from undrift.report.page_content import page_content
+
+        target = out / "report.html"
+        atomic_write(target, page(page_content(results), target))
         if text is not None:
             atomic_write(out / name, text)
         elif not as_json:
-            typer.echo(f"written: {out / 'summary.json'} and {page}")
+            typer.echo(f"written: {out / 'summary.json'} and {target}")
 
 
 def show_runs(folders: list[Path]) -> None:

@@ -26,7 +26,9 @@ def report(
 
     What `undrift diagnose` has found of a run is part of it.
     """
-    from undrift.report import load, page, page_content
+    from undrift.report import load
+    from undrift.report.page import page
+    from undrift.report.page_content import page_content
     from undrift.rundir import atomic_write, check_writable
     from undrift.rundir.checks import claim_page
 
@@ -52,7 +54,9 @@ def draw_page(folder: Path) -> None:
     Args:
         folder: The run's folder.
     """
-    from undrift.report import load, page, page_content
+    from undrift.report import load
+    from undrift.report.page import page
+    from undrift.report.page_content import page_content
     from undrift.rundir import atomic_write
 
     target = folder / "report.html"

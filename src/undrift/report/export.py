@@ -12,10 +12,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undrift.report.comparison import Group, between, grouped, pairs
+from undrift.report.comparison import (
+    METRICS,
+    Group,
+    Section,
+    between,
+    difference_section,
+    grouped,
+    overview,
+    pairs,
+)
 from undrift.report.published_numbers import Published
 from undrift.report.results import RULES, Results, labels
-from undrift.report.tables import METRICS, Section, difference_section, overview
 from undrift.scoring import FORMULAS
 
 _LATEX = {

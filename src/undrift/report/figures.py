@@ -24,6 +24,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullLocator
 
 from undrift.errors import ConfigError
+from undrift.report.comparison import short_number
 from undrift.report.drawing import (
     ACCENT,
     COLUMN,
@@ -41,7 +42,6 @@ from undrift.report.drawing import (
     styles,
     text_width,
 )
-from undrift.report.tables import short_number
 
 if TYPE_CHECKING:
     from undrift.report.forgetting import FormCell, RunLoss, TaskLoss

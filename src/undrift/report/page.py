@@ -21,6 +21,7 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from undrift.report.drawing import draw
 from undrift.report.forgetting import OTHER_NOTATION
 from undrift.report.page_content import CaptionedFigure, PageContent
 from undrift.report.results import Line, Results, labels
@@ -104,8 +105,6 @@ def _template(environment: Environment, name: str) -> str:
 
 
 def _svg(figure: CaptionedFigure) -> Markup:
-    from undrift.report.drawing import draw
-
     drawn = draw(figure.figure)
     if drawn.width <= WIDE:
         return Markup(drawn.svg)

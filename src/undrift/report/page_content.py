@@ -11,30 +11,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from undrift.errors import ConfigError
-from undrift.report.comparison import Group, grouped, mean_run, transfer
-from undrift.report.forgetting import FormCell, RunLoss, explain_all, form_cells, verdict
-from undrift.report.results import NAMES, NOT_RECORDED, RATE, SEED, Results, Row, labels
-from undrift.report.tables import (
+from matplotlib.figure import Figure
+
+from undrift.report import figures
+from undrift.report.comparison import (
     DIFFERENCES,
     TIME,
+    Group,
     Section,
     by_group,
+    check_related,
     difference_section,
-    known_mean,
+    grouped,
+    mean_run,
     number,
     protocol,
     sections,
     short_number,
 )
+from undrift.report.drawing import export
+from undrift.report.figures import Cells
+from undrift.report.forgetting import FormCell, RunLoss, explain_all, form_cells, verdict
+from undrift.report.results import NAMES, NOT_RECORDED, RATE, SEED, Results, Row, known_mean, labels
 from undrift.scoring import FORMULAS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Cells = Sequence[Mapping[str, Any]]
 
 FEW = 6
 """More methods than these are compared without figures of single runs, but for the matrices."""
@@ -184,8 +185,6 @@ class PageContent:
 
     def write_figures(self, folder: Path) -> int:
         """Write every figure as SVG and PDF in the size of a paper's column; return how many."""
-        from undrift.report.drawing import export
-
         for each in self.figures:
             export(each.figure, folder, each.stem)
         return len(self.figures)
@@ -234,36 +233,6 @@ def page_content(runs: Sequence[Results]) -> PageContent:
             **DRIFTS_MEASURED,
         },
     )
-
-
-def check_related(runs: Sequence[Results]) -> None:
-    """Refuse runs that have nothing to do with each other.
-
-    Args:
-        runs: The runs.
-
-    Raises:
-        ConfigError: If there are none, if they are of several benchmarks, or share no task.
-    """
-    if not runs:
-        raise ConfigError("no run to report on; give the folder of at least one finished run")
-    folders = [run.folder.resolve() for run in runs]
-    twice = next((folder for folder in folders if folders.count(folder) > 1), None)
-    if twice:
-        raise ConfigError(f"{twice} is given more than once; give each run once")
-    first, *others = runs
-    for run in others:
-        ours, theirs = first.protocol["benchmark"], run.protocol["benchmark"]
-        if ours != theirs:
-            raise ConfigError(
-                f"{first.folder} is a run on {ours}, {run.folder} one on {theirs}; a report is "
-                "about one benchmark: write one for each"
-            )
-        if not set(first.tasks) & set(run.tasks):
-            raise ConfigError(
-                f"{first.folder} ({', '.join(first.tasks)}) and {run.folder} "
-                f"({', '.join(run.tasks)}) share no task; write a report for each"
-            )
 
 
 # ------------------------------------------------------------ what was run
@@ -322,8 +291,6 @@ def _fact(group: Group, key: str) -> str:
 
 
 def _matrices(runs: Mapping[str, Results]) -> Figures:
-    from undrift.report import figures
-
     return [
         CaptionedFigure(
             f"accuracy-{place}",
@@ -341,8 +308,6 @@ def _curves(runs: Mapping[str, Results]) -> Figures:
     Runs that have learned the tasks in another order than the first such run, or other tasks, have
     no place in this figure.
     """
-    from undrift.report import figures
-
     first = next((run for run in runs.values() if run.may_drift), None)
     if first is None:
         return []
@@ -359,13 +324,11 @@ def _curves(runs: Mapping[str, Results]) -> Figures:
 
 def _effects(runs: Mapping[str, Results]) -> Figures:
     """Draw who taught whom, for each run that has learned in turn."""
-    from undrift.report import figures
-
     found = []
     for place, (label, run) in enumerate(runs.items(), 1):
         if run.may_drift:
-            rows = list(zip(*transfer(run).backward, strict=True))  # a row a task that was learned
-            figure = figures.effects(f"{label}: effect of each task on the others", run.tasks, rows)
+            title = f"{label}: effect of each task on the others"
+            figure = figures.effects(title, run.tasks, run.effects)
             caption = (
                 "A row: by learning this task. A column: the score of an earlier one, in points."
             )
@@ -376,13 +339,13 @@ def _effects(runs: Mapping[str, Results]) -> Figures:
 def forward_transfer(runs: Mapping[str, Results]) -> list[Section]:
     """Say what a task could draw from those before it, where it was asked before it was learned."""
     title = "Forward: a task's score just before it was learned, above the untouched model, points"
-    return _task_table(title, runs, lambda run: transfer(run).forward)
+    return _task_table(title, runs, lambda run: run.forward)
 
 
 def _identified(runs: Mapping[str, Results]) -> list[Section]:
     """Say how often the methods that look for the task of an input have found it, at the end."""
     title = "Inputs whose task the method has found by itself, at the end, in percent"
-    return _task_table(title, runs, lambda run: (transfer(run).identified or [[]])[-1])
+    return _task_table(title, runs, lambda run: run.identified)
 
 
 def _task_table(
@@ -446,8 +409,6 @@ def _diagnosed(groups: Sequence[Group], part: str) -> tuple[dict[str, dict[str, 
 
 
 def _router(groups: Sequence[Group], single: bool) -> DriftCard:
-    from undrift.report import figures
-
     there, notes = _diagnosed(groups, "routes")
     if not there:
         return DriftCard("Router drift", ROUTER, notes=notes)
@@ -474,8 +435,6 @@ def _router(groups: Sequence[Group], single: bool) -> DriftCard:
 
 
 def _expert(groups: Sequence[Group]) -> DriftCard:
-    from undrift.report import figures
-
     (moved, notes), (again, missing) = _diagnosed(groups, "experts"), _diagnosed(groups, "reroute")
     drawn, tables = [], []
     if moved:
@@ -526,8 +485,6 @@ def _format(groups: Sequence[Group]) -> DriftCard:
 
 def _form_figures(label: str, cells: Sequence[FormCell], task: int) -> Figures:
     """Draw one task of a run; all others are in the tables."""
-    from undrift.report import figures
-
     name = next(cell.name for cell in cells if cell.task == task)
     return [
         CaptionedFigure(
@@ -591,8 +548,6 @@ def _mean(cells: Cells, key: str) -> str:
 
 def _shares(losses: Sequence[RunLoss]) -> Figures:
     """Draw what each drift has taken, over the runs, if there are two to set side by side."""
-    from undrift.report import figures
-
     known = [loss for loss in losses if loss.lost is not None]
     if len(known) < 2:
         return []
@@ -605,8 +560,6 @@ def _explained(
     losses: Sequence[RunLoss], groups: Sequence[Group], runs: Sequence[Results], single: bool
 ) -> list[ExplainedLoss]:
     """Set each loss beside its figure and the answers that it is made of."""
-    from undrift.report import figures
-
     names = {run.folder: name for run, name in zip(runs, labels(runs), strict=True)}
     found = []
     for place, (loss, group) in enumerate(zip(losses, groups, strict=True), 1):
@@ -626,8 +579,6 @@ def _explained(
 
 
 def _cost_figures(groups: Sequence[Group]) -> Figures:
-    from undrift.report import figures
-
     costs = {group.label: group.runs[0].files.task_costs for group in groups}
     known = {label: tasks for label, tasks in costs.items() if tasks}
     if not known:

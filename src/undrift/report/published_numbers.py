@@ -16,9 +16,8 @@ from typing import Any
 import yaml
 
 from undrift.errors import unknown
-from undrift.report.comparison import Group
+from undrift.report.comparison import Group, Section, number, scores_of, spread, zero_shot
 from undrift.report.results import NAMES, NOT_RECORDED
-from undrift.report.tables import Section, number, scores_of, spread, zero_shot
 from undrift.scoring import FORMULAS
 
 _FOLDER = files("undrift.report") / "published"

@@ -7,7 +7,7 @@ compare. A key that a manifest lacks, because an older undrift wrote it, is "not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -170,18 +170,12 @@ class RunFiles:
     def identified(self, after: int, on: int) -> float | None:
         """Read which percentage of a task's prompts the method took for that task, if it says."""
         file = self.paths.predictions(after, on).with_suffix(".json")
-        if not file.is_file():
-            return None
-        return self._once(
-            ("identified", after, on), lambda: read_record(file, Identified).get("identified")
-        )
+        return read_record(file, Identified).get("identified") if file.is_file() else None
 
     def diagnosis(self, part: str) -> dict[str, Any] | None:
         """Read what `undrift diagnose` has found: routes, experts, causes or reroute; or None."""
         file = self.paths.root / "diagnose" / f"{part}.json"
-        if not file.is_file():
-            return None
-        return self._once(("diagnosis", part), lambda: read_record(file, PARTS[part]))
+        return read_record(file, PARTS[part]) if file.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -252,6 +246,38 @@ class Results:
             return [None] * len(self.tasks)
         return [row[index] for index, row in enumerate(self.matrix)]
 
+    @property
+    def effects(self) -> list[Row]:
+        """What learning each task did to the others, in points: row t, column i, counted from 0.
+
+        A[t][i] - A[t-1][i]; None unless task i was learned before task t, and where not measured.
+        """
+        A, numbers = self._by_task, range(len(self.tasks))
+        return [[_less(A[t][i], A[t - 1][i]) if i < t else None for i in numbers] for t in numbers]
+
+    @property
+    def forward(self) -> Row:
+        """What the tasks before it did for each task: A[i-1][i] - A[0][i], points; first None.
+
+        What the model could do before it learned the task, above the untouched model.
+        """
+        before = [self._by_task[i - 1][i] for i in range(1, len(self.tasks))]
+        return [None, *map(_less, before, self.zero_shot[1:])]
+
+    @property
+    def identified(self) -> Row:
+        """The percentage of each task's prompts that the method took for that task, at the end.
+
+        None where the method does not look for tasks.
+        """
+        last = len(self.tasks)
+        return [self.files.identified(last, task) for task in range(1, last + 1)]
+
+    @property
+    def _by_task(self) -> Sequence[Row]:
+        none: Row = [None] * len(self.tasks)
+        return self.matrix if self.in_turn else [none] * len(self.tasks)
+
     def end(self, rule: str) -> tuple[float | None, int]:
         """Average a rule's scores at the end over the tasks that have one.
 
@@ -262,7 +288,7 @@ class Results:
             The mean, None if no task has such a score; and how many tasks have.
         """
         known = [score for score in self.ends.get(rule, ()) if score is not None]
-        return (fmean(known) if known else None), len(known)
+        return known_mean(known), len(known)
 
 
 def load(folder: Path) -> Results:
@@ -309,6 +335,16 @@ def labels(runs: Sequence[Results]) -> list[str]:
         folder = run.folder if folders[run.method, run.folder.name] > 1 else run.folder.name
         names.append(run.method if methods[run.method] == 1 else f"{run.method} ({folder})")
     return names
+
+
+def known_mean(values: Iterable[float | None]) -> float | None:
+    """Average what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _less(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
 
 
 def _padded(row: Sequence[float | None], length: int) -> Row:

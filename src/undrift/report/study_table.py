@@ -13,7 +13,7 @@ from functools import cache
 from statistics import fmean
 from typing import Any
 
-from undrift.report.tables import short_number
+from undrift.report.comparison import short_number
 
 RESAMPLES = 10_000
 COSTS = ("stored", "active", "state", "ms/step")
