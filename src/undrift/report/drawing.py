@@ -17,8 +17,8 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from html import escape, unescape
 from io import BytesIO, StringIO
@@ -134,12 +134,9 @@ def styles(count: int) -> list[Style]:
     ]
 
 
-def legend_of(names: Sequence[str], looks: Sequence[Style]) -> list[Line2D]:
+def legend_of(looks: Mapping[str, Style]) -> list[Line2D]:
     """Make the entries of a legend of lines, one for each series."""
-    return [
-        Line2D([], [], color=s.color, marker=s.marker, linestyle=s.linestyle, label=name)
-        for name, s in zip(names, looks, strict=True)
-    ]
+    return [Line2D([], [], **asdict(look), label=name) for name, look in looks.items()]
 
 
 @dataclass(frozen=True)
@@ -215,7 +212,7 @@ def sheet(
     """
     if not panels:
         raise ConfigError(
-            f"nothing to draw for {title!r}: expected at least one run; leave the figure out"
+            f"nothing to draw for {title!r}: nothing of it was measured; leave the figure out"
         )
     across = across or _across(len(panels))
     width = width or (COLUMN if across <= 2 else PAGE)

@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,7 +24,6 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullLocator
 
-from undrift.errors import ConfigError
 from undrift.report.comparison import short_number
 from undrift.report.drawing import (
     ACCENT,
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from undrift.report.forgetting import FormCell, RunLoss, TaskLoss
 
 Rows = Sequence[Sequence[float | None]]
+Values = Mapping[int, float | None]
+"""What was measured, by the number of tasks learned."""
+
 Cells = Sequence[Mapping[str, Any]]
 """The cells of a file of `undrift diagnose`."""
 
@@ -56,7 +59,6 @@ _CELL = 0.19  # inches high
 _BROADEST = 0.45  # inches
 _BAR = 0.27  # inches a row
 _DOTTED = (0, (1, 1))
-_EDGE: dict[str, Any] = {"edgecolor": SOFT, "linewidth": 0.4}
 
 # ------------------------------------------------------------ heat maps
 
@@ -80,14 +82,14 @@ def heat_map(
     for down, (name, row) in enumerate(rows):
         when = "at the end" if one_row and name != "0" else f"after task {name}"
         for column, score in enumerate(row):
-            if score is not None:
-                text = f"{tasks[column]} {when}: {score:.1f} %"
-                _cell(panel, column, down, score / 100, f"{score:.0f}", text)
-            if score is not None and name == str(column + 1):
+            if score is None:
+                continue
+            text = f"{tasks[column]} {when}: {score:.1f} %"
+            _cell(panel, column, down, score / 100, f"{score:.0f}", text)
+            if name == str(column + 1):
                 inside = (column + 0.04, down + 0.04)
-                panel.add_patch(
-                    Rectangle(inside, 0.92, 0.92, fill=False, edgecolor=INK, clip_on=False)
-                )
+                frame = Rectangle(inside, 0.92, 0.92, fill=False, edgecolor=INK, clip_on=False)
+                panel.add_patch(frame)
     return page.figure
 
 
@@ -149,13 +151,11 @@ def _grid(
     title: str, tasks: Sequence[str], rows: Sequence[str], x: str, y: str = "after learning task"
 ) -> Sheet:
     """Make the one panel of a table, with the tasks' names above it."""
-    if not rows or not tasks:
-        raise ConfigError(f"nothing to draw for {title!r}: no row has been measured")
     names = [f"{number} {task}" for number, task in enumerate(tasks, 1)]
     left = 0.08 + text_width(rows)
     page = sheet(
         title,
-        [""],
+        [""] if rows and tasks else [],
         x=x,
         y=y if len(rows) > 3 else "",
         left=left,
@@ -209,26 +209,21 @@ def curves(title: str, runs: Mapping[str, Rows], tasks: Sequence[str]) -> Figure
     Runs are accuracy matrices by label; one of one row (trained once or never) is a level line
     without markers.
     """
-    looks = styles(len(runs))
-    page = sheet(
-        title,
-        [f"{number} {task}" for number, task in enumerate(tasks, 1)] if runs else [],
-        x="after learning task",
-        y="accuracy, %",
-        legend=legend_of(list(runs), looks),
-    )
-    page.stages(len(tasks))
+    in_turn = {label: matrix for label, matrix in runs.items() if len(matrix) == len(tasks)}
+    panels = {
+        f"{index + 1} {task}": {
+            label: {t: row[index] for t, row in enumerate(matrix, 1) if t > index}
+            for label, matrix in in_turn.items()
+        }
+        for index, task in enumerate(tasks if runs else ())
+    }
+    page = _lines(title, panels, list(runs), y="accuracy, %", stages=len(tasks))
     page.percent()
-    for index, panel in enumerate(page.axes):
-        for (label, matrix), look in zip(runs.items(), looks, strict=True):
-            if len(matrix) < len(tasks):
-                score = matrix[-1][index] if matrix else None
-                if score is not None:
-                    panel.axhline(score, color=look.color, linestyle=look.linestyle)
-                continue
-            scores = [row[index] if index < len(row) else None for row in matrix]
-            learned = {t: score for t, score in enumerate(scores, 1) if t > index}
-            _line(panel, learned, look, f"{label}, {tasks[index]}")
+    for (label, matrix), look in zip(runs.items(), styles(len(runs)), strict=True):
+        level = matrix[-1] if matrix and label not in in_turn else ()
+        for panel, score in zip(page.axes, level, strict=False):
+            if score is not None:
+                panel.axhline(score, color=look.color, linestyle=look.linestyle)
     return page.figure
 
 
@@ -239,8 +234,7 @@ def route_drift(title: str, runs: Mapping[str, Cells]) -> Figure:
     The cells are those of each run's `diagnose/routes.json`: a panel a run, a line a task.
     """
     page = _by_task(title, runs, "overlap", "overlap of routes, %")
-    known = [c["overlap"] for cells in runs.values() for c in cells if c["overlap"] is not None]
-    page.percent(min(known, default=0))
+    page.percent(min(_known(runs, "overlap"), default=0))
     return page.figure
 
 
@@ -252,8 +246,7 @@ def expert_movement(title: str, runs: Mapping[str, Cells]) -> Figure:
     logarithmic above 0.1.
     """
     page = _by_task(title, runs, "moved", "relative movement, squared")
-    moved = [c["moved"] for cells in runs.values() for c in cells if c["moved"] is not None]
-    most = max([1.0, *moved])
+    most = max([1.0, *_known(runs, "moved")])
     ticks = [0, *(10.0**power for power in range(-1, math.ceil(math.log10(most)) + 1))]
     for panel in page.axes:
         panel.set_yscale("symlog", linthresh=0.1)  # as a logarithm, but zero has a place
@@ -270,28 +263,22 @@ def reroute(title: str, runs: Mapping[str, Mapping[str, Any]]) -> Figure:
     Of each run's `diagnose/reroute.json`: above, the accuracy with the new router and as it is
     (hollow and dotted); below, how evenly the new router uses the experts.
     """
-    looks = styles(len(runs))
-    kinds = [
+    cells = {f"{label}, {run['name']}": run["cells"] for label, run in runs.items()}
+    kinds = {"accuracy, %": "strict", "entropy of the new router, % of log N": "entropy"}
+    panels = {
+        heading: {name: _by_stage(own, kind) for name, own in cells.items()}
+        for heading, kind in kinds.items()
+        if runs
+    }
+    two = [
         Line2D([], [], color=INK, label="router trained anew"),
         Line2D([], [], color=INK, label="as it is", linestyle=_DOTTED),
     ]
-    page = sheet(
-        title,
-        ["accuracy, %", "entropy of the new router, % of log N"] if runs else [],
-        x="after learning task",
-        y="",
-        across=1,
-        below=0.2,
-        legend=[*legend_of(list(runs), looks), *kinds],
-    )
-    page.stages(max((c["after"] for run in runs.values() for c in run["cells"]), default=1))
+    page = _lines(title, panels, list(cells), two, y="", across=1, below=0.2)
     page.percent()
-    above, below = page.axes
-    for (label, run), look in zip(runs.items(), looks, strict=True):
-        name, cells = f"{label}, {run['name']}", run["cells"]
-        _line(above, _by_stage(cells, "strict"), look, f"{name}, router trained anew")
-        _line(above, _by_stage(cells, "as_is"), look, f"{name}, as it is", hollow=True)
-        _line(below, _by_stage(cells, "entropy"), look, name)
+    for (name, own), look in zip(cells.items(), styles(len(cells)), strict=True):
+        hollow = replace(look, linestyle=_DOTTED)
+        _line(page.axes[0], _by_stage(own, "as_is"), hollow, f"{name}, as it is", fill="none")
     return page.figure
 
 
@@ -306,19 +293,12 @@ _RULES = {
 def form_scores(title: str, cells: Sequence[FormCell], task: int) -> Figure:
     """Draw one task's strict, lenient and form scores over the sequence, from a run's cells."""
     own, names = _of_task(cells, task)
-    looks = styles(len(_RULES))
-    page = sheet(
-        title,
-        names,
-        x="after learning task",
-        y="share of answers, %",
-        legend=legend_of(list(_RULES.values()), looks),
-        across=1,
-    )
-    page.stages(max(cell.after for cell in own))
+    lines = {
+        text: {cell.after: getattr(cell, rule) for cell in own} for rule, text in _RULES.items()
+    }
+    panels = dict.fromkeys(names, lines)
+    page = _lines(title, panels, list(lines), y="share of answers, %", across=1)
     page.percent()
-    for rule, look in zip(_RULES, looks, strict=True):
-        _line(page.axes[0], {cell.after: getattr(cell, rule) for cell in own}, look, rule)
     return page.figure
 
 
@@ -346,65 +326,67 @@ def costs(title: str, runs: Mapping[str, Cells]) -> Figure:
 
     Runs are what each `manifest.json` has in "budget", an entry a task.
     """
-    found: dict[str, dict[str, list[float | None]]] = {}
+    panels: dict[str, Mapping[str, Values]] = {}
+    most: list[float] = []
     for kind, read in _COSTS.items():
-        own = {label: [read(entry) for entry in run] for label, run in runs.items()}
-        if any(value is not None for values in own.values() for value in values):
-            found[kind] = own
-    if not found:
-        raise ConfigError(
-            f"nothing to draw for {title!r}: no run has recorded what it cost; leave it out"
-        )
-    looks = styles(len(runs))
-    page = sheet(
-        title,
-        list(found),
-        x="task",
-        y="",
-        left=0.4,
-        below=0.2,
-        legend=legend_of(list(runs), looks),
-        across=min(3, len(found)),
-        share=False,
+        own = {label: dict(enumerate(map(read, run), 1)) for label, run in runs.items()}
+        known = [v for values in own.values() for v in values.values() if v is not None]
+        if known:
+            panels[kind] = own
+            most.append(max(known))
+    across = min(3, len(panels))
+    page = _lines(
+        title, panels, list(runs), x="task", y="", left=0.4, below=0.2, across=across, share=False
     )
-    page.stages(max(len(values) for own in found.values() for values in own.values()))
-    for panel, (kind, own) in zip(page.axes, found.items(), strict=True):
-        for (label, values), look in zip(own.items(), looks, strict=True):
-            _line(panel, dict(enumerate(values, 1)), look, f"{label}, {kind}")
-        known = [value for values in own.values() for value in values if value is not None]
+    for panel, highest in zip(page.axes, most, strict=True):
         panel.yaxis.set_major_formatter(lambda value, _: short_number(value))
-        panel.set_ylim(0, 1.08 * max(known) or 1)
+        panel.set_ylim(0, 1.08 * highest or 1)
     return page.figure
 
 
 def _by_task(title: str, runs: Mapping[str, Cells], what: str, y: str) -> Sheet:
     """Draw a panel a run and a line a task."""
-    cells = [cell for own in runs.values() for cell in own]
-    names = {cell["task"]: f"{cell['task']} {cell['name']}" for cell in cells}
-    tasks = sorted(names)
-    looks = dict(zip(tasks, styles(len(tasks)), strict=True))
-    legend = legend_of([names[task] for task in tasks], list(looks.values()))
-    page = sheet(title, list(runs), x="after learning task", y=y, legend=legend)
-    page.stages(max((cell["after"] for cell in cells), default=1))
-    for panel, (label, own) in zip(page.axes, runs.items(), strict=True):
-        for task in tasks:
-            values = _by_stage([cell for cell in own if cell["task"] == task], what)
-            _line(panel, values, looks[task], f"{label}, {names[task]}")
-    return page
+    tasks = sorted({(cell["task"], cell["name"]) for own in runs.values() for cell in own})
+    panels = {
+        label: {
+            f"{task} {name}": _by_stage([cell for cell in own if cell["task"] == task], what)
+            for task, name in tasks
+        }
+        for label, own in runs.items()
+    }
+    return _lines(title, panels, [f"{task} {name}" for task, name in tasks], y=y)
 
 
-def _by_stage(cells: Cells, what: str) -> dict[int, float | None]:
+def _by_stage(cells: Cells, what: str) -> Values:
     return {cell["after"]: cell[what] for cell in sorted(cells, key=lambda cell: cell["after"])}
 
 
-def _line(
-    panel: Axes,
-    values: Mapping[int, float | None],
-    look: Style,
-    name: str,
+def _known(runs: Mapping[str, Cells], what: str) -> list[float]:
+    return [cell[what] for own in runs.values() for cell in own if cell[what] is not None]
+
+
+def _lines(
+    title: str,
+    panels: Mapping[str, Mapping[str, Values]],
+    names: Sequence[str],
+    more: Sequence[Line2D] = (),
     *,
-    hollow: bool = False,
-) -> None:
+    x: str = "after learning task",
+    stages: int = 1,
+    **layout: Any,
+) -> Sheet:
+    """Draw lines over stages, panel by panel; every name has its look, and `more` is a legend."""
+    looks = dict(zip(names, styles(len(names)), strict=True))
+    page = sheet(title, list(panels), x=x, legend=[*legend_of(looks), *more], **layout)
+    seen = [stage for own in panels.values() for values in own.values() for stage in values]
+    page.stages(max([stages, *seen]))
+    for panel, (heading, lines) in zip(page.axes, panels.items(), strict=True):
+        for name, values in lines.items():
+            _line(panel, values, looks[name], f"{name}, {heading}")
+    return page
+
+
+def _line(panel: Axes, values: Values, look: Style, told: str, fill: str | None = None) -> None:
     """Draw a line over stages, with a marker where something was measured."""
     known = {stage: value for stage, value in values.items() if value is not None}
     if not known:
@@ -412,15 +394,13 @@ def _line(
     (drawn,) = panel.plot(
         list(known),
         list(known.values()),
-        color=look.color,
-        marker=look.marker,
-        linestyle=_DOTTED if hollow else look.linestyle,
-        markerfacecolor="none" if hollow else look.color,
+        **asdict(look),
+        markerfacecolor=fill or look.color,
         markeredgewidth=0.6,
         clip_on=False,
     )
     first, *_, last = [*known.values(), *known.values()]
-    hover(drawn, f"{name}: {first:.3g} → {last:.3g}")
+    hover(drawn, f"{told}: {first:.3g} → {last:.3g}")
 
 
 # ------------------------------------------------------------ bars
@@ -429,18 +409,16 @@ _HATCHES = ("", "////", "\\\\\\\\", "xxxx", "----", "||||", "++++")
 _CONTENT = "wrong content"
 
 
-class _Look(NamedTuple):
-    name: str
-    color: str
-    hatch: str
+def _bar_look(color: str, hatch: str) -> dict[str, Any]:
+    return {"facecolor": color, "hatch": hatch, "edgecolor": SOFT, "linewidth": 0.4}
 
 
 _CAUSES = {
-    "router": _Look("router", SERIES[0], ""),
-    "expert": _Look("experts", SERIES[1], "////"),
-    "content": _Look("router or experts", SERIES[9], ""),
-    "form": _Look("form", SERIES[4], "\\\\\\\\"),
-    "lost": _Look("cause not known", SERIES[9], "xxxx"),
+    "router": ("router", _bar_look(SERIES[0], "")),
+    "expert": ("experts", _bar_look(SERIES[1], "////")),
+    "content": ("router or experts", _bar_look(SERIES[9], "")),
+    "form": ("form", _bar_look(SERIES[4], "\\\\\\\\")),
+    "lost": ("cause not known", _bar_look(SERIES[9], "xxxx")),
 }
 
 
@@ -474,7 +452,7 @@ def _parts(loss: RunLoss | TaskLoss) -> dict[str, float]:
 
 def _stacked(title: str, bars: Sequence[tuple[str, RunLoss | TaskLoss]], x: str) -> Figure:
     known = {cause for _, loss in bars for cause in _parts(loss)}
-    legend = [_patch(look) for cause, look in _CAUSES.items() if cause in known]
+    looks = [look for cause, look in _CAUSES.items() if cause in known]
     names = [shortened(name, 1.1) for name, _ in bars]
     page = sheet(
         title,
@@ -484,7 +462,7 @@ def _stacked(title: str, bars: Sequence[tuple[str, RunLoss | TaskLoss]], x: str)
         left=0.06 + text_width(names),
         right=0.36,
         height=_BAR * len(bars),
-        legend=legend,
+        legend=[Patch(label=text, **look) for text, look in looks],
     )
     (panel,) = page.axes
     panel.grid(visible=False, axis="y")
@@ -509,10 +487,10 @@ def _bar(panel: Axes, row: int, name: str, loss: RunLoss | TaskLoss) -> tuple[fl
     """Stack what was lost to the right of zero and what was won back to the left."""
     right = left = 0.0
     for cause, points in _parts(loss).items():
-        look = _CAUSES[cause]
+        text, look = _CAUSES[cause]
         start = right if points >= 0 else left
-        (drawn,) = panel.barh(row, points, 0.62, start, color=look.color, hatch=look.hatch, **_EDGE)
-        hover(drawn, f"{name}, {look.name}: {points:.1f} points")
+        (drawn,) = panel.barh(row, points, 0.62, start, **look)
+        hover(drawn, f"{name}, {text}: {points:.1f} points")
         right, left = (start + points, left) if points >= 0 else (right, start + points)
     if loss.lost is not None and left < 0:
         (mark,) = panel.plot(loss.lost, row, marker="|", color=INK, markersize=9)
@@ -526,10 +504,10 @@ def form_errors(title: str, cells: Sequence[FormCell], task: int) -> Figure:
     own, names = _of_task(cells, task)
     kinds = [_CONTENT, *dict.fromkeys(kind for cell in own for kind in cell.errors)]
     looks = {
-        kind: _Look(kind, SERIES[n % len(SERIES) - 1], _HATCHES[n % len(_HATCHES)])
+        kind: _bar_look(SERIES[n % len(SERIES) - 1], _HATCHES[n % len(_HATCHES)])
         for n, kind in enumerate(kinds)
     }
-    legend = [_patch(look) for look in looks.values()]
+    legend = [Patch(label=kind, **look) for kind, look in looks.items()]
     page = sheet(title, names, x="after learning task", y="wrong answers", legend=legend, across=1)
     (panel,) = page.axes
     page.stages(max(cell.after for cell in own))
@@ -539,17 +517,10 @@ def form_errors(title: str, cells: Sequence[FormCell], task: int) -> Figure:
         base = 0
         content = cell.wrong - sum(cell.errors.values())
         for kind, count in {_CONTENT: content, **cell.errors}.items():
-            look = looks[kind]
-            (bar,) = panel.bar(
-                cell.after, count, 0.7, base, color=look.color, hatch=look.hatch, **_EDGE
-            )
+            (bar,) = panel.bar(cell.after, count, 0.7, base, **looks[kind])
             hover(bar, f"after task {cell.after}, {kind}: {count} of {cell.wrong} wrong answers")
             base += count
     return page.figure
-
-
-def _patch(look: _Look) -> Patch:
-    return Patch(facecolor=look.color, hatch=look.hatch, label=look.name, **_EDGE)
 
 
 def _of_task(cells: Sequence[FormCell], task: int) -> tuple[list[FormCell], list[str]]:
