@@ -32,6 +32,7 @@ from undrift.report.results import (
     words,
 )
 from undrift.scoring import FORMULAS, stage_averages
+from undrift.scoring.matrix import of_all
 
 # Student's t, 97.5 %, for 1, 2, 3 ... degrees of freedom.
 _T = (
@@ -223,8 +224,7 @@ def between(ours: Group, theirs: Group, metric: str) -> Margin | None:
 
 
 def _mean_row(rows: Sequence[Row]) -> Row:
-    cells = zip(*rows, strict=True)
-    return [None if None in cell else fmean(v for v in cell if v is not None) for cell in cells]
+    return [of_all(cell) for cell in zip(*rows, strict=True)]
 
 
 def _welch(sides: Sequence[Sequence[float]]) -> float:

@@ -12,19 +12,17 @@ and six digits a number. What is written here has none of these.
 from __future__ import annotations
 
 import atexit
-import hashlib
 import math
 import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from html import escape, unescape
 from io import BytesIO, StringIO
 from itertools import cycle, islice
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import matplotlib
 from fontTools import subset
@@ -223,7 +221,9 @@ def sheet(
     top, bottom = (0.122 * rows + 0.06 if rows else 0.0), 0.17
     tall = top + down * (above + height + below) + bottom
     wide = (width - room - right - (across - 1) * gap) / across
-    figure = _empty(title, width, tall)
+    light_font()
+    figure = Figure(figsize=(width, tall), facecolor="none")
+    figure.set_label(title)
     axes = []
     for index, heading in enumerate(panels):
         row, column = divmod(index, across)
@@ -268,13 +268,6 @@ def text_width(texts: Sequence[str]) -> float:
 def hover(artist: Artist, text: str) -> None:
     """Let a mark say what it is where a pointer rests on it: the text becomes a `<title>`."""
     artist.set_gid(_HOVER + text)
-
-
-def _empty(title: str, width: float, height: float) -> Figure:
-    light_font()
-    figure = Figure(figsize=(width, height), facecolor="none")
-    figure.set_label(title)
-    return figure
 
 
 def _across(panels: int) -> int:
@@ -366,30 +359,18 @@ def _root(figure: Figure, size: str) -> str:
     )
 
 
+@lru_cache(maxsize=128)  # most are drawn and exported
 def _inner(figure: Figure) -> str:
     """Return what stands between <svg> and </svg>, in the inks of print."""
-    if figure not in _written:
-        _written[figure] = _write(figure)
-    return _written[figure]
-
-
-_written: WeakKeyDictionary[Figure, str] = WeakKeyDictionary()  # most are drawn and exported
-
-
-def _write(figure: Figure) -> str:
     written = StringIO()
     nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "undrift"}):
+    salt = str(figure.get_label())  # no two figures of a page have an id in common
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         figure.savefig(written, format="svg", metadata=nothing)
     inner = re.sub(r"^.*?<svg[^>]*>|</svg>\s*$", "", written.getvalue(), flags=re.DOTALL)
     inner = re.sub(r"\s*<style.*?</style>\s*", "", inner, flags=re.DOTALL)
     inner = re.sub(r"<[^>]+>", _plain, inner)
-    inner = re.sub(r">\s*\n\s*<", "><", inner).strip().replace("<defs></defs>", "")
-    salt = hashlib.sha256(f"{figure.get_label()}{inner}".encode()).hexdigest()[:6]
-    ids = dict.fromkeys(re.findall(r'(?:url\(|href=")#([^)"]+)', inner))
-    for number, old in enumerate(ids):
-        inner = re.sub(rf'(#|id="){old}(?=[)"])', rf"\g<1>f{salt}{number}", inner)
-    return inner
+    return re.sub(r">\s*\n\s*<", "><", inner).strip().replace("<defs></defs>", "")
 
 
 def _plain(tag: re.Match[str]) -> str:

@@ -8,15 +8,16 @@ predictions: what strict lost and lenient did not is form.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from undrift.errors import RunDirError
 from undrift.report.comparison import grouped
 from undrift.report.results import Results
 from undrift.scoring import Rules
+from undrift.scoring.matrix import of_all
 
 PARTS = ("router", "expert", "form", "content")
 Parts = Mapping[str, float | None]
@@ -24,8 +25,6 @@ Parts = Mapping[str, float | None]
 
 OTHER_NOTATION = "other notation"
 """Right by content and wrong by the strict rule, for a reason without a name: `7` for `seven`."""
-
-_T = TypeVar("_T", bound=Hashable)
 
 # ------------------------------------------------------------ the form of a run's answers
 
@@ -95,7 +94,6 @@ def form_cell(run: Results, task: int, after: int) -> FormCell | None:
         return None
     judged = run.files.judged(stage, task)
     wrong = [(line, rules) for line, rules in judged if (rules.strict or 0.0) < 1.0]
-    errors = [_error(rules) for _, rules in wrong]
     styles = run.files.styles
     later = {run.tasks[k - 1]: styles[k] for k in range(task + 1, after + 1) if k in styles}
     return FormCell(
@@ -106,12 +104,18 @@ def form_cell(run: Results, task: int, after: int) -> FormCell | None:
         lenient=_percent([rules.lenient for _, rules in judged]),
         form=_percent([rules.form for _, rules in judged]),
         wrong=len(wrong),
-        errors=_count(errors),
-        borrowed=_count(styles[task].borrowed_from(line["prediction"], later) for line, _ in wrong),
-        alone=_count(
-            Slip(error, line["prediction"], line["answers"][0])
-            for (line, rules), error in zip(wrong, errors, strict=True)
-            if error is not None and _form_alone(rules)
+        errors=Counter(
+            rules.error or OTHER_NOTATION for _, rules in wrong if rules.error or _form_alone(rules)
+        ),
+        borrowed=Counter(
+            other
+            for line, _ in wrong
+            if (other := styles[task].borrowed_from(line["prediction"], later)) is not None
+        ),
+        alone=Counter(
+            Slip(rules.error or OTHER_NOTATION, line["prediction"], line["answers"][0])
+            for line, rules in wrong
+            if _form_alone(rules)
         ),
     )
 
@@ -119,14 +123,6 @@ def form_cell(run: Results, task: int, after: int) -> FormCell | None:
 def _form_alone(rules: Rules) -> bool:
     """Tell whether a prediction that strict does not call right has the right content."""
     return rules.strict is not None and rules.lenient == 1.0
-
-
-def _error(rules: Rules) -> str | None:
-    return rules.error or (OTHER_NOTATION if _form_alone(rules) else None)
-
-
-def _count(found: Iterable[_T | None]) -> Counter[_T]:
-    return Counter(one for one in found if one is not None)
 
 
 def _percent(scores: Sequence[float | None]) -> float | None:
@@ -255,20 +251,20 @@ def _explain(label: str, runs: Sequence[Results]) -> RunLoss:
     measured = [_measure(run) for run in runs]
     tasks = [_mean_task(seeds) for seeds in zip(*(found for found, _ in measured), strict=True)]
     why = next((why for _, why in measured if why), "")
-    lost = _mean([task.lost for task in tasks])
-    parts = {part: _mean([getattr(task, part) for task in tasks]) for part in PARTS}
-    if lost is None:
+    lost = of_all([task.lost for task in tasks])
+    parts = {part: of_all([getattr(task, part) for task in tasks]) for part in PARTS}
+    if lost is None and not runs[0].trained:
         sentence = f"{label} was not trained, so there is nothing that it could forget."
-        if runs[0].trained:
-            sentence = (
-                f"{label} has no scores of tasks just learned, so there is nothing to compare the "
-                "end with."
-            )
+    elif lost is None:
+        sentence = (
+            f"{label} has no scores of tasks just learned, so there is nothing to compare the end "
+            "with."
+        )
     else:
         changed = {seed.changed for found, _ in measured for seed in found}
         learned = fmean(task.learned for task in tasks)
         sentence = run_sentence(label, learned, lost, parts, changed)
-        bwt = _mean([run.metrics["bwt"] for run in runs])
+        bwt = of_all([run.metrics["bwt"] for run in runs])
         if bwt is not None and abs(lost + bwt) >= SMALL:
             sentence += (
                 " (That is of the examples that were diagnosed; of all test examples it is "
@@ -283,16 +279,11 @@ def _mean_task(seeds: Sequence[_Measured]) -> TaskLoss:
     """Average one task over runs that differ in their seed only."""
     first = seeds[0]
     learned, end = fmean(s.learned for s in seeds), fmean(s.end for s in seeds)
-    parts = {part: _mean([s.parts[part] for s in seeds]) for part in first.parts}
+    parts = {part: of_all([s.parts[part] for s in seeds]) for part in first.parts}
     cells = [s.cell for s in seeds if s.cell is not None]
     lost = learned - end
     sentence = task_sentence(first.name, learned, lost, parts, first.changed, cells)
     return TaskLoss(first.task, first.name, learned, end, lost, **parts, sentence=sentence)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
 
 
 def _measure(run: Results) -> tuple[list[_Measured], str]:

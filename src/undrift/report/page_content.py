@@ -363,15 +363,14 @@ def _task_table(
 # ------------------------------------------------------------ what drifted, and what it took
 
 _ROUTES = {
-    "overlap with the task's own routes, %": "overlap",
-    "tokens whose first expert is the same, %": "top1",
-    "Jensen-Shannon divergence, bits": "js",
-    "total variation": "tv",
-    "entropy of the routes, % of log N": "entropy",
-    "share of the busiest expert, times N": "balance",
+    "overlap with the task's own routes, %": ("overlap", 1),
+    "tokens whose first expert is the same, %": ("top1", 1),
+    "Jensen-Shannon divergence, bits": ("js", 2),
+    "total variation": ("tv", 2),
+    "entropy of the routes, % of log N": ("entropy", 1),
+    "share of the busiest expert, times N": ("balance", 2),
 }
-_MOVED = {"moved, squared, relative to what they answered": "moved"}
-_PERCENT = ("overlap", "top1", "entropy")
+_MOVED = {"moved, squared, relative to what they answered": ("moved", 2)}
 
 
 def drift_cards(groups: Sequence[Group], *, single: bool = True) -> list[DriftCard]:
@@ -466,17 +465,18 @@ def _expert(groups: Sequence[Group]) -> DriftCard:
 def _format(groups: Sequence[Group]) -> DriftCard:
     found = {group.label: form_cells(group.runs[0]) for group in groups}
     known = {label: cells for label, cells in found.items() if cells}
-    notes = [
-        f"{label}: its manifest does not name the tasks' kinds of answers."
-        for label in found
-        if label not in known
-    ]
-    worst = {label: _most_lost_by_form(cells) for label, cells in known.items()}
-    lost = [label for label in known if worst[label][1]]
+    unnamed = "its manifest does not name the tasks' kinds of answers."
+    notes = [f"{label}: {unnamed}" for label in found if label not in known]
+    alone = {
+        (label, cell.task): sum(cell.alone.values())
+        for label, cells in known.items()
+        for cell in _at_end(cells)
+        if cell.task < cell.after
+    }
+    label, task = max(alone, key=alone.__getitem__, default=("", 0))
     drawn: Figures = []
-    if lost:
-        most = max(lost, key=lambda label: worst[label][1])
-        drawn = _form_figures(most, known[most], worst[most][0])
+    if alone.get((label, task)):
+        drawn = _form_figures(label, known[label], task)
     elif not notes:
         notes.append("Every answer keeps the form of its task: nothing is lost by form alone.")
     tables = [_form_table(label, cells) for label, cells in known.items()]
@@ -503,27 +503,17 @@ def _form_figures(label: str, cells: Sequence[FormCell], task: int) -> Figures:
     ]
 
 
-def _most_lost_by_form(cells: Sequence[FormCell]) -> tuple[int, int]:
-    """Find the task with the most answers at the end that only their form makes wrong."""
+def _at_end(cells: Sequence[FormCell]) -> list[FormCell]:
     end = max(cell.after for cell in cells)
-    alone = {c.task: sum(c.alone.values()) for c in cells if c.after == end and c.task < end}
-    most = max(alone, key=alone.__getitem__)
-    return most, alone[most]
+    return [cell for cell in cells if cell.after == end]
 
 
 def _form_table(label: str, cells: Sequence[FormCell]) -> Section:
     """List scores, errors of form and whose form it is, task by task at the end."""
-    end = max(cell.after for cell in cells)
-    rows = [
-        [
-            cell.name,
-            *map(number, (cell.strict, cell.lenient, cell.form)),
-            _counted(cell.errors),
-            _counted(cell.borrowed),
-        ]
-        for cell in cells
-        if cell.after == end
-    ]
+    rows = []
+    for cell in _at_end(cells):
+        shares = map(number, (cell.strict, cell.lenient, cell.form))
+        rows.append([cell.name, *shares, *map(_counted, (cell.errors, cell.borrowed))])
     header = ["task", "strict", "lenient", "form", "errors of form", "looks like an answer to"]
     return Section(f"{label}: form at the end, task by task", header, rows)
 
@@ -533,17 +523,19 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in most_first)
 
 
-def _means(runs: Mapping[str, Cells], keys: Mapping[str, str]) -> Section:
+def _means(runs: Mapping[str, Cells], keys: Mapping[str, tuple[str, int]]) -> Section:
     """Average numbers at the end over all tasks but the last one."""
     title = "In numbers: at the end, mean over the tasks learned before"
-    rows = [[text, *(_mean(cells, key) for cells in runs.values())] for text, key in keys.items()]
+    rows = [
+        [text, *(number(_mean(cells, key), digits=digits) for cells in runs.values())]
+        for text, (key, digits) in keys.items()
+    ]
     return Section(title, ["", *runs], rows)
 
 
-def _mean(cells: Cells, key: str) -> str:
+def _mean(cells: Cells, key: str) -> float | None:
     end = max(cell["after"] for cell in cells)
-    known = [cell[key] for cell in cells if cell["after"] == end and cell["task"] < end]
-    return number(known_mean(known), digits=1 if key in _PERCENT else 2)
+    return known_mean(c[key] for c in cells if c["after"] == end and c["task"] < end)
 
 
 def _shares(losses: Sequence[RunLoss]) -> Figures:
@@ -583,10 +575,9 @@ def _cost_figures(groups: Sequence[Group]) -> Figures:
     known = {label: tasks for label, tasks in costs.items() if tasks}
     if not known:
         return []
+    figure = figures.costs("cost of training", known)
     caption = "One line a run; of several seeds the first."
-    return [
-        CaptionedFigure("cost", "Task by task", caption, figures.costs("cost of training", known))
-    ]
+    return [CaptionedFigure("cost", "Task by task", caption, figure)]
 
 
 _COSTS: Sequence[tuple[str, str, Callable[[float], str]]] = (

@@ -52,21 +52,21 @@ def metrics(matrix: Sequence[Row], zero_shot: Row | None = None) -> dict[str, fl
         )
     A = [_padded(row, tasks) for row in matrix]
     zero = _padded(zero_shot, tasks)
-    last = _mean(A[-1])
+    last = of_all(A[-1])
     if len(A) < tasks:
         return {name: last if name == "last" else None for name in FORMULAS}
     rows = range(tasks)
     final, diagonal = A[-1], [A[i][i] for i in rows]
-    best = [_of_all(max, [A[t][i] for t in range(i, tasks - 1)]) for i in rows[:-1]]
+    best = [of_all([A[t][i] for t in range(i, tasks - 1)], max) for i in rows[:-1]]
     before = [A[i - 1][i] for i in rows[1:]]
     return {
         "last": last,
-        "mft": _mean(diagonal),
-        "bwt": _mean(_differences(final[:-1], diagonal[:-1])),
-        "forgetting": _mean(_differences(best, final[:-1])),
-        "maa": _mean(stage_averages(A)),
-        "avg": _mean([_mean([A[t][i] for t in range(i, tasks)]) for i in rows]),
-        "fwt": _mean(_differences(before, zero[1:])),
+        "mft": of_all(diagonal),
+        "bwt": of_all(_differences(final[:-1], diagonal[:-1])),
+        "forgetting": of_all(_differences(best, final[:-1])),
+        "maa": of_all(stage_averages(A)),
+        "avg": of_all([of_all([A[t][i] for t in range(i, tasks)]) for i in rows]),
+        "fwt": of_all(_differences(before, zero[1:])),
     }
 
 
@@ -76,7 +76,7 @@ def stage_averages(matrix: Sequence[Row]) -> list[float | None]:
     The mean of a_1, a_2 ... is MAA; one is None where a cell is missing.
     """
     seen = [_padded(row, t)[:t] for t, row in enumerate(matrix, start=1)]
-    return [_mean(row) for row in seen]
+    return [of_all(row) for row in seen]
 
 
 def _padded(row: Row, length: int) -> list[float | None]:
@@ -86,14 +86,10 @@ def _padded(row: Row, length: int) -> list[float | None]:
     return [*row, *[None] * (length - len(row))]
 
 
-def _of_all(reduce: Callable[[list[float]], float], values: Row) -> float | None:
-    """Reduce the values if there are any and none of them is missing."""
+def of_all(values: Row, reduce: Callable[[list[float]], float] = fmean) -> float | None:
+    """Average the values (or reduce them); None where one is missing, or there is none."""
     known = [value for value in values if value is not None]
     return reduce(known) if known and len(known) == len(values) else None
-
-
-def _mean(values: Row) -> float | None:
-    return _of_all(fmean, values)
 
 
 def _differences(left: Row, right: Row) -> list[float | None]:
