@@ -94,6 +94,11 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingExtra:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of others says, or else its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def brief(value: object) -> str:
     """Write a value for a message as Python does, its first 60 characters."""
     text = repr(value[:60] if isinstance(value, str | bytes) else value)

@@ -16,19 +16,15 @@ from typer.core import TyperGroup
 
 from undrift.cli.ask import evaluate, predict
 from undrift.cli.compare import compare
-from undrift.cli.diagnose import HELP as DIAGNOSE_HELP
 from undrift.cli.diagnose import diagnose
-from undrift.cli.doctor import HELP as DOCTOR_HELP
 from undrift.cli.doctor import doctor
-from undrift.cli.failures import advice, goes_on, refusal
-from undrift.cli.learn import HELP as LEARN_HELP
+from undrift.cli.failures import GOES_ON, advice, refusal
 from undrift.cli.learn import learn
 from undrift.cli.report import report
 from undrift.cli.run import run
 from undrift.cli.score import score
 from undrift.cli.show import show
 from undrift.cli.stopping import stop, stoppable
-from undrift.cli.study import HELP as STUDY_HELP
 from undrift.cli.study import study
 from undrift.errors import ConfigError, UndriftError
 from undrift.untrusted import half_character
@@ -56,17 +52,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run)
-app.command(help=LEARN_HELP)(learn)
-app.command(help=STUDY_HELP)(study)
-app.command("eval")(evaluate)
-app.command()(predict)
-app.command()(score)
-app.command()(compare)
-app.command(help=DIAGNOSE_HELP)(diagnose)
-app.command()(report)
-app.command(help=DOCTOR_HELP)(doctor)
-app.command("list")(show)
+_COMMANDS = (run, learn, study, evaluate, predict, score, compare, diagnose, report, doctor, show)
+for command in _COMMANDS:
+    name = {evaluate: "eval", show: "list"}.get(command, command.__name__)
+    # the docstring is the help, in which a bracket would be markup
+    app.command(name, help=str(command.__doc__).replace("[", "\\["))(command)
 
 
 def main() -> None:
@@ -91,9 +81,7 @@ def main() -> None:
         done = isinstance(ended, SystemExit) and not ended.code
         if _interrupted(ended) or (stop.number is not None and not done):
             stop.ignore()
-            _say(
-                "stopped; the same command goes on where it was" if goes_on(command) else "stopped"
-            )
+            _say("stopped" + "; the same command goes on where it was" * (command in GOES_ON))
             sys.exit(128 + (stop.number or signal.SIGINT))
         if isinstance(ended, SystemExit | BrokenPipeError):  # whoever read has left: no more words
             _let_go(sys.stdout)

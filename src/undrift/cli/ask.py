@@ -12,19 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undrift.cli.options import (
-    BackboneOption,
-    DataOption,
-    DeviceOption,
-    FractionOption,
-    JsonFlag,
-    LimitOption,
-    QuietFlag,
-    SkipBadFlag,
-    ThreadsOption,
-    print_json,
-    progress,
-)
+from undrift.cli import options
 from undrift.errors import ConfigError, one_line, unknown
 from undrift.run.progress import calm
 from undrift.scoring import PROFILES
@@ -44,11 +32,11 @@ def evaluate(
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="Ask only this task (repeatable).")
     ] = None,
-    backbone: BackboneOption = None,
-    data: DataOption = None,
-    limit: LimitOption = None,
-    fraction: FractionOption = None,
-    skip_bad: SkipBadFlag = False,
+    backbone: options.Backbone = None,
+    data: options.Data = None,
+    limit: options.Limit = None,
+    fraction: options.Fraction = None,
+    skip_bad: options.SkipBad = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Such as reading.instructions=Diverse."),
@@ -61,10 +49,10 @@ def evaluate(
             help="Whose strict rules: coin, hide, prism, official, official-2015 or lenient."
         ),
     ] = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    quiet: QuietFlag = False,
-    as_json: JsonFlag = False,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Ask a saved adapter the test questions of what it has learned, or of a benchmark."""
     calm(threads)
@@ -83,7 +71,7 @@ def evaluate(
     layer = overrides(settings or [])
     origin = {} if benchmark else origin_of(find_adapter(adapter))
     base = backbone or located(origin.get("backbone", ""), origin.get("backbone_folder")) or None
-    with progress(quiet or as_json, False) as told:
+    with options.progress(quiet or as_json, False) as told:
         if origin.get("learned") and data is None and not layer:
             name, found = (
                 "what it has learned",
@@ -107,7 +95,7 @@ def evaluate(
         rules = scoring or learned.origin.get("run", {}).get("eval", {}).get("scoring", "coin")
         scores = examine(learned, chosen, out, batch_size, told, rules)
     if as_json:
-        print_json({"adapter": str(learned.folder), "asked": name, "scores": scores})
+        options.print_json({"adapter": str(learned.folder), "asked": name, "scores": scores})
         return
     table = Table(title=escape(one_line(f"{learned.folder} on {name}, in percent")))
     shown = [key for key in SCORES if any(score[key] is not None for score in scores.values())]
@@ -128,10 +116,10 @@ def predict(
     image: Annotated[
         list[Path] | None, typer.Option("--image", help="A picture (repeatable).")
     ] = None,
-    backbone: BackboneOption = None,
+    backbone: options.Backbone = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 32,
-    device: DeviceOption = None,
-    as_json: JsonFlag = False,
+    device: options.Device = None,
+    as_json: options.Json = False,
 ) -> None:
     """Ask a saved adapter one question about a picture."""
     calm(None)
@@ -141,7 +129,7 @@ def predict(
     learned = open_adapter(adapter, backbone, device or "auto")
     answer = ask(learned, question, tuple(image or ()), max_new_tokens)
     if as_json:
-        print_json({"adapter": str(learned.folder), "question": question, "answer": answer})
+        options.print_json({"adapter": str(learned.folder), "question": question, "answer": answer})
     else:
         Console(soft_wrap=True).print(answer, markup=False, highlight=False)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from undrift.cli.options import JsonFlag, print_json
+from undrift.cli import options
 from undrift.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def compare(
     csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV: a row per run, task and metric.")
     ] = False,
-    as_json: JsonFlag = False,
+    as_json: options.Json = False,
 ) -> None:
     """Set finished runs side by side: last, just learned, forgetting, errors of case only.
 
@@ -72,11 +72,11 @@ def compare(
     if text is not None:
         typer.echo(text, nl=False)
     elif as_json:
-        print_json(report.summary(results, articles))
+        options.print_json(report.summary(results, articles))
     elif everything:
         report.print_sections(Console(), [*report.sections(results), *rows])
     else:
-        _show(results)
+        show_runs(results)
         report.print_sections(Console(), rows)
     if out is not None:
         write_json(out / "summary.json", report.summary(results, articles))
@@ -91,18 +91,7 @@ def compare(
             typer.echo(f"written: {out / 'summary.json'} and {target}")
 
 
-def show_runs(folders: list[Path]) -> None:
-    """Print the table of finished runs.
-
-    Args:
-        folders: The runs' folders.
-    """
-    from undrift import report
-
-    _show([report.load(folder) for folder in folders])
-
-
-def _show(runs: list[Results]) -> None:
+def show_runs(runs: list[Results]) -> None:
     """Print the table; under it margins where there are seeds, and what else differs."""
     from undrift import report
 

@@ -4,44 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from undrift.cli.options import (
-    BackboneOption,
-    DataOption,
-    DeviceOption,
-    JsonFlag,
-    LimitOption,
-    QuietFlag,
-    ThreadsOption,
-    print_json,
-    progress,
-)
+from undrift.cli import options
 from undrift.run.progress import calm
 
 if TYPE_CHECKING:
     from undrift.report import Results
 
-HELP = """See what drifted: does the router send old inputs elsewhere, have the experts lost the
-skill, or has only the answers' form changed?
-
-\b
-  undrift diagnose runs/demo/moelora runs/demo/same
-  undrift diagnose runs/demo/same --adapters charts forms
-  undrift diagnose runs/demo/same --reroute charts
-
-Router and experts of each task are put back to where they were when it was just learned, one at a
-time and both, and the task is asked: what comes back tells which of them has cost what. Beside it:
-where the test inputs of every task go under every later router, and how far the experts' answers to
-them have moved. The answers are kept in RUN/diagnose/, and `undrift report` shows them.
-
---reroute trains routers anew on one task's training examples, every later snapshot's for itself: as
-much work as learning the task as many times. All else asks and reads test examples only.
-"""
+_Cell = Mapping[str, Any]
 
 
 def diagnose(
@@ -59,16 +34,31 @@ def diagnose(
     probe: Annotated[
         int, typer.Option(min=1, help="Test prompts of each task whose ways are followed.")
     ] = 64,
-    limit: LimitOption = None,
+    limit: options.Limit = None,
     again: Annotated[bool, typer.Option("--again", help="Ask anew what was asked before.")] = False,
-    data: DataOption = None,
-    backbone: BackboneOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    quiet: QuietFlag = False,
-    as_json: JsonFlag = False,
+    data: options.Data = None,
+    backbone: options.Backbone = None,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
-    """See what drifted; the help is in HELP."""
+    """See what drifted: does the router send old inputs elsewhere, have the experts lost the
+    skill, or has only the answers' form changed?
+
+    \b
+      undrift diagnose runs/demo/moelora runs/demo/same
+      undrift diagnose runs/demo/same --adapters charts forms
+      undrift diagnose runs/demo/same --reroute charts
+
+    Router and experts of each task are put back to where they were when it was just learned, one at a
+    time and both, and the task is asked: what comes back tells which of them has cost what. Beside it:
+    where the test inputs of every task go under every later router, and how far the experts' answers to
+    them have moved. The answers are kept in RUN/diagnose/, and `undrift report` shows them.
+
+    --reroute trains routers anew on one task's training examples, every later snapshot's for itself: as
+    much work as learning the task as many times. All else asks and reads test examples only.
+    """  # noqa: D205, D301, E501 (the lines are those of the help)
     calm(threads)
     from undrift import report
     from undrift.diagnose import diagnose as ask
@@ -82,10 +72,10 @@ def diagnose(
     opening = {"data": data, "backbone": backbone, "device": device, "limit": limit}
     asked = {"adapters": adapters, "rerouted": reroute, "probe": probe, "again": again}
     for folder, run in zip(runs, loaded, strict=True):
-        with progress(quiet or as_json, False) as told:
+        with options.progress(quiet or as_json, False) as told:
             found = ask(folder, **asked, **opening, progress=told)
         if as_json:
-            print_json({"run": str(folder), **found})
+            options.print_json({"run": str(folder), **found})
         elif not quiet:
             _show(run, found)
 
@@ -93,19 +83,17 @@ def diagnose(
 def _show(run: Results, found: Mapping[str, Mapping[str, Any]]) -> None:
     """Print a row a task: what it lost and why, where its inputs go, how far its experts moved."""
     console = Console()
-    cells = {
-        name: {cell["task"]: cell for cell in content["cells"] if _late(cell, content)}
-        for name, content in ((name, found[name]) for name in _COLUMNS)
-    }
-    applying = [name for name in cells if cells[name]]
-    if applying:
-        table = Table(title=f"{run.folder}: what drifted", caption=_caption(applying))
+    parts = [(part, _latest(found[name]["cells"])) for name, part in _PARTS.items()]
+    parts = [(part, cells) for part, cells in parts if cells]
+    if parts:
+        caption = "; ".join(part.meaning for part, _ in parts)
+        table = Table(title=f"{run.folder}: what drifted", caption=caption)
         table.add_column("task")
-        for header in (header for name in applying for header in _COLUMNS[name]):
+        for header in (header for part, _ in parts for header in part.columns):
             table.add_column(header, justify="right")
-        for task in sorted(cells[applying[0]]):
-            row = [entry for name in applying for entry in _ENTRIES[name](cells[name][task])]
-            table.add_row(cells[applying[0]][task]["name"], *row)
+        for task, cell in sorted(parts[0][1].items()):
+            row = [entry for part, cells in parts for entry in part.entries(cells[task])]
+            table.add_row(cell["name"], *row)
         console.print(table)
     for name, content in found.items():
         if not content["applies"]:
@@ -123,45 +111,43 @@ def _show(run: Results, found: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def _late(cell: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
-    return cell["after"] == max(each["after"] for each in content["cells"])
-
-
 def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1f}"
 
 
-_COLUMNS: Mapping[str, Sequence[str]] = {
-    "causes": ("then", "lost", "router", "experts", "form"),
-    "routes": ("overlap",),
-    "experts": ("moved",),
-}
-_MEANING = {
-    "causes": "points of accuracy: then, when just learned; lost since, by each cause",
-    "routes": "overlap of its inputs' routes then and now, in percent",
-    "experts": "change of the experts' answers to them, squared, relative to what they were",
-}
+def _latest(cells: Sequence[_Cell]) -> dict[int, _Cell]:
+    """Choose the cells that were asked last of all, by their task."""
+    last = max((cell["after"] for cell in cells), default=0)
+    return {cell["task"]: cell for cell in cells if cell["after"] == last}
 
 
-def _caption(applying: Sequence[str]) -> str:
-    return "; ".join(_MEANING[name] for name in applying)
+class _Part(NamedTuple):
+    """How a part of the diagnosis is shown: its columns, what they mean, a cell's entries."""
+
+    columns: Sequence[str]
+    meaning: str
+    entries: Callable[[_Cell], list[str]]
 
 
-def _causes(cell: Mapping[str, Any]) -> list[str]:
+def _causes(cell: _Cell) -> list[str]:
     parts = (cell["lost"]["strict"], cell["router"], cell["expert"], cell["form"])
     return [f"{cell['corners']['old_old']['strict']:.1f}", *(f"{part:z.1f}" for part in parts)]
 
 
-def _routes(cell: Mapping[str, Any]) -> list[str]:
-    return [f"{cell['overlap']:.1f}"]
-
-
-def _experts(cell: Mapping[str, Any]) -> list[str]:
-    return [f"{cell['moved']:.2f}"]
-
-
-_ENTRIES: Mapping[str, Callable[[Mapping[str, Any]], list[str]]] = {
-    "causes": _causes,
-    "routes": _routes,
-    "experts": _experts,
+_PARTS: Mapping[str, _Part] = {
+    "causes": _Part(
+        ("then", "lost", "router", "experts", "form"),
+        "points of accuracy: then, when just learned; lost since, by each cause",
+        _causes,
+    ),
+    "routes": _Part(
+        ("overlap",),
+        "overlap of its inputs' routes then and now, in percent",
+        lambda cell: [f"{cell['overlap']:.1f}"],
+    ),
+    "experts": _Part(
+        ("moved",),
+        "change of the experts' answers to them, squared, relative to what they were",
+        lambda cell: [f"{cell['moved']:.2f}"],
+    ),
 }

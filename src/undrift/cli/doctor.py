@@ -14,49 +14,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undrift.cli.options import (
-    BackboneOption,
-    BooleansOption,
-    DataOption,
-    ImagesOption,
-    JsonFlag,
-    QuietFlag,
-    print_json,
-)
+from undrift.cli import options
 from undrift.errors import ConfigError, UndriftError, one_line, unknown
 from undrift.registry import BENCHMARKS
+from undrift.run.progress import calm
 
 if TYPE_CHECKING:
     from undrift.data.doctor import OnProgress, Report
     from undrift.data.doctor_checks import Finding, Item
 
-HELP = """Look through a benchmark's files, rows and pictures before anything is learned.
-
-\b
-  undrift doctor coin --data ~/CoIN
-  undrift doctor my-data --backbone llava-hf/llava-1.5-7b-hf
-  undrift doctor my-data/birds/train.csv --images photos
-  undrift doctor my-run.yaml --out findings.json
-
-\b
-It looks for
-  files     missing ones, with the nearest name; damaged ones, with the line;
-            those that lie with your data and are not read
-  rows      that cannot be used or would lose a picture; ids that repeat or mix
-            numbers and texts; counts; keys that the model is not shown
-  pictures  missing, unreadable, outside their folder, of odd sizes, alike in name; turned,
-            laid on white, scaled to 8 bits, or the first of several frames
-  prompts   the line that says how to answer: missing, twice, other in the test
-  answers   of which even a perfect copy would not be right; boxes in several units
-  overlap   questions of the test that are trained on
-  captions  test rows that the file of references does not know
-  lengths   with --backbone: prompts beyond the model's positions, answers beyond
-            max_new_tokens; its processor is loaded, its weights are not
-
-\b
-Ends with 0 (notes at most), 1 (errors or warnings) or 2 (it could not look).
-The screen shows the first few places of a finding, --json and --out all of them.
-"""
 SHOWN = 3  # places of a finding on the screen that have one reason
 _NAMES = re.compile(r"'[^']*'|\"[^\"]*\"|/\S+|\d[\d,.]*")
 STYLES = {"error": "bold red", "warning": "yellow", "note": "blue"}
@@ -67,14 +33,14 @@ def doctor(
         str,
         typer.Argument(help="A benchmark's name, a run's YAML file, or a file or folder of yours."),
     ],
-    data: DataOption = None,
-    backbone: BackboneOption = None,
+    data: options.Data = None,
+    backbone: options.Backbone = None,
     instructions: Annotated[
         str | None, typer.Option(help="CoIN's wording: Original, Diverse or 10Type.")
     ] = None,
-    images: ImagesOption = None,
+    images: options.Images = None,
     scorer: Annotated[str | None, typer.Option(help="The rule of your own tasks.")] = None,
-    booleans: BooleansOption = None,
+    booleans: options.Booleans = None,
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="Only this task (repeatable).")
     ] = None,
@@ -82,10 +48,36 @@ def doctor(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that open pictures; one a CPU.")
     ] = None,
-    quiet: QuietFlag = False,
-    as_json: JsonFlag = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Examine a benchmark's data; see HELP."""
+    """Look through a benchmark's files, rows and pictures before anything is learned.
+
+    \b
+      undrift doctor coin --data ~/CoIN
+      undrift doctor my-data --backbone llava-hf/llava-1.5-7b-hf
+      undrift doctor my-data/birds/train.csv --images photos
+      undrift doctor my-run.yaml --out findings.json
+
+    \b
+    It looks for
+      files     missing ones, with the nearest name; damaged ones, with the line;
+                those that lie with your data and are not read
+      rows      that cannot be used or would lose a picture; ids that repeat or mix
+                numbers and texts; counts; keys that the model is not shown
+      pictures  missing, unreadable, outside their folder, of odd sizes, alike in name; turned,
+                laid on white, scaled to 8 bits, or the first of several frames
+      prompts   the line that says how to answer: missing, twice, other in the test
+      answers   of which even a perfect copy would not be right; boxes in several units
+      overlap   questions of the test that are trained on
+      captions  test rows that the file of references does not know
+      lengths   with --backbone: prompts beyond the model's positions, answers beyond
+                max_new_tokens; its processor is loaded, its weights are not
+
+    \b
+    Ends with 0 (notes at most), 1 (errors or warnings) or 2 (it could not look).
+    The screen shows the first few places of a finding, --json and --out all of them.
+    """  # noqa: D301
     from undrift.rundir import check_writable, write_json
     from undrift.rundir.checks import claim_json
     from undrift.rundir.records import Findings
@@ -93,18 +85,19 @@ def doctor(
     if out is not None:
         check_writable(out, file=True)
         claim_json(out, Findings)
-    given = {"instructions": instructions, "images": images, "scorer": scorer, "booleans": booleans}
+    reading = options.given(
+        instructions=instructions, images=images, scorer=scorer, booleans=booleans
+    )
     try:
-        benchmark, data, backbone, tasks, options = _chosen(target, data, backbone, tasks)
-        options |= {key: value for key, value in given.items() if value is not None}
+        chosen = _chosen(target, data, backbone, tasks, reading)
         with _bars(drawn=not (quiet or as_json)) as progress:
-            report = _examined(benchmark, data, backbone, tasks, options, workers, progress)
+            report = _examined(*chosen, workers, progress)
     except UndriftError as error:  # for other commands damaged data is no wrong use; here, no look
         raise ConfigError(str(error)) from error
     if out is not None:
         write_json(out, report.content())
     if as_json:
-        print_json(report.content())
+        options.print_json(report.content())
     elif not quiet:
         _show(report, out)
     if not report.sound:
@@ -112,29 +105,32 @@ def doctor(
 
 
 def _chosen(
-    target: str, data: Path | None, backbone: str | None, tasks: list[str] | None
+    target: str,
+    data: Path | None,
+    backbone: str | None,
+    tasks: list[str] | None,
+    reading: dict[str, Any],
 ) -> tuple[str, Path | None, str | None, list[str] | None, dict[str, Any]]:
     """Take what is not given beside a run's file from that file; a path is data of one's own."""
     from undrift.data.picture_folder import existing
 
-    options: dict[str, Any] = {}
     path = Path(target)
     listed = path.name == "tasks.yaml" or not target.endswith((".yaml", ".yml"))
     if data is None and target not in BENCHMARKS.names() and listed and path.exists():
-        return "folder", path, backbone, tasks, options
+        return "folder", path, backbone, tasks, reading
     if target.endswith((".yaml", ".yml")):
         from undrift.run.config import load_yaml, resolve, run_file
 
         config = resolve(load_yaml(run_file(target)))
         target, data, backbone = config.benchmark, data or config.data, backbone or config.base
-        options.update(config.reading)
+        reading = {**config.reading, **reading}
         if tasks is None and not isinstance(config.order, str):
             tasks = list(config.order)
     if target not in BENCHMARKS.names():
         if path.parent != Path():  # no name of a benchmark
             existing(path.parent, (path.name,))
         raise unknown("benchmark", target, BENCHMARKS.names())
-    return target, data, backbone, tasks, options
+    return target, data, backbone, tasks, reading
 
 
 def _examined(
@@ -142,7 +138,7 @@ def _examined(
     data: Path | None,
     backbone: str | None,
     tasks: list[str] | None,
-    options: dict[str, Any],
+    reading: dict[str, Any],
     workers: int | None,
     progress: OnProgress,
 ) -> Report:
@@ -157,22 +153,13 @@ def _examined(
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     ruler = None
     if backbone is not None:
-        from undrift.run.progress import calm
-
         calm(None)
         from undrift.run.lengths import Ruler
 
         ruler = Ruler.load(backbone)  # before the pictures: a wrong name should not cost an hour
     sees = ruler is not None and not text_only(ruler.renderer.processor)
-    report = examine(
-        benchmark,
-        data,
-        only=tasks,
-        options=options,
-        workers=workers,
-        progress=progress,
-        sees=sees,
-    )
+    how: dict[str, Any] = {"workers": workers, "progress": progress, "sees": sees}
+    report = examine(benchmark, data, only=tasks, options=reading, **how)
     if ruler is None:
         return report
     from undrift.run.lengths import lengths

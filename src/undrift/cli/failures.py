@@ -11,6 +11,8 @@ import os
 import re
 from collections.abc import Iterator
 
+from undrift.errors import first_line
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 _FILES = (errno.EMFILE, errno.ENFILE)
@@ -30,7 +32,8 @@ _MEMORY = re.compile(
     r"out of memory|DefaultCPUAllocator|not enough memory|bad_alloc|can(?:no|')t allocate memory",
     re.IGNORECASE,
 )
-_GOES_ON = {"run", "learn", "study", "eval", "diagnose"}
+GOES_ON = {"run", "learn", "study", "eval", "diagnose"}
+"""The commands that, begun again, go on where they were."""
 _SMALLER = {
     "run": "--set train.batch_size=4 --set eval.batch_size=4",
     "learn": "--set train.batch_size=4 --set eval.batch_size=4",
@@ -38,11 +41,6 @@ _SMALLER = {
     "eval": "--batch-size 4",
     "diagnose": "--limit 100",
 }
-
-
-def goes_on(command: str) -> bool:
-    """Tell whether a command, begun again, goes on where it was."""
-    return command in _GOES_ON
 
 
 def refusal(error: BaseException, command: str) -> str | None:
@@ -58,7 +56,7 @@ def refusal(error: BaseException, command: str) -> str | None:
     for each in _chain(error):
         if isinstance(each, MemoryError) or _of_memory(each):
             smaller = f"; try a smaller batch_size: {_SMALLER[command]}" * (command in _SMALLER)
-            return f"out of memory: {_first_line(each)}{smaller}{_then(command)}"
+            return f"out of memory: {first_line(each)}{smaller}{_then(command)}"
     for each in _chain(error):
         number = _number(each)
         if number in _DEEP:
@@ -66,7 +64,7 @@ def refusal(error: BaseException, command: str) -> str | None:
     if isinstance(error, OSError):
         return _told(error, error.errno, command)
     if isinstance(error, ImportError) and not (error.name or "").startswith("undrift"):
-        return f"{_first_line(error)}; a package is missing or damaged: install it again with pip"
+        return f"{first_line(error)}; a package is missing or damaged: install it again with pip"
     return None
 
 
@@ -87,7 +85,7 @@ def advice(error: BaseException, command: str) -> str:
 
 
 def _told(error: BaseException, number: int | None, command: str) -> str:
-    said = os.strerror(number) if number else _first_line(error)
+    said = os.strerror(number) if number else first_line(error)
     file = getattr(error, "filename", None) or getattr(error, "filename2", None)
     what = str(file) if file else f"a file (in {_where(error)})"
     if number in _FULL:
@@ -102,7 +100,7 @@ def _told(error: BaseException, number: int | None, command: str) -> str:
 
 
 def _then(command: str) -> str:
-    if goes_on(command):
+    if command in GOES_ON:
         return "; what is finished is kept, and the same command then goes on"
     return "; then run the same command again"
 
@@ -143,8 +141,3 @@ def _where(error: BaseException) -> str:
         name = str(trace.tb_frame.f_globals.get("__name__", name))
         trace = trace.tb_next
     return name.partition(".")[0]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,48 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undrift.cli.options import (
-    BackboneOption,
-    BooleansOption,
-    DeviceOption,
-    ForceFlag,
-    ImagesOption,
-    JsonFlag,
-    QuietFlag,
-    ReplaceFlag,
-    ReportToOption,
-    SettingsOption,
-    SkipBadFlag,
-    ThreadsOption,
-    WatchRoutesOption,
-    print_json,
-    progress,
-)
+from undrift.cli import options
 from undrift.errors import one_line
 from undrift.run.progress import calm
 
 if TYPE_CHECKING:
     from undrift.run.learn import Change, Learn
-
-HELP = """Learn one more task, and see what became of the earlier ones.
-
-The start is a model (a folder or a Hub name) or an adapter: what `undrift learn` or `undrift run`
-has left. The new task is learned with the history that the adapter carries; then the new task and
-every earlier one are asked, before and after.
-
-\b
-  undrift learn llava-hf/llava-1.5-7b-hf --data invoices.jsonl --name invoices --out adapters/v1
-  undrift learn adapters/v1 --data forms.jsonl --test forms-test.jsonl --out adapters/v2
-
-\b
-The data is JSON, CSV, TSV, parquet or a dataset that `datasets` has saved. A row is a question
-about pictures with its answer, such as one of these (docs/data.md has all of them):
-  {"image": "scans/1.png", "conversations":
-      [{"from": "human", "value": "<image>\\nWhat is the total?"}, {"from": "gpt", "value": "12"}]}
-  {"images": ["scans/1.png"], "question": "What is the total?", "answer": "12"}
-
-Exit status: 0, or 3 if an earlier task fell by more than --max-drop points, 1 or 2 after an error.
-""".replace("[", "\\[")  # brackets are markup otherwise
 
 
 def learn(
@@ -67,12 +32,12 @@ def learn(
     test: Annotated[
         Path | None, typer.Option(help="Test questions; without them, part of --data is held out.")
     ] = None,
-    images: ImagesOption = None,
+    images: options.Images = None,
     scorer: Annotated[
         str, typer.Option(help="How answers are scored; `undrift list scorers` names the rules.")
     ] = "exact",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How long an answer may get.")] = 128,
-    booleans: BooleansOption = None,
+    booleans: options.Booleans = None,
     held_out: Annotated[
         float,
         typer.Option(
@@ -94,19 +59,37 @@ def learn(
         str | None, typer.Option(help="For a new adapter, such as same (by itself) or steadylora.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    backbone: BackboneOption = None,
-    settings: SettingsOption = None,
-    skip_bad: SkipBadFlag = False,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    report_to: ReportToOption = None,
-    watch_routes: WatchRoutesOption = None,
-    overwrite: ReplaceFlag = False,
-    force: ForceFlag = False,
-    quiet: QuietFlag = False,
-    as_json: JsonFlag = False,
+    backbone: options.Backbone = None,
+    settings: options.Settings = None,
+    skip_bad: options.SkipBad = False,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    report_to: options.ReportTo = None,
+    watch_routes: options.WatchRoutes = None,
+    overwrite: options.Replace = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Learn one more task."""
+    """Learn one more task, and see what became of the earlier ones.
+
+    The start is a model (a folder or a Hub name) or an adapter: what `undrift learn` or `undrift run`
+    has left. The new task is learned with the history that the adapter carries; then the new task and
+    every earlier one are asked, before and after.
+
+    \b
+      undrift learn llava-hf/llava-1.5-7b-hf --data invoices.jsonl --name invoices --out adapters/v1
+      undrift learn adapters/v1 --data forms.jsonl --test forms-test.jsonl --out adapters/v2
+
+    \b
+    The data is JSON, CSV, TSV, parquet or a dataset that `datasets` has saved. A row is a question
+    about pictures with its answer, such as one of these (docs/data.md has all of them):
+      {"image": "scans/1.png", "conversations":
+          [{"from": "human", "value": "<image>\\nWhat is the total?"}, {"from": "gpt", "value": "12"}]}
+      {"images": ["scans/1.png"], "question": "What is the total?", "answer": "12"}
+
+    Exit status: 0, or 3 if an earlier task fell by more than --max-drop points, 1 or 2 after an error.
+    """  # noqa: D301, E501 (the lines are those of the help)
     calm(threads)
     from undrift.data.benchmarks.folder import own_task
     from undrift.data.picture_folder import existing_path
@@ -119,18 +102,17 @@ def learn(
     find_device(device or "auto")
     check_writable(out)
 
-    flags: dict[str, Any] = {
-        "method": method,
-        "seed": seed,
-        "backbone": backbone,
-        "threads": threads,
-        "device": device,
-        "report_to": report_to,
-        "watch_routes": watch_routes,
-        "skip_bad": skip_bad or None,
-    }
-    given = {key: value for key, value in flags.items() if value is not None}
-    begun = start_from(start, given, overrides(settings or []))
+    flags = options.given(
+        method=method,
+        seed=seed,
+        backbone=backbone,
+        threads=threads,
+        device=device,
+        report_to=report_to,
+        watch_routes=watch_routes,
+        skip_bad=skip_bad or None,
+    )
+    begun = start_from(start, flags, overrides(settings or []))
     own = own_task(
         data,
         name=name,
@@ -141,20 +123,14 @@ def learn(
         booleans=booleans,
     )
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
-    with progress(quiet, as_json) as told:
-        lesson = Learn(
-            begun,
-            own,
-            out,
-            told,
-            held_out=held_out,
-            without=tuple(without or ()),
-            replace=overwrite,
-            force=force,
-        )
+    asked: dict[str, Any] = {"held_out": held_out, "without": without or ()}
+    with options.progress(quiet, as_json) as told:
+        lesson = Learn(begun, own, out, told, **asked, replace=overwrite, force=force)
         changes = lesson.go()
     if as_json:
-        print_json(_summary(lesson, changes))
+        rows = [{**asdict(change), "drop": change.drop} for change in changes]
+        found = {"adapter": str(lesson.adapter), "skipped": len(lesson.skipped), "tasks": rows}
+        options.print_json(found)
     elif not quiet:
         _show(lesson, changes)
     fallen = [c for c in changes if max_drop is not None and c.drop > max_drop]
@@ -165,13 +141,6 @@ def learn(
         raise typer.Exit(3)
 
 
-def _summary(lesson: Learn, changes: list[Change]) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    rows = [{**asdict(change), "drop": change.drop} for change in changes]
-    return {"adapter": str(lesson.adapter), "skipped": len(lesson.skipped), "tasks": rows}
-
-
 def _show(lesson: Learn, changes: list[Change]) -> None:
     """Print what became of every task."""
     table = Table(title="score in percent, before and after the new task")
@@ -180,17 +149,16 @@ def _show(lesson: Learn, changes: list[Change]) -> None:
         table.add_column(title, justify="right")
     for change in changes:
         title = change.task + (" (new)" if change.new else "")
-        cells = (f"{change.before:.1f}", f"{change.after:.1f}")
+        before, after = f"{change.before:.1f}", f"{change.after:.1f}"
+        moved = f"{change.after - change.before:+.1f}"
         style = "bold" if change.new else None
-        sign = f"{change.after - change.before:+.1f}"
-        table.add_row(title, str(change.examples), *cells, sign, style=style)
+        table.add_row(title, str(change.examples), before, after, moved, style=style)
     console = Console(soft_wrap=True)
     console.print(table)
     for change in changes:
         if change.changed:
             console.print(f"note: the test questions of {change.task} are not those of then")
     if lesson.skipped:
-        listed = lesson.files.root / "skipped.jsonl"
-        said = f"scored without {len(lesson.skipped)} bad examples: {listed}"
-        console.print(escape(one_line(said)))
+        listed, count = lesson.files.root / "skipped.jsonl", len(lesson.skipped)
+        console.print(escape(one_line(f"scored without {count} bad examples: {listed}")))
     console.print(escape(one_line(f"the adapter: {lesson.adapter}")), highlight=False)

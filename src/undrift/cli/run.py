@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from undrift.cli import options
 from undrift.cli.compare import show_runs
-from undrift.cli.options import (
-    BackboneOption,
-    DataOption,
-    DeviceOption,
-    ForceFlag,
-    FractionOption,
-    JsonFlag,
-    LimitOption,
-    QuietFlag,
-    ReplaceFlag,
-    ReportToOption,
-    SettingsOption,
-    SkipBadFlag,
-    ThreadsOption,
-    WatchRoutesOption,
-    print_json,
-    progress,
-)
 from undrift.cli.report import draw_page
 from undrift.errors import unknown
 from undrift.registry import BENCHMARKS
 from undrift.run.progress import calm
-
-if TYPE_CHECKING:
-    from undrift.run.config import RunConfig
 
 
 def run(
@@ -49,50 +29,47 @@ def run(
     order: Annotated[
         str | None, typer.Option(help="default, second, reversed, or a file of task names.")
     ] = None,
-    backbone: BackboneOption = None,
-    data: DataOption = None,
+    backbone: options.Backbone = None,
+    data: options.Data = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/... by itself.")] = None,
     profile: Annotated[str | None, typer.Option(help="full, lite or demo.")] = None,
-    limit: LimitOption = None,
-    fraction: FractionOption = None,
-    skip_bad: SkipBadFlag = False,
-    settings: SettingsOption = None,
-    threads: ThreadsOption = None,
-    device: DeviceOption = None,
-    report_to: ReportToOption = None,
-    watch_routes: WatchRoutesOption = None,
-    overwrite: ReplaceFlag = False,
-    force: ForceFlag = False,
-    quiet: QuietFlag = False,
-    as_json: JsonFlag = False,
+    limit: options.Limit = None,
+    fraction: options.Fraction = None,
+    skip_bad: options.SkipBad = False,
+    settings: options.Settings = None,
+    threads: options.Threads = None,
+    device: options.Device = None,
+    report_to: options.ReportTo = None,
+    watch_routes: options.WatchRoutes = None,
+    overwrite: options.Replace = False,
+    force: options.Force = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Learn a benchmark's tasks one after another; the same command goes on after a stop."""
+    from undrift.report import load
     from undrift.run.config import load_yaml, overrides, read_order, resolve, run_file
 
-    part = {"limit": limit, "fraction": fraction}
-    part = {key: value for key, value in {"name": profile, **part}.items() if value is not None}
-    flags: dict[str, Any] = {
-        "method": method,
-        "match_budget": match_budget,
-        "seed": seed,
-        "order": read_order(order) if order is not None else None,
-        "backbone": backbone,
-        "data": data,
-        "out": out,
-        "profile": part or None,
-        "skip_bad": skip_bad or None,
-        "threads": threads,
-        "device": device,
-        "report_to": report_to,
-        "watch_routes": watch_routes,
-    }
-    given = {key: value for key, value in flags.items() if value is not None}
-    if target.endswith((".yaml", ".yml")):
-        base = load_yaml(run_file(target))
-    else:
-        base = {"benchmark": target}
-    config = resolve(base, given, overrides(settings or []))
-    _check_names(config)
+    flags = options.given(
+        method=method,
+        match_budget=match_budget,
+        seed=seed,
+        order=None if order is None else read_order(order),
+        backbone=backbone,
+        data=data,
+        out=out,
+        profile=options.given(name=profile, limit=limit, fraction=fraction) or None,
+        skip_bad=skip_bad or None,
+        threads=threads,
+        device=device,
+        report_to=report_to,
+        watch_routes=watch_routes,
+    )
+    listed = target.endswith((".yaml", ".yml"))
+    base = load_yaml(run_file(target)) if listed else {"benchmark": target}
+    config = resolve(base, flags, overrides(settings or []))
+    if config.benchmark not in BENCHMARKS.names():  # before anything heavy is imported
+        raise unknown("benchmark", config.benchmark, BENCHMARKS.names())
     calm(config.threads)
     from undrift.run.load_model import check_named
     from undrift.run.task_loop import Run
@@ -101,16 +78,10 @@ def run(
     check_named(config.base, config.method.options.get("encoder"), config.device)
     check_writable(config.folder)
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
-    with progress(quiet, as_json) as told:
+    with options.progress(quiet, as_json) as told:
         result = Run(config, told, replace=overwrite, force=force).go()
     draw_page(config.folder)
     if as_json:
-        print_json({"out": str(config.folder), **result})
+        options.print_json({"out": str(config.folder), **result})
     elif not quiet:
-        show_runs([config.folder])
-
-
-def _check_names(config: RunConfig) -> None:
-    """Refuse an unknown benchmark before anything heavy is imported."""
-    if config.benchmark not in BENCHMARKS.names():
-        raise unknown("benchmark", config.benchmark, BENCHMARKS.names())
+        show_runs([load(config.folder)])

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undrift.cli.options import JsonFlag, print_json
+from undrift.cli import options
 from undrift.errors import ConfigError, DataError, one_line, unknown
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def score(
             "what is there, and with the missing as wrong.",
         ),
     ] = False,
-    as_json: JsonFlag = False,
+    as_json: options.Json = False,
 ) -> None:
     """Score predictions for a published task, another code's too, by every rule side by side.
 
@@ -71,7 +71,7 @@ def score(
         if found["units"]:
             typer.echo(one_line(f"{name}: {found['units']}"), err=True)
     if as_json:
-        print_json({"task": scorer, "examples": len(examples), "files": files})
+        options.print_json({"task": scorer, "examples": len(examples), "files": files})
     else:
         _show(scorer, len(examples), files)
 

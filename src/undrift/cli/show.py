@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from undrift.cli.options import JsonFlag, print_json
+from undrift.cli import options
 from undrift.errors import unknown
 from undrift.registry import BENCHMARKS, METHODS
 from undrift.registry import SCORERS as PLUGGED
@@ -19,7 +19,7 @@ def show(
         str | None,
         typer.Argument(help="methods, benchmarks, presets, scorers, backbones or settings."),
     ] = None,
-    as_json: JsonFlag = False,
+    as_json: options.Json = False,
 ) -> None:
     """Name what there is; `list methods` adds idea and paper, `list settings` every option."""
     from undrift.run.config import presets
@@ -41,9 +41,11 @@ def show(
         content = {name: method_options(name) for name in names["methods"]}
     if what == "methods":
         calm(None)
-        content = {what: [_about(name) for name in names[what]]}
+        made = {name: METHODS.load(name) for name in names[what]}
+        about = [{"name": n, "summary": m.summary(), "paper": m.paper} for n, m in made.items()]
+        content = {what: about}
     if as_json:
-        print_json(content)
+        options.print_json(content)
         return
     if what == "methods":
         width = max(map(len, names[what]))
@@ -56,9 +58,3 @@ def show(
         pairs = entries.items() if isinstance(entries, dict) else ((name, "") for name in entries)
         for name, value in pairs:
             typer.echo(f"  {name}" + (f": {value}" if value != "" else ""))
-
-
-def _about(name: str) -> dict[str, str]:
-    """Gather what a line about a method says."""
-    method = METHODS.load(name)
-    return {"name": name, "summary": method.summary(), "paper": method.paper}

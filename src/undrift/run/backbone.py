@@ -26,7 +26,7 @@ from undrift.data.picture_decoding import open_picture
 from undrift.data.picture_folder import cache_folder
 from undrift.data.processor import PLAIN, Alone, naming, text_only, tokenizer_of
 from undrift.data.prompts import Renderer
-from undrift.errors import ConfigError, DataError, UndriftError
+from undrift.errors import ConfigError, DataError, UndriftError, first_line
 from undrift.methods.shared.projector import has_own_modules
 from undrift.run.config import RunConfig
 from undrift.run.encoder import Encoder, EncodingCollator
@@ -92,10 +92,9 @@ class Backbone:
         except UndriftError:
             raise
         except (OSError, ValueError, KeyError, ImportError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ConfigError(
-                f"cannot load the backbone {name!r} ({origin}): {first}; expected a model in "
-                "safetensors with its processor, or a language model with its tokenizer"
+                f"cannot load the backbone {name!r} ({origin}): {first_line(error)}; expected a "
+                "model in safetensors with its processor, or a language model with its tokenizer"
             ) from error
         return cls.of(name, model, processor)
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from undrift.data.collate import Encoded, FeatureCollator, PixelCollator, TextCollator
 from undrift.data.picture_decoding import open_picture
 from undrift.data.types import Example
-from undrift.errors import ConfigError
+from undrift.errors import ConfigError, first_line
 from undrift.run.load_model import encoder_source
 
 _OURS: dict[str, Any] = {"trust_remote_code": False}
@@ -63,10 +63,9 @@ class Encoder:
             sees = hasattr(model, "get_image_features")
             pictures = AutoImageProcessor.from_pretrained(origin, **_OURS) if sees else None
         except (OSError, ValueError, KeyError, ImportError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise ConfigError(
-                f"cannot load the encoder {name!r}: {first}; expected a folder or a Hub name of a "
-                "CLIP-like model or a sentence encoder, in safetensors"
+                f"cannot load the encoder {name!r}: {first_line(error)}; expected a folder or a "
+                "Hub name of a CLIP-like model or a sentence encoder, in safetensors"
             ) from error
         return cls(name, model.requires_grad_(False).eval().to(device), tokenizer, pictures)
 

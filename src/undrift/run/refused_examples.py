@@ -19,7 +19,7 @@ from undrift.data.collate import Encoded, PixelCollator, TextCollator
 from undrift.data.processor import REFUSALS, blame, refuses, setting_error, text_only
 from undrift.data.prompts import Renderer
 from undrift.data.types import Example
-from undrift.errors import ConfigError, DataError
+from undrift.errors import ConfigError, DataError, first_line
 from undrift.run.backbone import Backbone, Collator
 from undrift.run.load_model import read_processor, source
 
@@ -66,9 +66,9 @@ def renderer_of(backbone: str | Backbone) -> Renderer:
         config: Any = AutoConfig.from_pretrained(origin)
         processor = read_processor(origin)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        first = (str(error).strip() or repr(error)).splitlines()[0]
         raise ConfigError(
-            f"cannot load the processor of the backbone {backbone!r} ({origin}): {first}"
+            f"cannot load the processor of the backbone {backbone!r} ({origin}): "
+            f"{first_line(error)}"
         ) from error
     return Renderer(processor, _stops(origin), config)
 

@@ -123,6 +123,10 @@ class Study:
         """Return the command that runs a cell."""
         return [*self.program, *cell.words, "--out", str(self.folder(cell)), "--quiet"]
 
+    def command_of(self, cell: Cell) -> str:
+        """Return that command as a user types it."""
+        return shlex.join(["undrift", *self.argv(cell)[len(self.program) :]])
+
     def last(self, cell: Cell) -> float | None:
         """Return what a cell has reached at the end.
 
@@ -199,8 +203,7 @@ class Study:
             said = process.tail(_TAIL) or f"it ended with status {process.status} without a word"
             if process.status == 0:
                 said = _CHANGED.format(self.folder(cell))
-            command = shlex.join(["undrift", *self.argv(cell)[len(self.program) :]])
-            self.failures[cell.name] = Failure(cell, command, said)
+            self.failures[cell.name] = Failure(cell, self.command_of(cell), said)
             progress.event("failed", f"{cell.title}: failed ({clock(seconds)})", **values)
         self._widen()
         self.write()
