@@ -11,7 +11,7 @@ from typing import Any, get_args
 from undrift.data import doctor_checks as checks
 from undrift.data.benchmarks import beside_benchmark
 from undrift.data.benchmarks.folder import is_data
-from undrift.data.doctor_checks import Finding, Item, RowQuestion, Severity, Split, counted
+from undrift.data.doctor_checks import Finding, Item, RowQuestion, Severity, Split, first_rows
 from undrift.data.instructions import Lost, ReadRow, Row, TaskFiles, each_row
 from undrift.data.picture_decoding import Survey, survey
 from undrift.data.picture_folder import PictureFolder
@@ -174,21 +174,21 @@ class SoughtPictures(PictureFolder):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.missing: dict[Path, str] = {}
-        self.outside: dict[Path, str] = {}
+        self.missing = dict[Path, str]()
+        self.outside = dict[Path, str]()
 
     def find(self, name: str) -> Path:
         """Return where a picture is or should be; anywhere, if it is in `outside`."""
-        path = self.root / name
+        path = None
         try:
             path = self.place(name)
-        except DataError as error:
-            self.outside[path] = str(error)
-            return path
-        try:
             return super().find(name)
         except DataError as error:
-            self.missing[path] = str(error)
+            if path is None:
+                path = self.root / name
+                self.outside.setdefault(path, str(error))
+            else:
+                self.missing.setdefault(path, str(error))
             return path
 
 
@@ -203,13 +203,9 @@ def read_split(source: TaskFiles, name: str) -> tuple[Split, list[Finding]]:
         What can be read of it, and the findings; a damaged file is one, too.
     """
     file, pictures = source.files[name], SoughtPictures(source.pictures.root)
-    bad, strangers = list[BadRow](), set[str]()
-    read, damaged = list[ReadRow](), ""
-    missing, outside = dict[Path, Item](), dict[Path, Item]()
+    bad, strangers, read, damaged = list[BadRow](), set[str](), list[ReadRow](), ""
 
     def joined(row: Row) -> Row:
-        pictures.missing.clear()
-        pictures.outside.clear()
         try:
             return row if source.join is None or name != "test" else source.join(row)
         except DataError as error:
@@ -217,66 +213,59 @@ def read_split(source: TaskFiles, name: str) -> tuple[Split, list[Finding]]:
             raise
 
     try:
-        for one in each_row(file, pictures, join=joined, answers=source.answers, bad=bad):
-            read.append(one)
-            for path, reason in pictures.missing.items():
-                missing.setdefault(path, Item(str(path), reason, file, one.number))
-            for path, reason in pictures.outside.items():
-                outside.setdefault(path, Item(f"row {one.number}", reason, file, one.number))
+        # what was read before the damage stays
+        read += each_row(file, pictures, join=joined, answers=source.answers, bad=bad)
     except DataError as error:
         damaged = str(error)
     refused = [Item(f"row {row.row}", row.reason, row.file, row.row) for row in bad]
+    questions = tuple(RowQuestion(one.number, example) for one in read for example in one.examples)
+    rows = first_rows(questions)
+    missing = {path: why for path, why in pictures.missing.items() if path in rows}
+    outside = {path: why for path, why in pictures.outside.items() if path in rows}
     split = Split(
         source.name,
         name,
         file,
         len(read) + len(bad),
-        tuple(RowQuestion(one.number, example) for one in read for example in one.examples),
+        questions,
         tuple((one.number, one.identity) for one in read if one.identity is not None),
         frozenset({*missing, *outside}),
         tuple(item for item in refused if item.reason in strangers),
         source.max_new_tokens,
         source.scorer,
     )
-    unusable = [item for item in refused if item.reason not in strangers]
-    return split, list(
-        _unusable(split, damaged, unusable, [*missing.values()], [*outside.values()])
-    )
-
-
-def _unusable(
-    split: Split, damaged: str, bad: list[Item], missing: list[Item], outside: list[Item]
-) -> Iterator[Finding]:
+    found = list[Finding]()
     if damaged:
-        yield Finding("file", "error", split.task, split.name, damaged)
+        found.append(Finding("file", "error", source.name, name, damaged))
     elif not split.rows:
-        message = f"{split.file} holds no row"
-        yield Finding("file", "error", split.task, split.name, message, "get the file again")
-    message = f"{counted(len(bad), 'row')} that cannot be used"
-    advice = "mend them, or leave them out with --skip-bad"
-    yield from split.found("row", "error", bad, message, advice)
-    message = f"{counted(len(missing), 'picture')} {'is' if len(missing) == 1 else 'are'} not there"
+        message = f"{file} holds no row"
+        found.append(Finding("file", "error", source.name, name, message, "get the file again"))
+    items = [item for item in refused if item.reason not in strangers]
+    message, advice = "that cannot be used", "mend them, or leave them out with --skip-bad"
+    found += checks.found(split, "row", "error", items, "row", message, advice)
+    items = [Item(str(path), why, file, rows[path]) for path, why in missing.items()]
+    message = f"{'is' if len(items) == 1 else 'are'} not there"
     advice = "get them, or leave their rows out with --skip-bad"
-    yield from split.found("missing picture", "error", missing, message, advice)
-    message = f"{counted(len(outside), 'picture')} outside the pictures' folder"
+    found += checks.found(split, "missing picture", "error", items, "picture", message, advice)
+    items = [Item(f"row {rows[path]}", why, file, rows[path]) for path, why in outside.items()]
+    message = "outside the pictures' folder"
     advice = "write names that are relative to it; nothing outside is ever opened"
-    yield from split.found("picture outside", "error", outside, message, advice)
+    found += checks.found(split, "picture outside", "error", items, "picture", message, advice)
+    return split, found
 
 
 def _unread(find: Callable[..., list[tuple[str, Path]]] | None, root: Path | None) -> list[Finding]:
     """Name the files that lie with the data and are not read."""
-    found: dict[tuple[str, bool], list[Path]] = {}
+    unread: dict[tuple[str, bool], list[Path]] = {}
     for task, path in find(root) if find is not None else ():
-        found.setdefault((task, is_data(path)), []).append(path)
-    findings = []
-    for (task, meant), paths in found.items():
-        names = ", ".join(path.name for path in paths)
-        message = f"{counted(len(paths), 'file')} not read: {names}"
-        severity: Severity = "warning" if meant else "note"
+        unread.setdefault((task, is_data(path)), []).append(path)
+    findings = list[Finding]()
+    for (task, meant), paths in unread.items():
+        message = f"not read: {', '.join(path.name for path in paths)}"
         advice = "name rows train, validation or test, in a format that is read; move the rest away"
-        items = tuple(Item(path.name, "", path) for path in paths)
-        advice = advice if meant else ""
-        findings.append(Finding("unread file", severity, task, "", message, advice, items))
+        severity, advice = ("warning", advice) if meant else ("note", "")
+        items = [Item(path.name, "", path) for path in paths]
+        findings += checks.found(task, "unread file", severity, items, "file", message, advice)
     return findings
 
 

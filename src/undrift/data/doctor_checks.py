@@ -141,21 +141,35 @@ class Split:
         """Return the place of a question."""
         return Item(question.example.id, reason, self.file, question.row)
 
-    def found(
-        self, check: str, severity: Severity, items: Sequence[Item], message: str, advice: str = ""
-    ) -> Iterator[Finding]:
-        """Yield a finding about this split, if there is a place of it."""
-        if items:
-            yield Finding(check, severity, self.task, self.name, message, advice, tuple(items))
-
     def pictures(self) -> dict[Path, int]:
         """Return each picture that is there, with the first row that shows it."""
-        shown: dict[Path, int] = {}
-        for row, example in self.questions:
-            for path in example.images:
-                if path not in self.absent:
-                    shown.setdefault(path, row)
-        return shown
+        shown = first_rows(self.questions)
+        return {path: row for path, row in shown.items() if path not in self.absent}
+
+
+def first_rows(questions: Iterable[RowQuestion]) -> dict[Path, int]:
+    """Return each picture with the first row that shows it."""
+    rows: dict[Path, int] = {}
+    for row, example in questions:
+        for path in example.images:
+            rows.setdefault(path, row)
+    return rows
+
+
+def found(
+    about: Split | str,
+    check: str,
+    severity: Severity,
+    items: Sequence[Item],
+    thing: str,
+    message: str,
+    advice: str = "",
+) -> Iterator[Finding]:
+    """Yield a finding about a split or a task, if there are places of it; it says how many."""
+    task, split = (about.task, about.name) if isinstance(about, Split) else (about, "")
+    if items:
+        message = f"{counted(len(items), thing)} {message}"
+        yield Finding(check, severity, task, split, message, advice, tuple(items))
 
 
 def counted(number: int, thing: str) -> str:
@@ -199,9 +213,9 @@ def id_kinds(split: Split) -> Iterator[Finding]:
     texts = [(row, value) for row, value in split.ids if isinstance(value, str)]
     few, kind = (numbers, "number") if len(numbers) <= len(texts) else (texts, "text")
     items = [Item(repr(value), "", split.file, row) for row, value in few]
-    message = f"{counted(len(few), 'id')} of {len(split.ids):,} written as a {kind}"
+    message = f"of {len(split.ids):,} written as a {kind}"
     advice = "write all of them in one way: other code takes 17 and '17' for two ids"
-    yield from split.found("id types", "warning", items, message, advice)
+    yield from found(split, "id types", "warning", items, "id", message, advice)
 
 
 def repeated_ids(split: Split) -> Iterator[Finding]:
@@ -220,12 +234,11 @@ def repeated_ids(split: Split) -> Iterator[Finding]:
         before = first.setdefault(question.example.id, question.row)
         if before != question.row:
             items.append(split.item(question, f"the id of row {before} as well"))
-    severity: Severity = "note" if split.name == "train" else "error"
-    advice = "give each an id of its own: answers are matched by id"
-    if severity == "note":
-        advice = "no harm here: they are told apart as id~2, id~3 ..."
-    message = f"{counted(len(items), 'question')} under an id that is taken"
-    yield from split.found("repeated id", severity, items, message, advice)
+    severity, advice = "error", "give each an id of its own: answers are matched by id"
+    if split.name == "train":
+        severity, advice = "note", "no harm here: they are told apart as id~2, id~3 ..."
+    message = "under an id that is taken"
+    yield from found(split, "repeated id", severity, items, "question", message, advice)
 
 
 def extra_keys(splits: Sequence[Split]) -> Iterator[Finding]:
@@ -270,7 +283,7 @@ def second_file(source: TaskFiles, test: Split) -> Iterator[Finding]:
     name, content = source.annotation.name, read_json(source.annotation)
     captions = isinstance(content, dict) and {"images", "annotations"} <= content.keys()
     check = "caption ids" if captions else "annotation"
-    message = f"{counted(len(test.unknown), 'row')} that {name} knows nothing about"
+    message = f"that {name} knows nothing about"
     if captions:
         ids = {image["id"] for image in content["images"]}
         captioned = len(ids & {note["image_id"] for note in content["annotations"]})
@@ -280,7 +293,7 @@ def second_file(source: TaskFiles, test: Split) -> Iterator[Finding]:
             more = f"{name} has captions of {counted(captioned - test.rows, 'picture')} more"
             yield Finding(check, "note", source.name, "test", more)
     advice = "get the corrected file, or leave the rows out with --skip-bad"
-    yield from test.found(check, "error", test.unknown, message, advice)
+    yield from found(test, check, "error", test.unknown, "row", message, advice)
 
 
 # ------------------------------------------------------------ prompts
@@ -314,12 +327,12 @@ def format_lines(splits: list[Split]) -> Iterator[Finding]:
         Warnings.
     """
     own = {split.name: format_line([split]) for split in splits}
-    found = {line for line in own.values() if line is not None}
-    if len(found) > 1:
+    ends = {line for line in own.values() if line is not None}
+    if len(ends) > 1:
         message = "; ".join(f"{name} prompts end in {line!r}" for name, line in own.items() if line)
         advice = "ask as you train, or else format is forgotten before anything is learned"
         yield Finding("format differs", "warning", splits[0].task, "", message, advice)
-    whole = found.pop() if len(found) == 1 else format_line(splits)
+    whole = ends.pop() if len(ends) == 1 else format_line(splits)
     for split in splits:
         line = own[split.name] or whole
         lacking, doubled = list[Item](), list[Item]()
@@ -330,12 +343,12 @@ def format_lines(splits: list[Split]) -> Iterator[Finding]:
             repeated = line is not None and question.example.question.count(line) > 1
             if lines[-2:-1] == lines[-1:] or repeated:
                 doubled.append(split.item(question, f"twice {lines[-1]!r}"))
-        message = f"{counted(len(lacking), 'prompt')} without the last line of the others, {line!r}"
+        message = f"without the last line of the others, {line!r}"
         advice = "add it, or the model is asked in a form that it does not know"
-        yield from split.found("format line", "warning", lacking, message, advice)
-        message = f"{counted(len(doubled), 'prompt')} with the last line twice"
+        yield from found(split, "format line", "warning", lacking, "prompt", message, advice)
+        message = "with the last line twice"
         advice = "leave one: a suffix may have been added to prompts that had it"
-        yield from split.found("format line twice", "warning", doubled, message, advice)
+        yield from found(split, "format line twice", "warning", doubled, "prompt", message, advice)
 
 
 def _lines(question: RowQuestion) -> list[str]:
@@ -385,15 +398,15 @@ def _copies(split: Split) -> Iterator[Finding]:
         reason, unusable = known[answers]
         if reason:
             (useless if unusable else wrong).append(split.item(question, reason))
-    message = f"{counted(len(useless), 'answer')} that the scorer {scorer} cannot use"
+    message = f"that the scorer {scorer} cannot use"
     advice = "mend them, or name another scorer: a run would stop when it scores them"
-    yield from split.found("answer", "error", useless, message, advice)
-    message = f"{counted(len(wrong), 'answer')} of which even a perfect copy is not right"
-    severity: Severity = "note" if published else "error"
+    yield from found(split, "answer", "error", useless, "answer", message, advice)
+    message, severity = "of which even a perfect copy is not right", "error"
     advice = f"write them as the scorer {scorer} reads them, or name another scorer"
     if published:
+        severity = "note"
         advice = f"the public rule of {scorer} is so, and published numbers have it too"
-    yield from split.found("perfect copy", severity, wrong, message, advice)
+    yield from found(split, "perfect copy", severity, wrong, "answer", message, advice)
 
 
 def _fault(scorer: str, example: Example) -> tuple[str, bool]:
@@ -413,11 +426,10 @@ def _units(splits: Sequence[Split]) -> Iterator[Finding]:
                 words = f"{split.name}: {', '.join(f'{corner:g}' for corner in made)}"
                 sides[made.shares].append(split.item(question, words))
     few, many = sorted(sides.values(), key=len)
-    if few:
-        message = f"{counted(len(few), 'answer')} with a box in other units than {len(many):,} "
-        message += "others: one side lies within 0..1, the other beyond"
-        advice = "write all of a task's boxes in one unit: scores compare numbers as they stand"
-        yield Finding("box units", "error", splits[0].task, "", message, advice, tuple(few))
+    message = f"with a box in other units than {len(many):,} others: one side lies within 0..1, "
+    message += "the other beyond"
+    advice = "write all of a task's boxes in one unit: scores compare numbers as they stand"
+    yield from found(splits[0].task, "box units", "error", few, "answer", message, advice)
 
 
 # ------------------------------------------------------------ questions that were trained on
@@ -438,26 +450,30 @@ def overlap(train: Split, other: Split) -> Iterator[Finding]:
         questions about pictures that were trained on.
     """
     alike = same_files({*train.pictures(), *other.pictures()})
-    learned: dict[tuple[tuple[Path, ...], str], int] = {}
-    seen: dict[Path, int] = {}
-    for row, example in train.questions:
+
+    def asked(example: Example) -> tuple[tuple[Path, ...], str]:
         images = tuple(alike.get(path, path) for path in example.images)
-        learned.setdefault((images, _words(example.question)), row)
+        return images, " ".join(example.question.split())
+
+    learned = dict[tuple[tuple[Path, ...], str], int]()
+    seen = dict[Path, int]()
+    for row, example in train.questions:
+        images, words = asked(example)
+        learned.setdefault((images, words), row)
         for path in images:
             seen.setdefault(path, row)
-    same, shared = [], []
+    same, shared = list[Item](), list[Item]()
     for question in other.questions:
-        images = tuple(alike.get(path, path) for path in question.example.images)
-        key = (images, _words(question.example.question))
-        if key in learned:
-            same.append(other.item(question, f"row {learned[key]} of train asks the same"))
+        images, words = asked(question.example)
+        if row := learned.get((images, words)):
+            same.append(other.item(question, f"row {row} of train asks the same"))
         elif rows := [seen[path] for path in images if path in seen]:
             shared.append(other.item(question, f"its picture is in row {rows[0]} of train"))
-    message = f"{counted(len(same), 'question')} trained on already, of {len(other.questions):,}"
+    message = f"trained on already, of {len(other.questions):,}"
     advice = "leave them out of one side, or say so beside the scores"
-    yield from other.found("overlap", "warning", same, message, advice)
-    message = f"{counted(len(shared), 'question')} about a picture that train asks something else"
-    yield from other.found("shared picture", "note", shared, message)
+    yield from found(other, "overlap", "warning", same, "question", message, advice)
+    message = "about a picture that train asks something else"
+    yield from found(other, "shared picture", "note", shared, "question", message)
 
 
 def same_files(paths: Iterable[Path]) -> dict[Path, Path]:
@@ -487,10 +503,6 @@ def same_files(paths: Iterable[Path]) -> dict[Path, Path]:
     return alike
 
 
-def _words(question: str) -> str:
-    return " ".join(question.split())
-
-
 # ------------------------------------------------------------ pictures
 
 
@@ -501,9 +513,8 @@ def unreadable_pictures(split: Split, opened: Survey) -> Iterator[Finding]:
         for path, row in split.pictures().items()
         if path in opened.unreadable
     ]
-    message = f"{counted(len(items), 'picture')} that cannot be opened"
-    advice = "mend them, or leave their rows out with --skip-bad"
-    yield from split.found("unreadable picture", "error", items, message, advice)
+    message, advice = "that cannot be opened", "mend them, or leave their rows out with --skip-bad"
+    yield from found(split, "unreadable picture", "error", items, "picture", message, advice)
 
 
 def changed_pictures(task: str, splits: Iterable[Split], opened: Survey) -> Iterator[Finding]:
@@ -519,14 +530,9 @@ def changed_pictures(task: str, splits: Iterable[Split], opened: Survey) -> Iter
     """
     places = _first_places(splits)
     for change, (check, what, advice) in _CHANGED.items():
-        items = tuple(
-            Item(str(path), "", *place)
-            for path, place in places.items()
-            if change in opened.changes.get(path, ())
-        )
-        if items:
-            message = f"{counted(len(items), 'picture')} {what}"
-            yield Finding(check, "note", task, "", message, advice, items)
+        paths = [path for path in places if change in opened.changes.get(path, ())]
+        items = [Item(str(path), "", *places[path]) for path in paths]
+        yield from found(task, check, "note", items, "picture", what, advice)
 
 
 def picture_sizes(
@@ -555,14 +561,14 @@ def picture_sizes(
     if smallest == largest:
         message = f"pictures of {_x(middle)} pixels"
     yield Finding("picture sizes", "note", task, "", message)
-    if tiny := tuple(item for path, item in shown.items() if min(sizes[path]) < TINY):
-        message = f"{counted(len(tiny), 'picture')} with a side below {TINY} pixels"
-        yield Finding("tiny picture", "note", task, "", message, "they are scaled up", tiny)
+    tiny = [item for path, item in shown.items() if min(sizes[path]) < TINY]
+    message = f"with a side below {TINY} pixels"
+    yield from found(task, "tiny picture", "note", tiny, "picture", message, "they are scaled up")
     long = [path for path in shown if max(sizes[path]) > NARROW * min(sizes[path])]
-    if narrow := tuple(shown[path] for path in long):
-        message = f"{counted(len(narrow), 'picture')} more than {NARROW} times as long as wide"
-        advice = "cut or pad them: some models refuse such pictures"
-        yield Finding("narrow picture", "warning", task, "", message, advice, narrow)
+    narrow = [shown[path] for path in long]
+    message = f"more than {NARROW} times as long as wide"
+    advice = "cut or pad them: some models refuse such pictures"
+    yield from found(task, "narrow picture", "warning", narrow, "picture", message, advice)
 
 
 def _first_places(splits: Iterable[Split]) -> dict[Path, tuple[Path | None, int]]:
@@ -589,15 +595,14 @@ def ambiguous_names(splits: Iterable[Split]) -> Iterator[Finding]:
     places: dict[str, dict[Path, None]] = {}
     for path in {path: None for split in splits for path in split.pictures()}:
         places.setdefault(path.name, {})[path.parent] = None
-    items = tuple(
+    items = [
         Item(name, f"in {counted(len(folders), 'folder')}: {', '.join(map(str, folders))}")
         for name, folders in sorted(places.items())
         if len(folders) > 1
-    )
-    if items:
-        message = f"{counted(len(items), 'file name')} shared by pictures of several folders"
-        advice = "no harm here: undrift goes by the whole path; code that does not mixes them up"
-        yield Finding("ambiguous name", "note", "", "", message, advice, items)
+    ]
+    message = "shared by pictures of several folders"
+    advice = "no harm here: undrift goes by the whole path; code that does not mixes them up"
+    yield from found("", "ambiguous name", "note", items, "file name", message, advice)
 
 
 def _x(size: Size) -> str:
