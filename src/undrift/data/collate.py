@@ -74,7 +74,7 @@ class _Collator:
         cut: Whether the model takes `logits_to_keep`: then only the last positions get logits.
     """
 
-    def __init__(self, renderer: Renderer, *, cut: bool) -> None:
+    def __init__(self, renderer: Renderer, *, cut: bool = False) -> None:
         self._renderer = renderer
         self._cut = cut
         own = renderer.tokenizer
@@ -101,10 +101,8 @@ class _Collator:
         encoded = []
         for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True):
             self._renderer.check(example, text, prompt, answer, self._times())
-            rows, question = self._rows(example), example.question
-            encoded.append(
-                Encoded(example.id, text, prompt, answer, example.images, rows, question)
-            )
+            images, rows, question = example.images, self._rows(example), example.question
+            encoded.append(Encoded(example.id, text, prompt, answer, images, rows, question))
         return encoded
 
     def _spread(self, text: str) -> str:
@@ -176,15 +174,7 @@ class FeatureCollator(_Collator):
 
 
 class PixelCollator(_Collator):
-    """Batches for any vision-language model: its processor makes the pixels and the masks.
-
-    Args:
-        renderer: The prompts.
-        cut: Whether the model takes `logits_to_keep`: then only the last positions get logits.
-    """
-
-    def __init__(self, renderer: Renderer, *, cut: bool = False) -> None:
-        super().__init__(renderer, cut=cut)
+    """Batches for any vision-language model: its processor makes the pixels and the masks."""
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """Let the processor make the prompt's tensors, then put the answers behind them.

@@ -42,8 +42,6 @@ Join = Callable[[Row], Row]
 _SYSTEM = {"system", "system_prompt", "system_message", "sys_prompt", "sys"}
 _HTML = re.compile(r"<img\b[^>]*>|!\[[^\]\n]*\]\([^)\n]+\)", re.IGNORECASE)  # or Markdown's
 _FILLED = ("<ref-object>", "<bbox>")  # ms-swift fills them in from `objects`
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
-
 
 Lost = dict[str, str]
 """Tasks whose files cannot be found, with what is missing."""
@@ -223,7 +221,7 @@ def examples_of(
     if wrong := [*unread_media(kept, [one for each in shown for one in each]), *wrong]:
         raise DataError("; ".join(wrong))
     system = _system(row, parsed)
-    extra = MappingProxyType(kept) if kept else _NOTHING
+    extra = MappingProxyType(kept)
     found: dict[int, Path] = {}  # a picture that several turns see is looked for once
     made = []
     for place, (turn, seen) in enumerate(zip(parsed.turns, shown, strict=True), 1):

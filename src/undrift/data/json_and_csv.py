@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import chain
-from json import JSONDecoder, detect_encoding
+from json import detect_encoding
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,7 +54,6 @@ KEYS = frozenset(
 """What rows are read by; in a header, people write these with a capital letter, too."""
 
 _MORE = "Extra data"  # what Python says of a line that goes on behind its value
-_OBJECT, _COMMA = re.compile(r"\s*(?=\{)"), re.compile(r"\s*,")
 _LISTS = ("answers", "images")
 _DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|[\r\n]|\Z)")
@@ -119,10 +118,7 @@ def json_rows(path: Path) -> Rows:
                         row = Refused(f"no JSON at {where}: {row.reason}{more}")
                     yield number, row
                 return
-            text = _whole(path, file)
-            if _lacks_brackets(text):
-                text = f"[{text.rstrip().removesuffix(',')}]"
-            yield from enumerate(json_elements(text, unique=True), 1)
+            yield from enumerate(json_elements(_whole(path, file), unique=True), 1)
         except UnicodeDecodeError as error:
             raise DataError(f"cannot read {path}: {not_utf8(error)}") from error
         except NotJson as error:
@@ -153,18 +149,8 @@ def _has_a_row_a_line(path: Path, file: BinaryIO) -> bool:
     if lines[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return False
     texts = [line.decode(errors="replace") for line in lines]
-    return max(map(_objects, texts)) == 1 and not _lacks_brackets(texts[0])
-
-
-def _lacks_brackets(text: str) -> bool:
-    """Tell whether a comma is behind the first object, as in an array."""
-    if not (start := _OBJECT.match(text)):
-        return False
-    try:
-        _, end = JSONDecoder().raw_decode(text, start.end())
-    except (ValueError, RecursionError):
-        return False
-    return _COMMA.match(text, end) is not None
+    of_an_array = _objects(texts[0]) and texts[0].rstrip().endswith(",")
+    return max(map(_objects, texts)) == 1 and not of_an_array
 
 
 def _objects(line: str) -> int:
@@ -198,28 +184,30 @@ def csv_rows(path: Path) -> Rows:
     csv.field_size_limit(MAX_LINE)
     number = 0
     with utf8(path) as file:
-        lines = _Lines(path, file)
-        first, delimiter = _first(lines, DELIMITERS[path.suffix.lower()])
+        lines = _lines(path, file)
+        before, first, delimiter = _first(lines, DELIMITERS[path.suffix.lower()])
         table = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
         header = _header(path, table)
         while True:
-            lines.row.clear()
+            start = before + table.line_num + 1
             try:
                 cells = next(table, None)
             except csv.Error as error:
-                number += 1
-                if len(lines.row) > 1:
-                    raise _damaged_csv(lines, str(error)) from error
-                yield number, Refused(f"line {lines.number}: {error}; {_QUOTES}")
+                number, end = number + 1, before + table.line_num
+                if end > start:
+                    raise _damaged_csv(path, start, end, str(error)) from error
+                yield number, Refused(f"line {end}: {error}; {_QUOTES}")
                 continue
             if cells is None:
                 return
             if not cells:
                 continue
-            number += 1
-            rows_alone = all(line.count("\t") == len(header) - 1 for line in lines.row)
-            if delimiter == "\t" and len(lines.row) > 1 and rows_alone:
-                raise _damaged_csv(lines, "a quotation mark joins lines that look like rows")
+            number, end = number + 1, before + table.line_num
+            joined = re.split(r"\r\n|[\r\n]", "\t".join(cells))
+            rows_alone = all(line.count("\t") == len(header) - 1 for line in joined)
+            if delimiter == "\t" and end > start and rows_alone:
+                what = "a quotation mark joins lines that look like rows"
+                raise _damaged_csv(path, start, end, what)
             if len(cells) != len(header):
                 found = f"it has {len(cells)} cells, and the header has {len(header)}"
                 yield number, Refused(f"{found}; quote texts that hold the delimiter")
@@ -228,52 +216,33 @@ def csv_rows(path: Path) -> Rows:
             yield number, {key: _value(key, cell) for key, cell in pairs if cell.strip()}
 
 
-class _Lines:
-    """The lines of a file, their count, and those of the row that is being read."""
-
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path, self.number, self.row = path, 0, list[str]()
-        self._lines = self._each(file)
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.row.append(line)
-        return line
-
-    def _each(self, file: BinaryIO) -> Iterator[str]:
-        old = False  # lines end in \r alone, as on a Macintosh of old
-        while line := file.readline(MAX_LINE + 1):
-            self.number += 1
-            where = f"cannot read {self.path}"
-            if len(line) > MAX_LINE:
-                raise DataError(f"{where}: line {self.number} has more than {MAX_LINE:,} bytes")
-            try:
-                text = line.decode()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{where}, line {self.number}: {not_utf8(error)}") from error
-            old = old or (self.number == 1 and "\r" in text.removesuffix("\n").removesuffix("\r"))
-            if not old:
-                yield text
-                continue
-            self.number -= 1
-            for found in _LINE.finditer(text):
-                if found.group():
-                    self.number += 1
-                    yield found.group()
+def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
+    """Yield the lines of a file, whatever they end in."""
+    number = 0
+    old = False  # lines end in \r alone, as on a Macintosh of old
+    while line := file.readline(MAX_LINE + 1):
+        where = f"cannot read {path}"
+        if len(line) > MAX_LINE:
+            raise DataError(f"{where}: line {number + 1} has more than {MAX_LINE:,} bytes")
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{where}, line {number + 1}: {not_utf8(error)}") from error
+        old = old or (not number and "\r" in text.removesuffix("\n").removesuffix("\r"))
+        for one in filter(None, _LINE.findall(text)) if old else (text,):
+            number += 1
+            yield one
 
 
-def _first(lines: _Lines, delimiters: str) -> tuple[str, str]:
-    """Return the first line that says anything, and the delimiter."""
+def _first(lines: Iterator[str], delimiters: str) -> tuple[int, str, str]:
+    """Return the first line that says anything, how many are before it, and the delimiter."""
     named = ""
-    for line in lines:
+    for before, line in enumerate(lines):
         if not named and (found := _DELIMITER.fullmatch(line)):
             named = found[1]
         elif line.strip(f'{delimiters}{named}" \t\r\n'):
-            return line, named or max(delimiters, key=line.count)
-    return "", named or delimiters[0]
+            return before, line, named or max(delimiters, key=line.count)
+    return 0, "", named or delimiters[0]
 
 
 def _header(path: Path, table: Iterator[list[str]]) -> list[str]:
@@ -304,6 +273,5 @@ def _value(key: str, cell: str) -> Any:
     return listed if texts else cell
 
 
-def _damaged_csv(lines: _Lines, what: str) -> DataError:
-    where = f"line {lines.number - len(lines.row) + 1} to {lines.number}"
-    return DataError(f"{lines.path} is damaged at {where}: {what}; {_QUOTES}")
+def _damaged_csv(path: Path, start: int, end: int, what: str) -> DataError:
+    return DataError(f"{path} is damaged at line {start} to {end}: {what}; {_QUOTES}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from bisect import bisect
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ class PictureFolder:
         self.root = root
         self._real = root.resolve()
         self._listed: dict[Path, dict[str, int]] = {}
-        self._sorted: dict[Path, list[str]] = {}
+        self._names = functools.cache(_sorted_names)
         self._missing = 0
 
     def find(self, name: str) -> Path:
@@ -172,11 +173,6 @@ class PictureFolder:
             except OSError as error:
                 raise DataError(f"cannot list {folder}: {error}") from error
         return self._listed[folder]
-
-    def _names(self, folder: Path) -> list[str]:
-        if folder not in self._sorted:
-            self._sorted[folder] = _sorted_names(folder)
-        return self._sorted[folder]
 
     def _inside(self, path: Path) -> None:
         try:

@@ -233,30 +233,15 @@ def naming(
     batch: Sequence[Any],
     alone: Callable[[Any], object],
     plain: Callable[[], object],
-    about: str = "",
 ) -> Iterator[None]:
-    """Within this context, what fails because of one example is told with its name.
+    """Within this context, what fails because of one example is told with its name; see `blame`.
 
-    Where a plain picture fails as well, the message says so: it is a setting then.
-
-    Args:
-        who: What may refuse it.
-        batch: The examples among which it is, each with an `id` and `images`.
-        alone: Does with one example what is done with all of them.
-        plain: Does it with a plain picture of ordinary size.
-        about: A regular expression: what else has failed goes through as it is.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        DataError: If one of them is refused. An error of ours, memory that is used up, and what no
-            example does alone go through as they are.
+    An error of ours, memory that is used up, and what no example does alone go through as they are.
     """
     try:
         yield
     except REFUSALS as error:
-        blame(who, batch, error, alone, plain, about)
+        blame(who, batch, error, alone, plain)
         raise
 
 
@@ -268,34 +253,36 @@ def blame(
     plain: Callable[[], object],
     about: str = "",
 ) -> None:
-    """Raise a DataError that names the example at fault, if one of a batch is (see `naming`)."""
-    if re.search(about, str(error), re.IGNORECASE):
-        found = _blamed(who, batch, error, alone, plain)
-        if found is not error:
-            raise found from error
+    """Raise an error that names the example at fault, if one of a batch is.
 
+    Where a plain picture fails as well, the message says so: it is a setting then.
 
-def _blamed(
-    who: str,
-    batch: Sequence[Any],
-    error: Exception,
-    alone: Callable[[Any], object],
-    plain: Callable[[], object],
-) -> Exception:
-    if isinstance(error, UndriftError | torch.OutOfMemoryError):
-        return error
+    Args:
+        who: What may refuse it.
+        batch: The examples among which it is, each with an `id` and `images`.
+        error: What was raised for the batch.
+        alone: Does with one example what was done with all of them.
+        plain: Does it with a plain picture of ordinary size.
+        about: A regular expression: an error that it is not found in is none of an example's.
+
+    Raises:
+        DataError: If one of them is refused.
+    """
+    ours = isinstance(error, UndriftError | torch.OutOfMemoryError)
+    if ours or not re.search(about, str(error), re.IGNORECASE):
+        return
     for example in batch:
         own = _raised(lambda example=example: alone(example)) if len(batch) > 1 else error
         if isinstance(own, UndriftError):
-            return own
+            raise own from error
         if own is None:
             continue
         shown = ", ".join(_picture(path) for path in example.images) or "no picture"
         message = refuses(who, f"example {example.id!r} ({shown})" if example.id else shown, own)
         if isinstance(_raised(plain), UndriftError | None):
-            return DataError(f"{message}; leave it out (--skip-bad), or take another picture")
-        return setting_error(message)
-    return error
+            advice = "leave it out (--skip-bad), or take another picture"
+            raise DataError(f"{message}; {advice}") from error
+        raise setting_error(message) from error
 
 
 def refuses(who: str, what: str, error: Exception) -> str:

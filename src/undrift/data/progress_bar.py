@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import length_hint
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -34,7 +35,6 @@ def bar(
             yield item
             drawn.advance(task)
 
-    known = len(items) if total is None and hasattr(items, "__len__") else total  # pyright: ignore
     with Progress(transient=True, disable=not shown) as drawn:
-        task = drawn.add_task(title, total=known)
+        task = drawn.add_task(title, total=total or length_hint(items) or None)
         yield each()

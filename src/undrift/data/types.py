@@ -5,6 +5,7 @@ All three are frozen: a run that changes its data cannot be resumed or compared.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,14 +98,12 @@ class Task:
                     f"task {self.name!r} has zero {split} examples; "
                     "check the data directory, --limit and --fraction"
                 )
-            seen: set[str] = set()
-            for example in examples:
-                if example.id in seen:
-                    raise DataError(
-                        f"task {self.name!r} has two {split} examples with the id "
-                        f"{example.id!r}; predictions are matched by id, so ids must be unique"
-                    )
-                seen.add(example.id)
+            times = Counter(example.id for example in examples)
+            if twice := [identity for identity, count in times.items() if count > 1]:
+                raise DataError(
+                    f"task {self.name!r} has two {split} examples with the id "
+                    f"{twice[0]!r}; predictions are matched by id, so ids must be unique"
+                )
 
 
 @dataclass(frozen=True)
