@@ -180,7 +180,7 @@ def json_elements(text: str, *, unique: bool = False) -> Iterator[Any]:
     """Read JSON value by value, arrays by their elements, so that a refused one spoils no other.
 
     Args:
-        text: An array, or arrays and other values one after another; commas may be behind those.
+        text: An array, or arrays and other values one after another.
         unique: See `parse_json`.
 
     Yields:
@@ -196,8 +196,6 @@ def json_elements(text: str, *, unique: bool = False) -> Iterator[Any]:
         else:
             value, at = reader.read(text, at)
             yield value
-            at = _past_space(text, at)
-            at += text[at : at + 1] == ","
         if (at := _past_space(text, at)) == len(text):
             return
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import chain
-from json import detect_encoding
+from json import JSONDecoder, detect_encoding
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,6 +54,7 @@ KEYS = frozenset(
 """What rows are read by; in a header, people write these with a capital letter, too."""
 
 _MORE = "Extra data"  # what Python says of a line that goes on behind its value
+_OBJECT, _COMMA = re.compile(r"\s*(?=\{)"), re.compile(r"\s*,")
 _LISTS = ("answers", "images")
 _DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|[\r\n]|\Z)")
@@ -118,7 +119,10 @@ def json_rows(path: Path) -> Rows:
                         row = Refused(f"no JSON at {where}: {row.reason}{more}")
                     yield number, row
                 return
-            yield from enumerate(json_elements(_whole(path, file), unique=True), 1)
+            text = _whole(path, file)
+            if _lacks_brackets(text):
+                text = f"[{text.rstrip().removesuffix(',')}]"
+            yield from enumerate(json_elements(text, unique=True), 1)
         except UnicodeDecodeError as error:
             raise DataError(f"cannot read {path}: {not_utf8(error)}") from error
         except NotJson as error:
@@ -149,8 +153,18 @@ def _has_a_row_a_line(path: Path, file: BinaryIO) -> bool:
     if lines[0].startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return False
     texts = [line.decode(errors="replace") for line in lines]
-    of_an_array = _objects(texts[0]) and texts[0].rstrip().endswith(",")
-    return max(map(_objects, texts)) == 1 and not of_an_array
+    return max(map(_objects, texts)) == 1 and not _lacks_brackets(texts[0])
+
+
+def _lacks_brackets(text: str) -> bool:
+    """Tell whether a comma is behind the first object, as in an array."""
+    if not (start := _OBJECT.match(text)):
+        return False
+    try:
+        _, end = JSONDecoder().raw_decode(text, start.end())
+    except (ValueError, RecursionError):
+        return False
+    return _COMMA.match(text, end) is not None
 
 
 def _objects(line: str) -> int:
