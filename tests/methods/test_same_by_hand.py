@@ -112,6 +112,7 @@ def rates():
     return [RATE * 0.5 * (1 + math.cos(math.pi * step / STEPS)) for step in range(STEPS)]
 
 
+@pytest.mark.slow
 def test_four_tasks_of_the_papers_setting_are_those_of_the_loops(in_float64, tmp_path):
     method = Same("paper", experts=N, rank=R, **CHOSEN)
     base = tiny_llava(0, num_hidden_layers=1).double()

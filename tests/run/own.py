@@ -34,6 +34,9 @@ def write_rows(file: Path, rows: list[dict[str, object]]) -> None:
 def list_tasks(root: Path) -> Path:
     """Write the list of both tasks that `undrift run folder` reads."""
     file = root / "tasks.yaml"
-    lines = [f"- {{name: {n}, train: {n}.jsonl, test: {n}-test.jsonl}}\n" for n in QUESTIONS]
+    rest = "max_new_tokens: 6"  # a model that knows nothing babbles to the end
+    lines = [
+        f"- {{name: {n}, train: {n}.jsonl, test: {n}-test.jsonl, {rest}}}\n" for n in QUESTIONS
+    ]
     file.write_text("".join(lines))
     return file

@@ -100,7 +100,8 @@ def test_every_file_of_a_run_and_of_what_follows_has_a_format(
     tasks = [task for task, _ in find_again(origin_of(adapter)["learned"], Progress())]
     examine(open_adapter(adapter, device="cpu"), tasks, out / "asked", 4, Progress())
     write_task(tmp_path / "more", "colours")
-    own = OwnTask("more", tmp_path / "more/colours.jsonl", tmp_path / "more")
+    file = tmp_path / "more/colours.jsonl"
+    own = OwnTask("more", file, file.parent, max_new_tokens=6)
     Learn(start_from(str(adapter)), own, out / "learned", held_out=0.5).go()
     names = {path.name for path in out.rglob("*") if path.is_file()}
     assert {

@@ -44,8 +44,6 @@ def test_task_by_task_is_the_run_over_the_sequence(method, lesson, data, tmp_pat
     content = {"benchmark": "folder", "backbone": start.config.backbone, "out": tmp_path / "run"}
     list_tasks(data)
     config = resolve({**content, "data": data}, LAYER)
-    tokens = (data / "tasks.yaml").read_text().replace("}", ", max_new_tokens: 6}")
-    (data / "tasks.yaml").write_text(tokens)
     result = Run(config).go()
     assert_equal(tmp_path / "colours/adapter", tmp_path / "run/tasks/01-colours/adapter")
     assert_equal(tmp_path / "capitals/adapter", tmp_path / "run/tasks/02-capitals/adapter")

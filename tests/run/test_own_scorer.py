@@ -111,6 +111,7 @@ def learned(guide, undrift, data, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_the_guides_package_works_from_training_to_report(learned, guide, undrift):
     assert guide in undrift("list", "scorers")
     assert read_json(learned / "matrix.json")["metrics"]["last"] is not None

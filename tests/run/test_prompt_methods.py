@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:Futur
 
 
 @pytest.mark.parametrize(
-    "name", mostly_slow(["continual_llava", "smolora", "llava_cmoe"], ["llava_cmoe"])
+    "name", mostly_slow(["continual_llava", "smolora", "llava_cmoe"], ["continual_llava"])
 )
 def test_two_tasks_stopped_inside_the_second_equal_uninterrupted(name, make_run, tmp_path):
     train = {"max_steps": 5, "checkpoint_steps": 2}

@@ -19,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:Futur
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
-@pytest.mark.parametrize("name", ["ucit"])  # the slow test below runs all four
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ucit"])  # the test below runs all four
 def test_all_tasks_are_learned_asked_and_scored(name, backbone, tmp_path: Path):
     config = RunConfig.model_validate(
         {

@@ -84,6 +84,7 @@ def test_what_is_noted_and_told(make_run, tmp_path, tiny):
             assert row[f"routes/{kind}"] == pytest.approx(both / 2)
 
 
+@pytest.mark.slow
 def test_a_resumed_task_is_compared_with_the_same_routes(make_run, tmp_path):
     layers = {"train": {"max_steps": 5, "checkpoint_steps": 2}, "watch_routes": 1}
     make_run(out="straight", **layers).go()
