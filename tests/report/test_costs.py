@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from undrift.report import load, sections
-from undrift.rundir.costs import cost
+from undrift.rundir.study_results import cost
 
 from .conftest import FORGETS, HOLDS
 

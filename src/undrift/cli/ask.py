@@ -73,10 +73,7 @@ def evaluate(
     base = backbone or located(origin.get("backbone", ""), origin.get("backbone_folder")) or None
     with options.progress(quiet or as_json, False) as told:
         if origin.get("learned") and data is None and not layer:
-            name, found = (
-                "what it has learned",
-                _learned(origin["learned"], tasks, told, base),
-            )
+            name, found = ("what it has learned", _learned(origin["learned"], tasks, told, base))
             part = {"limit": limit, "fraction": fraction}
             chosen = [replace(task, test=subset(task.test, **part)) for task in found]
         else:

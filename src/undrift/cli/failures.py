@@ -88,15 +88,14 @@ def _told(error: BaseException, number: int | None, command: str) -> str:
     said = os.strerror(number) if number else first_line(error)
     file = getattr(error, "filename", None) or getattr(error, "filename2", None)
     what = str(file) if file else f"a file (in {_where(error)})"
+    task, how = "use", ""
     if number in _FULL:
-        how = "free some space, or choose another place"
-        return f"cannot write {what}: {said}; {how}{_then(command)}"
-    if number in _CLOSED:
-        how = "choose another place, or ask for the right to use this one"
-        return f"cannot use {what}: {said}; {how}{_then(command)}"
-    if number in _FILES:
-        return f"cannot open {what}: {said}; raise the limit with ulimit -n{_then(command)}"
-    return f"cannot use {what}: {said}{_then(command)}"
+        task, how = "write", "; free some space, or choose another place"
+    elif number in _CLOSED:
+        how = "; choose another place, or ask for the right to use this one"
+    elif number in _FILES:
+        task, how = "open", "; raise the limit with ulimit -n"
+    return f"cannot {task} {what}: {said}{how}{_then(command)}"
 
 
 def _then(command: str) -> str:

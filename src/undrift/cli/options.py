@@ -25,8 +25,7 @@ Images = Annotated[
     ),
 ]
 Booleans = Annotated[
-    str | None,
-    typer.Option(metavar="yes-no", help="Read answers true and false as Yes and No."),
+    str | None, typer.Option(metavar="yes-no", help="Read answers true and false as Yes and No.")
 ]
 Backbone = Annotated[
     str | None, typer.Option("--backbone", help="'pocket', a folder, or a Hub name.")

@@ -75,7 +75,7 @@ def run(
     from undrift.run.task_loop import Run
     from undrift.rundir import check_writable
 
-    check_named(config.base, config.method.options.get("encoder"), config.device)
+    check_named(config)
     check_writable(config.folder)
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     with options.progress(quiet, as_json) as told:

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 from undrift.errors import RunDirError
 from undrift.rundir import RunDir, damaged, read_answers, read_record
-from undrift.rundir.costs import cost
 from undrift.rundir.files import SHORT, short_hash
 from undrift.rundir.records import PARTS, Identified, Manifest, Matrix
+from undrift.rundir.study_results import cost
 from undrift.scoring import (
     KINDS,
     TASKS,
@@ -194,7 +194,7 @@ class Results:
         ends: By the names in RULES: the score of each task at the end.
         facts: All that decides the numbers, see the function `facts`.
         made_with: Code, versions and machine.
-        cost: What the method costs, see `undrift.rundir.costs`; empty where that is not known.
+        cost: What the method costs, see `undrift.rundir.study_results`; empty if not known.
         budget: Which cost `--match-budget` has made equal to that of finetune, or "none".
         trained: Whether anything was trained; what was not has no noise of seeds.
     """

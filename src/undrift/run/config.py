@@ -38,17 +38,20 @@ Layer = Mapping[str, Any]
 """A part of a configuration: nested mappings."""
 Model = TypeVar("Model", bound=BaseModel)
 
+_PRESETS = files("undrift") / "presets"
 _STEM = re.compile(r"[\w-]{1,100}")
 _DEEPEST = 10  # parts of a dotted key
 DO_NOT_MATTER = {"data", "out", "threads", "device", "report_to", "watch_routes"}
 """Never in run.yaml: no number depends on them."""
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """The base of what is read from YAML: nothing in it changes, and no key is unknown."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class MethodConfig(_Frozen):
+class MethodConfig(Frozen):
     """Which method, and its options.
 
     Args:
@@ -70,7 +73,7 @@ class MethodConfig(_Frozen):
         return value
 
 
-class TrainConfig(_Frozen):
+class TrainConfig(Frozen):
     """How each task is trained.
 
     Args:
@@ -107,7 +110,7 @@ class TrainConfig(_Frozen):
     log_steps: PositiveInt = 10
 
 
-class EvalConfig(_Frozen):
+class EvalConfig(Frozen):
     """How answers are generated.
 
     Args:
@@ -124,7 +127,7 @@ class EvalConfig(_Frozen):
     scoring: Literal["coin", "hide", "prism", "official", "official-2015", "lenient"] = "coin"
 
 
-class Profile(_Frozen):
+class Profile(Frozen):
     """How much of a benchmark a run uses.
 
     Args:
@@ -156,7 +159,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class RunConfig(_Frozen):
+class RunConfig(Frozen):
     """Everything about one run.
 
     Args:
@@ -310,14 +313,13 @@ def load_preset(benchmark: str) -> Layer:
     """Read the preset of a benchmark; empty if it has none."""
     if not isinstance(benchmark, str) or not _STEM.fullmatch(benchmark):
         return {}  # no benchmark is called so, which others will say
-    file = files("undrift") / "presets" / f"{benchmark}.yaml"
+    file = _PRESETS / f"{benchmark}.yaml"
     return parse_mapping(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else {}
 
 
 def presets() -> list[str]:
     """Name the runs that undrift ships with, such as "llava-1.5-7b/coin-paper.yaml"."""
-    root = files("undrift") / "presets"
-    folders = (folder for folder in root.iterdir() if folder.is_dir())
+    folders = (folder for folder in _PRESETS.iterdir() if folder.is_dir())
     return sorted(f"{folder.name}/{file.name}" for folder in folders for file in folder.iterdir())
 
 
@@ -327,7 +329,7 @@ def run_file(name: str) -> Path:
         return Path(name)
     if name not in presets():
         raise unknown("file or preset", name, presets())
-    return Path(str(files("undrift") / "presets" / name))
+    return Path(str(_PRESETS / name))
 
 
 def load_yaml(path: Path) -> Layer:

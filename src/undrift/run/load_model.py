@@ -9,8 +9,6 @@ Weights are read from safetensors only.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import re
 import warnings
@@ -19,22 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 from torch import nn
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    PROCESSOR_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    is_bitsandbytes_available,
-    is_torchvision_available,
-)
+from transformers import is_bitsandbytes_available, is_torchvision_available
 
 from undrift.errors import ConfigError, missing_extra, unknown
 from undrift.run.config import RunConfig, load_yaml
@@ -49,30 +36,18 @@ _READS = (
     "expected a vision-language model that AutoModelForImageTextToText loads, or a causal language "
     "model that AutoModelForCausalLM loads"
 )
-BUILT_IN = {"pocket": "undrift.run.pocket"}  # package with a `tower` module and a `weights` folder
+_POCKET = Path(__file__).parent / "pocket" / "weights"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _ELSEWHERE = {"backbone": "; if it has moved, give its folder with --backbone DIR", "encoder": ""}
 _PATIENCE = 5.0  # seconds in which the Hub has to answer at all
 
 
-def check_named(backbone: str | None, encoder: str | None, device: str) -> str | None:
-    """Refuse what is named and cannot be, before anything is read or drawn.
-
-    Args:
-        backbone: See `source`; None if it is loaded already.
-        encoder: See `encoder_source`; None if a method needs none.
-        device: See `find_device`.
-
-    Returns:
-        The folder or the Hub name of the backbone.
-
-    Raises:
-        ConfigError: If one of them cannot be.
-    """
-    find_device(device)
-    if encoder is not None:
+def check_named(config: RunConfig) -> None:
+    """Refuse a device, an encoder or a backbone that cannot be, before anything is read."""
+    find_device(config.device)
+    if (encoder := config.method.options.get("encoder")) is not None:
         encoder_source(encoder)
-    return None if backbone is None else source(backbone)
+    source(config.base)
 
 
 def source(name: str) -> str:
@@ -88,20 +63,13 @@ def source(name: str) -> str:
         ConfigError: If it can be none.
         UnknownName: If there is no such name; the nearest is offered.
     """
-    if name in BUILT_IN:
-        importlib.import_module(f"{BUILT_IN[name]}.tower")
-        spec = importlib.util.find_spec(BUILT_IN[name])
-        if spec is None or not spec.submodule_search_locations:
-            raise ConfigError(f"the backbone {name!r} is not part of this installation")
-        return str(Path(spec.submodule_search_locations[0]) / "weights")
+    if name == "pocket":
+        return str(_POCKET)
     folder = local_folder(name, "backbone")
     if folder is not None:
-        if "undrift" in (folder / "config.json").read_text():  # a relative of a built-in one
-            for package in BUILT_IN.values():
-                importlib.import_module(f"{package}.tower")
         return str(folder.resolve())  # PEFT writes it beside an adapter
     if not _HUB_NAME.fullmatch(name):
-        raise unknown("backbone", name, [*BUILT_IN, "a folder", "a Hub name such as org/model"])
+        raise unknown("backbone", name, ["pocket", "a folder", "a Hub name such as org/model"])
     check_hub(name, "backbone")
     return name
 
@@ -121,7 +89,7 @@ def with_base_folder(config: RunConfig, files: RunDir | None) -> RunConfig:
     """
     place = config.base
     folder = expanded(place).resolve()
-    if place in BUILT_IN or not folder.is_dir():
+    if place == "pocket" or not folder.is_dir():
         return config
     name = config.backbone
     if files is not None and files.config_file.is_file():
@@ -264,7 +232,7 @@ def read_model(
             if an adapter lies in their place.
         MissingExtra: If bitsandbytes is needed and not installed.
     """
-    config = AutoConfig.from_pretrained(origin, **_OURS)
+    config = transformers.AutoConfig.from_pretrained(origin, **_OURS)
     kind = _reader(origin, config)
     _check_files(origin)
     options: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True, **_OURS}
@@ -282,14 +250,14 @@ def read_model(
 
 def read_processor(origin: str) -> Any:
     """Load the processor in a folder or of the Hub; of a text-only model its tokenizer."""
-    config = AutoConfig.from_pretrained(origin, **_OURS)
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return AutoTokenizer.from_pretrained(origin, **_OURS)
-    kind: Any = PROCESSOR_MAPPING.get(type(config), None)
+    config = transformers.AutoConfig.from_pretrained(origin, **_OURS)
+    if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoTokenizer.from_pretrained(origin, **_OURS)
+    kind: Any = transformers.PROCESSOR_MAPPING.get(type(config), None)
     if kind is not None and not is_torchvision_available() and _can_do_without_video(kind):
         kind = pictures_only(kind)
         return kind.from_pretrained(origin, **_OURS)
-    return AutoProcessor.from_pretrained(origin, **_OURS)
+    return transformers.AutoProcessor.from_pretrained(origin, **_OURS)
 
 
 def pictures_only(kind: Any) -> Any:
@@ -316,14 +284,14 @@ def _reader(origin: str, config: Any) -> Any:
             f"the backbone {origin} ({config.model_type}) is an encoder-decoder, whose answers do "
             f"not go on where the prompt ends; {_READS}"
         )
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        return AutoModelForImageTextToText
+    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return transformers.AutoModelForImageTextToText
     named = config.architectures or []
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        kinds: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        kinds: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         known = {kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))}
         if known.intersection(named):
-            return AutoModelForCausalLM
+            return transformers.AutoModelForCausalLM
     raise ConfigError(
         f"the backbone {origin} has no decoder that answers: its config.json says "
         f"{', '.join(named) or config.model_type}; {_READS}"
@@ -359,12 +327,12 @@ def _outside_decoder(kind: Any, config: Any) -> list[str]:
 
 def _quantization(
     quantize: Quantize, compute: torch.dtype, skipped: list[str]
-) -> BitsAndBytesConfig:
+) -> transformers.BitsAndBytesConfig:
     if not is_bitsandbytes_available():
         raise missing_extra("bitsandbytes", "quant", f"quantize: {quantize}")
     if quantize == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
-    return BitsAndBytesConfig(
+        return transformers.BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
+    return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         llm_int8_skip_modules=skipped,
         bnb_4bit_quant_type="nf4",

@@ -44,6 +44,7 @@ def manifest(
     Returns:
         A value for manifest.json.
     """
+    template = str(backbone.processor.chat_template)
     return {
         "method": config.method.name,
         "benchmark": benchmark.name,
@@ -69,9 +70,9 @@ def manifest(
             "split": config.eval.split,
             "scoring": config.eval.scoring,
             "decoding": "greedy, padded on the left",
-            "prompt": str(backbone.processor.chat_template),
-            "prompt_hash": short_hash(str(backbone.processor.chat_template)),
-            "text_padding": _tokenizer(backbone.processor).padding_side,
+            "prompt": template,
+            "prompt_hash": short_hash(template),
+            "text_padding": backbone.tokenizer.padding_side,
             "image_features": "pixels" if backbone.store is None else "kept in float16",
             "pictures": _pictures(backbone.processor),
             "training": _training(config.train),
@@ -87,14 +88,9 @@ def manifest(
             "parameters": count_parameters(backbone.model),
         },
         "commit": commit(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
         "hardware": _hardware(backbone.device),
     }
-
-
-def _tokenizer(processor: Any) -> Any:
-    """Return the processor's tokenizer; of a text-only model the processor is one itself."""
-    return getattr(processor, "tokenizer", processor)
 
 
 def _pictures(processor: Any) -> dict[str, Any]:
@@ -136,14 +132,11 @@ def _git(*words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _hardware(device: torch.device) -> dict[str, Any]:

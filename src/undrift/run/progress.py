@@ -8,17 +8,9 @@ import time
 import warnings
 from typing import Any, Self
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as ProgressOfRich
 from rich.table import Column
 
 from undrift.errors import one_line
@@ -84,18 +76,18 @@ class Bars(Progress):
     drawn = True
 
     def __init__(self, console: Console) -> None:
-        self._bars = ProgressOfRich(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[unit]}"),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
             speed_estimate_period=300.0,
         )
-        self._whole: TaskID | None = None
-        self._stage: TaskID | None = None
+        self._whole: bars.TaskID | None = None
+        self._stage: bars.TaskID | None = None
         self._worth = 0.0  # planned work of one piece of the stage
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -140,17 +132,17 @@ class StudyBar(Progress):
     drawn = True
 
     def __init__(self, console: Console) -> None:
-        self._bar = ProgressOfRich(
-            TextColumn("cells"),
-            BarColumn(20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[rest]}"),
-            TextColumn("[dim]{task.description}", table_column=Column(ratio=1, no_wrap=True)),
+        self._bar = bars.Progress(
+            bars.TextColumn("cells"),
+            bars.BarColumn(20),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TextColumn("{task.fields[rest]}"),
+            bars.TextColumn("[dim]{task.description}", table_column=Column(ratio=1, no_wrap=True)),
             expand=True,
             console=console,
         )
-        self._task: TaskID | None = None
+        self._task: bars.TaskID | None = None
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._bar.stop()

@@ -100,10 +100,9 @@ def refused(
             kinds.setdefault(kind, reason is not None)
         else:
             reason = None
-        if reason is None:
-            reasons = [shown[sizes[p]] for p in example.images if sizes.get(p) in shown]
-            reason = next(iter(reasons), None)
-        found.append(reason)
+        found.append(
+            reason or next((shown[sizes[p]] for p in example.images if sizes.get(p) in shown), None)
+        )
     return found
 
 

@@ -265,7 +265,7 @@ class Study:
             own = [cell for cell in done if cell.row.label == row.label]
             best = best_rate(self._means(row.label) or {})
             if own or row.label in self.only:
-                runs += [_entry(self.folder(cell), cell) for cell in own]
+                runs += map(self._entry, own)
             else:
                 runs += [run for run in old.get("runs", ()) if run["label"] == row.label]
                 best = old.get("chosen", {}).get(row.label)
@@ -281,6 +281,13 @@ class Study:
                 for failure in self.failures.values()
             ]
         return {**out, "runs": runs}
+
+    def _entry(self, cell: Cell) -> dict[str, Any]:
+        command = shlex.join(["undrift", *cell.words])
+        row = cell.row
+        return run_entry(
+            self.folder(cell), row.label, cell.setting, row.options, command, cell.trained
+        )
 
     def write(self) -> None:
         """Write the results, once there are any."""
@@ -301,14 +308,3 @@ class Study:
                 "or name other `results:` in the study's file"
             )
         return {}
-
-
-def _entry(folder: Path, cell: Cell) -> dict[str, Any]:
-    return run_entry(
-        folder,
-        label=cell.row.label,
-        setting=cell.setting,
-        options=cell.row.options,
-        command=shlex.join(["undrift", *cell.words]),
-        trained=cell.trained,
-    )

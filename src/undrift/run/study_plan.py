@@ -15,19 +15,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
 from undrift.data.types import Benchmark
 from undrift.errors import ConfigError, unknown
 from undrift.methods.base import Method
 from undrift.run.config import (
+    Frozen,
     RunConfig,
     load_yaml,
     overrides,
@@ -49,7 +43,7 @@ SIDE_STEPS = 3  # how many rates `widen` may add on each side of those in the fi
 _OWN = {"benchmark": "benchmark", "seed": "seeds", "order": "orders"}  # a run's key: the study's
 
 
-class Row(BaseModel):
+class Row(Frozen):
     """One row of the table; in YAML a method's name, or a mapping.
 
     Args:
@@ -58,8 +52,6 @@ class Row(BaseModel):
         options: What is changed, by dotted keys as after --set; in YAML it is called `set`.
         seeds: Those of the study's seeds that this row is run with; all where not given.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     label: str
     method: str
@@ -76,7 +68,7 @@ class Row(BaseModel):
         return value
 
 
-class StudyConfig(BaseModel):
+class StudyConfig(Frozen):
     """The content of a study's file.
 
     Args:
@@ -91,16 +83,14 @@ class StudyConfig(BaseModel):
         widen: While a row's best rate lies at the edge of those tried, try the one beyond it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     benchmark: str
     rows: tuple[Row, ...] = Field(min_length=1)
     seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
     orders: tuple[Order, ...] = Field(default=("default",), min_length=1)
     results: Path
-    run: dict[str, Any] = {}
+    run: dict[str, Any] = Field(default={})
     against: str | None = None
-    rates: dict[str, tuple[PositiveFloat, ...]] = {}
+    rates: dict[str, tuple[PositiveFloat, ...]] = Field(default={})
     widen: bool = False
 
     @property

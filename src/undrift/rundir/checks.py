@@ -111,15 +111,14 @@ def claim_json(path: Path, kind: type[Record], *beside: Path) -> None:
     Raises:
         RunDirError: If something else is there.
     """
-    ours = False
     if os.path.lexists(path):
         try:
             read_record(path, kind)
-            ours = True
         except RunDirError as error:
             raise _in_the_way(path) from error
+        return
     for each in beside:
-        if os.path.lexists(each) and not ours:
+        if os.path.lexists(each):
             raise _in_the_way(each)
 
 
@@ -184,8 +183,9 @@ def check_writable(
         if not folder.is_dir():
             kind = "is a file" if folder.is_file() else "is no folder"
             raise RunDirError(f"cannot write {path}: {folder} {kind}; {choose}")
-        for name in lost:
-            _looked_up(folder / name)
+        for name in lost:  # the system refuses some that there cannot be, such as 300 letters
+            with suppress(FileNotFoundError):
+                (folder / name).lstat()
         probe = folder / f".undrift.{os.getpid()}{TEMPORARY}"
         try:
             with probe.open("wb") as opened:
@@ -197,9 +197,3 @@ def check_writable(
     except (OSError, ValueError) as error:  # the second of a name with a zero byte
         said = error.strerror if isinstance(error, OSError) else str(error)
         raise RunDirError(f"cannot write {path}: {said}; {choose}") from error
-
-
-def _looked_up(path: Path) -> None:
-    """Let the system refuse a name that there cannot be, such as one of 300 letters."""
-    with suppress(FileNotFoundError):
-        path.lstat()

@@ -58,7 +58,10 @@ class RunDir:
         root: The run's folder.
 
     Attributes:
-        config_name: The file that says which run it is.
+        config_name: The name of the file that says which run it is.
+        config_file: The configuration, YAML.
+        manifest_file: What produced the numbers: versions, hardware, fingerprints, protocol.
+        matrix_file: The accuracy matrix and the metrics.
         contents: All that a run writes, by what it is called in the folder; in each folder of
             it, what its files are called.
     """
@@ -68,6 +71,9 @@ class RunDir:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self.config_file = self.root / self.config_name
+        self.manifest_file = self.root / "manifest.json"
+        self.matrix_file = self.root / "matrix.json"
 
     @classmethod
     def start(cls, root: Path, config: str, *, replace: bool = False) -> RunDir:
@@ -135,21 +141,6 @@ class RunDir:
     def command(self) -> str:
         """What to type to go on with what is in the folder."""
         return f"undrift run {self.config_file} --out {self.root}"
-
-    @property
-    def config_file(self) -> Path:
-        """The configuration, YAML."""
-        return self.root / self.config_name
-
-    @property
-    def manifest_file(self) -> Path:
-        """What produced the numbers: versions, hardware, fingerprints, protocol."""
-        return self.root / "manifest.json"
-
-    @property
-    def matrix_file(self) -> Path:
-        """The accuracy matrix and the metrics."""
-        return self.root / "matrix.json"
 
     def task(self, index: int, name: str) -> Path:
         """Return ROOT/tasks/01-digits, say; a name that cannot be a folder's is refused."""

@@ -1,4 +1,4 @@
-"""The JSON file of a study's results: an entry a run, and what the runs were made with."""
+"""What files of finished runs say: what a run cost, its entry in a study's results."""
 
 from __future__ import annotations
 
@@ -8,22 +8,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from undrift.rundir.costs import cost
 from undrift.rundir.files import FORMAT
 from undrift.rundir.paths import RunDir
 from undrift.rundir.records import Manifest, Matrix, read_record
 
 METRICS = ("last", "mft", "bwt", "forgetting")
+SIZES = ("trainable", "active", "stored", "state_bytes")
 VERSIONS = ("torch", "transformers", "peft", "undrift")
 
 
-def run_entry(folder: Path, **known: Any) -> dict[str, Any]:
+def run_entry(
+    folder: Path,
+    label: str,
+    setting: str | None,
+    options: Mapping[str, Any],
+    command: str,
+    trained: bool,
+) -> dict[str, Any]:
     """Read what the results say about one finished run.
 
     Args:
         folder: The run's folder.
-        **known: What the run does not know itself: label, setting, options, command, and
-            whether it is `trained`.
+        label: Of its row in the study, which the run does not know, as all that follows.
+        setting: Which named setting the method has, if any.
+        options: What its row changes.
+        command: The command of the run.
+        trained: Whether the method learns anything.
 
     Returns:
         The entry in `runs`, accuracies in percent.
@@ -31,22 +41,22 @@ def run_entry(folder: Path, **known: Any) -> dict[str, Any]:
     files = RunDir.existing(folder)
     manifest = read_record(files.manifest_file, Manifest)
     saved = read_record(files.matrix_file, Matrix)
-    rate = manifest["settings"]["learning_rate"] if known["trained"] else None
+    rate = manifest["settings"]["learning_rate"] if trained else None
     return {
-        "label": known["label"],
+        "label": label,
         "method": manifest["method"],
-        "setting": known["setting"],
+        "setting": setting,
         "seed": manifest["seed"],
         "order": manifest["order"],
         **{name: _rounded(saved["metrics"][name]) for name in METRICS},
         "learning_rate": rate,
-        "options": known["options"],
+        "options": options,
         "tasks": saved["tasks"],
         "matrix": [_rounded(row) for row in saved["matrix"]],
         "zero_shot": _rounded(saved["zero_shot"]),
         "seconds": {phase: round(value, 1) for phase, value in manifest["seconds"].items()},
         "cost": cost(manifest),
-        "command": known["command"],
+        "command": command,
         "commit": manifest.get("commit"),
     }
 
@@ -107,3 +117,36 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [_rounded(inner) for inner in value]
     return value if value is None else round(value, 4)
+
+
+def cost(manifest: Mapping[str, Any]) -> dict[str, float | None] | None:
+    """Say what a method costs after its last task, and what learning took on all the way.
+
+    Args:
+        manifest: The content of manifest.json.
+
+    Returns:
+        The names in SIZES; `step_cpu_ms` and `tokens_per_second`, which are None where no task was
+        timed as a whole; and `peak_bytes`, the most memory that the learning of a task took, None
+        where that is not known. None where nothing was trained, or an older undrift did not say.
+    """
+    tasks = manifest.get("budget", ())
+    if not tasks:
+        return None
+    step = _ratio(tasks, "cpu_seconds", "steps")
+    rate = _ratio(tasks, "tokens", "seconds")
+    peaks = [task["peak_bytes"] for task in tasks if task.get("peak_bytes")]
+    return {
+        **{key: tasks[-1][key] for key in SIZES},
+        "step_cpu_ms": None if step is None else round(1000 * step, 1),
+        "tokens_per_second": None if rate is None else round(rate, 1),
+        "peak_bytes": max(peaks, default=None),
+    }
+
+
+def _ratio(tasks: Iterable[Mapping[str, Any]], above: str, below: str) -> float | None:
+    """Divide two sums over those tasks of which both are known."""
+    known = [task for task in tasks if task.get(above) and task.get(below)]
+    if not known:
+        return None
+    return sum(task[above] for task in known) / sum(task[below] for task in known)
