@@ -153,18 +153,17 @@ class Refused(NamedTuple):
     column: int | None = None
 
 
-def parse_json(text: str, *, unique: bool = False, surrogates: bool = False) -> Any:
+def parse_json(text: str, *, unique: bool = False) -> Any:
     """Read a JSON text; NotJson says that it is none, or holds something that is refused.
 
     Args:
         text: The text.
         unique: Refuse an object that has a key twice; otherwise the last one counts.
-        surrogates: Let half a character stand, as in the path of a file whose name is not UTF-8.
 
     Returns:
         Its value: no deeper than `MAX_DEPTH`, every number finite.
     """
-    return _parsed(_Reader(unique=unique, surrogates=surrogates), text)
+    return _parsed(_Reader(unique=unique), text)
 
 
 def _parsed(reader: _Reader, text: str) -> Any:
@@ -268,8 +267,7 @@ def half_character(value: Any) -> bool:
 class _Reader:
     """Python's own scanner of JSON, told to note what is refused and to go on."""
 
-    def __init__(self, *, unique: bool = False, surrogates: bool = False) -> None:
-        self._surrogates = surrogates
+    def __init__(self, *, unique: bool = False) -> None:
         self._wrong = list[str]()
         self._scan = json.JSONDecoder(
             parse_int=self._whole,
@@ -290,8 +288,7 @@ class _Reader:
         brackets = text.count("[", start, end) + text.count("{", start, end)
         if brackets > MAX_DEPTH and _extent(text, start)[1] > MAX_DEPTH:
             self._wrong.append(_TOO_DEEP)
-        halves = not self._surrogates and _SURROGATE.search(text, start, end)
-        if halves and half_character(value):
+        if _SURROGATE.search(text, start, end) and half_character(value):
             self._wrong.append("half a character (a lone surrogate such as \\ud800)")
         return (Refused(f"it holds {self._wrong[0]}") if self._wrong else value), end
 

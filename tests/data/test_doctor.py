@@ -340,7 +340,7 @@ def test_sizes(tmp_path):
     asked = tuple(
         RowQuestion(n, Example(str(n), "?", ("x",), (path,))) for n, path in enumerate(sizes, 1)
     )
-    found = list(picture_sizes("t", [Split("t", "test", None, 3, asked)], sizes))
+    found = list(picture_sizes([Split("t", "test", None, 3, asked)], sizes))
     assert [(f.check, [item.row for item in f.items]) for f in found] == [
         ("picture sizes", []),
         ("tiny picture", [2, 3]),

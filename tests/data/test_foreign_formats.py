@@ -12,9 +12,8 @@ from undrift import cli
 from undrift.data.benchmarks.folder import benchmark, own_task
 from undrift.data.doctor import examine
 from undrift.data.instructions import read_examples
-from undrift.data.json_and_csv import KEYS
 from undrift.data.picture_folder import PictureFolder
-from undrift.data.row_files import read_rows
+from undrift.data.row_files import KEYS, read_rows
 from undrift.data.row_layouts import PAIRS
 from undrift.data.row_pictures import KEYS as PICTURE_KEYS
 from undrift.errors import DataError
@@ -90,7 +89,7 @@ def test_short_floats_read_as_they_were_written(root, kind, bits):
 @pytest.mark.foreign("3.26")
 def test_short_floats_in_every_kind_of_column():
     pyarrow = pytest.importorskip("pyarrow")
-    from undrift.data.parquet import table_rows
+    from undrift.data.row_files import table_rows
 
     short = pyarrow.float32()
     columns = {

@@ -8,9 +8,8 @@ import os
 
 import pytest
 
-from undrift.data.json_and_csv import read_json
 from undrift.data.picture_folder import PictureFolder, existing
-from undrift.data.row_files import BadRow, read_rows
+from undrift.data.row_files import BadRow, read_json, read_rows
 from undrift.errors import DataError, MissingExtra
 
 

@@ -17,11 +17,10 @@ from tests.strange import KINDS, SAID, at_once, put
 from undrift import cli
 from undrift.data.benchmarks import folder
 from undrift.data.instructions import read_examples
-from undrift.data.json_and_csv import read_json
 from undrift.data.picture_decoding import open_picture, survey
 from undrift.data.picture_folder import PictureFolder, existing
 from undrift.data.published_benchmark import find_published, questions_in, questions_of
-from undrift.data.row_files import read_rows
+from undrift.data.row_files import read_json, read_rows
 from undrift.errors import UndriftError
 from undrift.run.config import load_yaml, read_order, run_file
 from undrift.run.image_features import FeatureStore

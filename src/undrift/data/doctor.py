@@ -289,8 +289,8 @@ def _of_task(
     for split in splits:
         if split.name != "train" and "train" in by_name:
             yield from checks.overlap(by_name["train"], split)
-    yield from checks.changed_pictures(splits[0].task, splits, opened)
-    yield from checks.picture_sizes(splits[0].task, splits, opened.sizes)
+    yield from checks.changed_pictures(splits, opened)
+    yield from checks.picture_sizes(splits, opened.sizes)
 
 
 def _held_out(train: Split, source: TaskFiles, options: Mapping[str, Any]) -> Finding:

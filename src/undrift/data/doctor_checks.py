@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from undrift.data.instructions import TaskFiles
-from undrift.data.json_and_csv import read_json
 from undrift.data.picture_decoding import Change, Survey
+from undrift.data.row_files import read_json
 from undrift.data.types import Example
 from undrift.errors import DataError, UndriftError
 from undrift.scoring import TASKS, check_scorer, copy_fault, kind_of_answer
@@ -517,12 +517,11 @@ def unreadable_pictures(split: Split, opened: Survey) -> Iterator[Finding]:
     yield from found(split, "unreadable picture", "error", items, "picture", message, advice)
 
 
-def changed_pictures(task: str, splits: Iterable[Split], opened: Survey) -> Iterator[Finding]:
+def changed_pictures(splits: Sequence[Split], opened: Survey) -> Iterator[Finding]:
     """List the pictures that are not shown to the model as they are stored.
 
     Args:
-        task: The task's name.
-        splits: Its splits.
+        splits: The splits of one task.
         opened: What came of opening its pictures.
 
     Yields:
@@ -532,22 +531,20 @@ def changed_pictures(task: str, splits: Iterable[Split], opened: Survey) -> Iter
     for change, (check, what, advice) in _CHANGED.items():
         paths = [path for path in places if change in opened.changes.get(path, ())]
         items = [Item(str(path), "", *places[path]) for path in paths]
-        yield from found(task, check, "note", items, "picture", what, advice)
+        yield from found(splits[0].task, check, "note", items, "picture", what, advice)
 
 
-def picture_sizes(
-    task: str, splits: Iterable[Split], sizes: Mapping[Path, Size]
-) -> Iterator[Finding]:
+def picture_sizes(splits: Sequence[Split], sizes: Mapping[Path, Size]) -> Iterator[Finding]:
     """Tell the sizes of a task's pictures, and list those that models cannot make much of.
 
     Args:
-        task: The task's name.
-        splits: Its splits.
+        splits: The splits of one task.
         sizes: Width and height of every picture that can be read.
 
     Yields:
         Notes on sizes and tiny pictures, a warning about very narrow ones.
     """
+    task = splits[0].task
     shown = {
         path: Item(str(path), _x(sizes[path]), *place)
         for path, place in _first_places(splits).items()

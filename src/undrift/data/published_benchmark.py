@@ -20,10 +20,9 @@ from typing import Any
 
 from undrift.data.benchmarks import beside_benchmark
 from undrift.data.instructions import Join, Lost, Row, TaskFiles, read_examples
-from undrift.data.json_and_csv import read_json
 from undrift.data.picture_folder import PictureFolder, existing, existing_path
 from undrift.data.progress_bar import bar
-from undrift.data.row_files import BadRow
+from undrift.data.row_files import BadRow, read_json
 from undrift.data.types import Benchmark, Example, Task, chosen
 from undrift.errors import ConfigError, DataError, unknown
 from undrift.untrusted import is_folder, is_regular, strange_kind

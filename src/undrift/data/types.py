@@ -19,10 +19,6 @@ from undrift.untrusted import half_character
 T = TypeVar("T")
 
 
-def _nothing() -> Mapping[str, Any]:
-    return MappingProxyType({})
-
-
 @dataclass(frozen=True)
 class Example:
     """One question with its pictures and its accepted answers.
@@ -44,7 +40,7 @@ class Example:
     question: str
     answers: tuple[str, ...]
     images: tuple[Path, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=_nothing, hash=False)
+    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     system: str = ""
 
     def __post_init__(self) -> None:

@@ -30,11 +30,18 @@ from typing import Any
 
 from undrift.data.bounded_yaml import MAX_BYTES, parse_yaml
 from undrift.data.instructions import Lost, TaskFiles
-from undrift.data.parquet import is_dataset, is_dataset_dict
 from undrift.data.picture_folder import PictureFolder, existing, existing_path
 from undrift.data.progress_bar import bar
 from undrift.data.published_benchmark import benchmark_of, data_folder
-from undrift.data.row_files import SUFFIXES, BadRow, first_parts, parts_of, stem
+from undrift.data.row_files import (
+    SUFFIXES,
+    BadRow,
+    first_parts,
+    is_dataset,
+    is_dataset_dict,
+    parts_of,
+    stem,
+)
 from undrift.data.row_layouts import AnswerReader
 from undrift.data.types import Benchmark, chosen
 from undrift.errors import ConfigError, DataError, unknown

@@ -21,6 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from undrift.data.pocket import raw_data
 
 SIDE = 96  # pixels
+SMALLEST = 6  # pixels of a letter
 Box = tuple[float, float, float, float]
 Colour = tuple[int, int, int]
 
@@ -51,7 +52,6 @@ class PocketTask:
         draw: Draws an item on 96 x 96 pixels.
         ask: The questions about an item, each with its answer.
         attributes: What a picture shows, as name -> class; used only to pretrain the backbone.
-        leak_rule: `group` in words.
         items: All items, dealt to the splits by a hash of their group.
         own_pools: Returns the items of each split, where a hash alone does not deal them.
         shares: See `SHARES`.
@@ -66,7 +66,6 @@ class PocketTask:
     draw: Callable[[Item, Random], Image.Image]
     ask: Callable[[Item], Sequence[Ask]]
     attributes: Callable[[Item], Mapping[str, Hashable]]
-    leak_rule: str
     items: Callable[[], Sequence[Item]] = tuple
     own_pools: Callable[[], Pools] | None = None
     shares: tuple[float, float, float] = SHARES
@@ -135,7 +134,6 @@ def text(
     ink: Colour,
     size: int,
     *,
-    smallest: int = 6,
     centred: bool = False,
 ) -> None:
     """Write text inside a box, as large as fits.
@@ -147,15 +145,14 @@ def text(
         face: A font file, or the name of one of matplotlib's.
         ink: The colour.
         size: The largest size in pixels.
-        smallest: The smallest size in pixels.
         centred: In the middle of the box instead of at its left.
 
     Raises:
-        ValueError: the text does not fit at the smallest size, so it would be clipped.
+        ValueError: the text does not fit at `SMALLEST`, so it would be clipped.
     """
     path = face if isinstance(face, Path) else raw_data.font_path(face)
     left, top, right, bottom = box
-    for pixels in range(size, smallest - 1, -1):
+    for pixels in range(size, SMALLEST - 1, -1):
         x0, y0, x1, y1 = pen.textbbox((0, 0), words, font=font(path, pixels))
         if x1 - x0 <= right - left and y1 - y0 <= bottom - top:
             spare = (right - left) - (x1 - x0) if centred else 0
@@ -184,6 +181,7 @@ def outline(
 
 
 # --- words: real typefaces; a typeface of the test set occurs in no other split ---------------
+# Typefaces are disjoint; the 108 words are shared.
 
 
 def _draw_word(item: tuple[str, str], rng: Random) -> Image.Image:
@@ -205,11 +203,11 @@ WORDS = PocketTask(
     draw=_draw_word,
     ask=lambda item: [("What is written in the picture?", item[0])],
     attributes=lambda item: {"word": item[0], "first letter": item[0][0], "length": len(item[0])},
-    leak_rule="typefaces are disjoint; the 108 words are shared",
     max_new_tokens=8,
 )
 
 # --- forms: a row of Superstore, four fields, the key above its value -------------------------
+# Combinations of the five printed values are disjoint.
 
 FIELDS = ("Segment", "Region", "Category", "Sub-Category", "Ship Mode")
 
@@ -238,11 +236,11 @@ FORMS = PocketTask(
         (f"What is the {key.lower()}?", v) for key, v in zip(FIELDS[:4], item[1][:4], strict=True)
     ],
     attributes=lambda item: dict(zip((f"form {f}" for f in FIELDS), item[1], strict=True)),
-    leak_rule="combinations of the five printed values are disjoint",
     max_new_tokens=10,
 )
 
 # --- posters: a film, its year, its director --------------------------------------------------
+# Films (titles) are disjoint; the 48 directors are shared.
 
 
 def _draw_poster(item: dict[str, Any], rng: Random) -> Image.Image:
@@ -269,11 +267,11 @@ POSTERS = PocketTask(
     draw=_draw_poster,
     ask=lambda film: [("Who directed this film?", film["director"])],
     attributes=lambda film: {"director": film["director"], "year": film["year"]},
-    leak_rule="films (titles) are disjoint; the 48 directors are shared",
     max_new_tokens=14,
 )
 
 # --- charts: children per woman in four countries ---------------------------------------------
+# Countries are disjoint, so are the sets of four.
 
 Bars = tuple[int, tuple[tuple[str, float], ...]]  # the year, and each country with its value
 
@@ -333,10 +331,10 @@ CHARTS = PocketTask(
             for i, (_, v) in enumerate(item[1])
         }
     ),
-    leak_rule="countries are disjoint, so are the sets of four",
 )
 
 # --- digits: MNIST ----------------------------------------------------------------------------
+# Pictures are disjoint.
 
 NUMBER = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 
@@ -359,10 +357,10 @@ DIGITS = PocketTask(
     draw=_draw_digit,
     ask=lambda i: [("Which digit is written by hand?", NUMBER[raw_data.handwriting()[i][1]])],
     attributes=lambda i: {"digit": raw_data.handwriting()[i][1]},
-    leak_rule="pictures are disjoint",
 )
 
 # --- counties: a map of the United States with one county marked ------------------------------
+# Counties are disjoint; the 24 states are shared.
 
 WEST, EAST, SOUTH, NORTH = -125.0, -66.5, 24.3, 49.6  # degrees
 
@@ -394,10 +392,10 @@ COUNTIES = PocketTask(
     draw=_draw_county,
     ask=lambda county: [("In which state is the marked county?", county["state"].lower())],
     attributes=lambda county: {"state": county["state"]},
-    leak_rule="counties are disjoint; the 24 states are shared",
 )
 
 # --- satellite: tiles of NASA's Blue Marble ---------------------------------------------------
+# Bands of 20 degrees of longitude are disjoint.
 
 TILE = 8.0  # degrees, 120 pixels of the mosaic
 BANDS = 18  # of 20 degrees; a tile lies inside one band
@@ -458,10 +456,10 @@ SATELLITE = PocketTask(
         ("How much of this satellite tile is land, in percent?", str(_quarters(tile) * 25))
     ],
     attributes=lambda tile: {"land": _quarters(tile)},
-    leak_rule="bands of 20 degrees of longitude are disjoint",
 )
 
 # --- molecules: how many rings ----------------------------------------------------------------
+# Murcko scaffolds are disjoint.
 
 
 def _molecule_items() -> list[tuple[str, str, int]]:
@@ -508,10 +506,10 @@ MOLECULES = PocketTask(
     draw=_draw_molecule,
     ask=lambda m: [("How many rings does the molecule have?", str(m[2]))],
     attributes=lambda m: {"rings": m[2], "atoms": len(m[0]) // 5, "nitro": "[N+]" in m[0]},
-    leak_rule="Murcko scaffolds are disjoint",
 )
 
 # --- biopsy: ten measurements of a tumour as a star -------------------------------------------
+# Rows are disjoint; scaled by quantiles of pretraining and training rows.
 
 
 def _standardised() -> np.ndarray:
@@ -548,10 +546,10 @@ BIOPSY = PocketTask(
     draw=_draw_star,
     ask=lambda i: [(_BIOPSY_QUESTION, "BA"[int(raw_data.biopsies()[1][i])])],
     attributes=lambda i: {"malignant": int(raw_data.biopsies()[1][i])},
-    leak_rule="rows are disjoint; scaled by quantiles of pretraining and training rows",
 )
 
 # --- grounding: where is the green icon -------------------------------------------------------
+# Icons are disjoint, so are the sets of four.
 
 CELLS = 5  # a side; 19 pixels each
 
@@ -598,7 +596,6 @@ GROUNDING = PocketTask(
         "green column": item["cells"][0] % CELLS,
         "green row": item["cells"][0] // CELLS,
     },
-    leak_rule="icons are disjoint, so are the sets of four",
     scorer="box",
     max_new_tokens=20,
 )
