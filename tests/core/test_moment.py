@@ -96,7 +96,7 @@ def test_history_of_two_tasks_equals_one_long_task_where_the_rank_fits(columns, 
     assert float(both.trace) == pytest.approx(float(C.trace()), rel=1e-6)
     assert float(both.tokens) == alpha == 800
     assert int(both.k) == 12
-    assert float(both.attained) == pytest.approx(1, abs=1e-5)
+    assert float(both.s.sum() / both.trace) == pytest.approx(1, abs=1e-5)
 
 
 def test_kept_eigenpairs_merge_exactly_even_if_the_new_task_never_looks_their_way():
@@ -141,19 +141,20 @@ def test_the_kept_components_are_the_fewest_that_hold_delta(delta):
     history = History.empty(32, 32).merge(sketched(X, 32), delta)
     C, _ = naive.second_moment(torch.zeros(32, 32, dtype=torch.float64), 0, X)
     assert int(history.k) == naive.components(C, delta)
-    assert float(history.attained) >= delta
+    assert float(history.s.sum() / history.trace) >= delta
     V, s = history.basis()
     assert V.shape == (32, int(history.k))
     assert_same(V.mT @ V, torch.eye(len(s)), terms=32)
     assert not history.V[:, int(history.k) :].any()
 
 
-def test_the_cap_shows_in_the_attained_share():
+def test_the_cap_shows_in_the_share_that_is_kept():
     X = tokens(400, 32)
     history = History.empty(32, 4).merge(sketched(X, 32), delta=0.99)
     s = torch.linalg.eigvalsh(X.mT @ X).flip(-1)
     assert int(history.k) == 4
-    assert float(history.attained) == pytest.approx(float(s[:4].sum() / s.sum()), rel=1e-5)
+    kept = float(history.s.sum() / history.trace)
+    assert kept == pytest.approx(float(s[:4].sum() / s.sum()), rel=1e-5)
 
 
 def test_no_token_changes_nothing_and_an_empty_history_holds_nothing():
@@ -162,7 +163,6 @@ def test_no_token_changes_nothing_and_an_empty_history_holds_nothing():
     V, s = empty.basis()
     assert V.shape == (16, 0)
     assert s.shape == (0,)
-    assert float(empty.attained) == 1
     filled = empty.merge(sketched(tokens(20, 16), 16), delta=0.9)
     for field in dataclasses.fields(History):
         a, b = getattr(filled, field.name), getattr(empty, field.name)

@@ -14,9 +14,8 @@ from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.ewc import (
     Ewc,
     QuadraticPenalty,
-    batch_fisher,
+    fisher_information,
     normalised,
-    sample_fisher,
 )
 from undrift.methods.finetune import Finetune, lora_layers
 from undrift.methods.shared.adapter import active_adapter
@@ -61,13 +60,13 @@ def test_the_fisher_is_the_mean_square_of_each_examples_gradient():
     batches[0]["labels"][:, :5] = -100
     expected = [one_by_one(model.eval(), linears, batch) for batch in batches]
     model.train()
-    found = sample_fisher(model, linears, batches, samples=100)
+    found = fisher_information(model, linears, batches, "sample", 100)
     for name, each in found.items():
         exact = (3 * expected[0][name] + 2 * expected[1][name]) / 5
         torch.testing.assert_close(each, exact, rtol=2e-3, atol=1e-4 * float(exact.max()))
         assert float(exact.max()) > 0
     assert model.training and all(p.grad is None for p in model.parameters())
-    few = sample_fisher(model, linears, batches, samples=3)
+    few = fisher_information(model, linears, batches, "sample", 3)
     for name in few:
         torch.testing.assert_close(
             few[name], expected[0][name], rtol=2e-3, atol=1e-4 * float(few[name].max())
@@ -77,11 +76,11 @@ def test_the_fisher_is_the_mean_square_of_each_examples_gradient():
 def test_public_code_squares_a_batchs_gradient_which_is_far_smaller():
     model, linears = trained()
     batch = tiny_batch((9, 12, 7, 10), seed=3)
-    found = batch_fisher(model, linears, [batch, batch], count=1)
+    found = fisher_information(model, linears, [batch, batch], "batch", 1)
     exact = gradients(model, linears, model.eval()(**batch).loss)
     for name, each in found.items():
         torch.testing.assert_close(each, exact[name].square())
-    per_token = sample_fisher(model, linears, [batch], samples=4)
+    per_token = fisher_information(model, linears, [batch], "sample", 4)
     ratio = sum(float(e.sum()) for e in per_token.values()) / sum(
         float(e.sum()) for e in found.values()
     )
@@ -97,11 +96,11 @@ def test_where_a_token_belongs_to_no_example_it_is_said():
 
     batch = {"x": torch.ones(1, 2, 3), "labels": torch.zeros(1, 2, dtype=torch.long)}
     with pytest.raises(ConfigError, match='use fisher="batch"'):
-        sample_fisher(Flat(), {"it": linear}, [batch], 1)
+        fisher_information(Flat(), {"it": linear}, [batch], "sample", 1)
     with pytest.raises(ConfigError, match="hold no labels"):
-        sample_fisher(Flat(), {"it": linear}, [{"x": batch["x"]}], 1)
+        fisher_information(Flat(), {"it": linear}, [{"x": batch["x"]}], "sample", 1)
     with pytest.raises(ConfigError, match="gave no batch"):
-        sample_fisher(Flat(), {"it": linear}, [], 1)
+        fisher_information(Flat(), {"it": linear}, [], "sample", 1)
 
 
 @pytest.mark.parametrize(("anchor", "keep"), [("last", 1.0), ("last", 0.5), ("each", 1.0)])

@@ -48,7 +48,7 @@ def test_only_linears_whose_probe_was_used_get_an_expert(slack):
     seen = {}
 
     def look(step):
-        routers = method._routers
+        routers = method.gate
         if step == 2:
             assert torch.equal(routers.used.sum(1), routers.tokens.expand(6))
             share = routers.used[:, 1] / routers.tokens
@@ -60,7 +60,7 @@ def test_only_linears_whose_probe_was_used_get_an_expert(slack):
     assert torch.equal(seen["open"], seen["wanted"]) and seen["open"].any()
     assert bool(seen["open"].all()) == (slack == 100.0)
     assert list(past(model).values()) == [1 + int(each) for each in seen["open"]]
-    assert method._routers.counts.tolist() == [[1] * 6, list(past(model).values())]
+    assert method.gate.counts.tolist() == [[1] * 6, list(past(model).values())]
 
 
 def test_the_probe_is_thrown_away_with_its_momentum():
@@ -102,7 +102,7 @@ def test_the_balancing_loss_moves_the_probes_router():
     method._step, method._probe_until = 0, 1
     model.train()
     method.loss(model, batch_of(2, 0))
-    found = torch.autograd.grad(method._routers.imbalance(), list(method._routers.routers))
+    found = torch.autograd.grad(method.gate.imbalance(), list(method.gate.routers))
     assert all(each.abs().sum() > 0 for each in found)
 
 
@@ -114,9 +114,9 @@ def test_the_balancing_loss_is_added_during_the_probe_and_only_then():
         method._step, method._probe_until = 0, probe_until
         batch = batch_of(2, 0)
         extra = (method.loss(model, batch) - model(**batch).loss).detach()
-        wanted = 0.5 * probe_until * method._routers.imbalance().detach()
+        wanted = 0.5 * probe_until * method.gate.imbalance().detach()
         torch.testing.assert_close(extra, wanted, rtol=1e-4, atol=1e-5)
-    assert method._routers.imbalance() > 0.5
+    assert method.gate.imbalance() > 0.5
 
 
 def test_the_output_is_the_top_k_sum_of_the_named_tasks_router():
@@ -129,7 +129,7 @@ def test_the_output_is_the_top_k_sum_of_the_named_tasks_router():
     model.eval()
     for asked, first in ((1, 0), (2, 1), (3, 3)):
         method.asked = asked
-        R = method._routers.rows["0"][first : first + asked]
+        R = method.gate.rows["0"][first : first + asked]
         with torch.no_grad():
             model(**question(batch_of(1, 5)))
             x = seen["x"][1, 4]
@@ -194,7 +194,7 @@ def test_the_locator_sees_the_base_model_and_its_accuracy_is_told():
     method.asked = 2
     with torch.no_grad():
         model(**question(batch_of(2, 5)))
-    assert method.facts()["prompts"] == 4 and len(method._routers.features) == 0
+    assert method.facts()["prompts"] == 4 and len(method.gate.features) == 0
 
 
 def test_options_are_checked():

@@ -38,7 +38,7 @@ def questions(**kwargs):
 def test_the_gate_is_the_softmax_of_what_the_keys_say_of_the_largest_embeddings():
     method, model = taught(tasks=3)
     batch = questions()
-    found, gate = gates_of(method, model, batch), method.key_gate.requires_grad_(False)
+    found, gate = gates_of(method, model, batch), method.gate.requires_grad_(False)
     body = model.get_base_model()
     features = iter(torch.cat(list(body.get_image_features(batch["pixel_values"]).pooler_output)))
     for row in range(3):
@@ -76,12 +76,12 @@ def test_all_blocks_are_weighed_alike_in_all_layers_in_training_and_at_test():
 
 def test_key_and_query_are_trained_and_what_is_past_stays_bit_for_bit():
     method, model = taught(tasks=2)
-    keys = torch.stack([*method.key_gate.past_keys, method.key_gate.key]).detach().clone()
-    left = {n: p.detach().clone() for n, p in method.key_gate.query.named_parameters()}
+    keys = torch.stack([*method.gate.past_keys, method.gate.key]).detach().clone()
+    left = {n: p.detach().clone() for n, p in method.gate.query.named_parameters()}
     experts = {n: layer.pool_lora_B["default"].detach().clone()
                for n, layer in pool_layers(model).items()}  # fmt: skip
     learn(method, model, task=3)
-    gate = method.key_gate
+    gate = method.gate
     assert torch.equal(gate.past_keys, keys)
     assert not list(gate.past_query.parameters())
     for name, p in gate.past_query.named_buffers():
@@ -97,9 +97,9 @@ def test_key_and_query_are_trained_and_what_is_past_stays_bit_for_bit():
 def test_recall_is_the_divergence_among_old_experts_and_moves_the_query_network():
     method, model = taught(tasks=2)
     x = torch.randn(5, 24)
-    assert method.key_gate.recall(x) is None  # one old expert: nothing to choose among
+    assert method.gate.recall(x) is None  # one old expert: nothing to choose among
     method.task_start(model, 3, 10)
-    gate = method.key_gate
+    gate = method.gate
     assert float(gate.recall(x).detach()) == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
         gate.query.up.weight.add_(0.3 * torch.randn_like(gate.query.up.weight))
@@ -143,7 +143,7 @@ def test_static_uses_the_mean_gate_of_the_task_that_is_told_and_dynamic_the_samp
     for task in (1, 2):
         method.asked = task
         torch.testing.assert_close(gates_of(method, model, batch)[:task], seen[task - 1])
-    assert torch.equal(method.key_gate.mean_of(1), torch.tensor([1.0, 0.0]))  # padded with 0
+    assert torch.equal(method.gate.mean_of(1), torch.tensor([1.0, 0.0]))  # padded with 0
     method.asked = 3
     own = gates_of(method, model, batch)
     dynamic = ProgLora(**SMALL)
@@ -158,8 +158,8 @@ def test_saved_and_loaded_it_has_the_keys_and_mean_gates_of_all_tasks(tmp_path):
     other = ProgLora("static", **SMALL)
     fresh = attached(other, seed=0)
     other.load_state(fresh, tmp_path)
-    for key, value in method.key_gate.state_dict().items():
-        assert torch.equal(other.key_gate.state_dict()[key], value), key
+    for key, value in method.gate.state_dict().items():
+        assert torch.equal(other.gate.state_dict()[key], value), key
     method.asked = other.asked = 2
     batch = questions()
     assert torch.equal(fresh.eval()(**batch).logits, model.eval()(**batch).logits)

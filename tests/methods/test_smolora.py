@@ -34,7 +34,7 @@ def routes(model):
 def test_the_output_is_the_fused_sum_of_one_expert_of_each_group():
     method, model = made()
     name, layer = next(iter(pool_layers(model).items()))
-    routing = method._routings[0]
+    routing = method.gate.linears[0]
     seen = {}
     hook = layer.register_forward_hook(lambda module, args, out: seen.update(x=args[0], y=out))
     model.eval()

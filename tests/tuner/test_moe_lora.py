@@ -150,15 +150,14 @@ def test_frozen_experts_take_no_part_in_the_products():
     masters = (layer.moe_lora_A.default, layer.moe_lora_B.default, layer.moe_lora_G.default)
     active = torch.tensor([0, 2])
     assert_same(y, layer.base_layer(x) + mixture(x, *masters, 2.0, active), LINEAR)
-    packed = layer._packed["default"].packed
+    packed = layer._packed["default"][1]
     assert packed.AR.shape == (2 * r + 2, D_IN) and packed.Bt.shape == (2 * r, D_OUT)
     y.sum().backward()
     assert all(not p.grad[[1, 3]].any() and p.grad[[0, 2]].any() for p in masters)
 
 
 def test_other_frozen_experts_are_packed_anew():
-    layer, x = wrap(nn.Linear(D_IN, D_OUT)).eval(), torch.randn(6, D_IN)
-    layer.as_trained = True
+    layer, x = wrap(nn.Linear(D_IN, D_OUT)), torch.randn(6, D_IN)
     masters = (layer.moe_lora_A.default, layer.moe_lora_B.default, layer.moe_lora_G.default)
     for active in ([0, 2], [1, 2], [0, 1, 2, 3], [3]):
         each = layer.statistics("default").active

@@ -217,11 +217,6 @@ class History:
         k = int(self.k)
         return self.V[:, :k], self.s[:k].float()
 
-    @property
-    def attained(self) -> Tensor:
-        """The share of the energy that the kept eigenpairs hold; 1 where there is none, ()."""
-        return torch.where(self.trace > 0, self.s.sum() / self.trace.clamp_min(1e-300), 1.0)
-
 
 def _components(s: Tensor, trace: Tensor, delta: float) -> Tensor:
     """The smallest k with sum_{i<=k} s_i >= delta trace [Eq. 5], never more than the rank."""

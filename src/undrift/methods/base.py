@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
-import torch.distributed as dist
 from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -36,16 +35,29 @@ from undrift.methods.shared.adapter import (
     save_adapter,
 )
 from undrift.methods.shared.model_card import RECORD, MethodState
-from undrift.methods.shared.sidecar import Sidecar, sidecars
+from undrift.methods.shared.sidecar import Sidecar, active_sidecar, sidecars
 from undrift.methods.shared.state import State, check_protocol, checkpoint_folder
 from undrift.rundir import read_record
-from undrift.tuner.distributed import rank, summed
+from undrift.tuner.distributed import processes, rank, summed
 
 Prepare = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 CutOff = Literal["refuse", "end", "go on"]
 Schedule = Literal["sequential", "joint", "none"]
 Settings = Mapping[str, Mapping[str, Any]]
 Parts = Literal["experts", "router", "router and experts", "entangled"]
+
+
+T = TypeVar("T")
+Allowed = tuple[str, Callable[[Any], bool]]
+"""What the values of an option must be, in words for the message, and a test."""
+
+POSITIVE: Allowed = ("a positive number", lambda v: v > 0)
+SHARE: Allowed = ("one from 0 to 1", lambda v: 0 <= v <= 1)
+
+
+def option(default: T, allowed: Allowed) -> T:
+    """Make a field of a `Config` whose values are checked."""
+    return field(default=default, metadata={"allowed": allowed})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,29 +76,22 @@ class Config:
         ConfigError: If a value cannot be used.
     """
 
-    experts: int = 8
-    rank: int = 8
-    alpha_over_rank: float = 2.0
+    experts: int = option(8, POSITIVE)
+    rank: int = option(8, POSITIVE)
+    alpha_over_rank: float = option(2.0, POSITIVE)
     targets: str = "ffn"
 
     def __post_init__(self) -> None:
         check_choices(self)
-        self.require("a positive number", lambda v: v > 0, "experts", "rank", "alpha_over_rank")
+        for each in fields(self):
+            if "allowed" in each.metadata:
+                self.require(each.name, each.metadata["allowed"])
 
-    def require(self, expected: str, test: Callable[[Any], bool], *names: str) -> None:
-        """Check options.
-
-        Args:
-            expected: What their values must be, for the message.
-            test: Whether a value is so.
-            *names: Of the options.
-
-        Raises:
-            ConfigError: If a value is not.
-        """
-        for name in names:
-            if not test(value := getattr(self, name)):
-                raise ConfigError(f"{name} is {value}, expected {expected}")
+    def require(self, name: str, allowed: Allowed) -> None:
+        """Check an option; a ConfigError if its value is not allowed."""
+        expected, test = allowed
+        if not test(value := getattr(self, name)):
+            raise ConfigError(f"{name} is {value}, expected {expected}")
 
 
 class Method(TrainerCallback):
@@ -136,12 +141,13 @@ class Method(TrainerCallback):
     config: Any
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         check_protocol(cls)
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         if setting is not None and setting not in self.settings:
             raise unknown(f"setting of {self.name}", setting, self.settings)
-        known = [field.name for field in fields(self.Config)]
+        known = [each.name for each in fields(self.Config)]
         for key in options:
             if key not in known:
                 raise unknown(f"key of {self.name}", key, known)
@@ -395,8 +401,7 @@ class Method(TrainerCallback):
             AdapterMismatch: If another method has trained it.
         """
         wrapped = peft_model(model)
-        name = active_adapter(wrapped)
-        sidecar = sidecars(wrapped).get(name)
+        name, sidecar = active_adapter(wrapped), active_sidecar(wrapped)
         if sidecar is not None and self.remembers:
             sidecar.check_unchanged(wrapped)
         if sidecar is not None and sidecar is self._sidecar:
@@ -446,12 +451,12 @@ class Method(TrainerCallback):
         """
         if not (self.learning and self.state(model).sums):
             return
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if processes() == 1:
             self.before_save(model)
         elif not self._flushed:
             raise ConfigError(
                 f"the adapter cannot be saved here: what {self.name} has seen in this task lies in "
-                f"{dist.get_world_size()} processes and was not summed after the last step; save "
+                f"{processes()} processes and was not summed after the last step; save "
                 'with save_strategy "steps", "epoch" or "best", or put the callback that asks for '
                 "a save before the method"
             )
@@ -459,7 +464,7 @@ class Method(TrainerCallback):
     def record(self, model: nn.Module) -> dict[str, Any]:
         """Say what lies beside an adapter: the method, its options, how far it has come."""
         own, plain = self.config, self.Config()
-        names = [field.name for field in fields(own)]
+        names = [each.name for each in fields(own)]
         options = {n: v for n in names if (v := getattr(own, n)) != getattr(plain, n)}
         return {
             "method": self.name,
@@ -505,15 +510,14 @@ class Method(TrainerCallback):
         Anew, where the weights are others by the method's own doing.
         """
         wrapped = peft_model(model)
-        name = active_adapter(wrapped)
-        if anew or self._sidecar is None or sidecars(wrapped).get(name) is not self._sidecar:
+        if anew or self._sidecar is None or active_sidecar(wrapped) is not self._sidecar:
+            name = active_adapter(wrapped)
             self._leave(model)
             self._sidecar = sidecars(wrapped)[name] = Sidecar(wrapped, name, method=self)
 
     def _check_alone(self, model: nn.Module, optimizer: Any) -> None:
         """Refuse a second method in one training: the history would be of half of it."""
-        wrapped = peft_model(model)
-        sidecar = sidecars(wrapped).get(active_adapter(wrapped))
+        sidecar = active_sidecar(peft_model(model))
         other: Any = sidecar.method if sidecar is not None else None
         if other is None or other is self or not other.learning:
             return
@@ -525,8 +529,8 @@ class Method(TrainerCallback):
 
     def _leave(self, model: nn.Module) -> bool:
         """Leave what is known of another adapter with that one; say whether there was one."""
-        wrapped, sidecar = peft_model(model), self._sidecar
-        if sidecar is None or sidecar is sidecars(wrapped).get(active_adapter(wrapped)):
+        sidecar = self._sidecar
+        if sidecar is None or sidecar is active_sidecar(peft_model(model)):
             return False
         if sidecar.method is self:
             sidecar.freeze()

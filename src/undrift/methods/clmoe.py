@@ -35,17 +35,16 @@ class Config(moelora.Config):
             of important experts for the whole network.
     """
 
-    gamma: float = 0.7
-    beta: float = 0.5
+    gamma: float = base.option(0.7, base.SHARE)
+    beta: float = base.option(0.5, base.SHARE)
     important: int | None = None
     roles: Literal["paper", "code"] = "paper"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("one from 0 to 1", lambda v: 0 <= v <= 1, "gamma", "beta")
         most = self.experts
         possible = f"one from 1 to experts={most}"
-        self.require(possible, lambda v: v is None or 1 <= v <= most, "important")
+        self.require("important", (possible, lambda v: v is None or 1 <= v <= most))
 
 
 class ClMoe(MoeLora):

@@ -16,7 +16,7 @@ from undrift.core.step_hook import StepTransform
 from undrift.methods import base
 from undrift.methods.shared.adapter import peft_model
 from undrift.methods.shared.pool import Gate, PoolMethod
-from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
+from undrift.methods.shared.prompt_features import FeatureConfig, features
 from undrift.tuner import Prompt
 from undrift.tuner.distributed import gathered
 from undrift.tuner.pool_lora import PoolLoraConfig, grow, make_room
@@ -33,17 +33,12 @@ class Config(FeatureConfig):
         freeze_used: Hold the increments that a finished task has picked.
     """
 
-    chosen: int = 4
-    align_share: float = 0.1
+    chosen: int = base.option(4, ("at least 1", lambda v: v >= 1))
+    align_share: float = base.option(0.1, ("0 up to below 1", lambda v: 0 <= v < 1))
     freeze_used: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("at least 1", lambda v: v >= 1, "chosen")
-        self.require("0 up to below 1", lambda v: 0 <= v < 1, "align_share")
 
-
-class ContinualLlava(PoolMethod):
+class ContinualLlava(PoolMethod["Keys"]):
     """An instruction adds up its nearest increments of a shared pool, and what past tasks used.
 
     y = W0 x + s sum_{m in I} c_m B_m A_m x + s sum_{l < t} w_l sum_n v_ln B_ln A_ln x: I are the M
@@ -68,43 +63,32 @@ class ContinualLlava(PoolMethod):
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self._queries: Tensor | None = None
-        self._centre = torch.zeros(0)
         self._align_until = 0
 
     # ------------------------------------------------------------ which increments
-
-    @property
-    def _picker(self) -> Keys:
-        assert isinstance(self._gate, Keys)  # `bind` has made it
-        return self._gate
 
     def make_gate(self, width: int) -> Keys:
         """Make the keys."""
         return Keys(self.config.experts, width)
 
-    def bind(self, model: nn.Module) -> None:
-        """Decide a model's gates from now on."""
-        super().bind(model)
-        self._centre = embedding_centre(peft_model(model))
-
     def gates(self, prompt: Prompt) -> Tensor:
         """Choose the increments of every instruction."""
         e = features(prompt, self._centre, self.config.encoder).of["text"]
-        training = self._picker.training
-        if training and not bool(self._picker.keys.any()):
+        training = self.gate.training
+        if training and not bool(self.gate.keys.any()):
             self._first_keys(e)
         self._queries = e
         with torch.no_grad():
             shares = self._shares(e)
             if training:
-                self._picker.sums[:-1] += shares.double().sum(0)
-                self._picker.sums[-1] += len(shares)
-        context = self._picker.context().expand(len(shares), -1)
+                self.gate.sums[:-1] += shares.double().sum(0)
+                self.gate.sums[-1] += len(shares)
+        context = self.gate.context().expand(len(shares), -1)
         return torch.cat([context, shares], 1)
 
     def _cosines(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """The M largest cosines of e (B, d) with the keys, and whose they are, (B, M)."""
-        cosines = e @ F.normalize(self._picker.keys, dim=1).mT
+        cosines = e @ F.normalize(self.gate.keys, dim=1).mT
         found = cosines.topk(min(self.config.chosen, cosines.shape[1]), dim=1)
         return found.values, found.indices
 
@@ -118,7 +102,7 @@ class ContinualLlava(PoolMethod):
     @torch.no_grad()
     def _first_keys(self, e: Tensor) -> None:
         """Let the keys be instructions, each a little aside so that no two are equal."""
-        keys, e = self._picker.keys, gathered(e)
+        keys, e = self.gate.keys, gathered(e)
         generator = torch.Generator().manual_seed(torch.initial_seed() % 2**63)
         aside = torch.randn(keys.shape, generator=generator).to(keys) * 0.1 / keys.shape[1] ** 0.5
         keys.copy_(F.normalize(e[torch.arange(len(keys)) % len(e)] + aside, dim=1))
@@ -142,9 +126,9 @@ class ContinualLlava(PoolMethod):
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
         """Hold what finished tasks have picked, with `freeze_used`."""
-        if not self.config.freeze_used or not len(self._picker.picked):
+        if not self.config.freeze_used or not len(self.gate.picked):
             return {}
-        free = (~(self._picker.picked > 0).any(0)).float()[:, None, None]
+        free = (~(self.gate.picked > 0).any(0)).float()[:, None, None]
         layers, name = self._layers.values(), self._adapter
         held = (factor[name] for each in layers for factor in (each.pool_lora_A, each.pool_lora_B))
         return {p: partial(torch.mul, free) for p in held if isinstance(p, Parameter)}
@@ -161,44 +145,26 @@ class ContinualLlava(PoolMethod):
         grow(peft_model(model), name)
         with torch.no_grad():
             for layer in self._layers.values():
-                for new, past in (
-                    (layer.pool_lora_A, layer.pool_lora_past_A),
-                    (layer.pool_lora_B, layer.pool_lora_past_B),
-                ):
-                    new[name].copy_(past[name][-self.config.experts :])
+                for new, past in layer.pairs(name):
+                    new.copy_(past[name][-self.config.experts :])
                 layer.forget_packed()
-        self._picker.grow(self.past(model))
+        self.gate.grow(self.past(model))
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
         """Bring a fresh pool to its size after so many tasks."""
         make_room(peft_model(model), self.config.experts * (tasks - 1), self._adapter)
-        self._picker.make_room(tasks - 1)
-
-    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task with empty sums."""
-        super().task_start(model, task_index, steps_total)
-        self._picker.sums.zero_()
+        self.gate.make_room(tasks - 1)
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Work out the stages."""
         super().task_resume(model, task_index, steps_total)
         self._align_until = round(self.config.align_share * steps_total)
 
-    def task_end(self, model: nn.Module) -> None:
-        """Keep the task's mean shares."""
-        with self.summed(model):
-            sums = self._picker.sums
-            self._picker.mean.copy_(sums[:-1] / sums[-1].clamp_min(1))
-        self._picker.sums.zero_()
-        super().task_end(model)
-
     def idle_parameters(self, model: nn.Module) -> int:
         """Count the increments that an instruction does not pick, and the keys."""
         N, M = self.config.experts, min(self.config.chosen, self.config.experts)
-        newest = ("pool_lora_A.", "pool_lora_B.")
-        named = model.named_parameters()
-        pool = sum(p.numel() for name, p in named if any(each in name for each in newest))
-        return pool * (N - M) // N + sum(p.numel() for p in self._picker.parameters())
+        pool = sum(each.trained_size() for each in self._layers.values())
+        return pool * (N - M) // N + sum(p.numel() for p in self.gate.parameters())
 
 
 # --------------------------------------------- keys, and what past tasks have picked
@@ -250,6 +216,10 @@ class Keys(Gate):
     def running(self) -> dict[str, Tensor]:
         """Name the sums that are summed over processes."""
         return {"sums": self.sums}
+
+    def end_task(self) -> None:
+        """Keep the task's mean shares."""
+        self.mean.copy_(self.sums[:-1] / self.sums[-1].clamp_min(1))
 
     def context(self) -> Tensor:
         """Return what each increment of each finished task counts for, (T N,)."""

@@ -25,15 +25,11 @@ class Config(task_matcher.Config):
         oracle: At test, use the expert of the task that is asked.
     """
 
-    tau: float = 0.05
+    tau: float = base.option(0.05, base.POSITIVE)
     modality: Literal["text", "image", "both"] = "text"
     choice: Literal["softmax", "argmax"] = "softmax"
     centred: bool = True
     oracle: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("a positive number", lambda v: v > 0, "tau")
 
 
 class Disco(MatchedPool):

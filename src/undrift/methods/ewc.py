@@ -20,6 +20,7 @@ from undrift.methods import base
 from undrift.methods.finetune import Finetune, lora_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.state import State
+from undrift.tuner.distributed import processes
 from undrift.tuner.token_mask import IGNORED, packed_examples
 
 
@@ -40,18 +41,13 @@ class Config(base.Config):
         batches: From how many batches, with fisher="batch".
     """
 
-    strength: float = 0.1
+    strength: float = base.option(0.1, base.POSITIVE)
     normalise: bool = True
-    gamma: float = 1.0
+    gamma: float = base.option(1.0, base.SHARE)
     anchor: Literal["last", "each"] = "last"
     fisher: Literal["sample", "batch"] = "sample"
-    samples: int = 200
-    batches: int = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("a positive number", lambda v: v > 0, "strength", "samples", "batches")
-        self.require("one from 0 to 1", lambda v: 0 <= v <= 1, "gamma")
+    samples: int = base.option(200, base.POSITIVE)
+    batches: int = base.option(50, base.POSITIVE)
 
 
 class Ewc(Finetune):
@@ -107,19 +103,15 @@ class Ewc(Finetune):
                 "ewc computes its Fisher information from the trainer's data at the end of a "
                 "task: call on_train_end with train_dataloader, as transformers' Trainer does"
             )
-        config, batches = self.config, self._batches(self._loader)
-        if config.fisher == "sample":
-            found = sample_fisher(model, self._linears, batches, config.samples)
-        else:
-            found = batch_fisher(model, self._linears, batches, config.batches)
+        config, loader = self.config, self._loader
+        if hasattr(loader, "set_epoch"):  # the first epoch's order, however training was resumed
+            loader.set_epoch(0)  # pyright: ignore[reportAttributeAccessIssue]
+        batches = map(self._inputs_of, loader)
+        count = config.samples if config.fisher == "sample" else config.batches
+        found = fisher_information(model, self._linears, batches, config.fisher, count)
         if config.normalise:
             found = normalised(found)
         self._penalty.add(found, config.anchor, config.gamma)
-
-    def _batches(self, loader: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        if hasattr(loader, "set_epoch"):  # the first epoch's order, however training was resumed
-            loader.set_epoch(0)  # pyright: ignore[reportAttributeAccessIssue]
-        return (self._inputs_of(batch) for batch in loader)
 
     # ------------------------------------------------------------ state
 
@@ -138,7 +130,7 @@ class Ewc(Finetune):
         """Find A and B of the active LoRA; what is known of the same one stays."""
         wrapped = peft_model(model)
         adapter = active_adapter(wrapped)
-        found: dict[str, nn.Linear] = {
+        found: dict[str, Any] = {
             f"{name}.{factor}": getattr(layer, factor)[adapter]
             for name, layer in lora_layers(wrapped, adapter).items()
             for factor in ("lora_A", "lora_B")
@@ -146,8 +138,7 @@ class Ewc(Finetune):
         if found == self._linears:
             return
         self._linears = found
-        weights: Any = {name: each.weight for name, each in self._linears.items()}
-        self._penalty = QuadraticPenalty(weights)
+        self._penalty = QuadraticPenalty({name: each.weight for name, each in found.items()})
 
 
 def normalised(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -171,81 +162,54 @@ def normalised(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # one backward pass hold anyway, so that a batch costs one pass of each and no loop over examples.
 
 
-def sample_fisher(
+def fisher_information(
     model: nn.Module,
     linears: Mapping[str, nn.Linear],
     batches: Iterable[Mapping[str, Any]],
-    samples: int,
+    kind: Literal["sample", "batch"],
+    count: int,
 ) -> dict[str, Tensor]:
-    """Average the squared gradient of log p(answer | question) over examples.
+    """Average squared gradients, in evaluation mode, with the labels of the data.
 
-    In evaluation mode, with the labels of the data. Nothing is left behind in the gradients.
+    With "sample" they are those of log p(answer | question) of each example. "batch" takes the loss
+    of a whole batch, as public code does. That is no Fisher information: the gradients of a batch
+    are averaged before they are squared, which shrinks the result by about the batch's size.
+
+    Nothing is left behind in the gradients.
 
     Args:
         model: What is asked; its gradients flow through the linears.
-        linears: Whose weights are meant, by name; they read (examples, tokens, features).
+        linears: Whose weights are meant, by name; for "sample" they read (examples, tokens,
+            features).
         batches: The model's inputs with labels, as many as are needed.
-        samples: How many examples to take, on all ranks together; the last batch is not cut.
+        kind: Whose gradients are squared.
+        count: How many examples to take, on all ranks together, where the last batch is not cut; or
+            how many batches.
 
     Returns:
         The mean of the squares, by name, in the weight's shape.
 
     Raises:
-        ConfigError: If there are no examples, or a linear reads tokens whose example is not known.
+        ConfigError: If there are no batches, or a linear reads tokens whose example is not known.
     """
     sums = {name: torch.zeros_like(each.weight) for name, each in linears.items()}
     weights = [each.weight for each in linears.values()]
     seen = 0
     with asked(model), ExitStack() as stack:
-        for name, each in linears.items():
-            hook = each.register_forward_hook(_squares_into(sums[name]))
-            stack.callback(hook.remove)
+        for name, each in linears.items() if kind == "sample" else ():
+            stack.callback(each.register_forward_hook(_squares_into(sums[name])).remove)
         for inputs in batches:
-            if packed_examples(inputs) is not None:
-                raise ConfigError(
-                    "the Fisher information is one of examples, and a packed row holds several: "
-                    'train without packing, or with fisher="batch"'
-                )
-            seen += _rows(inputs)
-            torch.autograd.grad(log_likelihood(model, inputs), weights, allow_unused=True)
-            if seen * _ranks() >= samples:
-                break
-    return _mean(sums, seen)
-
-
-def batch_fisher(
-    model: nn.Module,
-    linears: Mapping[str, nn.Linear],
-    batches: Iterable[Mapping[str, Any]],
-    count: int,
-) -> dict[str, Tensor]:
-    """Average the squared gradient of a whole batch's loss over batches, as public code does.
-
-    This is no Fisher information: the gradients of a batch are averaged before they are squared,
-    which shrinks the result by about the batch's size.
-
-    Args:
-        model: What is asked.
-        linears: Whose weights are meant, by name.
-        batches: The model's inputs with labels.
-        count: How many batches to take.
-
-    Returns:
-        The mean of the squares, by name.
-
-    Raises:
-        ConfigError: If there are no batches.
-    """
-    sums = {name: torch.zeros_like(each.weight) for name, each in linears.items()}
-    weights = [each.weight for each in linears.values()]
-    seen = 0
-    with asked(model):
-        for inputs in batches:
-            found = torch.autograd.grad(model(**inputs).loss, weights)
-            for total, gradient in zip(sums.values(), found, strict=True):
-                total += gradient.square()
-            seen += 1
-            if seen == count:
+            if kind == "sample":
+                seen += _examples(inputs)
+                torch.autograd.grad(log_likelihood(model, inputs), weights, allow_unused=True)
+                enough = seen * processes() >= count
+            else:
+                found = torch.autograd.grad(model(**inputs).loss, weights)
+                for total, gradient in zip(sums.values(), found, strict=True):
+                    total += gradient.square()
+                seen += 1
+                enough = seen == count
+            if enough:
                 break
     return _mean(sums, seen)
 
@@ -301,7 +265,13 @@ def _squares_into(total: Tensor) -> Any:
     return hook
 
 
-def _rows(inputs: Mapping[str, Any]) -> int:
+def _examples(inputs: Mapping[str, Any]) -> int:
+    """Count the examples of a batch; each must be a row with labels."""
+    if packed_examples(inputs) is not None:
+        raise ConfigError(
+            "the Fisher information is one of examples, and a packed row holds several: train "
+            'without packing, or with fisher="batch"'
+        )
     if "labels" not in inputs:
         raise ConfigError(
             "the trainer's batches hold no labels, from which the Fisher information is computed"
@@ -311,18 +281,13 @@ def _rows(inputs: Mapping[str, Any]) -> int:
 
 def _mean(sums: dict[str, Tensor], count: int) -> dict[str, Tensor]:
     """Divide by how many there were, on all ranks."""
-    device = next(iter(sums.values())).device
-    seen = torch.tensor(float(count), device=device)
-    if _ranks() > 1:
+    seen = torch.tensor(float(count), device=next(iter(sums.values())).device)
+    if processes() > 1:
         for total in (seen, *sums.values()):
             dist.all_reduce(total)
     if not seen:
         raise ConfigError("the trainer's data loader gave no batch to compute the Fisher with")
     return {name: total / seen for name, total in sums.items()}
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 # --------------------------------------------- the pull

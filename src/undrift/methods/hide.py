@@ -39,18 +39,13 @@ class Config(task_matcher.Config):
         oracle: At test, where experts are mixed, use that of the task that is asked.
     """
 
-    tau: float = 0.1
-    image_share: float = 0.5
+    tau: float = base.option(0.1, base.POSITIVE)
+    image_share: float = base.option(0.5, base.SHARE)
     fuse: Literal["product", "factors"] = "product"
     expand: Literal["last", "all"] = "last"
     choice: Literal["softmax", "argmax"] = "softmax"
     centred: bool = True
     oracle: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("a positive number", lambda v: v > 0, "tau")
-        self.require("one from 0 to 1", lambda v: 0 <= v <= 1, "image_share")
 
 
 class Hide(MatchedPool):
@@ -121,12 +116,9 @@ class Hide(MatchedPool):
         if FUSED not in wrapped.peft_config:
             wrapped.add_adapter(FUSED, self.peft_config())
         for layer in self._below.values():
-            for new, past in (
-                (layer.pool_lora_A, layer.pool_lora_past_A),
-                (layer.pool_lora_B, layer.pool_lora_past_B),
-            ):
-                everyone = torch.cat([past[self._adapter], new[self._adapter]])
-                new[FUSED].copy_(everyone.sum(0, keepdim=True))
+            both = zip(layer.pairs(FUSED), layer.pairs(self._adapter), strict=True)
+            for (fused, _), (new, past) in both:
+                fused.copy_(torch.cat([past[self._adapter], new]).sum(0, keepdim=True))
             layer.forget_packed()
 
 

@@ -26,6 +26,8 @@ from undrift.tuner.distributed import gathered
 from undrift.tuner.frozen import Frozen, count_parameters
 from undrift.tuner.pool_lora import PoolLoraLayer, grow
 
+_FROM_1 = ("1 or more", lambda v: v >= 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(pool.Config):
@@ -44,25 +46,19 @@ class Config(pool.Config):
         oracle: Be told the task instead.
     """
 
-    top_k: int = 2
-    probe_share: float = 0.1
+    top_k: int = base.option(2, _FROM_1)
+    probe_share: float = base.option(0.1, ("0 up to below 1", lambda v: 0 <= v < 1))
     slack: float = 0.0
     balance: float = 0.01
     perturb: float = 0.01
-    hidden: int = 512
-    code: int = 64
-    epochs: int = 20
-    features: int = 512
+    hidden: int = base.option(512, _FROM_1)
+    code: int = base.option(64, _FROM_1)
+    epochs: int = base.option(20, _FROM_1)
+    features: int = base.option(512, _FROM_1)
     oracle: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        sizes = ("top_k", "hidden", "code", "epochs", "features")
-        self.require("1 or more", lambda v: v >= 1, *sizes)
-        self.require("0 up to below 1", lambda v: 0 <= v < 1, "probe_share")
 
-
-class LlavaCMoE(PoolMethod):
+class LlavaCMoE(PoolMethod["TaskRouters"]):
     """Experts added where a probe shows that they are needed, routed by the router of the task.
 
     y = W0 x + s sum_{i in top-k} softmax(R_t x)_i B_i A_i x, with R_t the router of the task that
@@ -90,15 +86,9 @@ class LlavaCMoE(PoolMethod):
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self.identified = Identified()
-        self._model: Any = None
         self._probe_until = 0
 
     # ------------------------------------------------------------ the model
-
-    def bind(self, model: nn.Module) -> None:
-        """Decide a model's gates from now on."""
-        super().bind(model)
-        self._model = peft_model(model)
 
     def make_gate(self, width: int) -> TaskRouters:
         """Make the routers and the locator."""
@@ -106,14 +96,9 @@ class LlavaCMoE(PoolMethod):
         config = self.config
         return TaskRouters(inputs, width, min(config.hidden, width), min(config.code, width // 4))
 
-    @property
-    def _routers(self) -> TaskRouters:
-        assert isinstance(self._gate, TaskRouters)  # `bind` has made it
-        return self._gate
-
     def gates(self, prompt: Prompt) -> Mapping[str, Gates]:
         """Route by the task at hand, or by the one that the locator names."""
-        routers, names = self._routers, self._layers
+        routers, names = self.gate, self._layers
         if routers.training:
             self._remember(prompt)
             made = routers.current(self.config.top_k, prompt.mask)
@@ -124,16 +109,16 @@ class LlavaCMoE(PoolMethod):
         return dict(zip(names, made, strict=True))
 
     def _locate(self, prompt: Prompt) -> Tensor:
-        scores = self._routers.locator.scores(hidden_features(self._model, prompt))
+        scores = self.gate.locator.scores(hidden_features(self._model, prompt))
         best = self.identified.note(scores, self.asked)
         return told(best, self.asked, scores.shape[1]) if self.config.oracle else best
 
     @torch.no_grad()
     def _remember(self, prompt: Prompt) -> None:
-        kept = self._routers.features
+        kept = self.gate.features
         if len(kept) < self.config.features:
             found = gathered(hidden_features(self._model, prompt).to(kept))
-            self._routers.features = torch.cat([kept, found])[: self.config.features]
+            self.gate.features = torch.cat([kept, found])[: self.config.features]
 
     def facts(self) -> dict[str, Any]:
         """Tell how often the locator was right since the last call, see `Identified.facts`."""
@@ -149,13 +134,13 @@ class LlavaCMoE(PoolMethod):
     def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Compute the model's loss, and during the probe that of an unequal load."""
         spoken = super().loss(model, batch)
-        unequal = self._routers.imbalance() if self.probing else 0.0
+        unequal = self.gate.imbalance() if self.probing else 0.0
         return spoken + self.config.balance * unequal
 
     @torch.no_grad()
     def _end_probe(self) -> None:
         """Decide which linears get an expert, and begin anew in all of them."""
-        routers = self._routers
+        routers = self.gate
         with self.summed(self._model):
             used, tokens = routers.used.clone(), routers.tokens.clamp_min(1)
         layers = list(self._layers.values())
@@ -178,13 +163,13 @@ class LlavaCMoE(PoolMethod):
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Begin a task: room for its expert was made when the last one ended."""
         self.task_resume(model, task_index, steps_total)
-        self._routers.start()
+        self.gate.start()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Go on; the probe ends where it would have."""
         super().task_resume(model, task_index, steps_total)
         probe = min(math.ceil(self.config.probe_share * steps_total), steps_total - 1)
-        self._probe_until = probe if len(self._routers.locator) else 0
+        self._probe_until = probe if len(self.gate.locator) else 0
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
         """End the probe when it is time."""
@@ -193,20 +178,19 @@ class LlavaCMoE(PoolMethod):
 
     def task_end(self, model: nn.Module) -> None:
         """Keep the task's experts, router and locator, and make room for the next ones."""
-        routers, wrapped = self._routers, peft_model(model)
+        routers = self.gate
         seed = torch.initial_seed() % 2**63
         fitted = routers.locator.fit(routers.features, self.config.epochs, seed)
         routers.locator.add(fitted)
         kept = [name for i, name in enumerate(self._layers) if routers.open[i]]
-        routers.end()
-        grow(wrapped, self._adapter, only=kept)
         super().task_end(model)
+        grow(peft_model(model), self._adapter, only=kept)
 
     # ------------------------------------------------------------ state and its size
 
     def restore(self, model: nn.Module, saved: State) -> None:
         """Take back routers and locator of however many tasks."""
-        self._routers.take_shapes(saved.tensors or {})
+        self.gate.take_shapes(saved.tensors or {})
         self.state(model).fill(saved)
 
     def make_room(self, model: nn.Module, tasks: int) -> None:
@@ -215,7 +199,7 @@ class LlavaCMoE(PoolMethod):
 
     def idle_parameters(self, model: nn.Module) -> int:
         """Count all but the k experts and the one router that a token meets."""
-        idle = count_parameters(self._routers) - self._routers.one_router()
+        idle = count_parameters(self.gate) - self.gate.one_router()
         for layer in self._layers.values():
             A, B = layer.pool_lora_A[self._adapter], layer.pool_lora_B[self._adapter]
             experts = layer.experts(self._adapter)
@@ -502,7 +486,7 @@ class TaskRouters(Gate):
         self.features = self.features[:0]
 
     @torch.no_grad()
-    def end(self) -> None:
+    def end_task(self) -> None:
         """Keep the task's routers, without rows of experts that were not added; begin others."""
         counts = []
         for i, router in enumerate(self.routers):
@@ -586,10 +570,8 @@ def copy_expert(
         perturb: How far from it, relative to its size.
         generator: Says in which direction.
     """
-    for new, past in (
-        (layer.pool_lora_A[adapter], layer.pool_lora_past_A[adapter][old]),
-        (layer.pool_lora_B[adapter], layer.pool_lora_past_B[adapter][old]),
-    ):
+    for new, held in layer.pairs(adapter):
+        past = held[adapter][old]
         aside = torch.randn(past.shape, generator=generator).to(past)
         new.copy_(past + perturb * past.square().mean().sqrt() * aside)
     layer.forget_packed()

@@ -40,17 +40,12 @@ class Config(FeatureConfig):
         oracle: At test, put the prompt of the task that is asked last, as if it scored best.
     """
 
-    prompt_length: int = 10
-    top_k: int = 3
-    image_share: float = 0.5
+    prompt_length: int = base.option(10, ("at least 1", lambda v: v >= 1))
+    top_k: int = base.option(3, ("at least 1", lambda v: v >= 1))
+    image_share: float = base.option(0.5, base.SHARE)
     bottleneck: int | None = None
     match_weight: float = 1.0
     oracle: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("at least 1", lambda v: v >= 1, "prompt_length", "top_k")
-        self.require("one from 0 to 1", lambda v: 0 <= v <= 1, "image_share")
 
 
 class ModalPrompt(base.Method):
@@ -97,31 +92,23 @@ class ModalPrompt(base.Method):
         """Freeze the last task's prompt and begin a new one, as the embeddings of random tokens."""
         self.bind(model)
         wrapped, prompts = peft_model(model), soft_prompts(model)
-        config: Any = wrapped.peft_config[self._adapter]
+        config = prompts.soft_prompt_config[self._adapter]
         table: Any = wrapped.get_base_model().get_input_embeddings()  # pyright: ignore
         generator = torch.Generator().manual_seed(torch.initial_seed() + config.tasks)
         drawn = torch.randint(table.weight.shape[0], (config.length,), generator=generator)
         with torch.no_grad():
             rows = table(drawn.to(table.weight.device))
         prompts.begin_task(self._adapter, rows)
-        self._note_tasks(model, config.tasks + 1)
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Go on with the prompt that the checkpoint brought."""
         self.bind(model)
-        self._note_tasks(model, task_index)
+        soft_prompts(model).soft_prompt_config[self._adapter].tasks = task_index
 
     def in_adapter(self, model: nn.Module) -> int | None:
         """Count the prompts: they and their prototypes are all that there is to know."""
         wrapped = peft_model(model)
-        config: Any = wrapped.peft_config[active_adapter(wrapped)]
-        return config.tasks
-
-    def _note_tasks(self, model: nn.Module, tasks: int) -> None:
-        """Say how many tasks were begun where the layer and PEFT's file look for it."""
-        soft_prompts(model).soft_prompt_tasks[self._adapter] = tasks
-        config: Any = peft_model(model).peft_config[self._adapter]
-        config.tasks = tasks
+        return soft_prompts(wrapped).soft_prompt_config[active_adapter(wrapped)].tasks
 
     # ------------------------------------------------------------ what it costs
 
@@ -150,8 +137,6 @@ class ModalPrompt(base.Method):
             self._prompts, self._adapter = found, active_adapter(wrapped)
             self._centre = embedding_centre(wrapped)
             wrapped.get_base_model().register_forward_hook(self._add_match_loss, with_kwargs=True)
-        config: Any = wrapped.peft_config[self._adapter]
-        found.soft_prompt_tasks[self._adapter] = config.tasks
         ForwardContext.attach(wrapped, on_prompt=self._choose)
 
     @property
@@ -165,7 +150,7 @@ class ModalPrompt(base.Method):
         """Choose the prompts of every sample, and compare them with the newest prototype."""
         prompts = self._prompts
         self._match_loss = None
-        if prompts is None or not prompts.soft_prompt_tasks[self._adapter]:
+        if prompts is None or not prompts.soft_prompt_config[self._adapter].tasks:
             return
         found = features(prompt, self._centre, self.config.encoder)
         P, past = prompts.soft_prompt_P[self._adapter], prompts.soft_prompt_past_P[self._adapter]

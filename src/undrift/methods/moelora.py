@@ -45,10 +45,7 @@ class MoeLora(base.Method):
     def idle_parameters(self, model: nn.Module) -> int:
         """Count the experts that a token is not routed to."""
         N, k = self.config.experts, self.config.top_k or self.config.experts
-        factors = (
-            f for layer in layers(model).values() for f in (layer.moe_lora_A, layer.moe_lora_B)
-        )
-        return sum(p.numel() for factor in factors for p in factor.values()) * (N - k) // N
+        return sum(each.trained_size() for each in layers(model).values()) * (N - k) // N
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Check that the model has experts, and that their masters are float32."""

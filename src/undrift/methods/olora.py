@@ -14,7 +14,9 @@ from torch.nn import Parameter
 from undrift.core.step_hook import StepTransform
 from undrift.methods import base
 from undrift.methods.shared import pool
-from undrift.methods.shared.pool import PoolMethod
+from undrift.methods.shared.pool import Gate, PoolMethod
+
+_FROM_0 = ("0 or more", lambda v: v >= 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +35,14 @@ class Config(pool.Config):
             the "newest" alone, as later public code does, so that training and test differ.
     """
 
-    strength: float = 1.0
+    strength: float = base.option(1.0, _FROM_0)
     reduction: Literal["mean", "sum"] = "mean"
     row_normalise: bool = False
-    shrink: float = 0.0
+    shrink: float = base.option(0.0, _FROM_0)
     train_with: Literal["all", "newest"] = "all"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("0 or more", lambda v: v >= 0, "strength", "shrink")
 
-
-class OLora(PoolMethod):
+class OLora(PoolMethod[Gate]):
     """A LoRA for every task, kept orthogonal to the earlier ones, which stay in the sum.
 
         y = W0 x + s sum_{i<t} B_i A_i x + s B_t A_t x                    in training and at test
@@ -86,14 +84,7 @@ class OLora(PoolMethod):
             weight = config.strength
             if config.reduction == "mean":
                 weight /= max(1, len(layers) * A.shape[0] * A.shape[1] * len(past))
-            turns[A] = partial(
-                _pushed,
-                p=A,
-                past=past,
-                weight=weight,
-                unit=config.row_normalise,
-                shrink=config.shrink,
-            )
+            turns[A] = partial(_pushed, p=A, past=past, weight=weight, config=config)
             if config.shrink:
                 turns[B] = partial(_shrunk, p=B, weight=config.shrink)
         return turns
@@ -118,12 +109,10 @@ def overlap_gradient(A: Tensor, past: Tensor, *, unit: bool = False) -> Tensor:
     return (pull - rows * (rows * pull).sum(1, keepdim=True)) / length
 
 
-def _pushed(
-    gradient: Tensor, p: Parameter, past: Tensor, weight: float, unit: bool, shrink: float
-) -> Tensor:
+def _pushed(gradient: Tensor, p: Parameter, past: Tensor, weight: float, config: Config) -> Tensor:
     A = p.detach().flatten(0, 1)
-    added = weight * overlap_gradient(A, past, unit=unit)
-    return _shrunk(gradient + added.view_as(gradient), p, shrink)
+    added = weight * overlap_gradient(A, past, unit=config.row_normalise)
+    return _shrunk(gradient + added.view_as(gradient), p, config.shrink)
 
 
 def _shrunk(gradient: Tensor, p: Parameter, weight: float) -> Tensor:

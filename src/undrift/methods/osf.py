@@ -23,11 +23,9 @@ class Config(base.Config):
             as many that `experts * rank` are left to learn.
     """
 
-    preserved: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("one between 0 and 1", lambda v: v is None or 0 < v < 1, "preserved")
+    preserved: float | None = base.option(
+        None, ("one between 0 and 1", lambda v: v is None or 0 < v < 1)
+    )
 
 
 class Osf(base.Method):

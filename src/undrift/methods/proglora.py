@@ -44,7 +44,7 @@ class Config(pool.Config):
             )
 
 
-class ProgLora(PoolMethod):
+class ProgLora(PoolMethod["KeyGate"]):
     """A LoRA for every task; a gate, decided once per sample, weighs them all in all layers.
 
         q = f(max over the prompt's embeddings),  g = softmax(k_i q / sqrt(d)),
@@ -79,20 +79,9 @@ class ProgLora(PoolMethod):
         """Make the first key and the query network."""
         return KeyGate(width, self.config.hidden)
 
-    @property
-    def key_gate(self) -> KeyGate:
-        """The gate of the model that is bound.
-
-        Raises:
-            ConfigError: If there is none.
-        """
-        if not isinstance(self._gate, KeyGate):
-            raise ConfigError("no model is bound; use the model that Method.attach returns")
-        return self._gate
-
     def gates(self, prompt: Prompt) -> Tensor:
         """Decide the gates of a batch of prompts."""
-        gate = self.key_gate
+        gate = self.gate
         if self.config.gate == "static" and not gate.training:
             if self.asked is None:
                 raise ConfigError(
@@ -124,22 +113,9 @@ class ProgLora(PoolMethod):
         """Whether the next step is in the second half of the task."""
         return self.learning and 2 * self._step + 1 >= self._steps
 
-    def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task with an empty sum of gates."""
-        super().task_start(model, task_index, steps_total)
-        self.key_gate.sums.zero_()
-
-    def task_end(self, model: nn.Module) -> None:
-        """Keep the mean gate of the task."""
-        gate = self.key_gate
-        with self.summed(model):
-            gate.means[-1] = gate.sums[:-1] / gate.sums[-1].clamp_min(1)
-        gate.sums.zero_()
-        super().task_end(model)
-
     def idle_parameters(self, model: nn.Module) -> int:
         """Count the copy of f that only the recall asks."""
-        return count_parameters(self.key_gate.past_query)
+        return count_parameters(self.gate.past_query)
 
 
 # --------------------------------------------- the gate
@@ -231,6 +207,10 @@ class KeyGate(Gate):
     def running(self) -> dict[str, Tensor]:
         """Name the sums that are summed over processes."""
         return {"sums": self.sums}
+
+    def end_task(self) -> None:
+        """Keep the mean gate of the task."""
+        self.means[-1] = self.sums[:-1] / self.sums[-1].clamp_min(1)
 
     def mean_of(self, task: int) -> Tensor | None:
         """Return g* of a task.

@@ -17,6 +17,8 @@ from undrift.methods.finetune import Finetune
 from undrift.methods.shared.state import State
 from undrift.rundir.records import Memory
 
+_SHARE = ("one between 0 and 1", lambda v: 0 < v < 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(base.Config):
@@ -36,9 +38,9 @@ class Config(base.Config):
         seed: What the choices are drawn from, with the number of the task.
     """
 
-    memory: int | None = None
-    memory_share: float = 0.01
-    ratio: float = 0.1
+    memory: int | None = base.option(None, ("a positive number", lambda v: v is None or v >= 1))
+    memory_share: float = base.option(0.01, _SHARE)
+    ratio: float = base.option(0.1, _SHARE)
     sampling: Literal["reservoir", "first"] = "reservoir"
     mix: Literal["ratio", "once"] = "ratio"
     tasks: int | None = None
@@ -46,8 +48,6 @@ class Config(base.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("a positive number", lambda v: v is None or v >= 1, "memory")
-        self.require("one between 0 and 1", lambda v: 0 < v < 1, "memory_share", "ratio")
         if self.sampling == "first" and (self.memory is None or (self.tasks or 0) < 2):
             raise ConfigError(
                 'sampling="first" divides its memory in advance: give memory, and tasks (at least '

@@ -19,14 +19,9 @@ from undrift.core.step_hook import StepTransform
 from undrift.methods import base, moelora
 from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.methods.shared.history import (
-    Basis,
-    HistoryMethod,
-    at_share,
-    make_statistics,
-    statistics_options,
-)
+from undrift.methods.shared.history import Basis, HistoryMethod, at_share, make_statistics
 from undrift.tuner import LayerStatistics, MoeLoraConfig, MoeLoraLayer, summed
+from undrift.tuner.input_statistics import statistics_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +71,6 @@ class Same(HistoryMethod, MoeLora):
         return replace(
             super().peft_config(),
             collect=self.observes,
-            importance_power=self.config.importance_power,
             **statistics_options(self.config),
         )
 
@@ -166,7 +160,6 @@ class Same(HistoryMethod, MoeLora):
             },
             adapter.num_experts,
             adapter.r,
-            importance_power=adapter.importance_power,
             **statistics_options(adapter),
         )
         for name, layer in self._layers.items():

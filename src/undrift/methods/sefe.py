@@ -18,9 +18,11 @@ from undrift.core.step_hook import StepTransform
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.methods import base
-from undrift.methods.shared.pool import PoolMethod
+from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.state import State
 from undrift.tuner.pool_lora import PoolLoraConfig
+
+_SHARE = ("one in (0, 1]", lambda v: 0 < v <= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +43,15 @@ class Config(base.Config):
     """
 
     asd: bool = True
-    asd_share: float = 0.2
-    strength: float = 2500.0
-    key_share: float = 0.02
+    asd_share: float = base.option(0.2, _SHARE)
+    strength: float = base.option(2500.0, base.POSITIVE)
+    key_share: float = base.option(0.02, _SHARE)
     union: bool = False
-    sampled: int = 16384
+    sampled: int = base.option(16384, base.POSITIVE)
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require("one in (0, 1]", lambda v: 0 < v <= 1, "asd_share", "key_share")
-        self.require("a positive number", lambda v: v > 0, "strength", "sampled")
 
-
-class Sefe(PoolMethod):
+class Sefe(PoolMethod[Gate]):
     """Answer-style diversification and RegLoRA.
 
     Every task begins with a fresh LoRA of rank `experts * rank` on the weights that the tasks

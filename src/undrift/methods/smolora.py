@@ -12,9 +12,8 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from undrift.methods import base
-from undrift.methods.shared.adapter import peft_model
 from undrift.methods.shared.pool import Gate, PoolMethod
-from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre, features
+from undrift.methods.shared.prompt_features import FeatureConfig, features
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.frozen import freeze
 from undrift.tuner.pool_lora import PoolLoraConfig, PoolLoraLayer
@@ -33,12 +32,11 @@ class Config(FeatureConfig):
     """
 
     gate_grad: Literal["none", "straight_through"] = "none"
-    instruction_tokens: int = 16
+    instruction_tokens: int = base.option(16, ("1 or more", lambda v: v >= 1))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("an even number: two groups", lambda v: v % 2 == 0, "experts")
-        self.require("1 or more", lambda v: v >= 1, "instruction_tokens")
+        self.require("experts", ("an even number: two groups", lambda v: v % 2 == 0))
 
 
 class Routing(nn.Module):
@@ -67,7 +65,7 @@ class Routings(Gate):
 
     def __init__(self, made: list[Routing]) -> None:
         super().__init__()
-        self.linears = nn.ModuleList(made)
+        self.linears: Any = nn.ModuleList(made)
 
     def grow(self, past: int) -> None:
         """Do nothing: the experts stay the same."""
@@ -76,6 +74,7 @@ class Routings(Gate):
         """Do nothing: nothing is past."""
 
 
+@dataclass(eq=False)
 class Route:
     """The gates of one linear for one batch of prompts, from its inputs.
 
@@ -91,18 +90,13 @@ class Route:
         soft: Whether the routers get a gradient.
     """
 
-    def __init__(
-        self,
-        routing: Routing,
-        layer: PoolLoraLayer,
-        adapter: str,
-        mask: Tensor,
-        asked: Tensor,
-        soft: bool,
-    ) -> None:
-        self.routing, self.layer, self.adapter = routing, layer, adapter
-        self.mask, self.asked, self.soft = mask, asked, soft
-        self.chosen: Tensor | None = None  # (B, N)
+    routing: Routing
+    layer: PoolLoraLayer
+    adapter: str
+    mask: Tensor
+    asked: Tensor
+    soft: bool
+    chosen: Tensor | None = None  # (B, N)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Weigh the experts for every token.
@@ -143,7 +137,7 @@ class Route:
         return one + likely - likely.detach()
 
 
-class SMoLora(PoolMethod):
+class SMoLora(PoolMethod[Routings]):
     """Two groups of experts, routed by the sample's inputs and by its instruction, fused by token.
 
     u = s sum_i g_vu_i B_i A_i x and v = s sum_i g_if_i B_i A_i x, one expert each;
@@ -160,10 +154,6 @@ class SMoLora(PoolMethod):
     learning_rate: ClassVar[float] = 1e-4
     config: Config
 
-    def __init__(self, setting: str | None = None, **options: Any) -> None:
-        super().__init__(setting, **options)
-        self._centre = torch.zeros(0)
-
     def peft_config(self, model: nn.Module | None = None) -> PoolLoraConfig:
         """Make the configuration of the adapter: N experts, all of them trained."""
         return replace(super().peft_config(), num_new=self.config.experts)
@@ -171,9 +161,8 @@ class SMoLora(PoolMethod):
     def bind(self, model: nn.Module) -> None:
         """Decide a model's gates from now on; the routers are trained in the first task at most."""
         super().bind(model)
-        self._centre = embedding_centre(peft_model(model))
         if self.config.gate_grad == "none" or self.task_index > 1:
-            for routing in self._routings:
+            for routing in self.gate.linears:
                 freeze(routing, "seen", "asked")
 
     def make_gate(self, width: int) -> Routings:
@@ -189,13 +178,8 @@ class SMoLora(PoolMethod):
         soft = self.config.gate_grad == "straight_through"
         return {
             name: Route(routing, layer, self._adapter, prompt.mask, asked, soft)
-            for (name, layer), routing in zip(self._layers.items(), self._routings, strict=True)
+            for (name, layer), routing in zip(self._layers.items(), self.gate.linears, strict=True)
         }
-
-    @property
-    def _routings(self) -> list[Routing]:
-        assert isinstance(self._gate, Routings)  # `bind` has made it
-        return [each for each in self._gate.linears if isinstance(each, Routing)]
 
     def grow(self, model: nn.Module) -> None:
         """Do nothing: every task trains the same experts."""
@@ -206,10 +190,7 @@ class SMoLora(PoolMethod):
     def idle_parameters(self, model: nn.Module) -> int:
         """Count the experts that a sample is not routed to."""
         N = self.config.experts
-        factors = (
-            f for each in self._layers.values() for f in (each.pool_lora_A, each.pool_lora_B)
-        )
-        return sum(p.numel() for factor in factors for p in factor.values()) * (N - 2) // N
+        return sum(each.trained_size() for each in self._layers.values()) * (N - 2) // N
 
 
 def _drawn(rows: int, columns: int) -> Tensor:

@@ -21,9 +21,10 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.finetune import Finetune, factors, lora_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
-from undrift.methods.shared.history import HistoryMethod, make_statistics, statistics_options
+from undrift.methods.shared.history import HistoryMethod, make_statistics
 from undrift.methods.shared.state import State
 from undrift.tuner import ForwardContext, LayerStatistics, observed_identity
+from undrift.tuner.input_statistics import statistics_options
 from undrift.tuner.peft_internals import LoraLayer
 
 
@@ -68,8 +69,7 @@ class SteadyLora(HistoryMethod, Finetune):
             return
         self._adapter, self._layers, self._factors = adapter, layers, found
         self._watch.close()
-        options = statistics_options(self.config)
-        self._watch, self.statistics = watch(wrapped, adapter, **options)
+        self._watch, self.statistics = watch(wrapped, adapter, **statistics_options(self.config))
 
     # ------------------------------------------------------------ the moments of a task
 

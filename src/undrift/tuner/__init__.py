@@ -12,7 +12,6 @@ from undrift.tuner.moe_lora import (
     MoeLoraConfig,
     MoeLoraLayer,
     MoeLoraModel,
-    as_trained,
     layers,
     statistics,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "SoftPromptConfig",
     "Targets",
     "adapted",
-    "as_trained",
     "find_targets",
     "layers",
     "observed_identity",

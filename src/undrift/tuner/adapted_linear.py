@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NoReturn, Self
@@ -171,6 +171,11 @@ class AdaptedLinear(nn.Module, BaseTunerLayer):
             y = self._add(name, y, x, seen, in_place=plain)
         return y.view(*shape, y.shape[-1]) if plain else y
 
+    def trained_size(self) -> int:
+        """Count the numbers in A and B of the experts that are trained, of all adapters."""
+        held = (getattr(self, name) for name in self.adapter_layer_names[:2])
+        return sum(p.numel() for masters in held for p in masters.values())
+
     def _active(self) -> list[str]:
         """The active adapters that this linear has."""
         own = getattr(self, self.adapter_layer_names[0])
@@ -247,6 +252,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     """What the products of an input are computed in: autocast's dtype, or the input's own."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def versions(masters: Iterable[Tensor]) -> list[tuple[int, int, int]]:
+    """What tells whether masters are the same objects with the same values as before."""
+    return [(id(p), p.data_ptr(), p._version) for p in masters]
 
 
 # ---------------------------------------------------------------- tuners

@@ -24,6 +24,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def processes() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def gathered(rows: Tensor) -> Tensor:
     """Put the rows of all processes below each other, in the order of the processes.
 
@@ -36,10 +41,10 @@ def gathered(rows: Tensor) -> Tensor:
     Returns:
         Of all, without a graph; `rows` itself in one process.
     """
-    if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
+    if processes() == 1:
         return rows
     count = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.zeros_like(count) for _ in range(dist.get_world_size())]
+    counts = [torch.zeros_like(count) for _ in range(processes())]
     dist.all_gather(counts, count)
     sizes = [int(each) for each in counts]
     mine = rows.new_zeros(max(sizes), *rows.shape[1:])
@@ -60,8 +65,7 @@ def summed(statistics: Iterable[Running]) -> Iterator[None]:
         statistics: All of a model's, in the same order on every rank; on one device.
     """
     parts = [value for each in statistics for value in each.running().values()]
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    if not several or not parts:
+    if processes() == 1 or not parts:
         yield
         return
     flat = torch.cat([part.flatten().double() for part in parts])

@@ -26,6 +26,14 @@ _SKETCH = ("Y", "trace", "tokens", "weight")
 _RUNNING = (*_SKETCH, "Omega", "w", "energy", "usage_tokens", "z", "z_tokens", "z_weight")
 
 
+_OPTIONS = "columns max_components token_fraction token_weights task_weights importance_power seed"
+
+
+def statistics_options(config: Any) -> dict[str, Any]:
+    """The part of a configuration that `LayerStatistics` takes."""
+    return {name: getattr(config, name) for name in _OPTIONS.split() if hasattr(config, name)}
+
+
 class _Moment(NamedTuple):
     """`sum u z z^T` over the tokens of a task, (N r, N r), n and `sum u`, () float64."""
 

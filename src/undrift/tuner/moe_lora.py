@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,9 +13,15 @@ from torch import Tensor, nn
 
 from undrift.core.routing import Blend, Observer, Packed, add_mixture, mixture, pack, route
 from undrift.errors import ConfigError
-from undrift.tuner.adapted_linear import AdaptedLinear, LinearConfig, LinearTuner, compute_dtype
+from undrift.tuner.adapted_linear import (
+    AdaptedLinear,
+    LinearConfig,
+    LinearTuner,
+    compute_dtype,
+    versions,
+)
 from undrift.tuner.forward import ForwardContext
-from undrift.tuner.input_statistics import LayerStatistics
+from undrift.tuner.input_statistics import LayerStatistics, statistics_options
 from undrift.tuner.peft_internals import add_type, register_type
 from undrift.tuner.token_mask import Tokens
 
@@ -85,15 +90,6 @@ class _Options:
     top_k: int | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Made:
-    """Packed experts, and what they were made for."""
-
-    forward_pass: Tokens | None
-    versions: tuple[Any, ...]
-    packed: Packed
-
-
 class MoeLoraLayer(AdaptedLinear):
     """A linear joined by experts and a router.
 
@@ -107,8 +103,6 @@ class MoeLoraLayer(AdaptedLinear):
         moe_lora_B: Per adapter, B transposed, (N, r, d_out); zero at first.
         moe_lora_G: Per adapter, the router W_G, (N, d_in).
         moe_lora_statistics: Per adapter that collects, its `LayerStatistics`.
-        as_trained: Leave the frozen experts out in evaluation too, as the current task's training
-            does, instead of using all.
         watcher: Makes an observer of one forward pass's tokens, for training; see `core.routing`.
         blend: In evaluation, mix every token's route with weights that are the same for all.
     """
@@ -127,7 +121,6 @@ class MoeLoraLayer(AdaptedLinear):
         self.moe_lora_G = nn.ParameterDict()
         self.moe_lora_statistics = nn.ModuleDict()
         self.moe_lora_options: dict[str, _Options] = {}
-        self.as_trained = False
         self.watcher: Callable[[Tokens], Observer] | None = None
         self.blend: Blend | None = None
 
@@ -151,18 +144,7 @@ class MoeLoraLayer(AdaptedLinear):
         self.moe_lora_options[adapter_name] = _Options(config.lora_alpha / r, config.top_k)
         if config.collect:
             self.moe_lora_statistics[adapter_name] = LayerStatistics(
-                self.name,
-                d,
-                N,
-                r,
-                columns=config.columns,
-                max_components=config.max_components,
-                token_fraction=config.token_fraction,
-                token_weights=config.token_weights,
-                task_weights=config.task_weights,
-                importance_power=config.importance_power,
-                seed=config.seed,
-                shared=shared,
+                self.name, d, N, r, shared=shared, **statistics_options(config)
             )
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
@@ -173,10 +155,9 @@ class MoeLoraLayer(AdaptedLinear):
     def _add(self, name: str, y: Tensor, x: Tensor, looked: int, *, in_place: bool) -> Tensor:
         statistics = self.statistics(name)
         active = observe = None
-        if statistics is not None:
-            if self.training or self.as_trained:
-                active = statistics.active_index
-            if self.training and statistics.collecting:
+        if statistics is not None and self.training:
+            active = statistics.active_index
+            if statistics.collecting:
                 tokens = self.context.tokens
                 tokens.check_shared(statistics.owner.name, self.name, looked)
                 observe = statistics.observer(tokens)
@@ -207,17 +188,10 @@ class MoeLoraLayer(AdaptedLinear):
         """
         masters = self._masters(name)
         forward_pass = self.context.tokens if self.training else None
-        versions = (dtype, *((id(p), p.data_ptr(), p._version) for p in masters))
-        made = self._packed.get(name)
-        if (
-            made is None
-            or made.forward_pass is not forward_pass
-            or made.packed.active is not active
-            or made.versions != versions
-        ):
-            made = _Made(forward_pass, versions, pack(*masters, dtype, active))
-            self._packed[name] = made
-        return made.packed
+        made_of = (forward_pass, id(active), dtype, versions(masters))
+        if name not in self._packed or self._packed[name][0] != made_of:
+            self._packed[name] = made_of, pack(*masters, dtype, active)
+        return self._packed[name][1]
 
     def routes(self, x: Tensor, router: Tensor | None = None) -> Tensor:
         """Return w(x) [Eq. 1] of the active adapter; of experts that are left out it is 0.
@@ -233,7 +207,7 @@ class MoeLoraLayer(AdaptedLinear):
         G = self.moe_lora_G[name] if router is None else router.to(x.device)
         statistics = self.statistics(name)
         logits = x.reshape(-1, x.shape[-1]).float() @ G.mT
-        if statistics is not None and (self.training or self.as_trained):
+        if statistics is not None and self.training:
             logits = logits.masked_fill(~statistics.active, -torch.inf)
         w = route(logits, self.moe_lora_options[name].top_k)
         if self.blend is not None and not self.training:
@@ -301,19 +275,6 @@ def statistics(model: nn.Module, adapter: str = "default") -> dict[str, LayerSta
     """
     found = {name: layer.statistics(adapter) for name, layer in layers(model).items()}
     return {name: each for name, each in found.items() if each is not None}
-
-
-@contextmanager
-def as_trained(model: nn.Module) -> Iterator[None]:
-    """Within this context evaluation leaves frozen experts out, as the task's training does."""
-    wrapped = layers(model).values()
-    try:
-        for layer in wrapped:
-            layer.as_trained = True
-        yield
-    finally:
-        for layer in wrapped:
-            layer.as_trained = False
 
 
 register_type(MOE_LORA, MoeLoraConfig, MoeLoraModel)

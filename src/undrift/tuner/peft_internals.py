@@ -29,32 +29,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling  # what a v
 from transformers.pytorch_utils import Conv1D  # GPT-2's linear, its weight the other way round
 from transformers.utils.peft_utils import find_adapter_config_file  # so that none comes unasked
 
-__all__ = [
-    "CONFIG_NAME",
-    "DUMMY_TARGET_MODULES",
-    "OVERRIDDEN",
-    "SAFETENSORS_WEIGHTS_NAME",
-    "TRAINER_STATE_NAME",
-    "WEIGHTS_NAME",
-    "BaseModelOutputWithPooling",
-    "BaseTuner",
-    "BaseTunerLayer",
-    "BufferDict",
-    "Conv1D",
-    "LoraLayer",
-    "ModulesToSaveWrapper",
-    "add_type",
-    "choose_adapter",
-    "device_of",
-    "find_adapter_config_file",
-    "one_device",
-    "register_type",
-    "replace_module",
-    "reporters",
-    "set_additional_trainable_modules",
-    "switch_layers",
-]
-
 # The file in a checkpoint that the Trainer resumes from; its constant would import the Trainer.
 TRAINER_STATE_NAME: Final = "trainer_state.json"
 

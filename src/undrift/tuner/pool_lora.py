@@ -22,7 +22,13 @@ from torch import Tensor, nn
 
 from undrift.core.routing import added, float32_product
 from undrift.errors import ConfigError, unknown
-from undrift.tuner.adapted_linear import AdaptedLinear, LinearConfig, LinearTuner, compute_dtype
+from undrift.tuner.adapted_linear import (
+    AdaptedLinear,
+    LinearConfig,
+    LinearTuner,
+    compute_dtype,
+    versions,
+)
 from undrift.tuner.forward import ForwardContext, Gates
 from undrift.tuner.peft_internals import add_type, register_type
 
@@ -117,7 +123,7 @@ class PoolLoraLayer(AdaptedLinear):
     @torch.no_grad()
     def make_room(self, adapter_name: str, past: int) -> None:
         """Make room for so many past experts, whose values are then loaded."""
-        for new, old in self._pairs(adapter_name):
+        for new, old in self.pairs(adapter_name):
             room = new.new_zeros(past, *new.shape[1:])
             old[adapter_name] = nn.Parameter(room, requires_grad=False)
         self.forget_packed()
@@ -137,7 +143,7 @@ class PoolLoraLayer(AdaptedLinear):
         The parameters that are trained stay the same objects, so that an optimiser and a trainer
         who hold them already need not know.
         """
-        for new, old in self._pairs(adapter_name):
+        for new, old in self.pairs(adapter_name):
             grown = torch.cat([old[adapter_name], new.detach().to(old[adapter_name].dtype)])
             old[adapter_name] = nn.Parameter(grown, requires_grad=False)
         self.begin_anew(adapter_name)
@@ -218,18 +224,18 @@ class PoolLoraLayer(AdaptedLinear):
 
         An optimiser may write past the parameters' versions, so in training it is made anew.
         """
-        pairs = [[new] if newest else [old[name], new] for new, old in self._pairs(name)]
-        versions = (dtype, *((id(p), p.data_ptr(), p._version) for pair in pairs for p in pair))
+        pairs = [[new] if newest else [old[name], new] for new, old in self.pairs(name)]
+        made_of = dtype, versions(p for pair in pairs for p in pair)
         kept = self._packed.get((name, newest))
-        if kept is not None and not self.training and kept[0] == versions:
+        if kept is not None and not self.training and kept[0] == made_of:
             return kept[1]
         A, B = (torch.cat([p.detach().to(dtype).flatten(0, 1) for p in pair]) for pair in pairs)
         if not self.training:
-            self._packed[name, newest] = (versions, (A, B))
+            self._packed[name, newest] = made_of, (A, B)
         return A, B
 
-    def _pairs(self, name: str) -> tuple[tuple[Tensor, nn.ParameterDict], ...]:
-        """The newest experts' A and B, each with what holds the past ones."""
+    def pairs(self, name: str) -> tuple[tuple[Tensor, nn.ParameterDict], ...]:
+        """Return the newest experts' A and B of an adapter, each with what holds the past ones."""
         return (
             (self.pool_lora_A[name], self.pool_lora_past_A),
             (self.pool_lora_B[name], self.pool_lora_past_B),

@@ -206,12 +206,12 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         soft_prompt_up: Per adapter, the second half of F, to an image and a text vector of d each.
         soft_prompt_past_P: Per adapter, the frozen prompts, (T - 1, m, d).
         soft_prompt_past: Per adapter, the prototypes F gave of them, (T - 1, 2, d).
-        soft_prompt_tasks: Per adapter, T.
+        soft_prompt_config: Per adapter, its configuration, which counts the tasks, T.
         insertion: Puts what is chosen into the decoder's input.
     """
 
     adapter_layer_names = ("soft_prompt_P", "soft_prompt_down", "soft_prompt_up")
-    other_param_names = ("soft_prompt_past_P", "soft_prompt_past", "soft_prompt_tasks")
+    other_param_names = ("soft_prompt_past_P", "soft_prompt_past", "soft_prompt_config")
 
     def __init__(self, size: int, first: Tensor | None) -> None:
         super().__init__()
@@ -221,12 +221,13 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         self.soft_prompt_up = nn.ModuleDict()
         self.soft_prompt_past_P = Frozen()
         self.soft_prompt_past = Frozen()
-        self.soft_prompt_tasks: dict[str, int] = {}
+        self.soft_prompt_config: dict[str, SoftPromptConfig] = {}
         self.insertion = Insertion(first, self._is_due)
 
     def update_layer(self, adapter_name: str, config: SoftPromptConfig, device: Any) -> None:
         """Add an adapter, with room for the frozen prompts that its configuration speaks of."""
         width = config.width or self.size
+        self.soft_prompt_config[adapter_name] = config
         self.soft_prompt_P[adapter_name] = nn.Parameter(torch.zeros(config.length, self.size))
         self.soft_prompt_down[adapter_name] = nn.Linear(self.size, width)
         self.soft_prompt_up[adapter_name] = nn.Linear(width, 2 * self.size)
@@ -236,8 +237,9 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
     def make_room(self, adapter_name: str, tasks: int) -> None:
         """Make room for the prompts of so many tasks, whose values are then loaded."""
         P, past = self.soft_prompt_P[adapter_name], max(0, tasks - 1)
-        self._set_past(adapter_name, P.new_zeros(past, *P.shape), P.new_zeros(past, 2, self.size))
-        self.soft_prompt_tasks[adapter_name] = tasks
+        self.soft_prompt_past_P[adapter_name] = P.new_zeros(past, *P.shape)
+        self.soft_prompt_past[adapter_name] = P.new_zeros(past, 2, self.size)
+        self.soft_prompt_config[adapter_name].tasks = tasks
 
     @torch.no_grad()
     def begin_task(self, adapter_name: str, rows: Tensor) -> None:
@@ -247,26 +249,20 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         drawn from torch's seed and the number of the task alone, so that a task begins alike on all
         ranks.
         """
-        P, tasks = self.soft_prompt_P[adapter_name], self.soft_prompt_tasks[adapter_name]
-        if tasks:
-            frozen = torch.cat([self.soft_prompt_past_P[adapter_name], P[None]])
-            here = torch.stack([*self.prototype(adapter_name).values()])[None]
-            self._set_past(
-                adapter_name, frozen, torch.cat([self.soft_prompt_past[adapter_name], here])
-            )
+        P, config = self.soft_prompt_P[adapter_name], self.soft_prompt_config[adapter_name]
+        if config.tasks:
+            here = torch.stack([*self.prototype(adapter_name).values()])
+            for past, new in ((self.soft_prompt_past_P, P), (self.soft_prompt_past, here)):
+                past[adapter_name] = torch.cat([past[adapter_name], new[None]])
         P.copy_(rows)
-        generator = torch.Generator().manual_seed(torch.initial_seed() + tasks)
+        generator = torch.Generator().manual_seed(torch.initial_seed() + config.tasks)
         for half in (self.soft_prompt_down[adapter_name], self.soft_prompt_up[adapter_name]):
             weight, bias = half.parameters()
             bound = weight.shape[1] ** -0.5  # as torch draws a linear
             for part in (weight, bias):
                 drawn = torch.empty(part.shape).uniform_(-bound, bound, generator=generator)
                 part.copy_(drawn)
-        self.soft_prompt_tasks[adapter_name] = tasks + 1
-
-    def _set_past(self, adapter_name: str, prompts: Tensor, prototypes: Tensor) -> None:
-        self.soft_prompt_past_P[adapter_name] = prompts
-        self.soft_prompt_past[adapter_name] = prototypes
+        config.tasks += 1
 
     def prototype(self, adapter_name: str) -> dict[str, Tensor]:
         """Map the newest prompt: the mean over its tokens of F, (d,) by modality."""
@@ -287,8 +283,9 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _is_due(self) -> bool:
-        tasks = self.soft_prompt_tasks
-        return not self.disable_adapters and any(tasks.get(name) for name in self.active_adapters)
+        have = self.soft_prompt_config
+        begun = any(have[name].tasks for name in self.active_adapters if name in have)
+        return begun and not self.disable_adapters
 
 
 class SoftPromptModel(OneAdapter, BaseTuner):

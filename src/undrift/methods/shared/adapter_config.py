@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 import undrift.tuner.pool_lora
 import undrift.tuner.soft_prompt  # noqa: F401 (both tell PEFT about their types)
 from undrift.errors import RunDirError
-from undrift.methods.shared.tensor_files import load_tensors, shapes_of
+from undrift.methods.shared.tensor_files import shapes_of
 from undrift.rundir import damaged, text_of
 from undrift.rundir.files import parsed, short
 from undrift.rundir.records import check
@@ -47,19 +47,6 @@ _PATTERNS = ("target_modules", "exclude_modules", "layers_pattern")
 _BY_PATTERN = ("rank_pattern", "alpha_pattern")
 _LONGEST = 100  # characters of a module's name, about
 _WAYS = 1e8  # four parts of any length
-
-
-def check_safetensors(directory: Path) -> None:
-    """Make sure that an adapter's files can be used, and need no pickle reader.
-
-    Args:
-        directory: The adapter's folder.
-
-    Raises:
-        RunDirError: If they are missing, damaged, do not belong together, or are only pickled.
-    """
-    read_config(directory)
-    load_tensors(directory / SAFETENSORS_WEIGHTS_NAME)
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.core import steps
-from undrift.core.settings import Metrics
 from undrift.core.step_hook import StepTransform
 from undrift.methods import base
 from undrift.methods.shared.state import State
@@ -194,9 +193,3 @@ def make_statistics(
         shared = same[0].owner if same else None
         made[name] = LayerStatistics(name, dim, experts, rank, shared=shared, **options).to(device)
     return made
-
-
-def statistics_options(config: Metrics | Any) -> dict[str, Any]:
-    """The part of a configuration that `LayerStatistics` takes."""
-    names = ("columns", "max_components", "token_fraction", "token_weights", "task_weights", "seed")
-    return {name: getattr(config, name) for name in names}

@@ -26,7 +26,6 @@ _ORIGIN = "undrift.json"
 _MARK = "<!-- made by undrift, which replaces it as long as nobody changes it: "
 _PEFTS_END = "### Framework versions"
 _HERE = Path(__file__).parents[2]  # the package: the pocket backbone ships with it
-_PEFT = "from peft import PeftModel"
 _PUBLIC = ("Finetune", "Joint", "MoeLora", "Same", "SteadyLora")
 
 
@@ -87,19 +86,20 @@ def _text(config: Mapping[str, Any], state: Mapping[str, Any], origin: Mapping[s
     kind, method = str(config["peft_type"]), state.get("method")
     made = METHODS.load(method) if method in METHODS.names() else None
     base = config.get("base_model_name_or_path")
-    head = {"library_name": "peft", "license": "unknown"}
     tags = ["undrift", *([method] if method else [])]
+    shown = "the pocket, which comes with undrift" if base and _in_package(base) else base
     on_hub = base is not None and not Path(base).is_absolute()
     lines = [
         "---",
-        *(f"{key}: {value}" for key, value in head.items()),
+        "library_name: peft",
+        "license: unknown",
         f"tags: {json.dumps(tags)}",
         *([f"base_model: {json.dumps(base)}"] if on_hub else []),
         "---",
         "",
         f"# An adapter of type {kind}" + (f", trained with undrift's `{method}`" if method else ""),
         "",
-        f"- Base model: {f'`{_named(base)}`' if base else 'not known'}",
+        f"- Base model: {f'`{shown}`' if base else 'not known'}",
     ]
     if made is not None:
         lines.append(f"- Method: {made.summary()}")
@@ -111,10 +111,10 @@ def _text(config: Mapping[str, Any], state: Mapping[str, Any], origin: Mapping[s
         "",
         "## Load it",
         "",
-        *_block(_loading(config, state, made)),
+        *_code(config, state, made, teach=False),
     ]
     if made is not None:
-        lines += ["", "## Teach it one more task", "", *_block(_going_on(config, state, made))]
+        lines += ["", "## Teach it one more task", "", *_code(config, state, made, teach=True)]
     return "\n".join([*lines, ""])
 
 
@@ -124,82 +124,54 @@ def _tasks(state: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
     return (f"{len(learned)}: {', '.join(learned)}" if learned else str(state["tasks"])) + inside
 
 
-def _named(base: str) -> str:
-    return "the pocket, which comes with undrift" if _in_package(base) else base
-
-
 def _in_package(base: str) -> bool:
     return Path(base).is_absolute() and Path(base).is_relative_to(_HERE)
 
 
-def _block(lines: list[str]) -> list[str]:
-    return ["```python", *lines, "```"]
-
-
-def _base(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The lines that import, and those that open base model and processor."""
+def _code(
+    config: Mapping[str, Any], state: Mapping[str, Any], made: type[Any] | None, *, teach: bool
+) -> list[str]:
+    """The lines that load an adapter, by its method where PEFT alone cannot, or teach it more."""
     named = (config.get("auto_mapping") or {}).get("base_model_class") or "AutoModelForCausalLM"
     reader = "AutoTokenizer" if named.endswith("ForCausalLM") else "AutoProcessor"
-    base, imports = config.get("base_model_name_or_path"), []
+    base = config.get("base_model_name_or_path")
+    by_method = not (made is None or made.alone or teach)
+    lines = ["```python"]
+    place = f"base = {base or 'NAME OF THE BASE MODEL'!r}"
     if base and _in_package(base):
-        inside = Path(base).relative_to(_HERE)
-        imports = ["from importlib.resources import files", ""]
-        place = f'base = str(files("undrift") / {inside.as_posix()!r})'
-    else:
-        place = f"base = {base or 'NAME OF THE BASE MODEL'!r}"
-    imports += [
+        lines += ["from importlib.resources import files", ""]
+        place = f'base = str(files("undrift") / {Path(base).relative_to(_HERE).as_posix()!r})'
+    lines += [
         "import undrift  # tells PEFT and transformers about its types",
-        _PEFT,
+        "from pathlib import Path" if by_method else "from peft import PeftModel",
         f"from transformers import {', '.join(sorted((reader, named)))}",
     ]
-    return imports, [
+    method = ""
+    if made is not None and (by_method or teach):
+        public = made.__name__ in _PUBLIC and made.__module__.startswith("undrift.methods.")
+        lines += [] if public else [f"from {made.__module__} import {made.__name__}"]
+        options = ", ".join(f"{key}={value!r}" for key, value in state["options"].items())
+        method = f"method = {'undrift.' if public else ''}{made.__name__}({options})"
+    lines += [
         "",
         place,
         f"model = {named}.from_pretrained(base)",
         f"processor = {reader}.from_pretrained(base)",
     ]
-
-
-def _loading(
-    config: Mapping[str, Any], state: Mapping[str, Any], made: type[Any] | None
-) -> list[str]:
-    imports, opened = _base(config)
-    if made is None or made.alone:
-        loaded = 'model = PeftModel.from_pretrained(model, ".")  # this folder, or its Hub name'
-        return [*imports, *opened, loaded]
-    imports[imports.index(_PEFT)] = "from pathlib import Path"
-    return [
-        *imports,
-        *_method_import(made),
-        *opened,
-        f"method = {_call(state, made)}",
-        "model = method.attach(model)",
-        'method.load_state(model, Path("."))  # this folder',
-        "with method.predicting(model.eval()):",
-        "    ...  # model.generate",
-    ]
-
-
-def _going_on(config: Mapping[str, Any], state: Mapping[str, Any], made: type[Any]) -> list[str]:
-    imports, opened = _base(config)
-    return [
-        *imports,
-        *_method_import(made),
-        *opened,
-        'model = PeftModel.from_pretrained(model, ".", is_trainable=True)',
-        f"method = {_call(state, made)}",
-        "# Trainer(model, ..., callbacks=[method]).train(), then model.save_pretrained(...)",
-    ]
-
-
-def _method_import(made: type[Any]) -> list[str]:
-    return [] if _public(made) else [f"from {made.__module__} import {made.__name__}"]
-
-
-def _public(made: type[Any]) -> bool:
-    return made.__name__ in _PUBLIC and made.__module__.startswith("undrift.methods.")
-
-
-def _call(state: Mapping[str, Any], made: type[Any]) -> str:
-    options = ", ".join(f"{key}={value!r}" for key, value in state["options"].items())
-    return f"{'undrift.' if _public(made) else ''}{made.__name__}({options})"
+    if by_method:
+        lines += [
+            method,
+            "model = method.attach(model)",
+            'method.load_state(model, Path("."))  # this folder',
+            "with method.predicting(model.eval()):",
+            "    ...  # model.generate",
+        ]
+    elif teach:
+        lines += [
+            'model = PeftModel.from_pretrained(model, ".", is_trainable=True)',
+            method,
+            "# Trainer(model, ..., callbacks=[method]).train(), then model.save_pretrained(...)",
+        ]
+    else:
+        lines += ['model = PeftModel.from_pretrained(model, ".")  # this folder, or its Hub name']
+    return [*lines, "```"]

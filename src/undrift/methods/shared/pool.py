@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre
 from undrift.methods.shared.state import State
 from undrift.tuner import ForwardContext, Gates, Prompt, restore_float32
 from undrift.tuner.pool_lora import (
@@ -78,8 +80,14 @@ class Gate(nn.Module):
         """
         raise NotImplementedError
 
+    def end_task(self) -> None:
+        """Keep of a task what its sums say, which are those of all processes."""
 
-class PoolMethod(base.Method):
+
+G = TypeVar("G", bound=Gate)
+
+
+class PoolMethod(base.Method, Generic[G]):
     """One expert a task, on every linear.
 
     Args:
@@ -99,7 +107,9 @@ class PoolMethod(base.Method):
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self._context = ForwardContext()
-        self._gate: Gate | None = None
+        self._gate: G | None = None
+        self._model: Any = None  # that is bound
+        self._centre = torch.zeros(0)  # of its embeddings, where features are taken from it
         self._adapter = "default"
         self._layers: dict[str, PoolLoraLayer] = {}
 
@@ -116,7 +126,7 @@ class PoolMethod(base.Method):
         """
         raise NotImplementedError
 
-    def make_gate(self, width: int) -> Gate | None:
+    def make_gate(self, width: int) -> G | None:
         """Make what is trained to decide the gates; by default there is nothing.
 
         Args:
@@ -134,6 +144,17 @@ class PoolMethod(base.Method):
             self._gate.grow(self.past(model))
 
     # ------------------------------------------------------------ the model
+
+    @property
+    def gate(self) -> G:
+        """What decides the gates of the model that is bound.
+
+        Raises:
+            ConfigError: If there is none.
+        """
+        if self._gate is None:
+            raise ConfigError("no model is bound; use the model that Method.attach returns")
+        return self._gate
 
     def peft_config(self, model: nn.Module | None = None) -> PoolLoraConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
@@ -156,8 +177,12 @@ class PoolMethod(base.Method):
         self._adapter, self._layers = active_adapter(wrapped), pool_layers(wrapped)
         self._context = gate_context(wrapped)
         body: Any = wrapped.get_base_model()
+        table = body.get_input_embeddings().weight
+        known = wrapped is self._model and self._centre.device == table.device
+        if not known and isinstance(self.config, FeatureConfig):
+            self._centre = embedding_centre(wrapped)
+        self._model = wrapped
         if not hasattr(body, GATE):
-            table = body.get_input_embeddings().weight
             made = self.make_gate(table.shape[1])
             if made is not None:
                 body.add_module(GATE, made.to(table.device))
@@ -180,6 +205,7 @@ class PoolMethod(base.Method):
         self.task_resume(model, task_index, steps_total)
         if self.past(model) < task_index - 1:
             self.grow(model)
+        self._empty_sums()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Go on with the experts that the checkpoint brought."""
@@ -204,8 +230,16 @@ class PoolMethod(base.Method):
             )
 
     def task_end(self, model: nn.Module) -> None:
-        """End a task: the gates of its last batch are forgotten."""
+        """End a task: its sums are made use of, and the gates of its last batch forgotten."""
+        if self._gate is not None:
+            with self.summed(model):
+                self._gate.end_task()
+            self._empty_sums()
         self._context.set_gates({})
+
+    def _empty_sums(self) -> None:
+        for each in self._gate.running().values() if self._gate is not None else ():
+            each.zero_()
 
     # ------------------------------------------------------------ state and its size
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from undrift.errors import ConfigError, RunDirError
+from undrift.methods.shared.adapter import active_adapter
 from undrift.methods.shared.model_card import RECORD, MethodState, is_ours, write_card
 from undrift.rundir import atomic_write, read_record, write_json
 
@@ -228,6 +229,11 @@ def sidecars(model: PeftModel) -> dict[str, Sidecar]:
     return model.__dict__.setdefault(_SIDECARS, {})
 
 
+def active_sidecar(model: PeftModel) -> Sidecar | None:
+    """Return what is kept with a model's active adapter; None where nothing is."""
+    return sidecars(model).get(active_adapter(model))
+
+
 def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
     """Let a function of (its own method, the model, its arguments) stand for PeftModel's."""
 
@@ -251,12 +257,13 @@ def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
 @_extend("save_pretrained")
 def _save(original: Callable[[], None], model: PeftModel, given: Mapping[str, Any]) -> None:
     chosen = given["selected_adapters"] or list(model.peft_config)
-    for name in chosen if given["is_main_process"] else ():
+    chosen = chosen if given["is_main_process"] else ()
+    for name in chosen:
         method = sidecars(model).get(name, Sidecar()).method
         if method is not None:
             method.flush(model)  # before: some state lies in the adapter itself
     original()
-    for name in chosen if given["is_main_process"] else ():
+    for name in chosen:
         folder = Path(given["save_directory"]) / ("" if name == "default" else name)
         sidecars(model).get(name, Sidecar()).write(model, folder)
         if _is_ours(model, name) or (folder / RECORD).exists():

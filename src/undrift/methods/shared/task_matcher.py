@@ -16,14 +16,8 @@ from torch.nn import functional
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
-from undrift.methods.shared.adapter import peft_model
-from undrift.methods.shared.pool import PoolMethod
-from undrift.methods.shared.prompt_features import (
-    FeatureConfig,
-    Features,
-    embedding_centre,
-    features,
-)
+from undrift.methods.shared.pool import Gate, PoolMethod
+from undrift.methods.shared.prompt_features import FeatureConfig, Features, features
 from undrift.methods.shared.state import State
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.distributed import summed
@@ -300,7 +294,7 @@ class Config(pool.Config, FeatureConfig):
     """The options of a pool, and who looks at the prompts."""
 
 
-class MatchedPool(PoolMethod):
+class MatchedPool(PoolMethod[Gate]):
     """While a task is learned its expert works alone; otherwise all are weighed by a matching."""
 
     Config: ClassVar[type[base.Config]] = Config
@@ -310,8 +304,6 @@ class MatchedPool(PoolMethod):
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
-        self._bound: nn.Module | None = None
-        self._centre = torch.zeros(0)
         self._matcher = TaskMatcher(self.matching(), 0)
         self._learning = False
 
@@ -336,22 +328,20 @@ class MatchedPool(PoolMethod):
 
     def bind(self, model: nn.Module) -> None:
         """Decide a model's gates from now on; what is known of its tasks stays."""
+        before = self._model
         super().bind(model)
-        wrapped = peft_model(model)
-        if self._bound is not wrapped:
-            self._bound, self._centre = wrapped, embedding_centre(wrapped)
-            size = self._centre.shape[0]
-            self._matcher = TaskMatcher(self.matching(), size, self._centre.device)
+        if self._model is not before:
+            self._matcher = TaskMatcher(self.matching(), len(self._centre), self._centre.device)
 
     def gates(self, prompt: Prompt) -> Gates | Mapping[str, Gates]:
         """Match the prompts; those trained on are added to the task's prototype instead."""
         found = features(prompt, self._centre, self.config.encoder)
-        if self._learning and self._bound is not None and self._bound.training:
+        if self._learning and self._model.training:
             self._matcher.see(found)
-        if self._learning or not self._matcher.tasks or self._bound is None:
+        if self._learning or not self._matcher.tasks:
             return "newest"
         weights = self._matcher.match(found, self.asked)
-        missing = self.past(self._bound) + 1 - self._matcher.tasks  # an expert not yet taught
+        missing = self.past(self._model) + 1 - self._matcher.tasks  # an expert not yet taught
         return self.mixed(functional.pad(weights, (0, missing)))
 
     def facts(self) -> dict[str, Any]:
@@ -389,7 +379,7 @@ class MatchedPool(PoolMethod):
 
     def forget(self, model: nn.Module) -> None:
         """Begin without prototypes."""
-        self._bound = None
+        self._model = None
         super().forget(model)
 
     def make_room(self, model: nn.Module, tasks: int) -> None:

@@ -6,8 +6,10 @@ last part of their names. Anything else is refused, when it is written and when 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -100,13 +102,8 @@ def load_tensors(path: Path, *, whole: bool = False) -> dict[str, Tensor]:
             f"{path} is missing; without it the adapter can be used but not go on learning. It is "
             "written by save_state"
         )
-    check_regular(path)
-    try:
-        with safe_open(path, "pt") as file:
-            _check_metadata(path, file.metadata() or {})
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        raise damaged(path, f"no safetensors ({_reason(error)})") from error
+    with _opened(path) as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, each in found.items():
         if why := _wrong_kind(name, each.dtype, whole=whole):
             raise damaged(path, f"{name} {why}")
@@ -127,12 +124,20 @@ def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         RunDirError: If it is damaged.
     """
+    with _opened(path) as file:
+        names = list(file.keys())
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a file of tensors; whatever goes wrong inside, the file is damaged."""
     check_regular(path)
     try:
         with safe_open(path, "pt") as file:
-            _check_metadata(path, file.metadata() or {})
-            names = list(file.keys())
-            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            said = (file.metadata() or {}).get(_FORMAT, "1")
+            check_format(path, int(said) if said.isdecimal() and len(said) < 10 else said)
+            yield file
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise damaged(path, f"no safetensors ({_reason(error)})") from error
 
@@ -151,11 +156,6 @@ def _finite(each: Tensor) -> bool:
         return True
     known = each if each.dtype.itemsize > 1 else each.float()  # 8 bits have no test of their own
     return bool(torch.isfinite(known).all())
-
-
-def _check_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    said = metadata.get(_FORMAT, "1")
-    check_format(path, int(said) if said.isdecimal() and len(said) < 10 else said)
 
 
 def _reason(error: Exception) -> str:
