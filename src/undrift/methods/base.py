@@ -52,6 +52,7 @@ Allowed = tuple[str, Callable[[Any], bool]]
 """What the values of an option must be, in words for the message, and a test."""
 
 POSITIVE: Allowed = ("a positive number", lambda v: v > 0)
+NOT_NEGATIVE: Allowed = ("0 or more", lambda v: v >= 0)
 SHARE: Allowed = ("one from 0 to 1", lambda v: 0 <= v <= 1)
 
 

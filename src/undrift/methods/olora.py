@@ -16,8 +16,6 @@ from undrift.methods import base
 from undrift.methods.shared import pool
 from undrift.methods.shared.pool import Gate, PoolMethod
 
-_FROM_0 = ("0 or more", lambda v: v >= 0)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Config(pool.Config):
@@ -35,10 +33,10 @@ class Config(pool.Config):
             the "newest" alone, as later public code does, so that training and test differ.
     """
 
-    strength: float = base.option(1.0, _FROM_0)
+    strength: float = base.option(1.0, base.NOT_NEGATIVE)
     reduction: Literal["mean", "sum"] = "mean"
     row_normalise: bool = False
-    shrink: float = base.option(0.0, _FROM_0)
+    shrink: float = base.option(0.0, base.NOT_NEGATIVE)
     train_with: Literal["all", "newest"] = "all"
 
 

@@ -32,16 +32,8 @@ class Config(pool.Config):
     """
 
     gate: Literal["dynamic", "static"] = "dynamic"
-    hidden: int = 100
-    recall: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.hidden <= 0 or self.recall < 0:
-            raise ConfigError(
-                f"hidden is {self.hidden} and recall {self.recall}, expected a positive number and "
-                "one that is not negative"
-            )
+    hidden: int = base.option(100, base.POSITIVE)
+    recall: float = base.option(1.0, base.NOT_NEGATIVE)
 
 
 class ProgLora(PoolMethod["KeyGate"]):

@@ -67,12 +67,6 @@ class Routings(Gate):
         super().__init__()
         self.linears: Any = nn.ModuleList(made)
 
-    def grow(self, past: int) -> None:
-        """Do nothing: the experts stay the same."""
-
-    def make_room(self, past: int) -> None:
-        """Do nothing: nothing is past."""
-
 
 @dataclass(eq=False)
 class Route:
@@ -117,7 +111,7 @@ class Route:
         c = self.routing.fusion.repeat_interleave(len(A) // 2, 0)  # (N, d_out)
         heard = torch.einsum("nro,no->nr", B, c)  # B_i^T c, so that c . B_i A_i x costs a router
         said = F.linear(x, torch.einsum("nr,nrd->nd", heard, A))  # (B, L, N)
-        scale = self.layer.pool_lora_options[self.adapter].scale
+        scale = self.layer.pool_lora_config[self.adapter].scale
         groups = scale * (said * chosen[:, None]).unflatten(-1, (2, -1)).sum(-1)
         share = groups.softmax(-1)  # a, b
         return chosen[:, None] * share.repeat_interleave(len(A) // 2, -1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -60,16 +61,38 @@ class SteadyLora(HistoryMethod, Finetune):
         return wrapped
 
     def bind(self, model: nn.Module) -> None:
-        """Watch the active LoRA; one that is watched already stays as it is."""
+        """Watch what A and B of the active LoRA read and give, in every backward pass from now on.
+
+        One that is watched already stays as it is. Nothing is added to the model that would be
+        saved with it.
+
+        Raises:
+            ConfigError: If the linears have different ranks, or the adapter trains anything else.
+        """
         wrapped = peft_model(model)
         adapter = active_adapter(wrapped)
         layers = lora_layers(wrapped, adapter)
         found = tuple(factors(layer, adapter)[0] for layer in layers.values())
         if [*map(id, found)] == [*map(id, self._factors)]:
             return
+        _check_all_watched(wrapped, adapter, layers)
+        ranks = {A.shape[0] for A in found}
+        if len(ranks) > 1:
+            raise ConfigError(f"expected one rank for all linears, not {sorted(ranks)}")
         self._adapter, self._layers, self._factors = adapter, layers, found
+        self.statistics = make_statistics(
+            {name: (A.shape[1], A.device) for name, A in zip(layers, found, strict=True)},
+            experts=1,
+            rank=ranks.pop(),
+            **statistics_options(self.config),
+        )
         self._watch.close()
-        self._watch, self.statistics = watch(wrapped, adapter, **statistics_options(self.config))
+        context = self._watch.enter_context(ForwardContext.attached(wrapped))
+        for name, layer in layers.items():
+            eye = _Eye(self.statistics[name], context)
+            for hook, factor in ((eye.see_input, "lora_A"), (eye.see_output, "lora_B")):
+                module: nn.Module = getattr(layer, factor)[adapter]
+                self._watch.callback(module.register_forward_hook(hook).remove)
 
     # ------------------------------------------------------------ the moments of a task
 
@@ -137,45 +160,6 @@ def _turn_aca(dB: Tensor, A: Tensor, V: Tensor, s: Tensor, mu_b: float) -> Tenso
 # --------------------------------------------- watching the inputs of a plain LoRA
 
 
-def watch(
-    model: PeftModel, adapter: str, **options: Any
-) -> tuple[ExitStack, dict[str, LayerStatistics]]:
-    """Watch what each linear's A reads and gives, from now on, in every backward pass.
-
-    Args:
-        model: A PeftModel with a LoRA; nothing is added that would be saved with it.
-        adapter: The adapter's name.
-        **options: As for `LayerStatistics`.
-
-    Returns:
-        What ends it when it is closed; and the statistics of every linear, one expert each, by
-        name.
-
-    Raises:
-        ConfigError: If the linears have different ranks, or the adapter trains anything else.
-    """
-    layers = lora_layers(model, adapter)
-    _check_all_watched(model, adapter, layers)
-    weights = {name: factors(layer, adapter)[0] for name, layer in layers.items()}
-    ranks = {weight.shape[0] for weight in weights.values()}
-    if len(ranks) > 1:
-        raise ConfigError(f"expected one rank for all linears, not {sorted(ranks)}")
-    statistics = make_statistics(
-        {name: (weight.shape[1], weight.device) for name, weight in weights.items()},
-        experts=1,
-        rank=ranks.pop(),
-        **options,
-    )
-    watching = ExitStack()
-    context = watching.enter_context(ForwardContext.attached(model))
-    for name, layer in layers.items():
-        eye = _Eye(statistics[name], context)
-        for hook, factor in ((eye.see_input, "lora_A"), (eye.see_output, "lora_B")):
-            module: nn.Module = getattr(layer, factor)[adapter]
-            watching.callback(module.register_forward_hook(hook).remove)
-    return watching, statistics
-
-
 def _check_all_watched(model: PeftModel, adapter: str, layers: Mapping[str, LoraLayer]) -> None:
     """Refuse what an adapter trains beside A and B: no history of it is kept.
 
@@ -205,7 +189,7 @@ class _Eye:
         x, self.x = self.x, None
         if x is None or not (module.training and torch.is_grad_enabled() and y.requires_grad):
             return y
-        return observed_identity(y, x, z[0], self.statistics.observer(self.context.tokens))
+        return observed_identity(y, x, z[0], partial(self.statistics.observe, self.context.tokens))
 
 
 METHOD = SteadyLora

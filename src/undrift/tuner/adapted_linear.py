@@ -90,6 +90,11 @@ class LinearConfig(KnownFields, PeftConfig):
             self.target_modules = sorted(self.target_modules)
         self.check_positive("r")
 
+    @property
+    def scale(self) -> float:
+        """What the experts' part is multiplied by, alpha / r."""
+        return self.lora_alpha / self.r
+
 
 class Remade(dict[Any, Any]):
     """What is made anew where it is missing; a copy begins empty, since no view can be copied."""

@@ -9,7 +9,6 @@ plain LoRA as well (N = 1, w = 1).
 from __future__ import annotations
 
 import zlib
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 
 from undrift.core.activation import Usage
 from undrift.core.moment import History, MomentSketch
-from undrift.core.routing import Observer
 from undrift.tuner.distributed import rank
 from undrift.tuner.token_mask import Tokens
 
@@ -143,10 +141,6 @@ class LayerStatistics(nn.Module):
         if self.owner is self:
             task_seed = zlib.crc32(f"{self.seed}/{self.name}/{int(self.tasks)}".encode())
             self._sketch = MomentSketch(self.dim, self.columns, task_seed, device)
-
-    def observer(self, tokens: Tokens) -> Observer:
-        """Return what counts the tokens of one forward pass when it is called."""
-        return partial(self.observe, tokens)
 
     @torch.no_grad()
     def observe(self, tokens: Tokens, x: Tensor, w: Tensor, h: Tensor, g: Tensor) -> None:

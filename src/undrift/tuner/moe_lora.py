@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -84,12 +85,6 @@ class MoeLoraConfig(LinearConfig):
             raise ConfigError(f"token_fraction must lie in (0, 1], not {self.token_fraction}")
 
 
-@dataclass(frozen=True)
-class _Options:
-    scale: float
-    top_k: int | None
-
-
 class MoeLoraLayer(AdaptedLinear):
     """A linear joined by experts and a router.
 
@@ -108,7 +103,7 @@ class MoeLoraLayer(AdaptedLinear):
     """
 
     adapter_layer_names = ("moe_lora_A", "moe_lora_B", "moe_lora_G")
-    other_param_names = ("moe_lora_statistics", "moe_lora_options")
+    other_param_names = ("moe_lora_statistics", "moe_lora_config")
     not_mergeable: ClassVar[str] = (
         "experts weighted by token have no merged weight: keep the adapter on the model, or train "
         "method steadylora, whose adapter is a plain LoRA that merges"
@@ -120,7 +115,7 @@ class MoeLoraLayer(AdaptedLinear):
         self.moe_lora_B = nn.ParameterDict()
         self.moe_lora_G = nn.ParameterDict()
         self.moe_lora_statistics = nn.ModuleDict()
-        self.moe_lora_options: dict[str, _Options] = {}
+        self.moe_lora_config: dict[str, MoeLoraConfig] = {}
         self.watcher: Callable[[Tokens], Observer] | None = None
         self.blend: Blend | None = None
 
@@ -141,7 +136,7 @@ class MoeLoraLayer(AdaptedLinear):
         self.moe_lora_A[adapter_name] = nn.Parameter(A)
         self.moe_lora_B[adapter_name] = nn.Parameter(torch.zeros(N, r, self.out_features))
         self.moe_lora_G[adapter_name] = nn.Parameter(G)
-        self.moe_lora_options[adapter_name] = _Options(config.lora_alpha / r, config.top_k)
+        self.moe_lora_config[adapter_name] = config
         if config.collect:
             self.moe_lora_statistics[adapter_name] = LayerStatistics(
                 self.name, d, N, r, shared=shared, **statistics_options(config)
@@ -160,20 +155,20 @@ class MoeLoraLayer(AdaptedLinear):
             if statistics.collecting:
                 tokens = self.context.tokens
                 tokens.check_shared(statistics.owner.name, self.name, looked)
-                observe = statistics.observer(tokens)
+                observe = partial(statistics.observe, tokens)
         if self.training and self.watcher is not None:
             observe = _both(observe, self.watcher(self.context.tokens))
-        options, masters = self.moe_lora_options[name], self._masters(name)
+        config, masters = self.moe_lora_config[name], self._masters(name)
         if self.blend is not None and not self.training:
-            mixed = mixture(x.float(), *masters, options.scale, active, options.top_k, self.blend)
+            mixed = mixture(x.float(), *masters, config.scale, active, config.top_k, self.blend)
             return y + mixed.to(y.dtype)
         return add_mixture(
             y,
             x,
             *masters,
             self._pack(name, compute_dtype(x), active),
-            options.scale,
-            top_k=options.top_k,
+            config.scale,
+            top_k=config.top_k,
             observe=observe,
             in_place=in_place,
         )
@@ -209,7 +204,7 @@ class MoeLoraLayer(AdaptedLinear):
         logits = x.reshape(-1, x.shape[-1]).float() @ G.mT
         if statistics is not None and self.training:
             logits = logits.masked_fill(~statistics.active, -torch.inf)
-        w = route(logits, self.moe_lora_options[name].top_k)
+        w = route(logits, self.moe_lora_config[name].top_k)
         if self.blend is not None and not self.training:
             beta, fixed = self.blend
             w = beta * w + (1 - beta) * fixed

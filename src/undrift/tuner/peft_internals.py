@@ -32,25 +32,6 @@ from transformers.utils.peft_utils import find_adapter_config_file  # so that no
 # The file in a checkpoint that the Trainer resumes from; its constant would import the Trainer.
 TRAINER_STATE_NAME: Final = "trainer_state.json"
 
-# Methods of theirs that our subclasses override, and which are called by name from over there.
-OVERRIDDEN: Final = {
-    "BaseTuner": (
-        "_prepare_adapter_config",  # target_modules become those of the language model
-        "_prepare_model",  # one context of tokens or gates a model
-        "_create_and_replace",  # puts our layer around a linear
-        "_check_merge_allowed",  # experts and prompts have no merged weight
-    ),
-    "BaseTunerLayer": (
-        "_move_adapter_to_device_of_base_layer",  # masters stay float32, whatever the base is
-    ),
-    "Trainer": (
-        "_load_from_checkpoint",  # weights come from Method.load_state, with the statistics
-        "_load_optimizer_and_scheduler",  # a snapshot is undrift's: nothing pickled
-        "_load_rng_state",
-        "_save_checkpoint",
-    ),
-}
-
 
 def add_type(name: str) -> PeftType:
     """Add a type to PEFT's closed list of them; PEFT offers no public way (peft#2273)."""

@@ -68,12 +68,6 @@ class PoolLoraConfig(LinearConfig):
         return self.num_past if isinstance(self.num_past, int) else self.num_past.get(name, 0)
 
 
-@dataclass(frozen=True)
-class _Options:
-    scale: float
-    gates: str
-
-
 class PoolLoraLayer(AdaptedLinear):
     """A linear joined by past experts and new ones.
 
@@ -90,7 +84,7 @@ class PoolLoraLayer(AdaptedLinear):
     """
 
     adapter_layer_names = ("pool_lora_A", "pool_lora_B")
-    other_param_names = ("pool_lora_past_A", "pool_lora_past_B", "pool_lora_options")
+    other_param_names = ("pool_lora_past_A", "pool_lora_past_B", "pool_lora_config")
     not_mergeable: ClassVar[str] = (
         "the experts of a pool stay apart, for their gates and for later tasks: keep the adapter "
         "on the model, or train method steadylora, whose adapter is a plain LoRA that merges"
@@ -103,14 +97,14 @@ class PoolLoraLayer(AdaptedLinear):
         self.pool_lora_B = nn.ParameterDict()
         self.pool_lora_past_A = nn.ParameterDict()
         self.pool_lora_past_B = nn.ParameterDict()
-        self.pool_lora_options: dict[str, _Options] = {}
+        self.pool_lora_config: dict[str, PoolLoraConfig] = {}
 
     def update_layer(self, adapter_name: str, config: PoolLoraConfig) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Add an adapter: A Kaiming-uniform as in LoRA, B zero, room for the past."""
         n, r = config.num_new, config.r
         self.pool_lora_A[adapter_name] = nn.Parameter(torch.empty(n, r, self.in_features))
         self.pool_lora_B[adapter_name] = nn.Parameter(torch.empty(n, r, self.out_features))
-        self.pool_lora_options[adapter_name] = _Options(config.lora_alpha / r, config.gates)
+        self.pool_lora_config[adapter_name] = config
         self.make_room(adapter_name, config.past_of(self.name))
         self.begin_anew(adapter_name)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -190,7 +184,7 @@ class PoolLoraLayer(AdaptedLinear):
         """The gates of this linear, a function among them called."""
         gates = self.context.gates_of(self.name)
         if gates is None:
-            if self.pool_lora_options[name].gates == "given":
+            if self.pool_lora_config[name].gates == "given":
                 raise ConfigError(
                     "no gates are set for the experts of this adapter: its method sets them from "
                     "every prompt. Use the model that Method.attach returns, or open the adapter "
@@ -214,7 +208,7 @@ class PoolLoraLayer(AdaptedLinear):
             self.pool_lora_A[name],
             self.pool_lora_B[name],
             self._pack(name, compute_dtype(x), newest=newest),
-            self.pool_lora_options[name].scale,
+            self.pool_lora_config[name].scale,
             in_place=in_place,
         )
 

@@ -11,6 +11,7 @@ already too much, there is no such rank, and that is an error.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -165,14 +166,11 @@ def rank_to_meet(method: Method, kind: Kind, model: nn.Module, tasks: int) -> in
         raise ConfigError(f"{method.name!r} trains nothing, so no budget can be matched")
     shared = {name: getattr(config, name) for name in ("experts", "rank", "targets")}
     target = expected(Finetune(**shared), backbone, 1).of(kind)
-    known: dict[int, int] = {}
+    options = {field.name: getattr(config, field.name) for field in fields(config)}
 
+    @cache
     def cost(rank: int) -> int:
-        if rank not in known:
-            options = {field.name: getattr(config, field.name) for field in fields(config)}
-            made = type(method)(**{**options, "rank": rank})
-            known[rank] = expected(made, backbone, tasks).of(kind)
-        return known[rank]
+        return expected(type(method)(**{**options, "rank": rank}), backbone, tasks).of(kind)
 
     step = cost(2) - cost(1)
     if step <= 0:

@@ -65,12 +65,11 @@ class Gate(nn.Module):
         return self
 
     def grow(self, past: int) -> None:
-        """Let what belonged to the last task become past, and begin anew.
+        """Let what belonged to the last task become past, and begin anew; by default nothing does.
 
         Args:
             past: How many tasks are past.
         """
-        raise NotImplementedError
 
     def make_room(self, past: int) -> None:
         """Bring what is past to its size after so many tasks; its values are then loaded.
@@ -78,7 +77,6 @@ class Gate(nn.Module):
         Args:
             past: How many.
         """
-        raise NotImplementedError
 
     def end_task(self) -> None:
         """Keep of a task what its sums say, which are those of all processes."""
