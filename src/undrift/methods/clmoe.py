@@ -14,7 +14,6 @@ from torch.nn import Parameter
 
 from undrift.core.routing import Observer
 from undrift.methods import base, moelora
-from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.state import State
 from undrift.tuner import MoeLoraLayer
@@ -47,7 +46,7 @@ class Config(moelora.Config):
         self.require("important", (possible, lambda v: v is None or 1 <= v <= most))
 
 
-class ClMoe(MoeLora):
+class ClMoe(moelora.MoeLora):
     """MoE-LoRA with a momentum merge after each task, and task-level weights at test.
 
     While a task is learned each linear counts how often an expert is among the two best of a
@@ -136,7 +135,7 @@ class ClMoe(MoeLora):
     @contextmanager
     def predicting(self, model: nn.Module, task: int | None = None) -> Iterator[None]:
         """Within this context routes are mixed with the task level's weights."""
-        found = expert_layers(model)
+        found = moelora.expert_layers(model)
         try:
             for name, layer in found.items():
                 if self.config.beta < 1 and len(self.counts.get(name, ())):
@@ -163,7 +162,7 @@ class ClMoe(MoeLora):
 
     def bind(self, model: nn.Module) -> None:
         """Find the experts of a model; what is counted of one that is known already stays."""
-        found = expert_layers(model)
+        found = moelora.expert_layers(model)
         if self._layers == found:
             return
         self._layers = found

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 
 from undrift.methods import base
 from undrift.methods.shared import task_matcher
-from undrift.methods.shared.task_matcher import MatchedPool, Matching
 
 MODALITIES = {"text": {"text": 1.0}, "image": {"image": 1.0}, "both": {"image": 0.5, "text": 0.5}}
 
@@ -32,7 +31,7 @@ class Config(task_matcher.Config):
     oracle: bool = False
 
 
-class Disco(MatchedPool):
+class Disco(task_matcher.MatchedPool):
     """An expert a task, trained alone; at test all are weighed by the likeness of the text.
 
     y = W0 x + s sum_i a_i B_i A_i x in every linear, a = softmax(cos(f, mu_i) / tau) over the
@@ -46,10 +45,10 @@ class Disco(MatchedPool):
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
-    def matching(self) -> Matching:
+    def matching(self) -> task_matcher.Matching:
         """Say how prompts are matched with tasks."""
         c = self.config
-        return Matching(MODALITIES[c.modality], c.tau, c.choice, c.centred, c.oracle)
+        return task_matcher.Matching(MODALITIES[c.modality], c.tau, c.choice, c.centred, c.oracle)
 
 
 METHOD = Disco

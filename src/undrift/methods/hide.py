@@ -14,7 +14,6 @@ from undrift.methods import base
 from undrift.methods.shared import task_matcher
 from undrift.methods.shared.adapter import peft_model
 from undrift.methods.shared.state import State
-from undrift.methods.shared.task_matcher import MatchedPool, Matching
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.peft_internals import choose_adapter
 from undrift.tuner.pool_lora import PoolLoraLayer
@@ -48,7 +47,7 @@ class Config(task_matcher.Config):
     oracle: bool = False
 
 
-class Hide(MatchedPool):
+class Hide(task_matcher.MatchedPool):
     """An expert a task, trained alone; at test all are added, in the last layer weighed.
 
     Last layer: y = W0 x + s sum_i d_i B_i A_i x with d = softmax(score / tau) over the learned
@@ -68,11 +67,11 @@ class Hide(MatchedPool):
         self._last: dict[str, PoolLoraLayer] = {}
         self._below: dict[str, PoolLoraLayer] = {}
 
-    def matching(self) -> Matching:
+    def matching(self) -> task_matcher.Matching:
         """Say how prompts are matched with tasks."""
         c = self.config
         weights = {"image": c.image_share, "text": 1 - c.image_share}
-        return Matching(weights, c.tau, c.choice, c.centred, c.oracle)
+        return task_matcher.Matching(weights, c.tau, c.choice, c.centred, c.oracle)
 
     def bind(self, model: nn.Module) -> None:
         """Decide a model's gates from now on, and find its last layer."""

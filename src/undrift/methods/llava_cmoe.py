@@ -17,7 +17,6 @@ from undrift.core.step_hook import innermost
 from undrift.methods import base
 from undrift.methods.shared import pool
 from undrift.methods.shared.adapter import peft_model
-from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.prompt_features import hidden_features
 from undrift.methods.shared.state import State
 from undrift.methods.shared.task_matcher import Identified, told
@@ -58,7 +57,7 @@ class Config(pool.Config):
     oracle: bool = False
 
 
-class LlavaCMoE(PoolMethod["TaskRouters"]):
+class LlavaCMoE(pool.PoolMethod["TaskRouters"]):
     """Experts added where a probe shows that they are needed, routed by the router of the task.
 
     y = W0 x + s sum_{i in top-k} softmax(R_t x)_i B_i A_i x, with R_t the router of the task that
@@ -353,7 +352,7 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 Router = Callable[[Tensor], Tensor]
 
 
-class TaskRouters(Gate):
+class TaskRouters(pool.Gate):
     """The routers of M linears, those of finished tasks frozen, and the locator of tasks.
 
     Args:

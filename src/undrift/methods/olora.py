@@ -14,7 +14,6 @@ from torch.nn import Parameter
 from undrift.core.step_hook import StepTransform
 from undrift.methods import base
 from undrift.methods.shared import pool
-from undrift.methods.shared.pool import Gate, PoolMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Config(pool.Config):
     train_with: Literal["all", "newest"] = "all"
 
 
-class OLora(PoolMethod[Gate]):
+class OLora(pool.PoolMethod[pool.Gate]):
     """A LoRA for every task, kept orthogonal to the earlier ones, which stay in the sum.
 
         y = W0 x + s sum_{i<t} B_i A_i x + s B_t A_t x                    in training and at test

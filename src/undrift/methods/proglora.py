@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
-from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.tuner import Prompt
 from undrift.tuner.frozen import count_parameters, freeze
 from undrift.tuner.pool_lora import generator_of
@@ -36,7 +35,7 @@ class Config(pool.Config):
     recall: float = base.option(1.0, base.NOT_NEGATIVE)
 
 
-class ProgLora(PoolMethod["KeyGate"]):
+class ProgLora(pool.PoolMethod["KeyGate"]):
     """A LoRA for every task; a gate, decided once per sample, weighs them all in all layers.
 
         q = f(max over the prompt's embeddings),  g = softmax(k_i q / sqrt(d)),
@@ -132,7 +131,7 @@ class Query(nn.Module):
         return self.norm(self.up(F.silu(self.down(x))))
 
 
-class KeyGate(Gate):
+class KeyGate(pool.Gate):
     """g = softmax(k_1 q / sqrt(d), .., k_t q / sqrt(d)),  q = f(max over the prompt).
 
     Args:

@@ -17,7 +17,6 @@ from undrift.core import SETTINGS, Settings, steps
 from undrift.core.activation import choose_frozen, scores
 from undrift.core.step_hook import StepTransform
 from undrift.methods import base, moelora
-from undrift.methods.moelora import MoeLora, expert_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.history import Basis, HistoryMethod, at_share, make_statistics
 from undrift.tuner import LayerStatistics, MoeLoraConfig, MoeLoraLayer, summed
@@ -33,7 +32,7 @@ class Config(moelora.Config, Settings):
         Settings.__post_init__(self)
 
 
-class Same(HistoryMethod, MoeLora):
+class Same(HistoryMethod, moelora.MoeLora):
     """MoE-LoRA whose router and experts move with regard to what earlier tasks have seen.
 
     The three switches of the paper's ablation are the options `router`, `expert`, `activation`;
@@ -55,7 +54,7 @@ class Same(HistoryMethod, MoeLora):
     def in_adapter(self, model: nn.Module) -> int | None:
         """Count the tasks in the statistics; None if the experts were trained without them."""
         name = active_adapter(peft_model(model))
-        found = [layer.statistics(name) for layer in expert_layers(model).values()]
+        found = [layer.statistics(name) for layer in moelora.expert_layers(model).values()]
         tasks = [int(each.tasks) + each.interrupted for each in found if each is not None]
         if not self.observes:
             return 0
@@ -132,7 +131,7 @@ class Same(HistoryMethod, MoeLora):
     # ------------------------------------------------------------ how it is made ready
 
     def _prepare(self, model: nn.Module, *, resumed: bool) -> None:
-        self._layers = expert_layers(model)
+        self._layers = moelora.expert_layers(model)
         self._adapter = active_adapter(peft_model(model))
         self.statistics = self._find_statistics(model)
         self.begin(resumed=resumed)

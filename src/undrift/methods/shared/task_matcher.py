@@ -16,7 +16,6 @@ from torch.nn import functional
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
-from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.prompt_features import FeatureConfig, Features, features
 from undrift.methods.shared.state import State
 from undrift.tuner import Gates, Prompt
@@ -294,7 +293,7 @@ class Config(pool.Config, FeatureConfig):
     """The options of a pool, and who looks at the prompts."""
 
 
-class MatchedPool(PoolMethod[Gate]):
+class MatchedPool(pool.PoolMethod[pool.Gate]):
     """While a task is learned its expert works alone; otherwise all are weighed by a matching."""
 
     Config: ClassVar[type[base.Config]] = Config
