@@ -66,6 +66,9 @@ class SteadyLora(HistoryMethod, Finetune):
         One that is watched already stays as it is. Nothing is added to the model that would be
         saved with it.
 
+        Args:
+            model: A PeftModel with a LoRA.
+
         Raises:
             ConfigError: If the linears have different ranks, or the adapter trains anything else.
         """
