@@ -65,7 +65,7 @@ def routes(tasks=2, hole=False):
 
 
 def loss(label, router: float | None = 10.0, form: float | None = 6.0, expert: float | None = 8.0):
-    task = TaskLoss(1, "charts", 90.0, 66.0, 24.0, router, expert, form, None, "")
+    task = TaskLoss(1, "charts", 90.0, 66.0, router, expert, form)
     return RunLoss(label, [task], 24.0, router, expert, form, "", "")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from undrift.errors import ConfigError
 from undrift.report import check_related, load
-from undrift.report.page import ExamplePictures, answers, page, sentence
+from undrift.report.page import addresses, answers, page, pictures_of, sentence
 from undrift.report.page_content import forward_transfer, page_content
 from undrift.rundir import read_json, write_json
 
@@ -263,11 +263,12 @@ def test_early_lines_find_room_and_the_rest_is_referred_to(short, tmp_path):
         (tmp_path / "pages" / "report.html", None),
         (None, None),
     ):
-        pictures = ExamplePictures(place, room=2 * len(url))
-        for number in (2, 1):
-            for task, name in enumerate(("charts", "words"), 1):
-                pictures.offer((name, str(number)), short, task, number)
-        found = pictures.addresses()
+        pictures = {
+            (name, str(number)): (number, pictures_of(short, task, number))
+            for number in (2, 1)
+            for task, name in enumerate(("charts", "words"), 1)
+        }
+        found = addresses(pictures, place, room=2 * len(url))
         assert found["charts", "1"] == [url]
         assert found["words", "1"][0].startswith("data:image/webp;base64,")
         assert found["charts", "2"] == [later]

@@ -23,7 +23,7 @@ from undrift.run.answer import measure_cell
 from undrift.rundir import read_answers
 from undrift.scoring import rules_of, task_score
 
-Scores = Mapping[str, float | None]
+Scores = Mapping[str, Any]
 
 
 def causes(series: AdapterSeries, scope: Scope) -> dict[str, Any]:
@@ -58,10 +58,13 @@ def split(corners: Mapping[str, Scores]) -> dict[str, Any]:
     Returns:
         `lost` (strict and lenient), `router`, `expert` and `form`, in points.
     """
-    strict = _known(corners["old_old"], "strict") - _known(corners["new_new"], "strict")
-    oo, on, no, nn = (
-        _known(corners[name], "lenient") for name in ("old_old", "old_new", "new_old", "new_new")
-    )
+
+    def lenient(corner: str) -> float:
+        found = corners[corner]["lenient"]
+        return corners[corner]["strict"] if found is None else found
+
+    strict = corners["old_old"]["strict"] - corners["new_new"]["strict"]
+    oo, on, no, nn = map(lenient, ("old_old", "old_new", "new_old", "new_new"))
     parts = {
         "router": ((oo - no) + (on - nn)) / 2,
         "expert": ((oo - on) + (no - nn)) / 2,
@@ -75,24 +78,15 @@ def _rounded(points: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 6) + 0.0 for name, value in points.items()}  # and never -0.0
 
 
-def _known(scores: Scores, rule: str) -> float:
-    found = scores[rule] if scores[rule] is not None else scores["strict"]
-    assert found is not None  # a task has a strict score
-    return found
-
-
 def _corners(series: AdapterSeries, task: int, old: int, new: int) -> dict[str, Scores]:
     """Ask in all four models; what has only one part is the same as with its own other part."""
-    parts = series.method.parts
-    corners = {"old_old": ask(series, task, old, old), "new_new": ask(series, task, new, new)}
-    if parts == "router and experts":
-        corners["old_new"] = ask(series, task, old, new)
-        corners["new_old"] = ask(series, task, new, old)
-    else:
-        moved = "new_new" if parts == "experts" else "old_old"  # with the old router, new experts
-        corners["old_new"] = corners[moved]
-        corners["new_old"] = corners["old_old" if parts == "experts" else "new_new"]
-    return corners
+    same = {"old_old": ask(series, task, old, old), "new_new": ask(series, task, new, new)}
+    if series.method.parts == "experts":
+        return {**same, "old_new": same["new_new"], "new_old": same["old_old"]}
+    if series.method.parts == "router":
+        return {**same, "old_new": same["old_old"], "new_old": same["new_new"]}
+    mixed = {"old_new": ask(series, task, old, new), "new_old": ask(series, task, new, old)}
+    return same | mixed
 
 
 def ask(series: AdapterSeries, task: int, router: int, experts: int) -> Scores:

@@ -21,6 +21,8 @@ from undrift.rundir.records import PARTS
 READ = 0.5  # what reading a prompt costs, in answers to it
 
 Found = dict[str, Any]
+Question = tuple[Callable[[], Found], float]
+"""How to ask it, and what the answer costs, in answers to an example."""
 
 
 def diagnose(
@@ -57,16 +59,19 @@ def diagnose(
         files.check_ours("diagnose")
         remove(kept)
     if why := nothing_later(load(folder)):
-        nothing = does_not_apply(why)
         names: list[str] = ["routes", "experts", "causes"]
-        for name in names:
-            write_json(kept / f"{name}.json", nothing)
-        return dict.fromkeys(names, nothing)
+        nothing = dict.fromkeys(names, does_not_apply(why))
+        for name, answer in nothing.items():
+            write_json(kept / f"{name}.json", answer)
+        return nothing
     run = AdapterSeries(folder, **opening)
     if run.limit is None:  # an older run has kept no pictures of what it asked
         for index, each in enumerate(run.tasks, start=1):
             keep_pictures(run.files, index, each)
-    scope, kept = _scope(run, adapters, kept)
+    scope = Scope(run.last)
+    if adapters is not None:
+        first, last = map(run.number, adapters)
+        scope, kept = Scope(last, first), kept / f"adapters-{first:02d}-{last:02d}"
     task = run.number(rerouted) if rerouted is not None else None
     questions = _questions(run, scope, task, probe)
     asked = {"probe": probe, "limit": run.limit, "task": task}
@@ -77,35 +82,24 @@ def diagnose(
     return {name: read_record(kept / f"{name}.json", PARTS[name]) for name in questions}
 
 
-def _scope(run: AdapterSeries, adapters: tuple[str, str] | None, kept: Path) -> tuple[Scope, Path]:
-    if adapters is None:
-        return Scope(run.last), kept
-    first, last = map(run.number, adapters)
-    return Scope(last, first), kept / f"adapters-{first:02d}-{last:02d}"
-
-
 def _questions(
     run: AdapterSeries, scope: Scope, task: int | None, probe: int
-) -> dict[str, tuple[Callable[[], Found], float]]:
-    """Say what is asked, and what each answer costs, in answers to an example."""
+) -> dict[str, Question]:
     tests = {each: len(run.tasks[each - 1].test) for each in scope.tasks}
     reads = {each: min(probe, count) for each, count in tests.items()}
     routed = sum(count * len(scope.afters(each)) for each, count in reads.items())
     mixed = 2 * sum(tests.values()) if run.method.parts == "router and experts" else 0
 
-    prompts = sum(reads.values())
+    def reading(ask: Callable[..., Found], title: str, prompts: int) -> Question:
+        def question() -> Found:
+            run.progress.stage(title, prompts, READ * prompts)
+            return ask(run, scope, probe)
 
-    def routes() -> Found:
-        run.progress.stage("where inputs go", routed, READ * routed)
-        return route_drift(run, scope, probe)
+        return question, READ * prompts
 
-    def experts() -> Found:
-        run.progress.stage("how far experts moved", prompts, READ * prompts)
-        return expert_drift(run, scope, probe)
-
-    questions: dict[str, tuple[Callable[[], Found], float]] = {
-        "routes": (routes, READ * routed),
-        "experts": (experts, READ * prompts),
+    questions = {
+        "routes": reading(route_drift, "where inputs go", routed),
+        "experts": reading(expert_drift, "how far experts moved", sum(reads.values())),
         "causes": (lambda: causes(run, scope), mixed),
     }
     if task is not None:

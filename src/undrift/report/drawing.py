@@ -23,6 +23,7 @@ from html import escape, unescape
 from io import BytesIO, StringIO
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from fontTools import subset
@@ -63,48 +64,39 @@ _LETTERS = (
 )
 _NAMES = (1, 4, 6, 16)  # family, full name, PostScript name, typographic family
 
-STYLED = matplotlib.rc_context(
-    {
-        "font.family": _FONT,
-        "font.size": _SMALL,
-        "text.color": INK,
-        "text.parse_math": False,  # a dollar in a name is a dollar
-        "axes.titlesize": 7,
-        "axes.titlepad": 3,
-        "axes.edgecolor": SOFT,
-        "axes.labelcolor": INK,
-        "axes.facecolor": "none",
-        "axes.linewidth": 0.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": LINE,
-        "grid.linewidth": 0.4,
-        "xtick.color": SOFT,
-        "ytick.color": SOFT,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "xtick.major.width": 0.5,
-        "ytick.major.width": 0.5,
-        "xtick.major.size": 2,
-        "ytick.major.size": 2,
-        "xtick.major.pad": 2,
-        "ytick.major.pad": 2,
-        "lines.linewidth": 1.0,
-        "lines.markersize": 2.8,
-        "hatch.color": INK,
-        "hatch.linewidth": 0.4,
-        "legend.frameon": False,
-        "legend.fontsize": _SMALL,
-        "legend.handlelength": 2.4,
-        "legend.handletextpad": 0.5,
-        "legend.columnspacing": 1.2,
-        "legend.labelspacing": 0.3,
-        "legend.borderpad": 0,
-        "legend.borderaxespad": 0,
-    }
-)
+_TICKS = {"color": SOFT, "labelcolor": INK, "major.width": 0.5, "major.size": 2, "major.pad": 2}
+_SETTINGS: dict[Any, Any] = {
+    "font.family": _FONT,
+    "font.size": _SMALL,
+    "text.color": INK,
+    "text.parse_math": False,  # a dollar in a name is a dollar
+    "axes.titlesize": 7,
+    "axes.titlepad": 3,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.4,
+    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in _TICKS.items()},
+    "lines.linewidth": 1.0,
+    "lines.markersize": 2.8,
+    "hatch.color": INK,
+    "hatch.linewidth": 0.4,
+    "legend.frameon": False,
+    "legend.fontsize": _SMALL,
+    "legend.handlelength": 2.4,
+    "legend.handletextpad": 0.5,
+    "legend.columnspacing": 1.2,
+    "legend.labelspacing": 0.3,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 0,
+}
+STYLED = matplotlib.rc_context(_SETTINGS)
 """What every function that makes a figure runs under; also a decorator."""
 
 

@@ -69,11 +69,15 @@ def as_markdown(sections: Sequence[Section]) -> str:
             parts.append(f"### {section.title}")
         parts.append(_listed(section.lead))
         if section.header:
-            rule = ["---", *["---:"] * (len(section.header) - 1)]
-            lines = [section.header, rule, *section.rows]
-            parts.append("\n".join(f"| {' | '.join(map(_piped, line))} |" for line in lines))
+            parts.append(markdown_table(section.header, section.rows))
         parts.append(_listed(section.notes))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table as Markdown, numbers at the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(map(_piped, line))} |" for line in lines)
 
 
 def as_latex(sections: Sequence[Section]) -> str:
@@ -222,15 +226,16 @@ def _margins(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def _run_lines(run: Results, label: str) -> Iterator[CsvLine]:
     rows = {"zero_shot": run.zero_shot, "learned": run.learned, "last": run.last, **run.ends}
-    for metric, row in rows.items():
-        for task, value in zip(run.tasks, row, strict=True):
-            if value is not None:
-                yield CsvLine("run", run.method, label, run.seed, task, metric, value)
-    averages = {name: run.metrics[name] for name in FORMULAS}
-    averages |= {rule: run.end(rule)[0] for rule in RULES}
-    for metric, value in averages.items():
+    values = [
+        (task, metric, value)
+        for metric, row in rows.items()
+        for task, value in zip(run.tasks, row, strict=True)
+    ]
+    values += [("", name, run.metrics[name]) for name in FORMULAS]
+    values += [("", rule, run.end(rule)[0]) for rule in RULES]
+    for task, metric, value in values:
         if value is not None:
-            yield CsvLine("run", run.method, label, run.seed, "", metric, value)
+            yield CsvLine("run", run.method, label, run.seed, task, metric, value)
 
 
 def _published_lines(articles: Published) -> Iterator[CsvLine]:

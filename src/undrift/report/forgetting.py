@@ -144,24 +144,36 @@ class TaskLoss:
         name: Its name.
         learned: The score when it had just been learned, in percent.
         end: The score at the end.
-        lost: learned - end; negative if it gained.
-        router: How much of that the change of the router has cost; None where not diagnosed.
+        router: How much of the loss the change of the router has cost; None where not diagnosed.
         expert: The same of the experts.
         form: How much was form alone; None where the run does not name its tasks' scorers.
         content: The rest: what the lenient score lost. Of captions, which have none, all.
-        sentence: All this in words.
+        changed: What there was to change: "router and experts", "router", "experts", or "" where
+            it was not diagnosed.
+        cells: What its answers at the end are worth, a cell for each seed that knows.
     """
 
     task: int
     name: str
     learned: float
     end: float
-    lost: float
-    router: float | None
-    expert: float | None
-    form: float | None
-    content: float | None
-    sentence: str
+    router: float | None = None
+    expert: float | None = None
+    form: float | None = None
+    content: float | None = None
+    changed: str = ""
+    cells: Sequence[FormCell] = ()
+
+    @property
+    def lost(self) -> float:
+        """Points; negative if it gained."""
+        return self.learned - self.end
+
+    @property
+    def sentence(self) -> str:
+        """All this in words."""
+        parts = {part: getattr(self, part) for part in PARTS}
+        return task_sentence(self.name, self.learned, self.lost, parts, self.changed, self.cells)
 
 
 @dataclass(frozen=True)
@@ -234,19 +246,6 @@ def verdict(losses: Sequence[RunLoss]) -> str:
     return first.sentence + hint + (f" {'; '.join(others)}." if others else "")
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """One task of one run: scores, parts of the loss, and the answers at the end."""
-
-    task: int
-    name: str
-    learned: float
-    end: float
-    parts: Parts
-    changed: str = ""
-    cell: FormCell | None = None
-
-
 def _explain(label: str, runs: Sequence[Results]) -> RunLoss:
     measured = [_measure(run) for run in runs]
     tasks = [_mean_task(seeds) for seeds in zip(*(found for found, _ in measured), strict=True)]
@@ -275,18 +274,15 @@ def _explain(label: str, runs: Sequence[Results]) -> RunLoss:
     )
 
 
-def _mean_task(seeds: Sequence[_Measured]) -> TaskLoss:
+def _mean_task(seeds: Sequence[TaskLoss]) -> TaskLoss:
     """Average one task over runs that differ in their seed only."""
-    first = seeds[0]
-    learned, end = fmean(s.learned for s in seeds), fmean(s.end for s in seeds)
-    parts = {part: of_all([s.parts[part] for s in seeds]) for part in first.parts}
-    cells = [s.cell for s in seeds if s.cell is not None]
-    lost = learned - end
-    sentence = task_sentence(first.name, learned, lost, parts, first.changed, cells)
-    return TaskLoss(first.task, first.name, learned, end, lost, **parts, sentence=sentence)
+    parts = {part: of_all([getattr(seed, part) for seed in seeds]) for part in PARTS}
+    learned, end = fmean(seed.learned for seed in seeds), fmean(seed.end for seed in seeds)
+    cells = [cell for seed in seeds for cell in seed.cells]
+    return replace(seeds[0], learned=learned, end=end, cells=cells, **parts)
 
 
-def _measure(run: Results) -> tuple[list[_Measured], str]:
+def _measure(run: Results) -> tuple[list[TaskLoss], str]:
     """Measure every task but the last; also say why router and experts are not told apart."""
     last = len(run.tasks)
     if not run.in_turn:
@@ -298,25 +294,17 @@ def _measure(run: Results) -> tuple[list[_Measured], str]:
         if learned is None or end is None:
             continue
         before, after = form_cell(run, task, task), form_cell(run, task, last)
-        measured = diagnosed.get(task) or _Measured(
-            task, run.tasks[task - 1], learned, end, _undiagnosed(learned - end, before, after)
-        )
-        found.append(replace(measured, cell=after))
+        loss = diagnosed.get(task) or TaskLoss(task, run.tasks[task - 1], learned, end)
+        if task not in diagnosed and before and after:  # what content lost; the rest is form
+            content = loss.lost
+            if before.lenient is not None and after.lenient is not None:
+                content = before.lenient - after.lenient
+            loss = replace(loss, content=content, form=loss.lost - content)
+        found.append(replace(loss, cells=[after] if after else []))
     return found, why
 
 
-def _undiagnosed(lost: float, learned: FormCell | None, end: FormCell | None) -> Parts:
-    """Split a loss without a diagnosis: what content lost, and the rest, which is form."""
-    parts: dict[str, float | None] = dict.fromkeys(PARTS)
-    if learned and end:
-        content = lost
-        if learned.lenient is not None and end.lenient is not None:
-            content = learned.lenient - end.lenient
-        parts |= {"content": content, "form": lost - content}
-    return parts
-
-
-def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
+def _diagnosed(run: Results) -> tuple[dict[int, TaskLoss], str]:
     """Read causes.json: the tasks whose loss until the end it explains, and why if it does not."""
     command = f"`undrift diagnose {run.folder}`"
     saved = run.files.diagnosis("causes")
@@ -344,11 +332,11 @@ def _diagnosed(run: Results) -> tuple[dict[int, _Measured], str]:
     return found, ""
 
 
-def _from_diagnosis(cell: Mapping[str, Any]) -> _Measured:
-    parts = {part: cell[part] for part in ("router", "expert", "form")}
-    parts["content"] = cell["lost"]["lenient"]
+def _from_diagnosis(cell: Mapping[str, Any]) -> TaskLoss:
+    parts = {part: cell[part] for part in ("task", "name", "router", "expert", "form")}
     learned, end = (cell["corners"][corner]["strict"] for corner in ("old_old", "new_new"))
-    return _Measured(cell["task"], cell["name"], learned, end, parts, cell["parts"])
+    content, changed = cell["lost"]["lenient"], cell["parts"]
+    return TaskLoss(**parts, learned=learned, end=end, content=content, changed=changed)
 
 
 # ------------------------------------------------------------ in words

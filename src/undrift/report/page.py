@@ -14,6 +14,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -67,13 +69,14 @@ def page(content: PageContent, at: Path | None = None) -> str:
         undefined=StrictUndefined,
     )
     environment.filters["sentence"] = sentence
-    script, css = (_template(environment, name) for name in ("page.js", "page.css"))
+    templates = files("undrift.report") / "templates"
+    script, css = ((templates / name).read_text("utf-8") for name in ("page.js", "page.css"))
     found = answers(content.runs, at)
-    count = sum(len(task["examples"]) for task in found["tasks"])
+    total = sum(len(task["examples"]) for task in found["tasks"])
     there = {
         "transfer": content.taught or content.transfers,
         "cost": content.costs,
-        "answers": count,
+        "answers": total,
     }
     return environment.get_template("page.html.j2").render(
         content=content,
@@ -83,10 +86,10 @@ def page(content: PageContent, at: Path | None = None) -> str:
         script=Markup(script),
         script_hash=_hash(script),
         pictures_from="data:" if _all_embedded(found) else "data: 'self' file:",
-        browser=_as_script(found) if count else None,
+        browser=_as_script(found) if total else None,
         worse=_worse(found),
         view=_view,
-        examples=count,
+        examples=total,
         tasks=[task["name"] for task in found["tasks"] if task["examples"]],
         runs=found["runs"],
         errors=found["errors"],
@@ -97,11 +100,6 @@ def sentence(text: str) -> Markup:
     """Escape a sentence for HTML, set what stands in backquotes as code, keep "9 %" on one line."""
     coded = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     return Markup(re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", coded))
-
-
-def _template(environment: Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
 
 
 def _svg(figure: CaptionedFigure) -> Markup:
@@ -167,7 +165,8 @@ def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]
         end, as `Marked`.
     """
     tasks: dict[str, dict[str, dict[str, Any]]] = {}
-    pictures, errors = ExamplePictures(page), dict[str, None]()
+    pictures: dict[Key, tuple[int, list[Path]]] = {}
+    errors: dict[str, None] = {}
     for place, run in enumerate(runs):
         for index, name in enumerate(run.tasks, 1):
             known = run.in_turn and run.files.asked(index, index)
@@ -186,9 +185,10 @@ def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]
                 )
                 before, end = learned.get(line["id"]), at_end[line["id"]]
                 example["said"][place] = (before, end)
-                pictures.offer((name, line["id"]), run, index, number)
+                if (name, line["id"]) not in pictures and (kept := pictures_of(run, index, number)):
+                    pictures[name, line["id"]] = number, kept  # the first run that has one gives it
                 errors |= dict.fromkeys(kind for *_, kind in filter(None, (before, end)) if kind)
-    shown = pictures.addresses()
+    shown = addresses(pictures, page)
     return {
         "runs": labels(runs),
         "errors": list(errors),
@@ -238,50 +238,47 @@ Key = tuple[str, str]
 """A task's name and an example's id."""
 
 
-class ExamplePictures:
-    """Pictures of examples, embedded as far as there is room; the first run that has one gives it.
+Pictures = Mapping[Key, tuple[int, Sequence[Path]]]
+"""The number of an example's line among its task's predictions, and the files of its pictures."""
+
+
+def pictures_of(run: Results, task: int, line: int) -> list[Path]:
+    """List the pictures that a run has kept of one line of a task's predictions, from 1.
 
     `RUN/pictures/01-digits/0001.webp` is the picture of the task's first line of predictions,
     `0001-2.webp` a second one of the same line.
+    """
+    name = run.tasks[task - 1]
+    numbered = (run.files.paths.picture(task, name, line, place) for place in count(1))
+    return list(takewhile(Path.is_file, numbered))
+
+
+def addresses(
+    pictures: Pictures, page: Path | None, room: int = ROOM
+) -> dict[Key, list[str | None]]:
+    """Embed what there is room for, the first lines of every task before the later ones.
 
     Args:
+        pictures: The pictures of each example that has any.
         page: Where the page will lie, if that is known.
         room: How many characters the embedded pictures may take together.
+
+    Returns:
+        For each example data URLs; addresses relative to the page of those that there is no room
+        for, if the run lies beside the page or below it; else None.
     """
+    found: dict[Key, list[str | None]] = {}
+    for key, (_, kept) in sorted(pictures.items(), key=lambda item: item[1][0]):
+        found[key] = []
+        for file in kept:
+            url = f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}"
+            room -= len(url)
+            found[key].append(url if room >= 0 else _reference(file, page))
+    return found
 
-    def __init__(self, page: Path | None = None, room: int = ROOM) -> None:
-        self._page, self._room = page, room
-        self._files: dict[Key, tuple[int, list[Path]]] = {}
 
-    def offer(self, key: Key, run: Results, task: int, line: int) -> None:
-        """Take the pictures of one line of a run, from 1, unless an earlier run had them."""
-        if key in self._files:
-            return
-        paths, files = run.files.paths, list[Path]()
-        while (file := paths.picture(task, key[0], line, len(files) + 1)).is_file():
-            files.append(file)
-        if files:
-            self._files[key] = line, files
-
-    def addresses(self) -> dict[Key, list[str | None]]:
-        """Embed what there is room for, the first lines of every task before the later ones.
-
-        Returns:
-            For each example that has pictures: data URLs; addresses relative to the page of those
-            that there is no room for, if the run lies beside the page or below it; else None.
-        """
-        found: dict[Key, list[str | None]] = {}
-        left = self._room
-        for key, (_, files) in sorted(self._files.items(), key=lambda item: item[1][0]):
-            found[key] = []
-            for file in files:
-                url = f"data:image/webp;base64,{base64.b64encode(file.read_bytes()).decode()}"
-                left -= len(url)
-                found[key].append(url if left >= 0 else self._reference(file))
-        return {key: found[key] for key in self._files}
-
-    def _reference(self, file: Path) -> str | None:
-        if self._page is None:
-            return None
-        beside, file = self._page.resolve().parent, file.resolve()
-        return quote(os.fspath(file.relative_to(beside))) if beside in file.parents else None
+def _reference(file: Path, page: Path | None) -> str | None:
+    if page is None:
+        return None
+    beside, file = page.resolve().parent, file.resolve()
+    return quote(os.fspath(file.relative_to(beside))) if beside in file.parents else None

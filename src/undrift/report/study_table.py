@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from undrift.report.comparison import short_number
+from undrift.report.export import markdown_table
 
 RESAMPLES = 10_000
 COSTS = ("stored", "active", "state", "ms/step")
@@ -123,7 +124,7 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     header += [f"last − {against}", "wins"] if against else []
     priced = _priced(results)
     header += COSTS if priced else ()
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    lines: list[list[str]] = []
     for (label, rate), runs in rows.items():
         best = rate is not None and chosen.get(label) == rate
         mark = " (chosen)" if best else ""
@@ -137,10 +138,8 @@ def study_markdown(results: Mapping[str, Any]) -> str:
         if priced:
             line += _costs(runs)
         lines.append(line)
-    text = "\n".join(
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
-    )
-    return "\n\n".join([text, _notes(results), f"Made by `{results['command']}`."]) + "\n"
+    parts = [markdown_table(header, lines), _notes(results), f"Made by `{results['command']}`."]
+    return "\n\n".join(parts) + "\n"
 
 
 def _priced(results: Mapping[str, Any]) -> bool:

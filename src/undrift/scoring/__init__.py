@@ -8,8 +8,7 @@ Works without torch.
 
 from __future__ import annotations
 
-from undrift.scoring.answer_form import ERROR_KINDS, ErrorKind
-from undrift.scoring.borrowed_form import AnswerStyle
+from undrift.scoring.answer_form import ERROR_KINDS, AnswerStyle, ErrorKind
 from undrift.scoring.captions import caption_scores, mean_of_seven
 from undrift.scoring.kinds import KINDS, SCORERS, Kind, Score, error_kind, find_scorer, form, score
 from undrift.scoring.matrix import FORMULAS, metrics, stage_averages

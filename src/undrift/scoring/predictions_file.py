@@ -117,31 +117,23 @@ def score_file(
             f"them {missing[0]!r}; predict them, or pass --partial to average over the "
             f"{len(texts)} that are there"
         )
-    lines: dict[str, Scores] = {}
-    errors: Counter[ErrorKind] = Counter()
-    for key, example in asked.items():
-        if key in texts:
-            text = texts[key]
-            whole, error = _scored(task, text or "", example, profile)
-            if error is not None:
-                errors[error] += 1
-            lines[key] = whole if text is not None else _wrong_like(whole)
+    answered = {key: example for key, example in asked.items() if key in texts}
+    judged = {key: _scored(task, texts[key], each, profile) for key, each in answered.items()}
+    lines = {key: scores for key, (scores, _) in judged.items()}
+    said = {key: texts[key] or "" for key in lines}
+    accepted = {key: example.answers for key, example in answered.items()}
     captions: dict[str, float] = {}
     if task in TASKS and TASKS[task].kind == "caption":
-        captions = caption_scores(
-            {key: texts[key] or "" for key in lines}, {key: asked[key].answers for key in lines}
-        )
+        captions = caption_scores(said, accepted)
     return FileScores(
         strict=_percent([line.strict for line in lines.values()]),
         official=captions.get("cider", _percent([line.official for line in lines.values()])),
         lenient=_percent([line.lenient for line in lines.values()]),
         form=100 * sum(line.form for line in lines.values()) / len(lines),
         lucky=sum((line.strict or 0.0) > (line.lenient or 0.0) for line in lines.values()),
-        errors=errors,
+        errors=Counter(error for _, error in judged.values() if error is not None),
         captions=captions,
-        units=in_other_units(
-            task, ({"prediction": texts[k] or "", "answers": asked[k].answers} for k in lines)
-        ),
+        units=in_other_units(task, ({"prediction": said[k], "answers": accepted[k]} for k in said)),
         lines=lines,
         scored=len(lines),
         examples=len(asked),
@@ -149,15 +141,23 @@ def score_file(
 
 
 def _scored(
-    task: str, text: str, example: _Question, profile: str
+    task: str, given: str | None, example: _Question, profile: str
 ) -> tuple[Scores, ErrorKind | None]:
+    """Score one text and name its error of form; where there is none, zeros stand for scores."""
+    text, answers = given or "", example.answers
     extra = {"question": example.question, **example.extra}
     if task in TASKS:
-        error = error_kind(TASKS[task].kind, text, example.answers)
-        return score_all(task, text, example.answers, extra, profile), error
-    scores = scores_of(task, text, example.answers, extra, profile)
-    rules = rules_of(task, {"prediction": text, "answers": example.answers, **scores})
-    return Scores(rules.strict, None, rules.lenient, rules.form), rules.error
+        error = error_kind(TASKS[task].kind, text, answers)
+        scores = score_all(task, text, answers, extra, profile)
+    else:
+        kept = scores_of(task, text, answers, extra, profile)
+        strict, lenient, form, error = rules_of(
+            task, {"prediction": text, "answers": answers, **kept}
+        )
+        scores = Scores(strict, None, lenient, form)
+    if given is None:
+        scores = Scores(*(None if score is None else 0.0 for score in scores[:3]), form=0.0)
+    return scores, error
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -228,11 +228,6 @@ def _examples_by_id(examples: Sequence[_Question]) -> dict[str, _Question]:
     if not asked:
         raise DataError("there are no examples to score predictions against")
     return asked
-
-
-def _wrong_like(scores: Scores) -> Scores:
-    """Return zeros where there are scores."""
-    return Scores(*(None if score is None else 0.0 for score in scores[:3]), form=0.0)
 
 
 def _percent(scores: Sequence[float | None]) -> float | None:

@@ -43,28 +43,19 @@ def _one_rule(kind: str, rule: Rule | None, metric: Rule | None) -> TaskRules:
 
 
 _CAPTIONS = _one_rule("caption", None, None)
+# The rules of coin, hide and prism where they are not one and the same.
+_SCIENCE = (public.scienceqa_first_word, public.scienceqa_stated, public.scienceqa_stated)
+_BOX = (public.box_outer_digits_lost, public.box_outer_digits_lost, public.box_first_numbers)
 _SAME = (public.same_upper, public.same_upper, public.same_upper_stripped)
 _OCR = (public.ocrvqa_lower, public.ocrvqa_lower, public.ocrvqa_stripped)
 
 TASKS: dict[str, TaskRules] = {
-    "coin/ScienceQA": TaskRules(
-        "letter",
-        coin=public.scienceqa_first_word,
-        hide=public.scienceqa_stated,
-        prism=public.scienceqa_stated,
-        official=official.letter_accuracy,
-    ),
+    "coin/ScienceQA": TaskRules("letter", *_SCIENCE, official.letter_accuracy),
     "coin/TextVQA": _one_rule("consensus", official.textvqa_m4c, official.textvqa_m4c),
     "coin/ImageNet": _one_rule("class name", public.either_contains, official.accuracy),
     "coin/GQA": _one_rule("short text", public.gqa, public.gqa),
     "coin/VizWiz": TaskRules("short text", *_SAME, official.vqa_soft),
-    "coin/Grounding": TaskRules(
-        "box",
-        coin=public.box_outer_digits_lost,
-        hide=public.box_outer_digits_lost,
-        prism=public.box_first_numbers,
-        official=official.box_half,
-    ),
+    "coin/Grounding": TaskRules("box", *_BOX, official.box_half),
     "coin/VQAv2": TaskRules("short text", *_SAME, official.vqa_soft),
     "coin/OCRVQA": TaskRules("short text", *_OCR, official.accuracy),
     "ucit/ImageNet-R": _one_rule("class name", public.same_upper, official.accuracy),

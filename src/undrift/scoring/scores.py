@@ -7,7 +7,6 @@ A task of the pocket, or of one's own, names a scorer of `kinds.SCORERS` or of a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from statistics import fmean
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from undrift import registry
 from undrift.errors import ConfigError, unknown
-from undrift.scoring.answer_form import ErrorKind
+from undrift.scoring.answer_form import NUMBER_WRITTEN, ErrorKind
 from undrift.scoring.boxes import other_unit
 from undrift.scoring.captions import caption_scores, tokens
 from undrift.scoring.kinds import (
@@ -30,8 +29,6 @@ from undrift.scoring.kinds import (
 from undrift.scoring.published_tasks import BY_TEN, TASKS, score_all, strict_rule
 from undrift.scoring.rules_official import ten_answers
 from undrift.scoring.vqa_normalisation import agreement
-
-_NUMBER = re.compile(r"[-+]?\d+(?:[.,]\d+)*%?")
 
 
 class Rules(NamedTuple):
@@ -104,7 +101,7 @@ def kind_of_answer(scorer: str, answers: Sequence[str]) -> str | None:
         return TASKS[scorer].kind
     if scorer == "exact" and all(len(answer) == 1 and answer.isalpha() for answer in answers):
         return "choice"
-    if scorer == "exact" and all(map(_NUMBER.fullmatch, answers)):
+    if scorer == "exact" and all(map(NUMBER_WRITTEN.fullmatch, answers)):
         return "number"
     rule = SCORERS.get(scorer)
     kinds = (name for name, kind in KINDS.items() if kind.form and kind.strict is rule)
