@@ -68,13 +68,12 @@ def evaluate(
         check_writable(out)
     if scoring is not None and scoring not in PROFILES:
         raise unknown("scoring profile", scoring, PROFILES)
-    layer = overrides(settings or [])
+    layer, part = overrides(settings or []), {"limit": limit, "fraction": fraction}
     origin = {} if benchmark else origin_of(find_adapter(adapter))
     base = backbone or located(origin.get("backbone", ""), origin.get("backbone_folder")) or None
     with options.progress(quiet or as_json, False) as told:
         if origin.get("learned") and data is None and not layer:
-            name, found = ("what it has learned", _learned(origin["learned"], tasks, told, base))
-            part = {"limit": limit, "fraction": fraction}
+            name, found = "what it has learned", _learned(origin["learned"], tasks, told, base)
             chosen = [replace(task, test=subset(task.test, **part)) for task in found]
         else:
             name = benchmark or origin.get("benchmark")
@@ -85,7 +84,7 @@ def evaluate(
                 "data": data,
                 "order": tuple(tasks) if tasks else "default",
                 "skip_bad": skip_bad,
-                "profile": {"limit": limit, "fraction": fraction},
+                "profile": part,
             }
             chosen = _of_benchmark(resolve(asked, layer), told, base)
         learned = open_adapter(adapter, backbone, device or "auto")
@@ -100,10 +99,8 @@ def evaluate(
     for key in shown:
         table.add_column("ignoring case" if key == "caseless" else key, justify="right")
     for task, score in scores.items():
-        cells = [score[key] for key in shown]
-        table.add_row(
-            escape(one_line(task)), *("" if cell is None else f"{cell:.1f}" for cell in cells)
-        )
+        cells = ["" if score[key] is None else f"{score[key]:.1f}" for key in shown]
+        table.add_row(escape(one_line(task)), *cells)
     Console().print(table)
 
 

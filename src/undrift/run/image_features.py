@@ -88,11 +88,10 @@ class FeatureStore:
             try:
                 content = load_tensors(file)
                 digests = [bytes(row).hex() for row in content["digests"].numpy()]
-                if len(content["features"]) != len(digests):
-                    continue
+                whole = len(content["features"]) == len(digests)
             except (RunDirError, KeyError, TypeError):  # a damaged file is computed again
                 continue
-            if wanted.intersection(digests):
+            if whole and wanted.intersection(digests):
                 self._append(digests, content["features"])
 
     def _compute(self, missing: dict[str, Path], progress: ProgressCall) -> None:
