@@ -35,7 +35,7 @@ from undrift.methods.shared.adapter import (
     save_adapter,
 )
 from undrift.methods.shared.model_card import RECORD, MethodState
-from undrift.methods.shared.sidecar import Sidecar, active_sidecar, sidecars
+from undrift.methods.shared.sidecar import Sidecar, sidecars
 from undrift.methods.shared.state import State, check_protocol, checkpoint_folder
 from undrift.rundir import read_record
 from undrift.tuner.distributed import processes, rank, summed
@@ -402,7 +402,7 @@ class Method(TrainerCallback):
             AdapterMismatch: If another method has trained it.
         """
         wrapped = peft_model(model)
-        name, sidecar = active_adapter(wrapped), active_sidecar(wrapped)
+        name, sidecar = active_adapter(wrapped), _active_sidecar(wrapped)
         if sidecar is not None and self.remembers:
             sidecar.check_unchanged(wrapped)
         if sidecar is not None and sidecar is self._sidecar:
@@ -511,14 +511,14 @@ class Method(TrainerCallback):
         Anew, where the weights are others by the method's own doing.
         """
         wrapped = peft_model(model)
-        if anew or self._sidecar is None or active_sidecar(wrapped) is not self._sidecar:
+        if anew or self._sidecar is None or _active_sidecar(wrapped) is not self._sidecar:
             name = active_adapter(wrapped)
             self._leave(model)
             self._sidecar = sidecars(wrapped)[name] = Sidecar(wrapped, name, method=self)
 
     def _check_alone(self, model: nn.Module, optimizer: Any) -> None:
         """Refuse a second method in one training: the history would be of half of it."""
-        sidecar = active_sidecar(peft_model(model))
+        sidecar = _active_sidecar(model)
         other: Any = sidecar.method if sidecar is not None else None
         if other is None or other is self or not other.learning:
             return
@@ -531,7 +531,7 @@ class Method(TrainerCallback):
     def _leave(self, model: nn.Module) -> bool:
         """Leave what is known of another adapter with that one; say whether there was one."""
         sidecar = self._sidecar
-        if sidecar is None or sidecar is active_sidecar(peft_model(model)):
+        if sidecar is None or sidecar is _active_sidecar(model):
             return False
         if sidecar.method is self:
             sidecar.freeze()
@@ -628,6 +628,12 @@ class Method(TrainerCallback):
     def _detach(self) -> None:
         while self._hooks:
             self._hooks.pop().detach()
+
+
+def _active_sidecar(model: nn.Module) -> Sidecar | None:
+    """What is kept with a model's active adapter."""
+    wrapped = peft_model(model)
+    return sidecars(wrapped).get(active_adapter(wrapped))
 
 
 def transformer(model: nn.Module) -> PreTrainedModel:

@@ -27,7 +27,6 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from undrift.errors import ConfigError, RunDirError
-from undrift.methods.shared.adapter import active_adapter
 from undrift.methods.shared.model_card import RECORD, MethodState, is_ours, write_card
 from undrift.rundir import atomic_write, read_record, write_json
 
@@ -227,11 +226,6 @@ def sidecars(model: PeftModel) -> dict[str, Sidecar]:
         By the adapter's name; it may be added to.
     """
     return model.__dict__.setdefault(_SIDECARS, {})
-
-
-def active_sidecar(model: PeftModel) -> Sidecar | None:
-    """Return what is kept with a model's active adapter; None where nothing is."""
-    return sidecars(model).get(active_adapter(model))
 
 
 def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
