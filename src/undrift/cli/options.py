@@ -6,6 +6,7 @@ A command takes an option by its type, such as `quiet: options.Quiet = False`.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,9 +91,9 @@ def progress(quiet: bool, as_json: bool, bars: type[Bars | StudyBar] = Bars) -> 
     Returns:
         What a run reports to.
     """
-    if as_json and not quiet:
-        return JsonLines(Console(soft_wrap=True))
-    return Progress() if quiet or as_json else bars(Console(stderr=True))
+    if quiet or os.environ.get("RANK", "0") != "0":  # of several processes one tells
+        return Progress()
+    return JsonLines(Console(soft_wrap=True)) if as_json else bars(Console(stderr=True))
 
 
 def print_json(value: object) -> None:

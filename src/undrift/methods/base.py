@@ -40,7 +40,7 @@ from undrift.methods.shared.state import State, check_protocol, checkpoint_folde
 from undrift.rundir import read_record
 from undrift.tuner.distributed import processes, rank, summed
 
-Prepare = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Prepare = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 CutOff = Literal["refuse", "end", "go on"]
 Schedule = Literal["sequential", "joint", "none"]
 Settings = Mapping[str, Mapping[str, Any]]
@@ -262,7 +262,7 @@ class Method(TrainerCallback):
         Elsewhere a batch of the trainer's loader is what the model takes.
 
         Args:
-            prepare: Called with a batch of the loader.
+            prepare: Called with a batch of the loader; returns None for one that does not count.
         """
         before, self._inputs_of = self._inputs_of, prepare
         try:

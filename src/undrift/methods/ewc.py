@@ -106,7 +106,7 @@ class Ewc(Finetune):
         config, loader = self.config, self._loader
         if hasattr(loader, "set_epoch"):  # the first epoch's order, however training was resumed
             loader.set_epoch(0)  # pyright: ignore[reportAttributeAccessIssue]
-        batches = map(self._inputs_of, loader)
+        batches = (made for batch in loader if (made := self._inputs_of(batch)) is not None)
         count = config.samples if config.fisher == "sample" else config.batches
         found = fisher_information(model, self._linears, batches, config.fisher, count)
         if config.normalise:

@@ -9,6 +9,7 @@ small model `generate` costs as much again as the model itself. Every other mode
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from undrift.data.processor import REFUSALS
 from undrift.data.types import Example, Task
 from undrift.run.backbone import Backbone
 from undrift.run.refused_examples import blame_example
+from undrift.run.ranks import of_all
 from undrift.run.session import Session
 from undrift.rundir import atomic_write, read_answers, text_of, write_lines
-from undrift.rundir.files import line_of, read_line, writing
+from undrift.rundir.files import line_of, read_line, remove, writing
 from undrift.rundir.records import Said, check
 from undrift.scoring import in_other_units, scores_of, task_score
+from undrift.tuner.distributed import processes, rank
 from undrift.tuner.forward import cache_of
 
 
@@ -51,7 +54,7 @@ def measure_cell(session: Session, task: Task, file: Path, title: str) -> float:
     predictions = _predictions(session, task, notes)
     rows = [scored(task.scorer, e, predictions[e.id], session.scoring) for e in task.test]
     write_lines(file, rows)
-    notes.unlink(missing_ok=True)
+    remove(notes)
     if units := in_other_units(task.scorer, rows):
         session.progress.event("units", f"task {task.name}: {units}", task=task.name)
     return task_score(rows)
@@ -64,7 +67,8 @@ def _predictions(session: Session, task: Task, notes: Path) -> dict[str, str]:
     session.progress.advance(len(said))
     waiting = [prompt for prompt in session.prompts(task) if prompt.id not in said]
     atomic_write(notes, "".join(_note(notes, *known) for known in said.items()))
-    with writing(notes), notes.open("a", encoding="utf-8") as file:
+    place = notes if rank() == 0 else Path(os.devnull)
+    with writing(notes), place.open("a", encoding="utf-8") as file:
         for key, text in answers(session, waiting, task.max_new_tokens):
             said[key] = text
             file.write(_note(notes, key, text))
@@ -115,7 +119,7 @@ def _noted(notes: Path) -> dict[str, str]:
 def answers(
     session: Session, examples: Sequence[Encoded], max_new_tokens: int
 ) -> Iterator[tuple[str, str]]:
-    """Answer every example, batch by batch.
+    """Answer every example, batch by batch; of several processes each takes the next batch.
 
     Args:
         session: What answers, its model in evaluation mode.
@@ -126,15 +130,20 @@ def answers(
         (id, answer text), most pictures first, then longest prompts.
     """
     backbone = session.backbone
-    for part, batch in _batches(session, examples):
-        try:
-            tokens = greedy(backbone, session.model, batch, max_new_tokens)
-        except REFUSALS as error:
-            blame_example(backbone, session.model, session.collator, part, error)
-            raise
-        for example, text in zip(part, decode(backbone, tokens), strict=True):
-            yield example.id, text
-        session.progress.advance(len(part))
+    parts = _parts(session, examples)
+    for start in range(0, len(parts), processes()):
+        own = []
+        for part in parts[start : start + processes()][rank() :][:1]:
+            batch = _collated(session, part)
+            try:
+                tokens = greedy(backbone, session.model, batch, max_new_tokens)
+            except REFUSALS as error:
+                blame_example(backbone, session.model, session.collator, part, error)
+                raise
+            own = [(e.id, text) for e, text in zip(part, decode(backbone, tokens), strict=True)]
+        for answered in of_all(own):
+            yield from answered
+            session.progress.advance(len(answered))
 
 
 @torch.inference_mode()
@@ -153,7 +162,8 @@ def read(
         progress: Called with the number of examples just read.
     """
     backbone = session.backbone
-    for part, batch in _batches(session, examples):
+    for part in _parts(session, examples):
+        batch = _collated(session, part)
         try:
             with backbone.reading(batch) as inputs:
                 session.model(**inputs, **_last(backbone), use_cache=False)
@@ -163,14 +173,15 @@ def read(
         progress(len(part))
 
 
-def _batches(
-    session: Session, examples: Sequence[Encoded]
-) -> Iterator[tuple[list[Encoded], dict[str, Any]]]:
-    """Collate prompts, most pictures first, then the longest."""
+def _parts(session: Session, examples: Sequence[Encoded]) -> list[list[Encoded]]:
+    """Divide prompts into batches, most pictures first, then the longest."""
     order = sorted(examples, key=lambda e: (-len(e.images), -len(e.prompt), e.text, e.id))
-    for start in range(0, len(order), session.batch_size):
-        part = order[start : start + session.batch_size]
-        yield part, fitting(session.collator.collate(part), part, session.backbone.model.config)
+    size = session.batch_size
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _collated(session: Session, part: list[Encoded]) -> dict[str, Any]:
+    return fitting(session.collator.collate(part), part, session.backbone.model.config)
 
 
 @torch.inference_mode()

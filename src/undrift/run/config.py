@@ -81,8 +81,10 @@ class TrainConfig(Frozen):
         train_projector: Train the multimodal projector beside the adapter; pictures are then run
             through the vision tower at every step.
         projector_learning_rate: The projector's own peak rate.
-        batch_size: Examples a micro-batch.
-        accumulation: Micro-batches a step.
+        global_batch: Examples a step, of all processes together; batch_size * accumulation if not
+            given.
+        batch_size: Examples that a process takes at once, at most.
+        accumulation: Micro-batches a step, where `global_batch` is not given.
         epochs: Passes over a task's examples.
         max_steps: Steps a task, instead of `epochs`.
         warmup_ratio: Share of the steps in which the rate rises.
@@ -97,6 +99,7 @@ class TrainConfig(Frozen):
     learning_rate: PositiveFloat | None = None
     train_projector: bool = False
     projector_learning_rate: PositiveFloat = 2e-5
+    global_batch: PositiveInt | None = None
     batch_size: PositiveInt = 16
     accumulation: PositiveInt = 1
     epochs: PositiveFloat = 1.0
@@ -108,6 +111,11 @@ class TrainConfig(Frozen):
     activation_checkpointing: bool = False
     checkpoint_steps: NonNegativeInt = 200
     log_steps: PositiveInt = 10
+
+    @property
+    def examples_a_step(self) -> int:
+        """How many examples a step takes."""
+        return self.global_batch or self.batch_size * self.accumulation
 
 
 class EvalConfig(Frozen):

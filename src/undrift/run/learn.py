@@ -7,7 +7,6 @@ tasks learned one by one give, bit for bit, the adapter of one `undrift run` ove
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -36,6 +35,7 @@ from undrift.run.load_tasks import (
 )
 from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
+from undrift.run.ranks import first_before_others
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.start import Start
@@ -48,6 +48,7 @@ from undrift.rundir import (
     write_json,
     write_lines,
 )
+from undrift.rundir.files import remove
 from undrift.rundir.paths import LearnDir
 from undrift.rundir.records import Result
 from undrift.scoring import task_score
@@ -202,7 +203,8 @@ class Learn:
             )
         asked = [task.test for task, _ in self.earlier]
         examples = [e for split in (self.task.train, self.task.test, *asked) for e in split]
-        keep_features(config, backbone, examples, self.progress)
+        with first_before_others():
+            keep_features(config, backbone, examples, self.progress)
         if self.start.adapter is not None:
             check_fits(self.method, backbone.model, self.start.adapter)
         session = Session.open(config, self.method, backbone, self.progress)
@@ -260,7 +262,7 @@ class Learn:
             notes = [*self.start.notes, self.note]
             changes = [*self.start.changes, *self.inputs.changes]
             note_origin(folder, self.config, session.backbone, self.index, notes, changes)
-        shutil.rmtree(snapshots, ignore_errors=True)
+        remove(snapshots)
 
     def _ask(self, session: Session, tasks: Sequence[Task], when: str) -> None:
         session.model.eval()

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from undrift.errors import MissingExtra, unknown
 from undrift.run.checkpoint import random_kept
+from undrift.tuner.distributed import rank
 from undrift.tuner.peft_internals import reporters
 
 _PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "flyte": "flytekit"}
@@ -54,7 +55,7 @@ class Reporters(TrainerCallback):
     """
 
     def __init__(self, names: Sequence[str], folder: Path) -> None:
-        self._names = names
+        self._names = names if rank() == 0 else ()
         self._folder = folder
         self._title = f"{folder.parents[1].resolve().name}/{folder.name}"
         self._begun: list[Any] = []

@@ -8,8 +8,6 @@ first, so the same command goes on wherever it was stopped.
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from undrift.data.types import Benchmark, Task
-from undrift.errors import ConfigError
 from undrift.methods.shared.budget import measured, rank_to_meet
 from undrift.run.adapters import note_origin
 from undrift.run.answer import measure_cell
@@ -29,6 +26,7 @@ from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import Skipped, check_answers, cut, note_skipped, read_benchmark
 from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
+from undrift.run.ranks import first_before_others, first_only
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.thumbnails import keep_pictures
@@ -49,6 +47,7 @@ from undrift.rundir import (
     write_json,
     write_lines,
 )
+from undrift.rundir.files import remove
 from undrift.rundir.records import Manifest, Matrix
 from undrift.scoring import metrics
 from undrift.tuner.frozen import count_parameters
@@ -82,11 +81,6 @@ class Run:
         backbone: Backbone | None = None,
         benchmark: Benchmark | None = None,
     ) -> None:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError(
-                "undrift run uses one process; for several, put the method into your own Trainer "
-                "(callbacks=[undrift.Same()]) and start that with torchrun"
-            )
         there = RunDir(config.folder)
         replace = replace or there.only_planned
         config = with_base_folder(config, None if replace else there)
@@ -98,7 +92,9 @@ class Run:
         base = source(config.base) if backbone is None else None
         self.skipped: tuple[Skipped, ...] = ()
         if benchmark is None:
-            benchmark, self.skipped = read_benchmark(config, self.progress, backbone or config.base)
+            with first_before_others():
+                found = read_benchmark(config, self.progress, backbone or config.base)
+            benchmark, self.skipped = found
         self.benchmark = benchmark
         order = self.benchmark.in_order(config.order)
         self.tasks = [cut(task, config.profile, config.eval.split) for task in order]
@@ -163,7 +159,8 @@ class Run:
             backbone = self._backbone or Backbone.load_for(config)
         with self._timed("features"):
             examples = [e for task in self.tasks for e in (*task.train, *task.test)]
-            keep_features(config, backbone, examples, self.progress)
+            with first_before_others():
+                keep_features(config, backbone, examples, self.progress)
         self._match_budget(backbone)
         self._backbone_size = count_parameters(backbone.model)
         session = Session.open(config, self.method, backbone, self.progress)
@@ -215,7 +212,7 @@ class Run:
             sources = from_benchmark(self.config, learned)
             changes = self.inputs.changes
             note_origin(folder, self.config, session.backbone, index, sources, changes)
-        shutil.rmtree(snapshots, ignore_errors=True)
+        remove(snapshots)
         self._at = index
         last = {key: value for key, value in last.items() if not key.startswith(ROUTES)}
         text = f"{place}: learned {stage.name} ({last.get('step')} steps, loss {last.get('loss')})"
@@ -227,8 +224,9 @@ class Run:
         """Measure what is not measured yet of one row."""
         row: Row = [None] * len(self.tasks)
         asked = {i: self.files.predictions(after, i) for i in self.cells[after]}
-        for i in asked:
-            keep_pictures(self.files, i, self.tasks[i - 1])
+        with first_only() as first:
+            for i in asked if first else ():
+                keep_pictures(self.files, i, self.tasks[i - 1])
         fresh = not all(file.is_file() for file in asked.values())
         if fresh:
             self._restore(session, after)

@@ -25,6 +25,7 @@ from undrift.data.types import Task
 from undrift.errors import DataError, TrainingDiverged
 from undrift.methods.base import Method
 from undrift.methods.shared.projector import trained_modules
+from undrift.run.batches import Batches, Dealer, Dealt, Share, share_of
 from undrift.run.checkpoint import (
     latest,
     load_optimizer,
@@ -34,9 +35,11 @@ from undrift.run.checkpoint import (
 )
 from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.progress import Progress
+from undrift.run.ranks import total
 from undrift.run.refused_examples import blame_example
 from undrift.run.session import Session, rate_of
 from undrift.run.watch_routes import ROUTES, RouteWatch
+from undrift.tuner.distributed import processes, rank
 from undrift.tuner.peft_internals import one_device
 
 JOINT = "joint"  # the name of the one task of a method that trains on all tasks at once
@@ -132,6 +135,7 @@ class TaskTrainer(Trainer):
         watch: Sees every loss.
         blame: Called with a batch and what it made the model raise, to name an example at fault.
         modules_rate: Peak rate of modules trained in full beside the adapter, the projector's.
+        share: What this process takes of a step.
         **options: What `Trainer` takes.
     """
 
@@ -143,9 +147,11 @@ class TaskTrainer(Trainer):
         watch: StepWatch,
         blame: Callable[[Sequence[Encoded], Exception], None],
         modules_rate: float,
+        share: Share,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.share = share
         self.modules_rate = modules_rate
         self.method = method
         self.reading = reading
@@ -160,8 +166,12 @@ class TaskTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Return the method's loss on a collated batch."""
-        examples = inputs["examples"]
+        """Return the method's loss on a collated batch, by its share of the step's labels.
+
+        The means over micro-batches and processes, which the Trainer and DDP take, are then the
+        mean over the labelled tokens of the whole step, however it was dealt out.
+        """
+        examples, weight = inputs["examples"], inputs["weight"]
         try:
             with self.reading(inputs) as made:
                 loss = self.method.loss(model, made)
@@ -169,8 +179,15 @@ class TaskTrainer(Trainer):
             self.blame(examples, error)
             raise
         self.watch.see(loss, [example.id for example in examples])
-        self.state.num_input_tokens_seen += inputs["tokens"]  # snapshots keep it
-        return loss
+        self.state.num_input_tokens_seen += total(inputs["tokens"])  # snapshots keep it
+        return loss if weight == 1 else loss * weight
+
+    def get_train_dataloader(self) -> Batches:
+        """Deal the examples out by a plan that is the same on any number of processes."""
+        examples: Any = self.train_dataset
+        dealer = Dealer(examples, self.share, rank(), processes(), self.args.data_seed or 0)
+        pin = self.args.dataloader_pin_memory
+        return Batches(examples, dealer, collate_fn=self.data_collator, pin_memory=pin)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Make the optimiser, with the projector, where it is trained, in groups of its own."""
@@ -280,16 +297,20 @@ def train(
     backbone, model, method = session.backbone, session.model, session.method
     collator = session.collator
 
-    def collate(batch: list[Encoded]) -> dict[str, Any]:
+    def collate(dealt: list[Dealt]) -> dict[str, Any]:
+        batch = [each.example for each in dealt]
         made = fitting(collator.collate(batch), batch, backbone.model.config)
-        tokens = int(made["attention_mask"].sum())
-        return {"examples": batch, "tokens": tokens, **made}
+        mean = dealt[0].mean
+        weight = sum(len(example.answer) for example in batch) / mean if mean else 0.0
+        tokens = int(made["attention_mask"].sum()) if mean else 0
+        return {"examples": batch, "tokens": tokens, "weight": weight, **made}
 
     def made(batch: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in batch.items() if key not in ("examples", "tokens")}
+        beside = ("examples", "tokens", "weight")
+        return {key: value for key, value in batch.items() if key not in beside}
 
-    def inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-        return backbone.inputs(made(batch)) | {"use_cache": False}
+    def inputs(batch: Mapping[str, Any]) -> dict[str, Any] | None:
+        return backbone.inputs(made(batch)) | {"use_cache": False} if batch["weight"] else None
 
     @contextmanager
     def reading(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -297,6 +318,7 @@ def train(
             yield read | {"use_cache": False}
 
     on_cpu = backbone.device.type == "cpu"
+    share = share_of(config.examples_a_step, config.batch_size, processes())
     every = 1 if on_cpu else math.gcd(_LOOK_EVERY, config.checkpoint_steps)
     watch = StepWatch(every, config.checkpoint_steps)
     resumed = latest(folder)
@@ -308,8 +330,9 @@ def train(
         watch=watch,
         blame=partial(blame_example, backbone, model, collator),
         modules_rate=config.projector_learning_rate,
+        share=share,
         model=model,
-        args=_arguments(config, folder, seed, backbone.device, backbone.model.dtype),
+        args=_arguments(config, share, folder, seed, backbone.device, backbone.model.dtype),
         train_dataset=list(examples),  # type: ignore[arg-type]  # any sequence will do
         data_collator=collate,
         callbacks=[watch, *callbacks, method, *([routes] if routes else [])],
@@ -347,7 +370,7 @@ def training_work(task: Task, config: TrainConfig) -> float:
     """Return what a training costs, in answers to an example."""
     examples = len(task.train) * config.epochs
     if config.max_steps is not None:
-        examples = config.max_steps * config.batch_size * config.accumulation
+        examples = config.max_steps * config.examples_a_step
     return _TRAINING * examples
 
 
@@ -377,14 +400,19 @@ def _by_step(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _arguments(
-    config: TrainConfig, folder: Path, seed: int, device: torch.device, dtype: torch.dtype
+    config: TrainConfig,
+    share: Share,
+    folder: Path,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> TrainingArguments:
     on_cpu = device.type == "cpu"
     extra: dict[str, Any] = {_CHECKPOINTING: True} if config.activation_checkpointing else {}
     arguments = TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.accumulation,
+        per_device_train_batch_size=share.examples,
+        gradient_accumulation_steps=share.accumulation,
         num_train_epochs=config.epochs,
         max_steps=config.max_steps if config.max_steps is not None else -1,
         learning_rate=config.learning_rate or 0.0,

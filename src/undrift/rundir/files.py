@@ -16,8 +16,11 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+import tempfile
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 SNAPSHOT = re.compile(r"checkpoint-(\d+)")
 _TASK = re.compile(r"(\d+)-.+")
+_TURN: ContextVar[Callable[[], AbstractContextManager[bool]] | None]
+_TURN = ContextVar("_TURN", default=None)  # of several processes, which one writes
 SHORT = 12  # digits of a fingerprint that are shown
 
 
@@ -104,8 +109,55 @@ def _adapter_before(task: Path) -> Path | None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Generator[Path]:
+def writing_together(turn: Callable[[], AbstractContextManager[bool]] | None) -> Generator[None]:
+    """Within this context a write is what several processes do together.
+
+    Args:
+        turn: Entered around each write; it tells whether this process is the one that writes. The
+            others write to nowhere. None: every process writes for itself.
+    """
+    before = _TURN.set(turn)
+    try:
+        yield
+    finally:
+        _TURN.reset(before)
+
+
+@contextmanager
+def _our_turn() -> Generator[bool]:
+    """Tell whether this process writes; what is written inside belongs to the same write."""
+    turn = _TURN.get()
+    if turn is None:
+        yield True
+        return
+    with turn() as ours, writing_together(None):
+        yield ours
+
+
+@contextmanager
+def _replacing(
+    path: Path, replace: Callable[[Path], AbstractContextManager[Path]]
+) -> Generator[Path]:
+    """Yield what `replace` yields for a path, or for one that is gone afterwards."""
+    with _our_turn() as ours:
+        if ours:
+            with replace(path) as temporary:
+                yield temporary
+        else:
+            with (
+                tempfile.TemporaryDirectory() as nowhere,
+                replace(Path(nowhere, path.name)) as made,
+            ):
+                yield made
+
+
+def atomic_file(path: Path) -> AbstractContextManager[Path]:
     """Yield an empty file beside `path`; it replaces `path` if the block ends without an error."""
+    return _replacing(path, _atomic_file)
+
+
+@contextmanager
+def _atomic_file(path: Path) -> Generator[Path]:
     temporary = _beside(path, TEMPORARY)
     try:
         with writing(path):
@@ -116,7 +168,7 @@ def atomic_file(path: Path) -> Generator[Path]:
             os.replace(temporary, path)  # noqa: PTH105 (this and os.rename are watched by tests)
             _sync(path.parent)
     finally:
-        remove(temporary)
+        _remove(temporary)
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:
@@ -138,8 +190,7 @@ def writing(path: Path) -> Generator[None]:
         raise unwritable(path, error) from error
 
 
-@contextmanager
-def atomic_folder(path: Path, *, sync: bool = True) -> Generator[Path]:
+def atomic_folder(path: Path, *, sync: bool = True) -> AbstractContextManager[Path]:
     """Yield an empty folder beside `path`; it appears at `path` if the block ends without an error.
 
     A folder that is there already is moved aside, and deleted when the new one stands in its place.
@@ -148,12 +199,17 @@ def atomic_folder(path: Path, *, sync: bool = True) -> Generator[Path]:
         path: The folder.
         sync: Bring every file in it to the disk first; not worth the wait for what is made again.
 
-    Yields:
-        The empty folder.
+    Returns:
+        A context that yields the empty folder.
 
     Raises:
         RunDirError: If it cannot be written.
     """
+    return _replacing(path, partial(_atomic_folder, sync=sync))
+
+
+@contextmanager
+def _atomic_folder(path: Path, sync: bool) -> Generator[Path]:
     temporary, aside = _beside(path, TEMPORARY), _beside(path, _REPLACED)
     try:
         with writing(path):
@@ -171,12 +227,18 @@ def atomic_folder(path: Path, *, sync: bool = True) -> Generator[Path]:
                 raise
             _sync(path.parent)
     finally:
-        remove(temporary)
-        remove(aside)
+        _remove(temporary)
+        _remove(aside)
 
 
 def remove(path: Path) -> None:
     """Delete a file or a folder as far as that can be done; of a link the link alone."""
+    with _our_turn() as ours:
+        if ours:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -1,0 +1,102 @@
+"""The processes of one command, as torchrun or accelerate launch starts them.
+
+All of them run the same code on the same files, and a write is something they do together: each
+waits until all have come to it, the first one writes, and all go on when it is there. So whatever
+is looked up in a folder, all see the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from undrift.errors import ConfigError
+from undrift.rundir import files
+from undrift.tuner.distributed import processes, rank
+
+_PATIENCE = timedelta(hours=2)  # the first process may have much to compute while others wait
+
+
+def launched() -> int:
+    """How many processes a launcher has started with this one; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def joined() -> Iterator[bool]:
+    """Within this context the processes that a launcher has started work together.
+
+    Yields:
+        Whether this is the first one, which alone has something to say afterwards.
+
+    Raises:
+        ConfigError: If they are to share the model's weights among them.
+    """
+    if launched() == 1:
+        yield True
+        return
+    for name, what in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
+        if os.environ.get(name, "").lower() in ("1", "true", "yes"):
+            raise ConfigError(
+                f"{what} is for your own Trainer (docs/models.md); undrift's commands keep the "
+                "whole model in every process: launch them without it"
+            )
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        with files.writing_together(_together):
+            yield rank() == 0
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _together() -> Iterator[bool]:
+    dist.barrier()
+    yield rank() == 0
+    dist.barrier()
+
+
+@contextmanager
+def first_only() -> Iterator[bool]:
+    """Within this context no process waits for another; tell whether this is the first one."""
+    with files.writing_together(None):
+        yield rank() == 0
+
+
+@contextmanager
+def first_before_others() -> Iterator[None]:
+    """Let the first process do what is inside before the others, who then find it done."""
+    if processes() > 1 and rank() > 0:
+        dist.barrier()
+    with files.writing_together(None):
+        yield
+    if processes() > 1 and rank() == 0:
+        dist.barrier()
+
+
+def of_all(mine: list[Any]) -> list[list[Any]]:
+    """Return what every process brings, in the order of their numbers; all have to call it."""
+    if processes() == 1:
+        return [mine]
+    found: list[Any] = [None] * processes()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def total(count: int) -> int:
+    """Add up a number of every process; all have to call it."""
+    if processes() == 1:
+        return count
+    summed = torch.tensor(count)
+    dist.all_reduce(summed)
+    return int(summed)
