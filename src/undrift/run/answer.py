@@ -22,8 +22,8 @@ from undrift.data.collate import Encoded, fitting
 from undrift.data.processor import REFUSALS
 from undrift.data.types import Example, Task
 from undrift.run.backbone import Backbone
-from undrift.run.refused_examples import blame_example
 from undrift.run.ranks import of_all
+from undrift.run.refused_examples import blame_example
 from undrift.run.session import Session
 from undrift.rundir import atomic_write, read_answers, text_of, write_lines
 from undrift.rundir.files import line_of, read_line, remove, writing
