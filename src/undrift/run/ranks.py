@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from undrift.errors import ConfigError
+from undrift.methods.base import Method
 from undrift.rundir import files
 from undrift.tuner.distributed import processes, rank
 
@@ -50,13 +51,16 @@ def joined() -> Iterator[bool]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    begun = dist.is_initialized()  # by whoever calls undrift from a program of their own
+    if not begun:
+        dist.init_process_group(backend, timeout=_PATIENCE)
     try:
         with files.writing_together(_together):
             yield rank() == 0
         dist.barrier()
     finally:
-        dist.destroy_process_group()
+        if not begun:
+            dist.destroy_process_group()
 
 
 @contextmanager
@@ -100,3 +104,13 @@ def total(count: int) -> int:
     summed = torch.tensor(count)
     dist.all_reduce(summed)
     return int(summed)
+
+
+def facts_of_all(method: Method) -> dict[str, Any]:
+    """Return what a method knows of the answers that all processes gave; all have to call it."""
+    found = [facts for (facts,) in of_all([method.facts()]) if facts]
+    if len(found) < 2:
+        return found[0] if found else {}
+    prompts = sum(facts["prompts"] for facts in found)
+    right = sum(round(facts["identified"] * facts["prompts"] / 100) for facts in found)
+    return {"identified": 100 * right / prompts, "prompts": prompts}

@@ -26,7 +26,7 @@ from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import Skipped, check_answers, cut, note_skipped, read_benchmark
 from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
-from undrift.run.ranks import first_before_others, first_only
+from undrift.run.ranks import facts_of_all, first_before_others, first_only
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.thumbnails import keep_pictures
@@ -237,7 +237,7 @@ class Run:
                 title = f"after task {after}: asking {task.name}"
                 with self.method.predicting(session.model, task=i):
                     row[i - 1] = measure_cell(session, task, file, title)
-                if facts := self.method.facts():
+                if facts := facts_of_all(self.method):
                     write_json(file.with_suffix(".json"), facts)
         if fresh:
             said = "  ".join(f"{name} {score:.1f}" for name, score in self._named(row).items())

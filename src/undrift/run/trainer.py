@@ -39,7 +39,7 @@ from undrift.run.ranks import total
 from undrift.run.refused_examples import blame_example
 from undrift.run.session import Session, rate_of
 from undrift.run.watch_routes import ROUTES, RouteWatch
-from undrift.tuner.distributed import processes, rank
+from undrift.tuner.distributed import left_out, processes, rank
 from undrift.tuner.peft_internals import one_device
 
 JOINT = "joint"  # the name of the one task of a method that trains on all tasks at once
@@ -181,6 +181,14 @@ class TaskTrainer(Trainer):
         self.watch.see(loss, [example.id for example in examples])
         self.state.num_input_tokens_seen += total(inputs["tokens"])  # snapshots keep it
         return loss if weight == 1 else loss * weight
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any) -> Tensor:
+        """Go through a micro-batch; one that is read to keep step leaves no trace."""
+        if inputs["weight"]:
+            return super().training_step(model, inputs, *args)
+        trained: Any = self.model
+        with left_out(self.method.state(trained)):
+            return super().training_step(model, inputs, *args)
 
     def get_train_dataloader(self) -> Batches:
         """Deal the examples out by a plan that is the same on any number of processes."""

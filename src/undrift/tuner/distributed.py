@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+_LEFT_OUT = ContextVar("_LEFT_OUT", default=False)
 
 
 class Running(Protocol):
@@ -43,6 +47,7 @@ def gathered(rows: Tensor) -> Tensor:
     """
     if processes() == 1:
         return rows
+    rows = rows[:0] if _LEFT_OUT.get() else rows
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(processes())]
     dist.all_gather(counts, count)
@@ -52,6 +57,23 @@ def gathered(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(mine) for _ in sizes]
     dist.all_gather(parts, mine)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+@contextmanager
+def left_out(statistics: Running) -> Iterator[None]:
+    """Within this context nothing that this process sees counts, though it does what all do.
+
+    Args:
+        statistics: Whose sums are put back.
+    """
+    kept = [(value, value.clone()) for value in statistics.running().values()]
+    before = _LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(before)
+        for value, was in kept:
+            value.copy_(was)
 
 
 @contextmanager
