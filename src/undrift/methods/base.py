@@ -123,6 +123,8 @@ class Method(TrainerCallback):
         config: The options it has.
         task_index: The number of the task to learn next, or now, from 1.
         asked: The number of the task that is asked about, inside `predicting`; else None.
+        example_share: What a mean over a micro-batch's examples counts beside one over its labelled
+            tokens, inside `sharing`; else 1.
 
     Raises:
         UnknownName: If there is no such setting or option; the nearest is named.
@@ -155,6 +157,7 @@ class Method(TrainerCallback):
         self.config = self.Config(**{**self.settings.get(setting or "", {}), **options})
         self.task_index = 1
         self.asked: int | None = None
+        self.example_share = 1.0
         self._inputs_of: Prepare = dict
         self._hooks: list[StepHook] = []
         self._sidecar: Sidecar | None = None
@@ -269,6 +272,26 @@ class Method(TrainerCallback):
             yield
         finally:
             self._inputs_of = before
+
+    @contextmanager
+    def sharing(self, example_share: float) -> Iterator[None]:
+        """Within this context micro-batches are parts of a step, by tokens and by examples.
+
+        Args:
+            example_share: The micro-batch's share of the step's examples, by its share of tokens.
+        """
+        before, self.example_share = self.example_share, example_share
+        try:
+            yield
+        finally:
+            self.example_share = before
+
+    @property
+    def parts_of_step(self) -> int:
+        """Into how many parts a step's batch is cut whose losses the trainer adds up."""
+        args = self._args
+        number = args.world_size if getattr(args, "average_tokens_across_devices", False) else 1
+        return getattr(args, "gradient_accumulation_steps", 1) * number
 
     def facts(self) -> dict[str, Any]:
         """Tell numbers about the answers since the last call, such as how many were told apart."""

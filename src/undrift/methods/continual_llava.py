@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from undrift.core.step_hook import StepTransform
 from undrift.methods import base
 from undrift.methods.shared.adapter import peft_model
+from undrift.methods.shared.added_loss import AddedLoss
 from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.prompt_features import FeatureConfig, features
 from undrift.tuner import Prompt
@@ -64,6 +65,7 @@ class ContinualLlava(PoolMethod["Keys"]):
         super().__init__(setting, **options)
         self._queries: Tensor | None = None
         self._align_until = 0
+        self._added = AddedLoss(self, self._misaligned, alone=self._aligning)
 
     # ------------------------------------------------------------ which increments
 
@@ -113,16 +115,19 @@ class ContinualLlava(PoolMethod["Keys"]):
         """Make the configuration of the adapter: N new increments."""
         return replace(super().peft_config(), num_new=self.config.experts)
 
-    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Compute the stage's loss: 1 - the mean cosine of the chosen keys, or the model's own."""
-        aligning = self._step < self._align_until
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not aligning):
-            spoken = super().loss(model, batch)
-        if not aligning:
-            return spoken
-        assert self._queries is not None  # the forward pass has shown a prompt
-        align = 1 - self._cosines(self._queries)[0].mean()
-        return spoken + align - align.detach()
+    def bind(self, model: nn.Module) -> None:
+        """Choose a model's increments, and add the alignment of the keys to its loss."""
+        super().bind(model)
+        self._added.watch(model)
+
+    def _aligning(self) -> bool:
+        return self._step < self._align_until
+
+    def _misaligned(self) -> Tensor | None:
+        """Return 1 - the mean cosine of the chosen keys in the pass just made, in its stage."""
+        queries, self._queries = self._queries, None
+        aligns = queries is not None and self._aligning()
+        return 1 - self._cosines(queries)[0].mean() if aligns else None
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
         """Hold what finished tasks have picked, with `freeze_used`."""

@@ -17,6 +17,7 @@ from undrift.core.step_hook import innermost
 from undrift.methods import base
 from undrift.methods.shared import pool
 from undrift.methods.shared.adapter import peft_model
+from undrift.methods.shared.added_loss import AddedLoss
 from undrift.methods.shared.prompt_features import hidden_features
 from undrift.methods.shared.state import State
 from undrift.methods.shared.task_matcher import Identified, told
@@ -86,6 +87,8 @@ class LlavaCMoE(pool.PoolMethod["TaskRouters"]):
         super().__init__(setting, **options)
         self.identified = Identified()
         self._probe_until = 0
+        self._shown = False  # a prompt, in the pass that is made
+        self._added = AddedLoss(self, self._unequal)
 
     # ------------------------------------------------------------ the model
 
@@ -95,11 +98,17 @@ class LlavaCMoE(pool.PoolMethod["TaskRouters"]):
         config = self.config
         return TaskRouters(inputs, width, min(config.hidden, width), min(config.code, width // 4))
 
+    def bind(self, model: nn.Module) -> None:
+        """Decide a model's gates, and add the probe's balance to its loss."""
+        super().bind(model)
+        self._added.watch(model)
+
     def gates(self, prompt: Prompt) -> Mapping[str, Gates]:
         """Route by the task at hand, or by the one that the locator names."""
         routers, names = self.gate, self._layers
         if routers.training:
             self._remember(prompt)
+            self._shown = True
             made = routers.current(self.config.top_k, prompt.mask)
         elif not len(routers.locator):
             made = [torch.zeros(layer.experts(self._adapter)) for layer in names.values()]
@@ -130,11 +139,10 @@ class LlavaCMoE(pool.PoolMethod["TaskRouters"]):
         """Whether what is trained now is the probe."""
         return self._step < self._probe_until
 
-    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Compute the model's loss, and during the probe that of an unequal load."""
-        spoken = super().loss(model, batch)
-        unequal = self.gate.imbalance() if self.probing else 0.0
-        return spoken + self.config.balance * unequal
+    def _unequal(self) -> Tensor | None:
+        """Return the loss of an unequal load in the pass just made, during the probe."""
+        shown, self._shown = self._shown, False
+        return self.config.balance * self.gate.imbalance() if shown and self.probing else None
 
     @torch.no_grad()
     def _end_probe(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +11,7 @@ from torch.nn import functional
 
 from undrift.methods import base
 from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.added_loss import AddedLoss
 from undrift.methods.shared.prompt_features import (
     MODALITIES,
     FeatureConfig,
@@ -74,6 +74,7 @@ class ModalPrompt(base.Method):
         self._adapter = "default"
         self._centre = torch.zeros(0)
         self._match_loss: Tensor | None = None
+        self._added = AddedLoss(self, self._take_match_loss)
         self._identified = Identified()
 
     def peft_config(self, model: nn.Module | None = None) -> SoftPromptConfig:
@@ -136,15 +137,8 @@ class ModalPrompt(base.Method):
         if self._prompts is not found:
             self._prompts, self._adapter = found, active_adapter(wrapped)
             self._centre = embedding_centre(wrapped)
-            wrapped.get_base_model().register_forward_hook(self._add_match_loss, with_kwargs=True)
+            self._added.watch(wrapped)
         ForwardContext.attach(wrapped, on_prompt=self._choose)
-
-    @property
-    def _parts(self) -> int:
-        """Into how many parts a step's batch is cut whose losses the trainer adds up."""
-        args = self._args
-        processes = args.world_size if getattr(args, "average_tokens_across_devices", False) else 1
-        return getattr(args, "gradient_accumulation_steps", 1) * processes
 
     def _choose(self, prompt: Prompt) -> None:
         """Choose the prompts of every sample, and compare them with the newest prototype."""
@@ -177,15 +171,9 @@ class ModalPrompt(base.Method):
         share = self.config.image_share
         return cosines(found, {"image": image, "text": text}, {"image": share, "text": 1 - share})
 
-    def _add_match_loss(
-        self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any
-    ) -> Any:
-        """Add the cosine losses to the model's own; a forward hook of the whole model."""
+    def _take_match_loss(self) -> Tensor | None:
         extra, self._match_loss = self._match_loss, None
-        if extra is not None and output.loss is not None:
-            added_up = kwargs.get("num_items_in_batch") is not None
-            output.loss = output.loss + (extra / self._parts if added_up else extra)
-        return output
+        return extra
 
 
 def _top(scores: Tensor, count: int) -> Tensor:

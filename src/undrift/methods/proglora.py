@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
+from undrift.methods.shared.added_loss import AddedLoss
 from undrift.tuner import Prompt
 from undrift.tuner.frozen import count_parameters, freeze
 from undrift.tuner.pool_lora import generator_of
@@ -65,6 +65,7 @@ class ProgLora(pool.PoolMethod["KeyGate"]):
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self._recall: Tensor | None = None
+        self._added = AddedLoss(self, self._weighed_recall)
 
     def make_gate(self, width: int) -> KeyGate:
         """Make the first key and the query network."""
@@ -91,11 +92,14 @@ class ProgLora(pool.PoolMethod["KeyGate"]):
                 gate.add(found)
         return found
 
-    def loss(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Compute the model's loss, and the task recall where there is something to recall."""
-        self._recall = None
-        loss = super().loss(model, batch)
-        return loss if self._recall is None else loss + self.config.recall * self._recall
+    def bind(self, model: nn.Module) -> None:
+        """Decide a model's gates, and add the task recall to its loss."""
+        super().bind(model)
+        self._added.watch(model)
+
+    def _weighed_recall(self) -> Tensor | None:
+        recall, self._recall = self._recall, None
+        return None if recall is None else self.config.recall * recall
 
     # ------------------------------------------------------------ the mean gate, led through a task
 

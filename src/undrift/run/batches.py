@@ -61,16 +61,21 @@ class Dealt(NamedTuple):
 
     Attributes:
         example: The example.
-        mean: How many labelled tokens the micro-batches of this step have, in the mean over all
-            micro-batches of all processes; 0 for an example that is read to keep step only.
+        labels: How many labelled tokens a micro-batch of this step has, in the mean over those of
+            all processes; 0 for an example that is read to keep step only.
+        examples: How many examples it has, likewise.
     """
 
     example: Encoded
-    mean: float
+    labels: float
+    examples: float
+
+
+Place = tuple[int, float, float]  # of an example, with what is to become of it
 
 
 class _Examples(Dataset[Dealt]):
-    """The examples by (place, mean), which the dealer names."""
+    """The examples by what the dealer names."""
 
     def __init__(self, examples: Sequence[Encoded]) -> None:
         self._examples = examples
@@ -78,12 +83,11 @@ class _Examples(Dataset[Dealt]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, dealt: tuple[int, float]) -> Dealt:
-        place, mean = dealt
-        return Dealt(self._examples[place], mean)
+    def __getitem__(self, place: Place) -> Dealt:
+        return Dealt(self._examples[place[0]], *place[1:])
 
 
-class Dealer(Sampler[list[tuple[int, float]]]):
+class Dealer(Sampler[list[Place]]):
     """Names the micro-batches of one process, an epoch at a time.
 
     Args:
@@ -109,18 +113,18 @@ class Dealer(Sampler[list[tuple[int, float]]]):
         whole, rest = divmod(len(self._labels), self._together * self._share.accumulation)
         return whole * self._share.accumulation + -(-rest // self._together)
 
-    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+    def __iter__(self) -> Iterator[list[Place]]:
         order = list(self._order)
         step = self._together * self._share.accumulation
         for start in range(0, len(order), step):
             places = order[start : start + step]
             pieces = -(-len(places) // self._together)  # micro-batches of each process
             count = pieces * self._processes
-            mean = sum(self._labels[place] for place in places) / count
+            means = sum(self._labels[place] for place in places) / count, len(places) / count
             for piece in range(pieces):
                 number = piece * self._processes + self._rank
                 first, end = (len(places) * n // count for n in (number, number + 1))
-                yield [(place, mean) for place in places[first:end]] or [(places[0], 0.0)]
+                yield [(p, *means) for p in places[first:end]] or [(places[0], 0.0, 0.0)]
 
     @property
     def _together(self) -> int:

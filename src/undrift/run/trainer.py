@@ -173,7 +173,7 @@ class TaskTrainer(Trainer):
         """
         examples, weight = inputs["examples"], inputs["weight"]
         try:
-            with self.reading(inputs) as made:
+            with self.reading(inputs) as made, self.method.sharing(inputs["example_share"]):
                 loss = self.method.loss(model, made)
         except REFUSALS as error:
             self.blame(examples, error)
@@ -308,13 +308,18 @@ def train(
     def collate(dealt: list[Dealt]) -> dict[str, Any]:
         batch = [each.example for each in dealt]
         made = fitting(collator.collate(batch), batch, backbone.model.config)
-        mean = dealt[0].mean
-        weight = sum(len(example.answer) for example in batch) / mean if mean else 0.0
-        tokens = int(made["attention_mask"].sum()) if mean else 0
-        return {"examples": batch, "tokens": tokens, "weight": weight, **made}
+        labels, examples = dealt[0].labels, dealt[0].examples
+        weight = sum(len(example.answer) for example in batch) / labels if labels else 0.0
+        beside = {
+            "examples": batch,
+            "tokens": int(made["attention_mask"].sum()) if labels else 0,
+            "weight": weight,
+            "example_share": len(batch) / examples / weight if labels else 1.0,
+        }
+        return {**beside, **made}
 
     def made(batch: Mapping[str, Any]) -> dict[str, Any]:
-        beside = ("examples", "tokens", "weight")
+        beside = ("examples", "tokens", "weight", "example_share")
         return {key: value for key, value in batch.items() if key not in beside}
 
     def inputs(batch: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-
 _LEFT_OUT = ContextVar("_LEFT_OUT", default=False)
 
 
