@@ -221,7 +221,7 @@ def test_a_step_has_as_many_parts_as_batches_on_all_processes(averaged, parts):
     state = SimpleNamespace(global_step=0, max_steps=4)
     optimizer = torch.optim.AdamW(prompts.parameters())
     method.on_train_begin(args, state, None, model=model, optimizer=optimizer)
-    assert method._parts == parts
+    assert method.parts_of_step == parts
 
 
 def test_first_middle_and_last_prompts_learn_and_past_ones_stay_bit_for_bit():

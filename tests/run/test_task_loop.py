@@ -21,6 +21,7 @@ from undrift.registry import METHODS
 from undrift.run.backbone import Backbone
 from undrift.run.config import Profile
 from undrift.run.progress import Progress
+from undrift.run.ranks import joined
 from undrift.run.task_loop import cells_to_measure
 from undrift.rundir import read_json, read_lines
 
@@ -293,10 +294,12 @@ def test_method_option_is_checked_before_anything_is_loaded(make_run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_several_processes_are_refused(make_run, monkeypatch):
+@pytest.mark.parametrize("what", ["FSDP", "DEEPSPEED"])
+def test_processes_that_share_the_weights_are_refused(monkeypatch, what):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="torchrun"):
-        make_run()
+    monkeypatch.setenv(f"ACCELERATE_USE_{what}", "true")
+    with pytest.raises(ConfigError, match="your own Trainer"), joined():
+        pass
 
 
 def test_predictions_noted_before_a_kill_are_used_again(make_run, tmp_path, monkeypatch):

@@ -125,9 +125,9 @@ class ContinualLlava(PoolMethod["Keys"]):
 
     def _misaligned(self) -> Tensor | None:
         """Return 1 - the mean cosine of the chosen keys in the pass just made, in its stage."""
-        queries, self._queries = self._queries, None
-        aligns = queries is not None and self._aligning()
-        return 1 - self._cosines(queries)[0].mean() if aligns else None
+        if self._queries is None or not self._aligning():
+            return None
+        return 1 - self._cosines(self._queries)[0].mean()
 
     def step_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
         """Hold what finished tasks have picked, with `freeze_used`."""
