@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
 from io import TextIOWrapper
 from typing import Any, TextIO
@@ -28,6 +29,9 @@ from undrift.cli.stopping import stop, stoppable
 from undrift.cli.study import study
 from undrift.errors import ConfigError, UndriftError
 from undrift.untrusted import half_character
+
+_OTHER = int(os.environ.get("RANK", "0"))  # of several processes, which one; 0 is the first
+_FIRST_SPEAKS = 3.0  # seconds
 
 
 class Commands(TyperGroup):
@@ -81,7 +85,8 @@ def main() -> None:
         done = isinstance(ended, SystemExit) and not ended.code
         if _interrupted(ended) or (stop.number is not None and not done):
             stop.ignore()
-            _say("stopped" + "; the same command goes on where it was" * (command in GOES_ON))
+            if not _OTHER:
+                _say("stopped" + "; the same command goes on where it was" * (command in GOES_ON))
             sys.exit(128 + (stop.number or signal.SIGINT))
         if isinstance(ended, SystemExit | BrokenPipeError):  # whoever read has left: no more words
             _let_go(sys.stdout)
@@ -93,7 +98,11 @@ def main() -> None:
         if os.environ.get("UNDRIFT_TRACEBACK"):
             traceback.print_exception(ended)
         _let_go(sys.stdout)
-        _say(f"[bold red]error:[/] {escape(said)}")
+        who = f"process {_OTHER}: " if _OTHER else ""
+        if _OTHER:  # the launcher ends this process soon if the first one has said the same
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(_FIRST_SPEAKS)
+        _say(f"[bold red]error:[/] {who}{escape(said)}")
         sys.exit(2 if isinstance(ended, ConfigError) else 1)
 
 

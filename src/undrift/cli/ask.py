@@ -61,6 +61,7 @@ def evaluate(
     from undrift.run.config import located, overrides, resolve
     from undrift.run.evaluate import SCORES, examine
     from undrift.run.load_model import find_device
+    from undrift.run.ranks import joined
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
@@ -71,7 +72,7 @@ def evaluate(
     layer, part = overrides(settings or []), {"limit": limit, "fraction": fraction}
     origin = {} if benchmark else origin_of(find_adapter(adapter))
     base = backbone or located(origin.get("backbone", ""), origin.get("backbone_folder")) or None
-    with options.progress(quiet or as_json, False) as told:
+    with joined() as first, options.progress(quiet or as_json, False) as told:
         if origin.get("learned") and data is None and not layer:
             name, found = "what it has learned", _learned(origin["learned"], tasks, told, base)
             chosen = [replace(task, test=subset(task.test, **part)) for task in found]
@@ -90,6 +91,8 @@ def evaluate(
         learned = open_adapter(adapter, backbone, device or "auto")
         rules = scoring or learned.origin.get("run", {}).get("eval", {}).get("scoring", "coin")
         scores = examine(learned, chosen, out, batch_size, told, rules)
+    if not first:
+        return
     if as_json:
         options.print_json({"adapter": str(learned.folder), "asked": name, "scores": scores})
         return

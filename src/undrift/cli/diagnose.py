@@ -63,6 +63,7 @@ def diagnose(
     from undrift import report
     from undrift.diagnose import diagnose as ask
     from undrift.run.load_model import find_device
+    from undrift.run.ranks import joined
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
@@ -71,13 +72,14 @@ def diagnose(
         check_writable(folder, choose="its answers are kept there")
     opening = {"data": data, "backbone": backbone, "device": device, "limit": limit}
     asked = {"adapters": adapters, "rerouted": reroute, "probe": probe, "again": again}
-    for folder, run in zip(runs, loaded, strict=True):
-        with options.progress(quiet or as_json, False) as told:
-            found = ask(folder, **asked, **opening, progress=told)
-        if as_json:
-            options.print_json({"run": str(folder), **found})
-        elif not quiet:
-            _show(run, found)
+    with joined() as first:
+        for folder, run in zip(runs, loaded, strict=True):
+            with options.progress(quiet or as_json, False) as told:
+                found = ask(folder, **asked, **opening, progress=told)
+            if first and as_json:
+                options.print_json({"run": str(folder), **found})
+            elif first and not quiet:
+                _show(run, found)
 
 
 def _show(run: Results, found: Mapping[str, Mapping[str, Any]]) -> None:

@@ -96,6 +96,7 @@ def learn(
     from undrift.run.config import overrides
     from undrift.run.learn import Learn
     from undrift.run.load_model import find_device
+    from undrift.run.ranks import joined
     from undrift.run.start import start_from
     from undrift.rundir import check_writable
 
@@ -124,9 +125,11 @@ def learn(
     )
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     asked: dict[str, Any] = {"held_out": held_out, "without": without or ()}
-    with options.progress(quiet, as_json) as told:
+    with joined() as first, options.progress(quiet, as_json) as told:
         lesson = Learn(begun, own, out, told, **asked, replace=overwrite, force=force)
         changes = lesson.go()
+    if not first:
+        return
     if as_json:
         rows = [{**asdict(change), "drop": change.drop} for change in changes]
         found = {"adapter": str(lesson.adapter), "skipped": len(lesson.skipped), "tasks": rows}

@@ -47,21 +47,39 @@ def measure_cell(session: Session, task: Task, file: Path, title: str) -> float:
     Returns:
         The strict score in percent; for captions CIDEr.
     """
-    if file.is_file():
-        return task_score(read_answers(file))
+    return task_score(answered(session, task, file, title))
+
+
+def answered(session: Session, task: Task, file: Path | None, title: str) -> list[dict[str, Any]]:
+    """Return the lines of a cell, see `scored`: read if they are there, else measured.
+
+    Args:
+        session: As for `measure_cell`.
+        task: As for `measure_cell`.
+        file: As for `measure_cell`; None to keep nothing.
+        title: As for `measure_cell`.
+
+    Returns:
+        A line a question.
+    """
+    if file is not None and file.is_file():
+        return read_answers(file)
     session.progress.stage(title, len(task.test), len(task.test))
-    notes = file.with_suffix(".part")
+    notes = file.with_suffix(".part") if file is not None else None
     predictions = _predictions(session, task, notes)
     rows = [scored(task.scorer, e, predictions[e.id], session.scoring) for e in task.test]
-    write_lines(file, rows)
-    remove(notes)
+    if file is not None and notes is not None:
+        write_lines(file, rows)
+        remove(notes)
     if units := in_other_units(task.scorer, rows):
         session.progress.event("units", f"task {task.name}: {units}", task=task.name)
-    return task_score(rows)
+    return rows
 
 
-def _predictions(session: Session, task: Task, notes: Path) -> dict[str, str]:
+def _predictions(session: Session, task: Task, notes: Path | None) -> dict[str, str]:
     """Answer what has no note yet, noting each answer; return all of them by the examples' ids."""
+    if notes is None:
+        return dict(answers(session, session.prompts(task), task.max_new_tokens))
     ids = {example.id for example in task.test}
     said = {key: text for key, text in _noted(notes).items() if key in ids}
     session.progress.advance(len(said))

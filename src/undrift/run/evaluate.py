@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from undrift.data.types import Example, Task
 from undrift.errors import RunDirError
 from undrift.run.adapters import SavedAdapter
-from undrift.run.answer import answers, measure_cell
+from undrift.run.answer import answered, answers
 from undrift.run.progress import Progress
 from undrift.run.session import Session
-from undrift.rundir import is_name, read_answers, read_record, write_json
+from undrift.rundir import is_name, read_record, write_json
 from undrift.rundir.files import NAME_RULE, remove
 from undrift.rundir.records import Asked
 from undrift.scoring import mean_score, task_score
@@ -82,16 +81,15 @@ def examine(
         claim(out, asked, adapter_digest(adapter.folder, adapter.backbone.fingerprint))
     scores = {}
     names = [note["name"] for note in adapter.origin.get("learned", ())]
-    with tempfile.TemporaryDirectory() as temporary:
-        for task in tasks:
-            file = (out or Path(temporary)) / f"{task.name}.jsonl"
-            file.unlink(missing_ok=True)
-            number = names.index(task.name) + 1 if task.name in names else None
-            with adapter.method.predicting(adapter.model, task=number):
-                measure_cell(session, task, file, f"asking {task.name}")
-            rows = read_answers(file)
-            means = {key: mean_score(rows, key) for key in SCORES}
-            scores[task.name] = {**means, "strict": task_score(rows)}
+    for task in tasks:
+        file = out / f"{task.name}.jsonl" if out is not None else None
+        if file is not None:
+            remove(file)
+        number = names.index(task.name) + 1 if task.name in names else None
+        with adapter.method.predicting(adapter.model, task=number):
+            rows = answered(session, task, file, f"asking {task.name}")
+        means = {key: mean_score(rows, key) for key in SCORES}
+        scores[task.name] = {**means, "strict": task_score(rows)}
     return scores
 
 

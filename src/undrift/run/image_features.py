@@ -19,6 +19,7 @@ from torch import Tensor
 from undrift.data.picture_decoding import READING
 from undrift.errors import DataError, RunDirError
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
+from undrift.run.ranks import first_before_others
 from undrift.untrusted import open_regular, why
 
 Encoder = Callable[[Sequence[Path]], Tensor]
@@ -52,7 +53,11 @@ class FeatureStore:
         Raises:
             DataError: If a picture cannot be read.
         """
-        unseen = [path for path in dict.fromkeys(pictures) if path not in self._row_of_path]
+        with first_before_others():
+            self._prepare(dict.fromkeys(pictures), progress)
+
+    def _prepare(self, pictures: Iterable[Path], progress: ProgressCall | None) -> None:
+        unseen = [path for path in pictures if path not in self._row_of_path]
         digests = {path: _digest(path) for path in unseen}
         if any(digest not in self._row_of_digest for digest in digests.values()):
             self._read({*digests.values()})

@@ -35,7 +35,6 @@ from undrift.run.load_tasks import (
 )
 from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
-from undrift.run.ranks import first_before_others
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.start import Start
@@ -203,8 +202,7 @@ class Learn:
             )
         asked = [task.test for task, _ in self.earlier]
         examples = [e for split in (self.task.train, self.task.test, *asked) for e in split]
-        with first_before_others():
-            keep_features(config, backbone, examples, self.progress)
+        keep_features(config, backbone, examples, self.progress)
         if self.start.adapter is not None:
             check_fits(self.method, backbone.model, self.start.adapter)
         session = Session.open(config, self.method, backbone, self.progress)

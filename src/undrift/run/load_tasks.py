@@ -17,6 +17,7 @@ from undrift.registry import BENCHMARKS
 from undrift.run.backbone import Backbone
 from undrift.run.config import Profile, RunConfig
 from undrift.run.progress import Progress
+from undrift.run.ranks import first_before_others
 from undrift.run.refused_examples import refused, renderer_of
 from undrift.rundir import write_lines
 from undrift.scoring import copy_fault
@@ -61,12 +62,13 @@ def read_benchmark(
     options = _options(config.benchmark, config.reading, known)
     if "only" in known and not isinstance(config.order, str):
         options["only"] = config.order
-    if not config.skip_bad:
-        return load(config.data, progress=progress.drawn, **options), ()
     bad: list[BadRow] = []
-    if "bad" in known:
+    if config.skip_bad and "bad" in known:
         options["bad"] = bad
-    made = load(config.data, progress=progress.drawn, **options)
+    with first_before_others():  # pictures are unpacked or drawn, and kept
+        made = load(config.data, progress=progress.drawn, **options)
+    if not config.skip_bad:
+        return made, ()
     tasks, pictures = without_bad(made.tasks, progress, backbone)
     return replace(made, tasks=tasks), (*rows_skipped(bad), *pictures)
 

@@ -71,13 +71,6 @@ def _together() -> Iterator[bool]:
 
 
 @contextmanager
-def first_only() -> Iterator[bool]:
-    """Within this context no process waits for another; tell whether this is the first one."""
-    with files.writing_together(None):
-        yield rank() == 0
-
-
-@contextmanager
 def first_before_others() -> Iterator[None]:
     """Let the first process do what is inside before the others, who then find it done."""
     if processes() > 1 and rank() > 0:

@@ -26,7 +26,7 @@ from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import Skipped, check_answers, cut, note_skipped, read_benchmark
 from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
-from undrift.run.ranks import facts_of_all, first_before_others, first_only
+from undrift.run.ranks import facts_of_all
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.thumbnails import keep_pictures
@@ -92,9 +92,7 @@ class Run:
         base = source(config.base) if backbone is None else None
         self.skipped: tuple[Skipped, ...] = ()
         if benchmark is None:
-            with first_before_others():
-                found = read_benchmark(config, self.progress, backbone or config.base)
-            benchmark, self.skipped = found
+            benchmark, self.skipped = read_benchmark(config, self.progress, backbone or config.base)
         self.benchmark = benchmark
         order = self.benchmark.in_order(config.order)
         self.tasks = [cut(task, config.profile, config.eval.split) for task in order]
@@ -159,8 +157,7 @@ class Run:
             backbone = self._backbone or Backbone.load_for(config)
         with self._timed("features"):
             examples = [e for task in self.tasks for e in (*task.train, *task.test)]
-            with first_before_others():
-                keep_features(config, backbone, examples, self.progress)
+            keep_features(config, backbone, examples, self.progress)
         self._match_budget(backbone)
         self._backbone_size = count_parameters(backbone.model)
         session = Session.open(config, self.method, backbone, self.progress)
@@ -224,9 +221,8 @@ class Run:
         """Measure what is not measured yet of one row."""
         row: Row = [None] * len(self.tasks)
         asked = {i: self.files.predictions(after, i) for i in self.cells[after]}
-        with first_only() as first:
-            for i in asked if first else ():
-                keep_pictures(self.files, i, self.tasks[i - 1])
+        for i in asked:
+            keep_pictures(self.files, i, self.tasks[i - 1])
         fresh = not all(file.is_file() for file in asked.values())
         if fresh:
             self._restore(session, after)
