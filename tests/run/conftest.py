@@ -17,8 +17,7 @@ from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.types import Benchmark
 from undrift.run.backbone import Backbone
 from undrift.run.config import resolve
-from undrift.run.learn import Learn
-from undrift.run.start import start_from
+from undrift.run.learn import Learn, start_from
 from undrift.run.task_loop import Run
 
 RUN_OPTIONS = ("overwrite", "force", "progress", "benchmark_")

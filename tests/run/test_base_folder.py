@@ -19,9 +19,8 @@ from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.registry import BENCHMARKS
 from undrift.run.adapters import open_adapter
 from undrift.run.config import RunConfig, load_yaml, located, overrides, resolve
-from undrift.run.learn import Learn
+from undrift.run.learn import Learn, start_from
 from undrift.run.load_model import with_base_folder
-from undrift.run.start import start_from
 from undrift.run.task_loop import Run
 from undrift.rundir import RunDir, read_json
 

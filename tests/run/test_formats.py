@@ -18,10 +18,9 @@ from undrift.run import trainer
 from undrift.run.adapters import open_adapter, origin_of
 from undrift.run.config import resolve
 from undrift.run.evaluate import examine
-from undrift.run.learn import Learn
+from undrift.run.learn import Learn, start_from
 from undrift.run.learned_tasks import find_again
 from undrift.run.progress import Progress
-from undrift.run.start import start_from
 from undrift.run.task_loop import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

@@ -17,8 +17,7 @@ from tests.sweeps import mostly_slow
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.errors import ConfigError, DataError, RunDirError
 from undrift.run.config import resolve
-from undrift.run.learn import Change, Learn
-from undrift.run.start import start_from
+from undrift.run.learn import Change, Learn, start_from
 from undrift.run.task_loop import Run
 from undrift.rundir import read_json, read_lines
 

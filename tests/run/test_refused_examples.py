@@ -17,10 +17,9 @@ from undrift.data.types import Example
 from undrift.errors import DataError
 from undrift.run.backbone import Backbone
 from undrift.run.config import TrainConfig
-from undrift.run.learn import Learn
+from undrift.run.learn import Learn, start_from
 from undrift.run.lengths import Ruler, lengths
 from undrift.run.session import make_method
-from undrift.run.start import start_from
 
 pytestmark = pytest.mark.foreign("5.10")
 SIZES = {"good": (SIDE, SIDE), "flat": (1000, 4), "tall": (4, 1000), "wide": (40, 20)}

@@ -94,10 +94,9 @@ def learn(
     from undrift.data.benchmarks.folder import own_task
     from undrift.data.picture_folder import existing_path
     from undrift.run.config import overrides
-    from undrift.run.learn import Learn
+    from undrift.run.learn import Learn, start_from
     from undrift.run.load_model import find_device
     from undrift.run.ranks import joined
-    from undrift.run.start import start_from
     from undrift.rundir import check_writable
 
     find_device(device or "auto")

@@ -7,9 +7,10 @@ tasks learned one by one give, bit for bit, the adapter of one `undrift run` ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -17,14 +18,14 @@ from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.processor import text_only
 from undrift.data.row_files import BadRow
 from undrift.data.types import Benchmark, Task
-from undrift.errors import AdapterMismatch, ConfigError
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.shared.budget import check_fits
-from undrift.run.adapters import note_origin
+from undrift.run.adapters import find_adapter, note_origin, origin_of
 from undrift.run.answer import measure_cell
 from undrift.run.backbone import Backbone
-from undrift.run.config import TrainConfig
+from undrift.run.config import RunConfig, TrainConfig, merged, resolve, spelled_out, validated
 from undrift.run.input_changes import Inputs, splits_of
-from undrift.run.learned_tasks import find_again, from_files
+from undrift.run.learned_tasks import Note, find_again, from_files
 from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import (
     Skipped,
@@ -37,7 +38,6 @@ from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
-from undrift.run.start import Start
 from undrift.run.trainer import StepBar, diverging, teach, training_settings, training_work
 from undrift.run.watch_routes import RouteWatch, mention_unwatchable
 from undrift.rundir import (
@@ -53,6 +53,65 @@ from undrift.rundir.records import Result
 from undrift.scoring import task_score
 
 BEFORE, AFTER = "before", "after"
+
+
+@dataclass(frozen=True)
+class Start:
+    """What learning goes on from.
+
+    Args:
+        config: The run that the adapter comes from, with what is asked for now put over it.
+        adapter: The adapter's folder; None to start one.
+        notes: A note of each task it has learned, see `undrift.run.learned_tasks`.
+        fingerprint: Of the backbone that it was trained on, if there is one.
+        changes: What had changed while it was made, see `undrift.run.input_changes`.
+    """
+
+    config: RunConfig
+    adapter: Path | None = None
+    notes: Sequence[Note] = ()
+    fingerprint: str | None = None
+    changes: Sequence[Mapping[str, Any]] = ()
+
+
+def start_from(given: str, *asked: Mapping[str, Any]) -> Start:
+    """Find out what to go on from.
+
+    Args:
+        given: An adapter's folder, a run's, that of an earlier `learn`; or a backbone.
+        *asked: Layers of configuration, as in `undrift.run.config`.
+
+    Returns:
+        The start.
+
+    Raises:
+        ConfigError: If it is neither, or a layer cannot be used.
+        RunDirError: If the adapter was not saved by undrift's own commands.
+    """
+    try:
+        folder = find_adapter(Path(given))
+    except RunDirError:
+        source(given)  # a name that cannot be a backbone either is told now
+        return Start(resolve({"benchmark": "folder", "backbone": given}, *asked))
+    origin = origin_of(folder)
+    if "learned" not in origin:
+        raise RunDirError(
+            f"{folder} does not say which tasks it has learned; start from an adapter that "
+            "`undrift run` or `undrift learn` has saved"
+        )
+    own = {key: value for layer in map(spelled_out, asked) for key, value in layer.items()}
+    name = own.get("method", {}).get("name", origin["method"])
+    if name != origin["method"]:
+        raise ConfigError(
+            f"{folder} was made by {origin['method']!r}, and cannot be continued by {name!r}; "
+            "leave out --method"
+        )
+    content = merged(spelled_out(origin["run"]), *map(spelled_out, asked))
+    if "backbone" in own and "backbone_folder" not in own:
+        content.pop("backbone_folder", None)  # that of another place
+    config = validated(RunConfig, content)
+    changes = origin.get("changes", ())
+    return Start(config, folder, origin["learned"], origin["fingerprint"], changes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +144,7 @@ class Learn:
     """One new task for an adapter, begun or resumed.
 
     Args:
-        start: What to go on from, see `undrift.run.start`.
+        start: What to go on from, see `start_from`.
         own: The new task's files.
         out: Where everything goes.
         progress: What is told meanwhile.
