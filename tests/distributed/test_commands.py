@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.test_runs import assert_same_run
+from tests.distributed.test_runs import assert_same_answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def test_coin_is_learned_asked_and_diagnosed_by_two_as_by_one(tmp_path):
                          "--json")  # fmt: skip
         assert causes.returncode == 0, causes.stderr
         said[processes] = [json.loads(each.stdout) for each in (asked, causes)]
-    assert_same_run(tmp_path / "2", tmp_path / "1")
+    assert_same_answers(tmp_path / "2", tmp_path / "1")
     assert said[1][0]["scores"] == said[2][0]["scores"]
     corners = [[cell["corners"] for cell in said[n][1]["causes"]["cells"]] for n in (1, 2)]
     assert corners[0] == corners[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
 from undrift.run.session import Session, keep_features, make_method
 from undrift.rundir import RunDir
+from undrift.rundir.files import own_folder
 
 WEIGHTS = "adapter_model.safetensors"
 ROUTER = "moe_lora_G"  # in WEIGHTS, of the methods whose tokens are routed
@@ -178,9 +178,9 @@ class AdapterSeries:
 
     def load_mixed(self, router: int, experts: int) -> None:
         """Put the router of one adapter on the experts of another, each after so many tasks."""
-        with tempfile.TemporaryDirectory() as folder:
-            mix(self.adapter(router), self.adapter(experts), Path(folder))
-            self.method.load_state(self.model, Path(folder))
+        with own_folder() as folder:
+            mix(self.adapter(router), self.adapter(experts), folder)
+            self.method.load_state(self.model, folder)
         self.model.eval()
 
     def read(self, task: int, count: int) -> None:

@@ -7,10 +7,8 @@ the task then scores is what its experts have not lost: misrouting is out of the
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -27,6 +25,7 @@ from undrift.run.answer import measure_cell
 from undrift.run.session import Session
 from undrift.run.trainer import StepBar, train, training_settings, training_work
 from undrift.rundir import read_answers, read_record, write_json
+from undrift.rundir.files import own_folder
 from undrift.rundir.records import Entropy
 from undrift.tuner.route_recorder import recorded, use
 
@@ -112,12 +111,12 @@ def _train(series: AdapterSeries, task: int, title: str) -> None:
     bar = StepBar(series.progress, title, training_work(asked, settings))
     router = RouterOnly(top_k=series.method.config.top_k)
     learning = Session(series.session.backbone, series.session.model, router)
-    with tempfile.TemporaryDirectory() as folder:
+    with own_folder() as folder:
         train(
             learning,
             learning.collator.encode(asked.train, answered=True),
             settings,
-            Path(folder),
+            folder,
             seed,
             callbacks=[bar],
         )

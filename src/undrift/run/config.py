@@ -23,8 +23,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -111,6 +113,12 @@ class TrainConfig(Frozen):
     activation_checkpointing: bool = False
     checkpoint_steps: NonNegativeInt = 200
     log_steps: PositiveInt = 10
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what runs from before this key have not got, so that they go on."""
+        content = write(self)
+        return {k: v for k, v in content.items() if k != "global_batch" or v is not None}
 
     @property
     def examples_a_step(self) -> int:

@@ -124,6 +124,13 @@ def writing_together(turn: Callable[[], AbstractContextManager[bool]] | None) ->
 
 
 @contextmanager
+def own_folder() -> Generator[Path]:
+    """Yield an empty folder of this process alone, which is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder, writing_together(None):
+        yield Path(folder)
+
+
+@contextmanager
 def _our_turn() -> Generator[bool]:
     """Tell whether this process writes; what is written inside belongs to the same write."""
     turn = _TURN.get()

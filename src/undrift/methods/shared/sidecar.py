@@ -29,6 +29,7 @@ from torch.distributed.tensor import DTensor
 from undrift.errors import ConfigError, RunDirError
 from undrift.methods.shared.model_card import RECORD, MethodState, is_ours, write_card
 from undrift.rundir import atomic_write, read_record, write_json
+from undrift.rundir.files import own_folder
 
 if TYPE_CHECKING:
     from undrift.methods.base import Method
@@ -75,9 +76,9 @@ class Sidecar:
         """Hold the files themselves: the method goes on with another adapter, or this is a copy."""
         model = self.model() if self.model is not None else None
         if model is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                self.write(model, Path(folder))
-                self.files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+            with own_folder() as folder:
+                self.write(model, folder)
+                self.files = {file.name: file.read_bytes() for file in folder.iterdir()}
         if self.method is not None and self.method.learning:
             self._noted = []
         self.model = self.method = self.source = None
