@@ -46,6 +46,12 @@ def test_coin_is_learned_asked_and_diagnosed_by_two_as_by_one(tmp_path):
     assert corners[0] == corners[1]
 
 
+def test_what_takes_one_process_is_not_done_twice(tmp_path):
+    done = command(tmp_path, 2, "list", "methods")
+    assert done.returncode != 0
+    assert done.stderr.count("error: undrift list works in one process") == 1
+
+
 def test_a_mistake_is_told_once_in_one_line(tmp_path):
     done = command(tmp_path, 2, "run", "coin", "--data", COIN, "--backbone", "pocket",
                    "--set", "train.global_batch=3")  # fmt: skip

@@ -21,6 +21,7 @@ from undrift.cli.diagnose import diagnose
 from undrift.cli.doctor import doctor
 from undrift.cli.failures import GOES_ON, advice, refusal
 from undrift.cli.learn import learn
+from undrift.cli.options import process_number
 from undrift.cli.report import report
 from undrift.cli.run import run
 from undrift.cli.score import score
@@ -30,7 +31,7 @@ from undrift.cli.study import study
 from undrift.errors import ConfigError, UndriftError
 from undrift.untrusted import half_character
 
-_OTHER = int(os.environ.get("RANK", "0"))  # of several processes, which one; 0 is the first
+_TOGETHER = ("run", "learn", "eval", "diagnose")  # what several processes can do
 _FIRST_SPEAKS = 3.0  # seconds
 
 
@@ -45,6 +46,11 @@ class Commands(TyperGroup):
                     f"the argument {given[:100]!r} is not UTF-8; rename the file, or type the text "
                     "in a UTF-8 terminal"
                 )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and args and args[0] not in _TOGETHER:
+            raise ConfigError(
+                f"undrift {args[0]} works in one process: start it without torchrun or accelerate "
+                f"({', '.join(_TOGETHER)} take several)"
+            )
         return super().parse_args(ctx, args)
 
 
@@ -85,7 +91,7 @@ def main() -> None:
         done = isinstance(ended, SystemExit) and not ended.code
         if _interrupted(ended) or (stop.number is not None and not done):
             stop.ignore()
-            if not _OTHER:
+            if not process_number():
                 _say("stopped" + "; the same command goes on where it was" * (command in GOES_ON))
             sys.exit(128 + (stop.number or signal.SIGINT))
         if isinstance(ended, SystemExit | BrokenPipeError):  # whoever read has left: no more words
@@ -98,10 +104,13 @@ def main() -> None:
         if os.environ.get("UNDRIFT_TRACEBACK"):
             traceback.print_exception(ended)
         _let_go(sys.stdout)
-        who = f"process {_OTHER}: " if _OTHER else ""
-        if _OTHER:  # the launcher ends this process soon if the first one has said the same
+        who = ""
+        if (
+            number := process_number()
+        ):  # the launcher ends this process soon if the first one has said the same
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_FIRST_SPEAKS)
+            who = f"process {number}: "
         _say(f"[bold red]error:[/] {who}{escape(said)}")
         sys.exit(2 if isinstance(ended, ConfigError) else 1)
 

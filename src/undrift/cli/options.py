@@ -80,6 +80,12 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def process_number() -> int:
+    """Return which of the processes this is that a launcher has started; 0 for the first or only."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return int(os.environ.get("RANK", "0")) if several else 0
+
+
 def progress(quiet: bool, as_json: bool, bars: type[Bars | StudyBar] = Bars) -> Progress:
     """Choose who is told what: people get bars, programs get JSON lines, the quiet nothing.
 
@@ -91,7 +97,7 @@ def progress(quiet: bool, as_json: bool, bars: type[Bars | StudyBar] = Bars) -> 
     Returns:
         What a run reports to.
     """
-    if quiet or os.environ.get("RANK", "0") != "0":  # of several processes one tells
+    if quiet or process_number():  # of several processes one tells
         return Progress()
     return JsonLines(Console(soft_wrap=True)) if as_json else bars(Console(stderr=True))
 
