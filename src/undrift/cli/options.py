@@ -81,7 +81,7 @@ def given(**values: Any) -> dict[str, Any]:
 
 
 def process_number() -> int:
-    """Return which of the processes this is that a launcher has started; 0 for the first or only."""
+    """Return the number of this process among those of a launcher; 0 for the first or only one."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return int(os.environ.get("RANK", "0")) if several else 0
 
