@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -182,13 +182,13 @@ class TaskTrainer(Trainer):
         self.state.num_input_tokens_seen += total(inputs["tokens"])  # snapshots keep it
         return loss if weight == 1 else loss * weight
 
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any) -> Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
         """Go through a micro-batch; one that is read to keep step leaves no trace."""
-        if inputs["weight"]:
-            return super().training_step(model, inputs, *args)
         trained: Any = self.model
-        with left_out(self.method.state(trained)):
-            return super().training_step(model, inputs, *args)
+        with nullcontext() if inputs["weight"] else left_out(self.method.state(trained)):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def get_train_dataloader(self) -> Batches:
         """Deal the examples out by a plan that is the same on any number of processes."""
@@ -216,7 +216,7 @@ class TaskTrainer(Trainer):
     # Snapshots are undrift's own: what the method saves, and nothing pickled.
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        save_snapshot(self, self.method, Path(self.args.output_dir))
+        save_snapshot(self, self.method, Path(str(self.args.output_dir)))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Leave the weights alone: `Method.load_state` has restored them with the statistics."""
