@@ -18,10 +18,12 @@ from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
 from undrift.errors import ConfigError, DataError, RunDirError, TrainingDiverged, UnknownName
 from undrift.methods.base import Method
 from undrift.registry import METHODS
+from undrift.run import trainer
 from undrift.run.backbone import Backbone
 from undrift.run.config import Profile
 from undrift.run.progress import Progress
 from undrift.run.ranks import joined
+from undrift.run.stopping import Stopped, request
 from undrift.run.task_loop import cells_to_measure
 from undrift.rundir import read_json, read_lines
 
@@ -300,6 +302,29 @@ def test_processes_that_share_the_weights_are_refused(monkeypatch, what):
     monkeypatch.setenv(f"ACCELERATE_USE_{what}", "true")
     with pytest.raises(ConfigError, match="your own Trainer"), joined():
         pass
+
+
+@pytest.mark.parametrize("step", [1, 2])  # the second is the last one
+def test_a_stop_finishes_the_step_and_nothing_is_lost(make_run, tmp_path, monkeypatch, step):
+    short = {"train": {"max_steps": 3, "checkpoint_steps": 0}}
+    make_run("same", out="whole", **short).go()
+    begun = trainer.StepWatch.on_step_begin
+
+    def asked(self, args, state, control, **kwargs):
+        request.asked |= state.global_step == step
+        begun(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(trainer.StepWatch, "on_step_begin", asked)
+        make_run("same", out="stopped", **short).go()
+    assert not request.asked and not request.heard
+    task = tmp_path / "stopped/tasks/01-lower"
+    assert (task / "adapter").is_dir() == (step == 2)
+    assert (task / "training/checkpoint-2").is_dir() == (step == 1)
+    make_run("same", out="stopped", **short).go()
+    name = "tasks/01-lower/adapter/adapter_model.safetensors"
+    found, wanted = (load_file(tmp_path / run / name) for run in ("stopped", "whole"))
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
 def test_predictions_noted_before_a_kill_are_used_again(make_run, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ _MEMORY = re.compile(
     r"out of memory|DefaultCPUAllocator|not enough memory|bad_alloc|can(?:no|')t allocate memory",
     re.IGNORECASE,
 )
+_LEFT = re.compile(r"closed by peer|reset by peer|remote process exited", re.IGNORECASE)
 GOES_ON = {"run", "learn", "study", "eval", "diagnose"}
 """The commands that, begun again, go on where they were."""
 _SMALLER = {
@@ -53,7 +54,10 @@ def refusal(error: BaseException, command: str) -> str | None:
     Returns:
         The line; None if the machine has refused nothing.
     """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     for each in _chain(error):
+        if several and isinstance(each, RuntimeError) and _LEFT.search(str(each)):
+            return f"another process has ended, see what it said{_then(command)}"
         if isinstance(each, MemoryError) or _of_memory(each):
             smaller = f"; try a smaller batch_size: {_SMALLER[command]}" * (command in _SMALLER)
             return f"out of memory: {first_line(each)}{smaller}{_then(command)}"

@@ -1,7 +1,8 @@
 """A stop while a command works: what is open is closed, and one line says that it was stopped.
 
 Ctrl-C, and SIGTERM and SIGHUP as schedulers and terminals send them, interrupt the work where it
-is. Whoever does not let go in time is ended as by a kill, which every command's files stand.
+is; a training finishes its step and leaves a snapshot first. Whoever does not let go in time is
+ended as by a kill, which every command's files stand.
 """
 
 from __future__ import annotations
@@ -15,15 +16,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from undrift.run.stopping import Stopped, request
+
 SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
 GRACE = 15.0  # seconds for closing what is open; a study gives its runs ten
 _SAME_PRESS = 1.0  # seconds within which a second signal is the first one's echo
 _AT_ONCE = 0.05
 _SHOW_CURSOR = b"\x1b[?25h"
-
-
-class Stopped(KeyboardInterrupt):
-    """The process was asked to stop."""
 
 
 class _Stop:
@@ -75,6 +74,9 @@ class _Stop:
             if _importing(frame):  # a library may drop the exception there; nothing is half done
                 self._kill(number, frame)
             _ring(GRACE)
+            if request.heard:  # the step is finished and a snapshot written, if there is time
+                request.asked = True
+                return
             raise Stopped
         if time.monotonic() - self._since > _SAME_PRESS:
             self._kill(number, frame)

@@ -38,6 +38,7 @@ from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
+from undrift.run.stopping import finishing_steps
 from undrift.run.trainer import StepBar, diverging, teach, training_settings, training_work
 from undrift.run.watch_routes import RouteWatch, mention_unwatchable
 from undrift.rundir import (
@@ -292,7 +293,8 @@ class Learn:
         with Reporters(self.config.report_to, live) as reporters:
             if not learned:
                 self._ask(session, asked, BEFORE)
-                self._teach(session, settings, work, reporters)
+                with finishing_steps():
+                    self._teach(session, settings, work, reporters)
             else:
                 self.method.load_state(session.model, self.adapter)
             self._ask(session, asked, AFTER)

@@ -90,13 +90,13 @@ def of_all(mine: list[Any]) -> list[list[Any]]:
     return found
 
 
-def total(count: int) -> int:
-    """Add up a number of every process; all have to call it."""
+def totals(*counts: int) -> list[int]:
+    """Add up numbers of every process; all have to call it."""
     if processes() == 1:
-        return count
-    summed = torch.tensor(count)
+        return [*counts]
+    summed = torch.tensor(counts)
     dist.all_reduce(summed)
-    return int(summed)
+    return [int(each) for each in summed]
 
 
 def facts_of_all(method: Method) -> dict[str, Any]:

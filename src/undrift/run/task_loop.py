@@ -29,6 +29,7 @@ from undrift.run.progress import Progress
 from undrift.run.ranks import facts_of_all
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
+from undrift.run.stopping import finishing_steps
 from undrift.run.thumbnails import keep_pictures
 from undrift.run.trainer import (
     JOINT,
@@ -133,7 +134,8 @@ class Run:
             with Reporters(self.config.report_to, live) as reporters:
                 if not self.files.adapter(index, stage.name).is_dir():
                     self._restore(session, index - 1)
-                    self._train(session, index, stage, reporters)
+                    with finishing_steps():
+                        self._train(session, index, stage, reporters)
                 matrix.append(self._row(session, index))
                 reporters.scores(self._named(matrix[-1]))
             if not self.files.is_done(index, stage.name):

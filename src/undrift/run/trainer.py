@@ -35,9 +35,10 @@ from undrift.run.checkpoint import (
 )
 from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.progress import Progress
-from undrift.run.ranks import total
+from undrift.run.ranks import totals
 from undrift.run.refused_examples import blame_example
 from undrift.run.session import Session, rate_of
+from undrift.run.stopping import Stopped, request
 from undrift.run.watch_routes import ROUTES, RouteWatch
 from undrift.tuner.distributed import left_out, processes, rank
 from undrift.tuner.peft_internals import one_device
@@ -58,10 +59,14 @@ class StepWatch(TrainerCallback):
     Args:
         every: Steps between two looks; a look waits for the accelerator.
         checkpoint_steps: Steps between two snapshots; 0 for none.
+
+    Attributes:
+        stops: Whether the training is to stop behind this step.
     """
 
     def __init__(self, every: int, checkpoint_steps: int = 0) -> None:
         self.every, self.checkpoint_steps = every, checkpoint_steps
+        self.stops = False
         self._step = 1
         self._pending: list[tuple[int, Tensor, list[str]]] = []
 
@@ -84,6 +89,7 @@ class StepWatch(TrainerCallback):
         A resumed mean of losses begins after the snapshot.
         """
         last = state.global_step >= state.max_steps
+        control.should_save = self.stops and not last
         if self.checkpoint_steps and state.global_step % self.checkpoint_steps == 0:
             control.should_save = not last
         control.should_log |= control.should_save or last
@@ -179,7 +185,9 @@ class TaskTrainer(Trainer):
             self.blame(examples, error)
             raise
         self.watch.see(loss, [example.id for example in examples])
-        self.state.num_input_tokens_seen += total(inputs["tokens"])  # snapshots keep it
+        tokens, asked = totals(inputs["tokens"], int(request.asked))
+        self.state.num_input_tokens_seen += tokens  # snapshots keep it
+        self.watch.stops |= asked > 0  # all processes stop behind the same step
         return loss if weight == 1 else loss * weight
 
     def training_step(
@@ -217,6 +225,8 @@ class TaskTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         save_snapshot(self, self.method, Path(str(self.args.output_dir)))
+        if self.watch.stops:
+            raise Stopped
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Leave the weights alone: `Method.load_state` has restored them with the statistics."""
