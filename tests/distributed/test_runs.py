@@ -105,6 +105,7 @@ def test_two_processes_make_the_run_of_one(place, tmp_path, method):
     [
         (1, {"batch_size": 2, "global_batch": 4}),
         (1, {"batch_size": 1, "accumulation": 4}),
+        (1, {"batch_size": 3, "global_batch": 4}),
         (2, {"batch_size": 1, "global_batch": 4}),
         (4, {"batch_size": 4, "global_batch": 4}),
     ],

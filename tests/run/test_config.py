@@ -26,6 +26,12 @@ def preset(monkeypatch):
     monkeypatch.setattr(config, "load_preset", lambda benchmark: content)
 
 
+def test_what_a_step_takes_is_said_once():
+    given = {"benchmark": "pocket", "train": {"global_batch": 32, "accumulation": 2}}
+    with pytest.raises(ConfigError, match="accumulation follows from global_batch"):
+        resolve(given)
+
+
 def test_later_layers_win(preset):
     config = resolve({"benchmark": "b"}, {"train": {"epochs": 3}}, {"train": {"epochs": 4.5}})
     assert config.train.epochs == 4.5 and config.train.batch_size == 32

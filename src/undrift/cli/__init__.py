@@ -104,10 +104,8 @@ def main() -> None:
         if os.environ.get("UNDRIFT_TRACEBACK"):
             traceback.print_exception(ended)
         _let_go(sys.stdout)
-        who = ""
-        if (
-            number := process_number()
-        ):  # the launcher ends this process soon if the first one has said the same
+        number, who = process_number(), ""
+        if number:  # the launcher soon ends it if the first one has said the same
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(_FIRST_SPEAKS)
             who = f"process {number}: "

@@ -22,10 +22,12 @@ class Share(NamedTuple):
     """What one process takes of a step.
 
     Attributes:
+        step: Examples of the whole step, of all processes.
         examples: Of each micro-batch, at most.
         accumulation: Micro-batches.
     """
 
+    step: int
     examples: int
     accumulation: int
 
@@ -52,8 +54,8 @@ def share_of(global_batch: int, most: int, processes: int) -> Share:
             f"cannot share equally; take {near}"
         )
     own = global_batch // processes
-    pieces = next(n for n in range(-(-own // most), own + 1) if own % n == 0)
-    return Share(own // pieces, pieces)
+    pieces = -(-own // most)
+    return Share(global_batch, -(-own // pieces), pieces)
 
 
 class Dealt(NamedTuple):
@@ -110,14 +112,13 @@ class Dealer(Sampler[list[Place]]):
         self._order.set_epoch(epoch)
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self._labels), self._together * self._share.accumulation)
+        whole, rest = divmod(len(self._labels), self._share.step)
         return whole * self._share.accumulation + -(-rest // self._together)
 
     def __iter__(self) -> Iterator[list[Place]]:
         order = list(self._order)
-        step = self._together * self._share.accumulation
-        for start in range(0, len(order), step):
-            places = order[start : start + step]
+        for start in range(0, len(order), self._share.step):
+            places = order[start : start + self._share.step]
             pieces = -(-len(places) // self._together)  # micro-batches of each process
             count = pieces * self._processes
             means = sum(self._labels[place] for place in places) / count, len(places) / count

@@ -114,6 +114,15 @@ class TrainConfig(Frozen):
     checkpoint_steps: NonNegativeInt = 200
     log_steps: PositiveInt = 10
 
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TrainConfig:
+        if self.global_batch is not None and self.accumulation > 1:
+            raise ValueError(
+                "accumulation follows from global_batch and batch_size; leave one of the two out, "
+                "or set train.accumulation=1"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what runs from before this key have not got, so that they go on."""
