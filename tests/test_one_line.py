@@ -137,7 +137,7 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_then_goes_on(place):
 
 
 @pytest.mark.foreign("8.1")
-def test_what_a_library_says_of_a_full_disk_is_told_and_a_fault_of_ours_is_not():
+def test_what_a_library_says_of_a_full_disk_is_told_and_a_fault_of_ours_is_not(monkeypatch):
     from undrift.cli.failures import refusal
 
     full = OSError(errno.ENOSPC, "No space left on device", "/some/file")
@@ -147,6 +147,10 @@ def test_what_a_library_says_of_a_full_disk_is_told_and_a_fault_of_ours_is_not()
     assert "batch_size" in str(refusal(RuntimeError("CUDA out of memory"), "run"))
     assert refusal(ValueError("a fault"), "run") is None
     assert refusal(RuntimeError("shapes do not fit"), "run") is None
+    gone = RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:2957")
+    assert refusal(gone, "run") is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "another process has ended" in str(refusal(gone, "run"))
 
 
 @pytest.mark.foreign("8.2")
