@@ -21,11 +21,34 @@ gates, in one batch's part of a sketch or in a step fails the tests of each.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import torch
 from torch import Tensor
 
 PASS = 400  # roundings one after the other in a forward pass of the tiny models, generously
 TRAINED = 2000  # forward, backward, and squares of what comes out
+
+
+@contextmanager
+def float32_means_float64() -> Iterator[None]:
+    """Within this context all that is made in float32 (masters, sketches) is float64.
+
+    What two computations differ in then is 1e-9 of what it is in float32, and a decision that
+    compares two numbers, or an answer's best token, can no longer hang on it. Load models before.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with (
+            patch.object(torch, "float32", torch.float64),
+            patch.object(Tensor, "float", Tensor.double),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def rounding(terms: int, dtype: torch.dtype = torch.float32) -> float:

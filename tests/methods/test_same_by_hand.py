@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from tests.precision import float32_means_float64
 from tests.tuner.llava import tiny_batch, tiny_llava
 from undrift.core import PAPER, naive
 from undrift.methods.same import Same
@@ -28,14 +29,9 @@ what is seen is 1e-12; a wrong order of two lines gives 1e-3."""
 
 
 @pytest.fixture
-def in_float64(monkeypatch):
-    """Let float32 mean float64, wherever it is asked for."""
-    monkeypatch.setattr(torch, "float32", torch.float64)
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
+def in_float64():
+    with float32_means_float64():
+        yield
 
 
 class ByHand(nn.Module):
