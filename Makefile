@@ -16,9 +16,11 @@ TORCH = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch=='
 UNDRIFT := OMP_NUM_THREADS=1 $(BIN)/undrift
 DEMO := runs/demo
 CASES ?= 100000
+POINTS ?= 200
+SEED ?= 17
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-slow test-cpus test-browser test-versions fuzz counts times \
+.PHONY: help install dev demo test test-slow test-cpus test-browser test-versions fuzz kill counts times \
 	bench lint ci-smoke clean
 
 help:  ## list the targets
@@ -76,6 +78,9 @@ test-cpus: dev  ## the numerical tests under every instruction set of this CPU, 
 # Cases that were found before stand in the tests as examples.
 fuzz: dev  ## 100,000 strange inputs for every reader of other people's files
 	OMP_NUM_THREADS=1 FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -n 2 -q tests/fuzz
+
+kill: dev  ## kill run, learn, eval and study at 200 points, and run them again
+	$(BIN)/python -m tests.kill --points $(POINTS) --seed $(SEED)
 
 # Without a chromium, root gets Debian's; others are told.
 test-browser: dev  ## the report in headless chromium, or in the one that $CHROMIUM names

@@ -11,6 +11,7 @@ import pytest
 from tests.run.own import write_task
 from tests.run.tiny import save_tiny
 from undrift import cli
+from undrift.run import answer
 from undrift.rundir import read_json, read_lines, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -73,6 +74,33 @@ def test_two_lessons_are_learned_asked_and_judged(undrift, tmp_path):
     notes.write_text('["8", "noted before the cut"]\n')
     assert undrift("eval", "v1", "--task", "colours", "--out", "asked")[0] == 0
     assert not notes.exists()  # ... and one of another adapter is forgotten
+
+
+@pytest.mark.slow
+def test_an_examination_that_was_cut_off_asks_no_finished_task_again(undrift, monkeypatch):
+    for name, start in (("colours", "model"), ("capitals", "v1")):
+        words = ("learn", start, "--data", f"{name}.jsonl", "--held-out", 0.5, *SMALL)
+        out = "v1" if start == "model" else "v2"
+        assert undrift(*words, "--out", out)[0] == 0
+    whole = undrift("eval", "v2", "--json", "--out", "whole")[1]
+    real, calls = answer.answers, []
+
+    def counted(session, examples, *given):
+        calls.append(len(examples))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(session, examples, *given)
+
+    monkeypatch.setattr(answer, "answers", counted)
+    assert undrift("eval", "v2", "--json", "--out", "asked")[0] == 130
+    assert undrift("eval", "v2", "--json", "--out", "asked")[1] == whole
+    assert len(calls) == 3  # the first task's answers stay
+    assert undrift("eval", "v2", "--json", "--out", "asked")[1] == whole
+    assert len(calls) == 5  # a finished one is asked anew
+    calls[:] = [0]
+    assert undrift("eval", "v2", "--limit", 1, "--out", "asked")[0] == 130
+    assert undrift("eval", "v2", "--out", "asked")[0] == 0
+    assert len(Path("asked/colours.jsonl").read_text().splitlines()) > 1  # others were asked
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,14 @@ after this, they are told about undrift's types of adapters and of models, so th
 
 from __future__ import annotations
 
-import importlib
 import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as typing's, whose import would be the longest part of this one
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
     from undrift.core import PAPER, UNDRIFT, Settings
     from undrift.errors import UndriftError
     from undrift.methods.base import Method
@@ -95,7 +96,9 @@ class _Announcer:
 
 def _announce(name: str) -> None:
     if _AFTER[name] not in sys.modules:  # else it is being imported, and needed this one
-        importlib.import_module(_AFTER[name])
+        from importlib import import_module
+
+        import_module(_AFTER[name])
 
 
 def __getattr__(name: str) -> Any:
@@ -105,7 +108,9 @@ def __getattr__(name: str) -> Any:
         return version("undrift")
     if name not in _HOMES:
         raise AttributeError(f"module 'undrift' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"undrift.{_HOMES[name]}"), name)
+    from importlib import import_module
+
+    return getattr(import_module(f"undrift.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ from tests.sweeps import METHODS_OF_EACH_MAKE, mostly_slow
 from undrift.errors import ConfigError, DataError, RunDirError, TrainingDiverged, UnknownName
 from undrift.methods.base import Method
 from undrift.registry import METHODS
-from undrift.run import trainer
+from undrift.run import answer, trainer
 from undrift.run.backbone import Backbone
 from undrift.run.config import Profile
 from undrift.run.progress import Progress
@@ -337,6 +337,62 @@ def test_predictions_noted_before_a_kill_are_used_again(make_run, tmp_path, monk
     lines = read_lines(tmp_path / "run/eval/after-00/on-01.jsonl")
     assert [line["id"] for line in lines if line["prediction"] == "noted"] == [known]
     assert len(lines) == 6
+
+
+def test_a_cell_cut_off_tells_the_same_of_all_its_answers(make_run, tmp_path, monkeypatch):
+    layers = {"train": {"max_steps": 1}, "eval": {"batch_size": 2}}
+    make_run("disco", out="whole", **layers).go()
+
+    def killed(call, at):
+        calls = []
+
+        def counted(*given):
+            calls.append(given)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            return call(*given)
+
+        return counted
+
+    # three batches a cell: in the third cell, then between the fifth one's facts and its answers
+    for name, at in (("greedy", 8), ("write_lines", 3)):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(answer, name, killed(getattr(answer, name), at))
+            make_run("disco", out="cut", **layers).go()
+    make_run("disco", out="cut", **layers).go()
+    told = {file.relative_to(tmp_path / "whole"): read_json(file)
+            for file in (tmp_path / "whole/eval").rglob("*.json")}  # fmt: skip
+    assert len(told) == 3
+    assert all(read_json(tmp_path / "cut" / file) == facts for file, facts in told.items())
+
+
+def test_what_a_kill_leaves_of_finished_things_is_cleared_away(make_run, tmp_path):
+    make_run("finetune", train={"max_steps": 1}).go()
+    folder = tmp_path / "run"
+    (folder / "tasks/02-upper/DONE").unlink()
+    notes = folder / "eval/after-01/on-01.part"
+    notes.write_text("")
+    snapshot = folder / "tasks/02-upper/training/checkpoint-1"
+    snapshot.mkdir(parents=True)
+    adapter = folder / "tasks/02-upper/adapter/adapter_model.safetensors"
+    before = adapter.stat()
+    make_run("finetune", train={"max_steps": 1}).go()
+    assert not notes.exists() and not snapshot.parent.exists()
+    assert adapter.stat().st_mtime_ns == before.st_mtime_ns
+    assert (folder / "tasks/02-upper/DONE").is_file()
+
+
+def test_the_metrics_are_written_when_the_last_task_is_done(make_run, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    run = make_run("finetune", train={"max_steps": 1})
+    monkeypatch.setattr(run, "_finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    assert (tmp_path / "run/tasks/02-upper/DONE").is_file()
+    assert read_json(tmp_path / "run/matrix.json")["metrics"]["last"] is None
+    assert make_run("finetune", train={"max_steps": 1}).go()["metrics"]["last"] is not None
 
 
 @pytest.mark.parametrize("part", ["data", "weights"])

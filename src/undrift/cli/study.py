@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from undrift.cli import options
+from undrift.cli.report import draw_page
 from undrift.errors import one_line
 from undrift.registry import BENCHMARKS
 from undrift.run.progress import StudyBar, calm
@@ -78,6 +79,8 @@ def study(
         return
     with options.progress(quiet, as_json, StudyBar) as progress:
         made.go(jobs or os.cpu_count() or 1, progress)
+    for done in made.finished:
+        draw_page(done)  # of a run that was killed between its last number and its page
     results = made.results()
     if as_json:
         options.print_json(results)

@@ -14,9 +14,8 @@ from __future__ import annotations
 import atexit
 import math
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from html import escape, unescape
@@ -35,6 +34,7 @@ from matplotlib.lines import Line2D
 
 from undrift.errors import ConfigError
 from undrift.rundir import atomic_write
+from undrift.rundir.files import temporary_folder
 
 COLUMN, PAGE = 3.3, 6.9  # inches: one column of a paper, and both
 INK, SOFT, LINE = "#010101", "#555556", "#d0d0d1"  # `drawing` finds them by these exact values
@@ -288,8 +288,9 @@ def light_font() -> str:
     options.drop_tables += ["GSUB", "GPOS", "GDEF", "MATH", "FFTM", "kern"]
     cutter = subset.Subsetter(options)
     cutter.populate(unicodes=_LETTERS)
-    folder = Path(tempfile.mkdtemp(prefix="undrift-font-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    kept = ExitStack()
+    folder = kept.enter_context(temporary_folder())
+    atexit.register(kept.close)
     with subset.load_font(str(findfont(_FULL_FONT)), options) as font:
         cutter.subset(font)
         names = font["name"]

@@ -22,10 +22,10 @@ from undrift.data.collate import Encoded, fitting
 from undrift.data.processor import REFUSALS
 from undrift.data.types import Example, Task
 from undrift.run.backbone import Backbone
-from undrift.run.ranks import of_all
+from undrift.run.ranks import facts_together, of_all
 from undrift.run.refused_examples import blame_example
 from undrift.run.session import Session
-from undrift.rundir import atomic_write, read_answers, text_of, write_lines
+from undrift.rundir import atomic_write, read_answers, text_of, write_json, write_lines
 from undrift.rundir.files import line_of, read_line, remove, writing
 from undrift.rundir.records import Said, check
 from undrift.scoring import in_other_units, scores_of, task_score
@@ -33,7 +33,9 @@ from undrift.tuner.distributed import processes, rank
 from undrift.tuner.forward import cache_of
 
 
-def measure_cell(session: Session, task: Task, file: Path, title: str) -> float:
+def measure_cell(
+    session: Session, task: Task, file: Path, title: str, *, facts: bool = False
+) -> float:
     """Measure one cell of the matrix, unless its file is there already.
 
     Predictions are noted batch by batch in a file beside it, from which a killed run goes on.
@@ -43,14 +45,17 @@ def measure_cell(session: Session, task: Task, file: Path, title: str) -> float:
         task: What is asked.
         file: Where every prediction and its scores go.
         title: For the progress bar.
+        facts: Also write what the method tells of its answers, into a .json beside the file.
 
     Returns:
         The strict score in percent; for captions CIDEr.
     """
-    return task_score(answered(session, task, file, title))
+    return task_score(answered(session, task, file, title, facts=facts))
 
 
-def answered(session: Session, task: Task, file: Path | None, title: str) -> list[dict[str, Any]]:
+def answered(
+    session: Session, task: Task, file: Path | None, title: str, *, facts: bool = False
+) -> list[dict[str, Any]]:
     """Return the lines of a cell, see `scored`: read if they are there, else measured.
 
     Args:
@@ -58,17 +63,21 @@ def answered(session: Session, task: Task, file: Path | None, title: str) -> lis
         task: As for `measure_cell`.
         file: As for `measure_cell`; None to keep nothing.
         title: As for `measure_cell`.
+        facts: As for `measure_cell`.
 
     Returns:
         A line a question.
     """
+    notes = file.with_suffix(".part") if file is not None else None
     if file is not None and file.is_file():
+        remove(file.with_suffix(".part"))  # killed in between, it has both
         return read_answers(file)
     session.progress.stage(title, len(task.test), len(task.test))
-    notes = file.with_suffix(".part") if file is not None else None
-    predictions = _predictions(session, task, notes)
+    predictions, told = _predictions(session, task, notes)
     rows = [scored(task.scorer, e, predictions[e.id], session.scoring) for e in task.test]
     if file is not None and notes is not None:
+        if facts and told:  # before the answers, which say that all is there
+            write_json(file.with_suffix(".json"), told)
         write_lines(file, rows)
         remove(notes)
     if units := in_other_units(task.scorer, rows):
@@ -76,21 +85,36 @@ def answered(session: Session, task: Task, file: Path | None, title: str) -> lis
     return rows
 
 
-def _predictions(session: Session, task: Task, notes: Path | None) -> dict[str, str]:
-    """Answer what has no note yet, noting each answer; return all of them by the examples' ids."""
+def _predictions(
+    session: Session, task: Task, notes: Path | None
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """Answer what has no note yet, noting every batch.
+
+    Return all answers by the examples' ids, and what the method tells of them.
+    """
     if notes is None:
-        return dict(answers(session, session.prompts(task), task.max_new_tokens))
+        return dict(answers(session, session.prompts(task), task.max_new_tokens)), {}
     ids = {example.id for example in task.test}
-    said = {key: text for key, text in _noted(notes).items() if key in ids}
-    session.progress.advance(len(said))
-    waiting = [prompt for prompt in session.prompts(task) if prompt.id not in said]
-    atomic_write(notes, "".join(_note(notes, *known) for known in said.items()))
+    noted = [said for said in _whole_batches(_noted(notes)) if said["id"] in ids]
+    known = {said["id"] for said in noted}
+    session.progress.advance(len(known))
+    waiting = [prompt for prompt in session.prompts(task) if prompt.id not in known]
+    atomic_write(notes, "".join(line_of(notes, said) for said in noted))
     place = notes if rank() == 0 else Path(os.devnull)
+    batch: list[dict[str, Any]] = []
     with writing(notes), place.open("a", encoding="utf-8") as file:
-        for key, text in answers(session, waiting, task.max_new_tokens):
-            said[key] = text
-            file.write(_note(notes, key, text))
-    return said
+
+        def note(facts: dict[str, Any]) -> None:
+            batch[-1] |= {"facts": facts} if facts else {}
+            file.write("".join(line_of(notes, said) for said in batch))
+            file.flush()  # what a kill leaves
+            batch.clear()
+
+        for key, text in answers(session, waiting, task.max_new_tokens, note):
+            batch.append({"id": key, "prediction": text})
+            noted.append(batch[-1])
+    told = [said["facts"] for said in noted if said.get("facts")]
+    return {said["id"]: said["prediction"] for said in noted}, facts_together(told)
 
 
 def scored(scorer: str, example: Example, prediction: str, scoring: str = "coin") -> dict[str, Any]:
@@ -115,27 +139,32 @@ def scored(scorer: str, example: Example, prediction: str, scoring: str = "coin"
     }
 
 
-def _note(notes: Path, key: str, text: str) -> str:
-    return line_of(notes, {"id": key, "prediction": text})
+def _whole_batches(noted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out a batch that was cut off, where what the method tells stands behind each."""
+    ends = [number for number, said in enumerate(noted, 1) if said.get("facts")]
+    return noted[: ends[-1]] if ends else noted
 
 
-def _noted(notes: Path) -> dict[str, str]:
+def _noted(notes: Path) -> list[dict[str, Any]]:
     """Read the predictions of a cell that was not finished; a last line cut off is left out."""
     if not notes.is_file():
-        return {}
-    found: dict[str, str] = {}
+        return []
+    found: list[dict[str, Any]] = []
     *lines, _ = text_of(notes).split("\n")
     for number, line in enumerate(lines, 1):
         row: Any = read_line(notes, line, number)
         if isinstance(row, list):  # as it was before there was a format
             row = dict(zip(("id", "prediction"), row, strict=False))
         check(notes, row, TypeAdapter(Said), (f"line {number}",))
-        found[row["id"]] = row["prediction"]
+        found.append(row)
     return found
 
 
 def answers(
-    session: Session, examples: Sequence[Encoded], max_new_tokens: int
+    session: Session,
+    examples: Sequence[Encoded],
+    max_new_tokens: int,
+    behind: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Iterator[tuple[str, str]]:
     """Answer every example, batch by batch; of several processes each takes the next batch.
 
@@ -143,12 +172,15 @@ def answers(
         session: What answers, its model in evaluation mode.
         examples: Encoded prompts, without answers.
         max_new_tokens: Longest answer.
+        behind: Called after what all processes have answered at once was taken, with what the
+            method tells of it.
 
     Yields:
         (id, answer text), most pictures first, then longest prompts.
     """
     backbone = session.backbone
     parts = _parts(session, examples)
+    session.method.facts()  # of what was read before
     for start in range(0, len(parts), processes()):
         own = []
         for part in parts[start : start + processes()][rank() :][:1]:
@@ -159,9 +191,11 @@ def answers(
                 blame_example(backbone, session.model, session.collator, part, error)
                 raise
             own = [(e.id, text) for e, text in zip(part, decode(backbone, tokens), strict=True)]
-        for answered in of_all(own):
+        found = [each for (each,) in of_all([(own, session.method.facts())])]
+        for answered, _ in found:
             yield from answered
-            session.progress.advance(len(answered))
+        behind(facts_together(facts for _, facts in found))
+        session.progress.advance(sum(len(answered) for answered, _ in found))
 
 
 @torch.inference_mode()

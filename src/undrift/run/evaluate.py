@@ -7,18 +7,21 @@ these are ever written anew; what is there of somebody else's stays.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from undrift.data.types import Example, Task
 from undrift.errors import RunDirError
 from undrift.run.adapters import SavedAdapter
 from undrift.run.answer import answered, answers
+from undrift.run.learned_tasks import examples_digest
 from undrift.run.progress import Progress
 from undrift.run.session import Session
 from undrift.rundir import is_name, read_record, write_json
-from undrift.rundir.files import NAME_RULE, remove
+from undrift.rundir.files import NAME_RULE, remove, short_hash
 from undrift.rundir.records import Asked
 from undrift.scoring import mean_score, task_score
 
@@ -60,7 +63,7 @@ def examine(
         adapter: From `open_adapter`.
         tasks: What is asked.
         out: Where predictions are kept, one file a task; nowhere if not given. An examination of
-            the same adapter that was cut off there goes on.
+            the same adapter that was cut off there goes on, and asks no finished task again.
         batch_size: Prompts at a time.
         progress: Told about every batch.
         scoring: The profile that decides what is strict, see `undrift.scoring.PROFILES`.
@@ -78,18 +81,23 @@ def examine(
     if out is None:
         check_names(asked)
     else:
-        claim(out, asked, adapter_digest(adapter.folder, adapter.backbone.fingerprint))
+        digests = {task.name: _asked_digest(task, scoring) for task in tasks}
+        adapter_is = adapter_digest(adapter.folder, adapter.backbone.fingerprint)
+        claim(out, asked, adapter_is, digests)
     scores = {}
     names = [note["name"] for note in adapter.origin.get("learned", ())]
     for task in tasks:
         file = out / f"{task.name}.jsonl" if out is not None else None
-        if file is not None:
-            remove(file)
         number = names.index(task.name) + 1 if task.name in names else None
         with adapter.method.predicting(adapter.model, task=number):
             rows = answered(session, task, file, f"asking {task.name}")
         means = {key: mean_score(rows, key) for key in SCORES}
         scores[task.name] = {**means, "strict": task_score(rows)}
+    if out is not None:
+        mark = out / _MARK
+        known = read_record(mark, Asked)
+        left = {name: each for name, each in known["unfinished"].items() if name not in asked}
+        write_json(mark, {**known, "unfinished": left})
     return scores
 
 
@@ -108,15 +116,24 @@ def adapter_digest(folder: Path, fingerprint: str) -> str:
     return made.hexdigest()
 
 
-def claim(out: Path, names: Sequence[str], adapter: str) -> None:
+def _asked_digest(task: Task, scoring: str) -> str:
+    """Name what is asked of a task, and how it is scored."""
+    asked = [examples_digest(task.test), task.scorer, task.max_new_tokens, scoring]
+    return short_hash(json.dumps(asked))
+
+
+def claim(
+    out: Path, names: Sequence[str], adapter: str, digests: Mapping[str, str] | None = None
+) -> None:
     """Make sure that answers can be written into a folder without a loss of anything in it.
 
-    What an unfinished examination of another adapter has noted there is deleted.
+    What is there of a finished examination, of another adapter or of other questions is deleted.
 
     Args:
         out: The folder; it is made.
         names: The tasks that are asked.
         adapter: From `adapter_digest`.
+        digests: By task, what tells whether the same is asked as before.
 
     Raises:
         RunDirError: If a name cannot be a file's, or if a file of that name is there already which
@@ -124,7 +141,8 @@ def claim(out: Path, names: Sequence[str], adapter: str) -> None:
     """
     check_names(names)
     mark = out / _MARK
-    known = read_record(mark, Asked) if os.path.lexists(mark) else {"adapter": adapter}
+    there = os.path.lexists(mark)
+    known: dict[str, Any] = read_record(mark, Asked) if there else {"adapter": adapter}
     ours = set(known.get("files", ()))
     wanted = [f"{name}{suffix}" for name in names for suffix in (".jsonl", ".part")]
     for file in (out / name for name in wanted if name not in ours):
@@ -133,8 +151,16 @@ def claim(out: Path, names: Sequence[str], adapter: str) -> None:
                 f"{file} is there, and `undrift eval` has not written it (no word of it in "
                 f"{mark}); move it away, or choose another folder with --out"
             )
-    if known["adapter"] != adapter:
-        for name in ours:
-            if name.endswith(".part"):
-                remove(out / name)
-    write_json(mark, {"adapter": adapter, "files": sorted({*ours, *wanted})})
+    same = known["adapter"] == adapter
+    unfinished = known.get("unfinished", {}) if same else {}
+    asked = {name: (digests or {}).get(name, "") for name in names}
+    for name, digest in asked.items():
+        noted = same and unfinished.get(name, digest) == digest
+        for suffix, kept in ((".jsonl", name in unfinished), (".part", True)):
+            if not (noted and kept):
+                remove(out / f"{name}{suffix}")
+    for name in () if same else ours:
+        if name.endswith(".part"):
+            remove(out / name)
+    content = {"adapter": adapter, "files": sorted({*ours, *wanted})}
+    write_json(mark, {**content, "unfinished": {**unfinished, **asked}})

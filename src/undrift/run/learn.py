@@ -240,6 +240,10 @@ class Learn:
 
     # ------------------------------------------------------------ the parts
 
+    @property
+    def _snapshots(self) -> Path:
+        return self.files.root / "training"
+
     def _read(self, own: OwnTask, held_out: float) -> tuple[Task, list[Skipped]]:
         seed = self.config.seed
         if not self.config.skip_bad:
@@ -297,6 +301,7 @@ class Learn:
                     self._teach(session, settings, work, reporters)
             else:
                 self.method.load_state(session.model, self.adapter)
+            remove(self._snapshots)
             self._ask(session, asked, AFTER)
             changes = self._write_result(asked)
             reporters.scores({change.task: change.after for change in changes})
@@ -304,7 +309,6 @@ class Learn:
     def _teach(
         self, session: Session, settings: TrainConfig, work: float, reporters: Reporters
     ) -> None:
-        snapshots = self.files.root / "training"
         bar = StepBar(self.progress, f"learning {self.task.name}", work)
         names = [note["name"] for note in self.start.notes]
         earlier = {names.index(task.name) + 1: task for task, _ in self.earlier}
@@ -313,7 +317,7 @@ class Learn:
         with diverging(f"task {self.index} ({self.task.name})", self.files.root):
             seed = self.config.seed
             log = teach(
-                session, self.task, self.index, seed, settings, snapshots, callbacks, routes
+                session, self.task, self.index, seed, settings, self._snapshots, callbacks, routes
             )
         write_lines(self.files.root / "train.jsonl", log)
         with atomic_folder(self.adapter) as folder:
@@ -321,7 +325,6 @@ class Learn:
             notes = [*self.start.notes, self.note]
             changes = [*self.start.changes, *self.inputs.changes]
             note_origin(folder, self.config, session.backbone, self.index, notes, changes)
-        remove(snapshots)
 
     def _ask(self, session: Session, tasks: Sequence[Task], when: str) -> None:
         session.model.eval()

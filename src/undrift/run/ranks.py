@@ -8,7 +8,7 @@ is looked up in a folder, all see the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,7 +17,6 @@ import torch
 import torch.distributed as dist
 
 from undrift.errors import ConfigError
-from undrift.methods.base import Method
 from undrift.rundir import files
 from undrift.tuner.distributed import processes, rank
 
@@ -99,11 +98,11 @@ def totals(*counts: int) -> list[int]:
     return [int(each) for each in summed]
 
 
-def facts_of_all(method: Method) -> dict[str, Any]:
-    """Return what a method knows of the answers that all processes gave; all have to call it."""
-    found = [facts for (facts,) in of_all([method.facts()]) if facts]
-    if len(found) < 2:
-        return found[0] if found else {}
+def facts_together(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Put together what a method has told of several batches of answers, see `Method.facts`."""
+    found = [facts for facts in told if facts]
+    if not found:
+        return {}
     prompts = sum(facts["prompts"] for facts in found)
     right = sum(round(facts["identified"] * facts["prompts"] / 100) for facts in found)
     return {"identified": 100 * right / prompts, "prompts": prompts}

@@ -115,6 +115,11 @@ class Study:
         base = self.plan.study.results
         return base.with_name(f"{base.name}.json"), base.with_name(f"{base.name}.md")
 
+    @property
+    def finished(self) -> list[Path]:
+        """The folders of the cells that are done, each once."""
+        return [self.work / name for name in self._finished]
+
     def folder(self, cell: Cell) -> Path:
         """Return the folder of a cell's run."""
         return self.work / cell.name
@@ -145,6 +150,7 @@ class Study:
             self._finished[cell.name] = last
             if self._prune:
                 RunDir(self.folder(cell)).check_ours("tasks")
+                RunDir(self.folder(cell)).sweep()
                 for adapter in self.folder(cell).glob("tasks/*/adapter"):
                     remove(adapter)
         return self._finished[cell.name]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from undrift.data.types import Benchmark, Task
@@ -26,7 +27,6 @@ from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import Skipped, check_answers, cut, note_skipped, read_benchmark
 from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
-from undrift.run.ranks import facts_of_all
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.stopping import finishing_steps
@@ -136,10 +136,11 @@ class Run:
                     self._restore(session, index - 1)
                     with finishing_steps():
                         self._train(session, index, stage, reporters)
+                remove(self._snapshots(index, stage))
                 matrix.append(self._row(session, index))
                 reporters.scores(self._named(matrix[-1]))
             if not self.files.is_done(index, stage.name):
-                self._write_matrix(zero_shot, matrix)
+                self._write_matrix(zero_shot, matrix, unfinished=True)
                 self._write_seconds()
                 self.files.mark_done(index, stage.name)
         return self._finish(zero_shot, matrix or [zero_shot])
@@ -189,7 +190,6 @@ class Run:
 
     def _train(self, session: Session, index: int, stage: Task, reporters: Reporters) -> None:
         settings = self._settings(stage)
-        snapshots = self.files.task(index, stage.name) / "training"
         place = f"task {index} of {len(self.stages)}"
         work = training_work(stage, settings)
         bar = StepBar(self.progress, f"{place}: learning {stage.name}", work)
@@ -200,6 +200,7 @@ class Run:
         callbacks = [bar, meter, reporters]
         with self._timed("train"), meter, diverging(f"{place} ({stage.name})", self.files.root):
             seed = self.config.seed
+            snapshots = self._snapshots(index, stage)
             log = teach(session, stage, index, seed, settings, snapshots, callbacks, routes)
         last = log[-1] if log else {}
         write_lines(self.files.train_log(index, stage.name), log)
@@ -211,7 +212,6 @@ class Run:
             sources = from_benchmark(self.config, learned)
             changes = self.inputs.changes
             note_origin(folder, self.config, session.backbone, index, sources, changes)
-        remove(snapshots)
         self._at = index
         last = {key: value for key, value in last.items() if not key.startswith(ROUTES)}
         text = f"{place}: learned {stage.name} ({last.get('step')} steps, loss {last.get('loss')})"
@@ -234,9 +234,7 @@ class Run:
                 task = self.tasks[i - 1]
                 title = f"after task {after}: asking {task.name}"
                 with self.method.predicting(session.model, task=i):
-                    row[i - 1] = measure_cell(session, task, file, title)
-                if facts := facts_of_all(self.method):
-                    write_json(file.with_suffix(".json"), facts)
+                    row[i - 1] = measure_cell(session, task, file, title, facts=True)
         if fresh:
             said = "  ".join(f"{name} {score:.1f}" for name, score in self._named(row).items())
             self.progress.event("measured", f"after task {after}: {said}", after=after, row=row)
@@ -246,6 +244,9 @@ class Run:
         """Return the scores of a row by task, those that were measured."""
         named = zip(self.tasks, row, strict=True)
         return {task.name: score for task, score in named if score is not None}
+
+    def _snapshots(self, index: int, stage: Task) -> Path:
+        return self.files.task(index, stage.name) / "training"
 
     def _settings(self, stage: Task) -> Any:
         return training_settings(self.config, self.method, stage, len(self.tasks))
@@ -258,10 +259,11 @@ class Run:
 
     # ------------------------------------------------------------ files
 
-    def _write_matrix(self, zero_shot: Row, matrix: Sequence[Row]) -> dict[str, Any]:
-        """Write what is known; the metrics stay empty until the last row is there."""
+    def _write_matrix(
+        self, zero_shot: Row, matrix: Sequence[Row], *, unfinished: bool = False
+    ) -> dict[str, Any]:
+        """Write what is known; metrics say that all is done, the last task's mark included."""
         numbers = metrics(matrix, zero_shot)
-        unfinished = len(matrix) < len(self.stages)
         content = {
             "tasks": [task.name for task in self.tasks],
             "zero_shot": zero_shot,

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from undrift.errors import RunDirError
-from undrift.rundir.files import TEMPORARY
+from undrift.rundir.files import TEMPORARY, beside
 from undrift.rundir.records import Record, read_record
 
 _PAGE = b'<meta name="generator" content="undrift"'
@@ -186,7 +186,7 @@ def check_writable(
         for name in lost:  # the system refuses some that there cannot be, such as 300 letters
             with suppress(FileNotFoundError):
                 (folder / name).lstat()
-        probe = folder / f".undrift.{os.getpid()}{TEMPORARY}"
+        probe = beside(folder / ".undrift", TEMPORARY)
         try:
             with probe.open("wb") as opened:
                 opened.write(b"undrift")

@@ -12,17 +12,21 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from undrift.errors import RunDirError
 from undrift.untrusted import NotJson, parse_json
@@ -31,7 +35,13 @@ FORMAT = 1
 """The format of every file that undrift writes. A reader takes this one and all before it."""
 
 TEMPORARY = ".writing"
-_REPLACED = f".replaced{TEMPORARY}"
+_REPLACED, _REMOVED = f".replaced{TEMPORARY}", f".removed{TEMPORARY}"
+_LEFT = re.compile(
+    r"(?P<name>.*)\.(?P<process>\d+)(-(?P<host>[0-9a-f]{4}(?=[0-9a-f]{8}\.))?[0-9a-f]+)?"
+    rf"(?P<kind>|\.replaced|\.removed){re.escape(TEMPORARY)}"
+)
+_HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:4]
+_DAY = 86400.0  # seconds: what another machine has not touched for so long is nobody's
 
 NAME_RULE = (
     "a name is made of letters, digits, '_', '.' and '-', beginning with a letter or a digit, and "
@@ -43,6 +53,7 @@ SNAPSHOT = re.compile(r"checkpoint-(\d+)")
 _TASK = re.compile(r"(\d+)-.+")
 _TURN: ContextVar[Callable[[], AbstractContextManager[bool]] | None]
 _TURN = ContextVar("_TURN", default=None)  # of several processes, which one writes
+_SWEPT: set[Path] = set()  # folders in which this process has written
 SHORT = 12  # digits of a fingerprint that are shown
 
 
@@ -126,12 +137,23 @@ def writing_together(turn: Callable[[], AbstractContextManager[bool]] | None) ->
 @contextmanager
 def own_folder() -> Generator[Path]:
     """Yield an empty folder of this process alone, which is gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder, writing_together(None):
-        yield Path(folder)
+    with temporary_folder() as folder, writing_together(None):
+        yield folder
 
 
 @contextmanager
-def _our_turn() -> Generator[bool]:
+def temporary_folder() -> Generator[Path]:
+    """Yield an empty folder outside, which is gone afterwards; one left by a kill is found."""
+    folder = beside(Path(tempfile.gettempdir(), "undrift"), TEMPORARY)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+@contextmanager
+def our_turn() -> Generator[bool]:
     """Tell whether this process writes; what is written inside belongs to the same write."""
     turn = _TURN.get()
     if turn is None:
@@ -146,14 +168,14 @@ def _replacing(
     path: Path, replace: Callable[[Path], AbstractContextManager[Path]]
 ) -> Generator[Path]:
     """Yield what `replace` yields for a path, or for one that is gone afterwards."""
-    with _our_turn() as ours:
+    with our_turn() as ours:
         if ours:
             with replace(path) as temporary:
                 yield temporary
         else:
             with (
-                tempfile.TemporaryDirectory() as nowhere,
-                replace(Path(nowhere, path.name)) as made,
+                temporary_folder() as nowhere,
+                replace(nowhere / path.name) as made,
             ):
                 yield made
 
@@ -165,7 +187,7 @@ def atomic_file(path: Path) -> AbstractContextManager[Path]:
 
 @contextmanager
 def _atomic_file(path: Path) -> Generator[Path]:
-    temporary = _beside(path, TEMPORARY)
+    temporary = beside(path, TEMPORARY)
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +239,7 @@ def atomic_folder(path: Path, *, sync: bool = True) -> AbstractContextManager[Pa
 
 @contextmanager
 def _atomic_folder(path: Path, sync: bool) -> Generator[Path]:
-    temporary, aside = _beside(path, TEMPORARY), _beside(path, _REPLACED)
+    temporary, aside = beside(path, TEMPORARY), beside(path, _REPLACED)
     try:
         with writing(path):
             _put_back(path)
@@ -240,22 +262,75 @@ def _atomic_folder(path: Path, sync: bool) -> Generator[Path]:
 
 def remove(path: Path) -> None:
     """Delete a file or a folder as far as that can be done; of a link the link alone."""
-    with _our_turn() as ours:
+    with our_turn() as ours:
         if ours:
             _remove(path)
 
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
+        if not path.name.endswith(TEMPORARY):  # never seen half deleted under its own name
+            gone = beside(path, _REMOVED)
+            with suppress(OSError):
+                path = path.rename(gone)
         shutil.rmtree(path, ignore_errors=True)
     else:
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def beside(path: Path, suffix: str) -> Path:
     """Name something new beside a path, that nobody can have put there before."""
-    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+    if path.parent not in _SWEPT:
+        _SWEPT.add(path.parent)
+        sweep(path.parent, deep=False)
+    unique = f"{os.getpid()}-{_HOST}{secrets.token_hex(4)}"
+    return path.with_name(f"{path.name}.{unique}{suffix}")
+
+
+def sweep(folder: Path, *, deep: bool = True) -> None:
+    """Clear away what processes that were killed have left half written or half deleted.
+
+    A folder that was being replaced is put back. What a living process writes stays.
+
+    Args:
+        folder: Where to look.
+        deep: In the folders below as well, all of which are undrift's own; there names as older
+            versions gave them count, too.
+    """
+    for place, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            left = _LEFT.fullmatch(name) if name.endswith(TEMPORARY) else None
+            if left is not None and (deep or left["host"] is not None):
+                path = Path(place, name)
+                if not _being_written(path, left):
+                    _clear(path, left)
+        folders[:] = [name for name in folders if deep and not name.endswith(TEMPORARY)]
+
+
+def _being_written(path: Path, left: re.Match[str]) -> bool:
+    """Tell whether the process that is named in a temporary name may still be at it."""
+    try:
+        touched = path.lstat().st_mtime
+    except OSError:
+        return True  # it is gone meanwhile
+    if left["host"] not in (None, _HOST):
+        return time.time() - touched < _DAY
+    try:
+        process = psutil.Process(int(left["process"]))
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        return not dead and process.create_time() <= touched + 1.0
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _clear(path: Path, left: re.Match[str]) -> None:
+    own = path.with_name(left["name"])
+    if left["kind"] == ".replaced" and not os.path.lexists(own):
+        with suppress(OSError):
+            path.rename(own)
+    else:
+        _remove(path)
 
 
 def _put_back(path: Path) -> None:

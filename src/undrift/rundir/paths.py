@@ -40,7 +40,9 @@ from undrift.rundir.files import (
     atomic_write,
     check_format,
     is_name,
+    our_turn,
     remove,
+    sweep,
     text_of,
 )
 
@@ -102,6 +104,7 @@ class RunDir:
                 run._clear()
             else:
                 run._check_same(config)
+            run.sweep()
         if not run.config_file.exists():
             atomic_write(run.config_file, f"format: {FORMAT}\n{config}")
         return run
@@ -218,6 +221,12 @@ class RunDir:
     def check_ours(self, *names: str) -> None:
         """Refuse to delete `names` (all of `contents` by itself) if not written by undrift."""
         refuse_strangers(self.root, self.contents, names or tuple(self.contents))
+
+    def sweep(self) -> None:
+        """Clear away what killed processes have left half written or half deleted."""
+        with our_turn() as ours:
+            if ours:
+                sweep(self.root)
 
     def _check_same(self, config: str) -> None:
         there, config = self.config_text(), _PLACE.sub("", config)

@@ -339,12 +339,14 @@ class Said(Record):
 
     id: str
     prediction: str
+    facts: Identified | None = None  # of a batch, on its last line
 
 
 class Identified(Record):
     """What a method tells about its answers, beside a file of them."""
 
     identified: Number = None
+    prompts: NonNegativeInt = 0
 
 
 class StudyResults(Record):
@@ -381,6 +383,7 @@ class Asked(Record):
 
     adapter: str
     files: list[Name] = Field(default=[])
+    unfinished: dict[str, str] = Field(default={})  # by task, a digest of what is asked
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -76,12 +78,24 @@ def _draw_all(folder: Path, missing: Iterable[tuple[str, str]], progress: bool) 
     missing = sorted(missing, key=lambda job: -TASKS[job[0]].sizes[job[1]])
     for name, _ in missing:  # a missing package is reported here, not from a worker
         TASKS[name].pools()
-    with ProcessPoolExecutor(os.cpu_count()) as workers:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=_end_with_parent) as workers:
         jobs = [workers.submit(draw_split, folder, *job) for job in missing]
         title, done = "drawing the pocket (once)", as_completed(jobs)
         with bar(done, title, total=len(jobs), shown=progress) as drawn:
             for job in drawn:
                 job.result()
+
+
+def _end_with_parent() -> None:
+    """Let this worker end when its parent does, also when that was killed."""
+    parent = multiprocessing.parent_process()
+
+    def end() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def draw_split(folder: Path, name: str, split: str) -> None:

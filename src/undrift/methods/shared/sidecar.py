@@ -9,7 +9,6 @@ to; they do what they did for every adapter that no method keeps anything with.
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,7 @@ from torch.distributed.tensor import DTensor
 from undrift.errors import ConfigError, RunDirError
 from undrift.methods.shared.model_card import RECORD, MethodState, is_ours, write_card
 from undrift.rundir import atomic_write, read_record, write_json
-from undrift.rundir.files import own_folder
+from undrift.rundir.files import own_folder, temporary_folder
 
 if TYPE_CHECKING:
     from undrift.methods.base import Method
@@ -113,10 +112,10 @@ class Sidecar:
             The folder; None if a method has kept nothing with the adapter.
         """
         files = self.files or self._read()
-        with tempfile.TemporaryDirectory() as made:
+        with temporary_folder() as made:
             for name, content in files.items():
-                (Path(made) / name).write_bytes(content)
-            yield Path(made) if RECORD in files else None
+                (made / name).write_bytes(content)
+            yield made if RECORD in files else None
 
     def changed(self, model: PeftModel) -> bool:
         """Tell whether something else has written the weights since they were loaded or learned.

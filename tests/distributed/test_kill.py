@@ -1,0 +1,30 @@
+"""Commands killed at 20 points that the commit's hash draws: `make kill` in small."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+ROOT = Path(__file__).parents[2]
+
+
+def commit() -> str:
+    """Return the hash of the commit; a fixed text where there is no git."""
+    asked = ["git", "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(
+            asked, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "no commit"
+
+
+def test_commands_killed_anywhere_go_on():
+    line = [sys.executable, "-m", "tests.kill", "--points", "20", "--seed", commit()]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-2000:]}"
+    assert "20 points" in done.stdout
