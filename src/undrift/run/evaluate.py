@@ -17,6 +17,7 @@ from undrift.data.types import Example, Task
 from undrift.errors import RunDirError
 from undrift.run.adapters import SavedAdapter
 from undrift.run.answer import answered, answers
+from undrift.run.input_changes import look
 from undrift.run.learned_tasks import examples_digest
 from undrift.run.progress import Progress
 from undrift.run.session import Session
@@ -62,8 +63,8 @@ def examine(
     Args:
         adapter: From `open_adapter`.
         tasks: What is asked.
-        out: Where predictions are kept, one file a task; nowhere if not given. An examination of
-            the same adapter that was cut off there goes on, and asks no finished task again.
+        out: Where predictions are kept, one file a task; nowhere if not given. What the same
+            adapter was asked there already is not asked again.
         batch_size: Prompts at a time.
         progress: Told about every batch.
         scoring: The profile that decides what is strict, see `undrift.scoring.PROFILES`.
@@ -93,11 +94,6 @@ def examine(
             rows = answered(session, task, file, f"asking {task.name}")
         means = {key: mean_score(rows, key) for key in SCORES}
         scores[task.name] = {**means, "strict": task_score(rows)}
-    if out is not None:
-        mark = out / _MARK
-        known = read_record(mark, Asked)
-        left = {name: each for name, each in known["unfinished"].items() if name not in asked}
-        write_json(mark, {**known, "unfinished": left})
     return scores
 
 
@@ -117,9 +113,10 @@ def adapter_digest(folder: Path, fingerprint: str) -> str:
 
 
 def _asked_digest(task: Task, scoring: str) -> str:
-    """Name what is asked of a task, and how it is scored."""
-    asked = [examples_digest(task.test), task.scorer, task.max_new_tokens, scoring]
-    return short_hash(json.dumps(asked))
+    """Name what is asked of a task, a picture by its size and times, and how it is scored."""
+    pictures = [look(path) for example in task.test for path in example.images]
+    rules = [task.scorer, task.max_new_tokens, scoring]
+    return short_hash(json.dumps([examples_digest(task.test), pictures, *rules]))
 
 
 def claim(
@@ -127,7 +124,7 @@ def claim(
 ) -> None:
     """Make sure that answers can be written into a folder without a loss of anything in it.
 
-    What is there of a finished examination, of another adapter or of other questions is deleted.
+    What is there of another adapter or of other questions is deleted.
 
     Args:
         out: The folder; it is made.
@@ -152,15 +149,17 @@ def claim(
                 f"{mark}); move it away, or choose another folder with --out"
             )
     same = known["adapter"] == adapter
-    unfinished = known.get("unfinished", {}) if same else {}
+    before = known.get("asked", {}) if same else {}
     asked = {name: (digests or {}).get(name, "") for name in names}
     for name, digest in asked.items():
-        noted = same and unfinished.get(name, digest) == digest
-        for suffix, kept in ((".jsonl", name in unfinished), (".part", True)):
-            if not (noted and kept):
-                remove(out / f"{name}{suffix}")
+        again = bool(digest) and before.get(name) == digest
+        finished = os.path.lexists(out / f"{name}.jsonl")
+        if not again:
+            remove(out / f"{name}.jsonl")
+        if not (again or (same and (finished or name not in before))):
+            remove(out / f"{name}.part")
     for name in () if same else ours:
         if name.endswith(".part"):
             remove(out / name)
     content = {"adapter": adapter, "files": sorted({*ours, *wanted})}
-    write_json(mark, {**content, "unfinished": {**unfinished, **asked}})
+    write_json(mark, {**content, "asked": {**before, **asked}})

@@ -178,7 +178,7 @@ class Inputs:
         self, paths: Sequence[Path], known: Mapping[str, Sequence[Any]]
     ) -> dict[str, list[Any]]:
         """Return size, times and digest of files; those that look as they did are not read."""
-        found = {str(path): [*_look(path), ""] for path in paths}
+        found = {str(path): [*look(path), ""] for path in paths}
         for key, there in found.items():
             if list(known.get(key, ()))[:-1] == there[:-1] != []:
                 there[-1] = known[key][-1]
@@ -228,7 +228,7 @@ def _content(path: str) -> str:
         return "unreadable"
 
 
-def _look(path: Path) -> list[int]:
+def look(path: Path) -> list[int]:
     """Size and times of a file; nothing if it is not there."""
     try:
         about = path.stat()
@@ -238,7 +238,7 @@ def _look(path: Path) -> list[int]:
 
 
 def _looks(folder: Path) -> dict[str, list[int]]:
-    return {path.name: _look(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    return {path.name: look(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def _summary(rows: Mapping[str, Rows], found: Mapping[str, Any]) -> dict[str, Any]:

@@ -383,7 +383,7 @@ class Asked(Record):
 
     adapter: str
     files: list[Name] = Field(default=[])
-    unfinished: dict[str, str] = Field(default={})  # by task, a digest of what is asked
+    asked: dict[str, str] = Field(default={})  # by task, a digest of the questions
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
