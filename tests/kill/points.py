@@ -19,8 +19,16 @@ from tests.kill.moments import PROGRESS, Counters, watch_everything
 _SHARES = {"run": 9, "run-told": 2, "learn": 4, "eval": 3, "study": 4}
 _DOUBLE, _CLOCK, _CELL = 0.25, 0.12, 0.5
 _ANY = "any"
-_TIMES = {"seconds", "cpu_seconds", "peak_bytes", "step_cpu_ms", "tokens_per_second", "cost"}
-"""What takes another time when a command is run twice."""
+_TIMES = {
+    "seconds",
+    "cpu_seconds",
+    "peak_bytes",
+    "step_cpu_ms",
+    "tokens_per_second",
+    "cost",
+    "commit",
+}
+"""What may be another one when a command is run twice; a commit while its files are edited."""
 _PYTHONS = re.compile(r"tmp(/[a-z0-9_]{8})?")
 """What Python leaves where it looks whether files can be made."""
 _FINISHED = re.compile(

@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from tests.run.studying import STUDY, Starter, tiny_plan
+from undrift.cli.stopping import stop, stoppable
 from undrift.errors import UnknownName
 from undrift.report.study_table import study_markdown
+from undrift.run import processes
 from undrift.run import study as study_module
 from undrift.run.progress import Progress, StudyBar
+from undrift.run.stopping import Stopped
 from undrift.run.study import Study
 from undrift.rundir import read_json
 
@@ -205,6 +210,26 @@ def test_only_some_rows(make):
     assert len(starter.started) == 2 and Path("results/small.json").read_bytes() == full
     with pytest.raises(UnknownName, match="did you mean 'moelora'"):
         make(only=["moelroa"])
+
+
+def test_a_stop_while_a_cell_is_started_ends_it(make, monkeypatch):
+    started = []
+
+    def begin(name, argv, log):
+        sleeping = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+        started.append(processes.begin(name, sleeping, log))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)  # the handler runs here
+        return started[-1]
+
+    study, _ = make()
+    monkeypatch.setattr(study_module, "begin", begin)
+    with pytest.raises(Stopped), stoppable():
+        study.go(2, Progress())
+    monkeypatch.setattr(stop, "number", None)
+    stop.end()
+    assert [process.status for process in started] == [-signal.SIGTERM]
+    started[0].log.close()
 
 
 def test_prune(make):

@@ -18,6 +18,7 @@ from typing import Any
 from undrift.errors import RunDirError, unknown
 from undrift.run.processes import Process, begin, stopped_with_us
 from undrift.run.progress import Progress, clock
+from undrift.run.stopping import finishing_steps
 from undrift.run.study_plan import Cell, Plan, best_rate, next_rate
 from undrift.rundir import RunDir, atomic_write, read_record
 from undrift.rundir.files import remove
@@ -192,8 +193,9 @@ class Study:
             if len(running) >= jobs:
                 return
             if cell.name not in ours:
-                process = begin(cell.name, self.argv(cell), self.work / f"{cell.name}.log")
-                running += [process] if process is not None else []
+                with finishing_steps():  # a stop must not come between a child and its place here
+                    process = begin(cell.name, self.argv(cell), self.work / f"{cell.name}.log")
+                    running += [process] if process is not None else []
 
     def _settle(self, process: Process, progress: Progress) -> None:
         """Take note of how a process has ended."""
