@@ -214,6 +214,18 @@ def test_a_name_of_the_hubs_that_is_not_cached_fails_at_once_without_a_network(m
         load_model.source("org/model")
 
 
+def test_until_it_can_be_stopped_the_program_imports_next_to_nothing():
+    text = f"""
+import __future__, os, signal, sys
+sys.path.insert(0, {str(ROOT / "src")!r})
+before = {{*sys.modules}}
+import undrift.__main__
+print(*{{*sys.modules}} - before)
+"""
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", text], capture_output=True, text=True)
+    assert {*done.stdout.split()} == {"undrift", "undrift.__main__"}, done.stderr
+
+
 @pytest.mark.foreign("8.5")
 @pytest.mark.parametrize(
     ("number", "delay"),

@@ -138,7 +138,7 @@ class Harness:
         counted = self.whole(name, ranks).counted[where]
         group = study and where == 0 and random.random() < 0.5
         again = 0
-        if random.random() < _DOUBLE and not study:
+        if random.random() < _DOUBLE:
             again = random.randint(1, counted[_ANY])
         if random.random() < _CLOCK and not (study and where == 1):
             return Point(number, name, ranks, where, "clock", round(random.random(), 3), again,
