@@ -323,6 +323,9 @@ def test_a_study_of_real_runs(tmp_path, backbone_folder):
     (entry,) = written["runs"]
     assert entry["label"] == "moelora" and len(entry["matrix"]) == 2
     assert written["failed"][0]["label"] == "broken"
+    (page,) = tmp_path.glob("runs/study-s/moelora-*/report.html")
+    page.unlink()  # as if the run had been killed after its last number
     done = run("--json", "--only", "moelora")
     assert done.returncode == 0, done.stderr
+    assert page.is_file()
     assert json.loads(done.stdout.splitlines()[-1])["runs"] == [entry]
