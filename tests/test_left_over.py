@@ -116,6 +116,12 @@ def test_a_probe_that_was_killed_is_found_by_the_next(tmp_path):
 def test_a_temporary_folder_that_was_killed_is_found_by_the_next(tmp_path, monkeypatch):
     monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
     left = make(name_of(tmp_path / "undrift", dead()) / "a").parent
+    theirs = make(name_of(tmp_path / "undrift", os.getpid()) / "a").parent
+    check_writable(tmp_path / "run")  # every command begins with it
+    assert not left.exists() and theirs.exists()
+    remove(theirs)
+    left.mkdir()
+    files._SWEPT.clear()
     with temporary_folder() as folder, atomic_folder(folder / "b") as made:
         assert made.is_dir() and not left.exists()
     assert not list(tmp_path.iterdir())

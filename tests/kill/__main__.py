@@ -43,6 +43,7 @@ def main() -> None:
     """Draw the points, kill at each, print what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.kill")
     parser.add_argument("--points", type=int, default=200)
+    parser.add_argument("--stop", action="store_true", help="SIGTERM and SIGINT, not SIGKILL")
     parser.add_argument("--seed", default="17")
     parser.add_argument("--only", type=int, action="append", help="points by number (repeatable)")
     parser.add_argument("--keep", action="store_true", help="leave the folders of failed points")
@@ -52,9 +53,8 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="undrift-kill-")).resolve()
     harness = Harness(place)
     count = max([given.points, *(given.only or ())])
-    points = [
-        p for p in harness.points(count, given.seed) if not given.only or p.number in given.only
-    ]
+    drawn = (harness.stops if given.stop else harness.points)(count, given.seed)
+    points = [point for point in drawn if not given.only or point.number in given.only]
     done: list[tuple[Point, list[str]]] = []
     for point in points:
         start = time.monotonic()
@@ -68,7 +68,8 @@ def main() -> None:
         for line in wrong[:12]:
             print(f"       {line}", flush=True)
         if wrong:
-            again = f"python -m tests.kill --seed {given.seed} --only {point.number} --keep"
+            again = f"python -m tests.kill{' --stop' * given.stop} --seed {given.seed} --only"
+            again += f" {point.number} --keep"
             print(f"       {again}", flush=True)
     bad = [point for point, wrong in done if wrong]
     twice = sum(point.again > 0 for point, _ in done)

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from tests.kill import moments
 from tests.kill.moments import Counters
 from tests.run.tiny import save_tiny, tiny_benchmark
+from undrift import __main__ as program
 from undrift import cli
 from undrift.run import processes
 
@@ -164,6 +165,7 @@ def start(
     counters: Sequence[Counters] = (),
     deadly: tuple[int, str, int] | None = None,
     jobs: int = 1,
+    number: int = signal.SIGKILL,
 ) -> Started:
     """Start a command in a folder.
 
@@ -175,6 +177,7 @@ def start(
         counters: One for each process; of a study, one for it and one for all its cells.
         deadly: (which of the counters, kind, number): where a process kills itself.
         jobs: How many cells of a study run side by side.
+        number: The signal.
 
     Returns:
         Its processes.
@@ -193,6 +196,7 @@ def start(
                 os.setsid()
                 _quiet(log)
                 _environment(root, rank, ranks, meeting)
+                moments.watch.signal = number
                 own = None if deadly is None or deadly[0] != rank else deadly[1:]
                 if command.name == "study":
                     _fork_cells(counters[1], deadly[1:] if deadly and deadly[0] == 1 else None,
@@ -236,9 +240,11 @@ def _command(words: list[str]) -> None:
     """Run a command line, and end this process with its status."""
     atexit._clear()  # what the parent has to do at its end
     sys.argv = ["undrift", *words]
+    program._PROCESS = os.getpid()
+    cli.stop.__init__()
     status: Any = 0
     try:
-        cli.main()
+        program.main()
     except SystemExit as ended:
         status = ended.code or 0
     except BaseException:
@@ -269,7 +275,6 @@ def _fork_cells(counters: Counters, deadly: tuple[str, int] | None, root: Path, 
                     os.closerange(3, 1024)  # the locks of other cells among them
                     moments.watch.counters, moments.watch.deadly = counters, deadly
                     moments.watch.process = os.getpid()
-                    cli.stop.__init__()
                     _command(list(argv[3:]))
                 finally:
                     os._exit(99)

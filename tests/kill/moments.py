@@ -63,6 +63,7 @@ class _Watch:
 
     counters: Counters | None = None
     deadly: tuple[str, int] | None = None
+    signal: int = signal.SIGKILL
     root = ""
     data = ""
     process = 0
@@ -91,7 +92,7 @@ def moment(kind: str) -> None:
         return
     for name in (kind, "any"):
         if (name, watch.counters.add(name)) == watch.deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), watch.signal)
 
 
 def done(what: str) -> None:

@@ -52,6 +52,7 @@ class Point:
         again: The moment of any kind at which what goes on is killed too; 0 for none.
         jobs: How many cells of a study run side by side.
         group: Whether all processes of a study are killed at once.
+        stop: The signal that asks it to stop, instead of killing it.
     """
 
     number: int
@@ -63,6 +64,7 @@ class Point:
     again: int = 0
     jobs: int = 1
     group: bool = False
+    stop: str = ""
 
     def __str__(self) -> str:
         who = {0: "", 1: " cell"}[self.where] if self.command == "study" else f" rank {self.where}"
@@ -70,7 +72,8 @@ class Point:
         also = f", then moment {self.again}" if self.again else ""
         several = f" of {self.ranks}" if self.ranks > 1 else ""
         many = ", all at once" if self.group else ""
-        return f"{self.command}{who}{several}: {self.kind}, {when}{also}{many}"
+        how = f", {self.stop}" if self.stop else ""
+        return f"{self.command}{who}{several}: {self.kind}, {when}{also}{many}{how}"
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,20 @@ class Harness:
             drawn.append(self._draw(number, deck.pop(), random, decks))
         return drawn
 
+    def stops(self, count: int, seed: int | str) -> list[Point]:
+        """Draw moments at which a command in one process is asked to stop."""
+        random = Random(f"stop {seed}")
+        drawn = []
+        for number in range(1, count + 1):
+            name = random.choice([*_SHARES])
+            counted = self.whole(name, 1).counted[0]
+            kind = random.choice(
+                [k for k, n in counted.items() if n and k not in (_ANY, *PROGRESS)]
+            )
+            at, how = random.randint(1, counted[kind]), random.choice(("SIGTERM", "SIGINT"))
+            drawn.append(Point(number, name, 1, 0, kind, at, stop=how))
+        return drawn
+
     def _draw(self, number: int, name: str, random: Random, decks: dict[Any, list[str]]) -> Point:
         study = name == "study"
         ranks = 1 if study else random.choice(self.commands[name].ranks)
@@ -158,7 +175,7 @@ class Harness:
         command, whole = self.commands[point.command], self.whole(point.command, point.ranks)
         wrong: list[str] = []
         counters = [Counters(), Counters()]
-        self._kill(point, command, root, counters, whole.seconds)
+        wrong += self._end(point, command, root, counters, whole.seconds)
         counted = [counters]
         finished = finished_files(root)
         if point.again:
@@ -182,18 +199,21 @@ class Harness:
             shutil.rmtree(root)
         return wrong
 
-    def _kill(
+    def _end(
         self, point: Point, command: Command, root: Path, counters: Sequence[Counters], whole: float
-    ) -> None:
+    ) -> Iterator[str]:
+        """Kill a command, or ask it to stop and say what is wrong with how it did."""
         clock = point.kind == "clock"
         deadly = None if clock else (point.where, point.kind, int(point.at))
         begun = time.monotonic()
-        started = start(command, root, self.place, point.ranks, counters, deadly, jobs=point.jobs)
+        number = signal.Signals[point.stop or "SIGKILL"]
+        started = start(
+            command, root, self.place, point.ranks, counters, deadly, point.jobs, number
+        )
         if clock:
             while started.look() and time.monotonic() - begun < point.at * whole:
                 time.sleep(0.002)
             if point.where not in started.statuses:
-                number = signal.SIGKILL
                 if point.group:
                     started.signal(number, group=True)
                 else:
@@ -202,9 +222,25 @@ class Harness:
         if point.group:
             started.signal(signal.SIGKILL, group=True)
             _gone(started)
+        if point.stop:
+            yield from _unfriendly(started, signal.Signals[point.stop])
+            return
         cell = point.command == "study" and point.where == 1  # the study tells of its end
         if not (clock or cell or -signal.SIGKILL in statuses.values()):
             raise AssertionError(f"{point}: it was not killed ({statuses}): {_tail(started.log)}")
+
+
+def _unfriendly(started: Started, number: int) -> Iterator[str]:
+    """Say what is wrong with the end of a command that was asked to stop."""
+    status, said = started.statuses[0], started.log.read_text(errors="replace")
+    started.log.write_text("")
+    if status not in (0, 128 + number):
+        yield f"it ended with {status}"
+    lines = said.strip().splitlines()
+    if status and lines != ["stopped; the same command goes on where it was"]:
+        yield f"it said {lines[-12:]}"
+    if _group_alive(started.pids[0]):
+        yield "a process of it is left"
 
 
 def _gone(started: Started) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from undrift.errors import RunDirError
-from undrift.rundir.files import TEMPORARY, beside
+from undrift.rundir.files import TEMPORARY, beside, sweep
 from undrift.rundir.records import Record, read_record
 
 _PAGE = b'<meta name="generator" content="undrift"'
@@ -162,7 +163,8 @@ def check_writable(
 ) -> None:
     """Refuse what cannot be written, before anything is computed for it.
 
-    A few bytes are written beside it and deleted. Nothing stays behind, and no folder is made.
+    A few bytes are written beside it and deleted. Nothing stays behind, and no folder is made. What
+    killed processes have left in the folder for temporary files is cleared away.
 
     Args:
         path: What is going to be written; it need not exist.
@@ -172,6 +174,7 @@ def check_writable(
     Raises:
         RunDirError: If it cannot be written.
     """
+    sweep(Path(tempfile.gettempdir()), deep=False)
     try:
         folder = path.parent if file and path.is_file() else path
         lost = []
