@@ -51,7 +51,7 @@ STDLIB_AND = {
     "registry": set(),
     "untrusted": set(),
     "scoring": {"rapidfuzz"},
-    "rundir": {"pydantic", "psutil"},
+    "rundir": {"pydantic", "psutil", "filelock"},
 }
 HEAVY = {"torch", "transformers", "peft", "accelerate", "trl", "datasets", "matplotlib", "numpy"}
 TRAINERS = {"Trainer", "TrainingArguments", "Seq2SeqTrainer", "Seq2SeqTrainingArguments"}

@@ -61,7 +61,7 @@ def evaluate(
     from undrift.run.config import located, overrides, resolve
     from undrift.run.evaluate import SCORES, examine
     from undrift.run.load_model import find_device
-    from undrift.run.ranks import joined
+    from undrift.run.ranks import alone_in, joined
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
@@ -72,7 +72,8 @@ def evaluate(
     layer, part = overrides(settings or []), {"limit": limit, "fraction": fraction}
     origin = {} if benchmark else origin_of(find_adapter(adapter))
     base = backbone or located(origin.get("backbone", ""), origin.get("backbone_folder")) or None
-    with joined() as first, options.progress(quiet or as_json, False) as told:
+    talk, kept = options.progress(quiet or as_json, False), [out] if out is not None else []
+    with joined() as first, alone_in(*kept), talk as told:
         if origin.get("learned") and data is None and not layer:
             name, found = "what it has learned", _learned(origin["learned"], tasks, told, base)
             chosen = [replace(task, test=subset(task.test, **part)) for task in found]

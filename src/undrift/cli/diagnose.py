@@ -63,7 +63,7 @@ def diagnose(
     from undrift import report
     from undrift.diagnose import diagnose as ask
     from undrift.run.load_model import find_device
-    from undrift.run.ranks import joined
+    from undrift.run.ranks import alone_in, joined
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
@@ -72,7 +72,7 @@ def diagnose(
         check_writable(folder, choose="its answers are kept there")
     opening = {"data": data, "backbone": backbone, "device": device, "limit": limit}
     asked = {"adapters": adapters, "rerouted": reroute, "probe": probe, "again": again}
-    with joined() as first:
+    with joined() as first, alone_in(*runs):
         for folder, run in zip(runs, loaded, strict=True):
             with options.progress(quiet or as_json, False) as told:
                 found = ask(folder, **asked, **opening, progress=told)

@@ -96,7 +96,7 @@ def learn(
     from undrift.run.config import overrides
     from undrift.run.learn import Learn, start_from
     from undrift.run.load_model import find_device
-    from undrift.run.ranks import joined
+    from undrift.run.ranks import alone_in, joined
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
@@ -124,7 +124,8 @@ def learn(
     )
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     asked: dict[str, Any] = {"held_out": held_out, "without": without or ()}
-    with joined() as first, options.progress(quiet, as_json) as told:
+    talk = options.progress(quiet, as_json)
+    with joined() as first, alone_in(out), talk as told:
         lesson = Learn(begun, own, out, told, **asked, replace=overwrite, force=force)
         changes = lesson.go()
     if not first:

@@ -72,14 +72,15 @@ def run(
         raise unknown("benchmark", config.benchmark, BENCHMARKS.names())
     calm(config.threads)
     from undrift.run.load_model import check_named
-    from undrift.run.ranks import joined
+    from undrift.run.ranks import alone_in, joined
     from undrift.run.task_loop import Run
     from undrift.rundir import check_writable
 
     check_named(config)
     check_writable(config.folder)
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
-    with joined() as first, options.progress(quiet, as_json) as told:
+    talk = options.progress(quiet, as_json)
+    with joined() as first, alone_in(config.folder), talk as told:
         result = Run(config, told, replace=overwrite, force=force).go()
     if not first:
         return

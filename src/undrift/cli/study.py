@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,32 +65,34 @@ def study(
     from undrift.run.study import Study
     from undrift.run.study_plan import Plan, load_study
     from undrift.rundir import check_writable
+    from undrift.rundir.lock import held
 
     config = load_study(file)
     folder = work or Path("runs") / f"study-{file.stem}"
     if not listing:
         check_writable(folder, choose="choose another place with --work")
-    load, data = BENCHMARKS.load(config.benchmark), config.run.get("data")
-    # pictures are drawn here, so that cells side by side do not all draw them
-    benchmark = load(None if data is None else Path(data), progress=not (quiet or as_json))
-    plan, command = Plan(config, benchmark), f"undrift study {file}"
-    made = Study(plan, command, folder, study_markdown, only or (), prune=prune)
-    if listing:
-        _list(made, as_json)
-        return
-    with options.progress(quiet, as_json, StudyBar) as progress:
-        made.go(jobs or os.cpu_count() or 1, progress)
-    for done in made.finished:
-        draw_page(done)  # of a run that was killed between its last number and its page
-    results = made.results()
-    if as_json:
-        options.print_json(results)
-    elif results["runs"] and not quiet:
-        print(f"\n{made.table(results)}")
-        print(f"written: {' and '.join(map(str, made.files))}; the runs: {made.work}")
-    _complain(made)
-    if made.failures:
-        raise typer.Exit(1)
+    with nullcontext() if listing else held(folder):
+        load, data = BENCHMARKS.load(config.benchmark), config.run.get("data")
+        # pictures are drawn here, so that cells side by side do not all draw them
+        benchmark = load(None if data is None else Path(data), progress=not (quiet or as_json))
+        plan, command = Plan(config, benchmark), f"undrift study {file}"
+        made = Study(plan, command, folder, study_markdown, only or (), prune=prune)
+        if listing:
+            _list(made, as_json)
+            return
+        with options.progress(quiet, as_json, StudyBar) as progress:
+            made.go(jobs or os.cpu_count() or 1, progress)
+        for done in made.finished:
+            draw_page(done)  # of a run that was killed between its last number and its page
+        results = made.results()
+        if as_json:
+            options.print_json(results)
+        elif results["runs"] and not quiet:
+            print(f"\n{made.table(results)}")
+            print(f"written: {' and '.join(map(str, made.files))}; the runs: {made.work}")
+        _complain(made)
+        if made.failures:
+            raise typer.Exit(1)
 
 
 def _list(study: Study, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from undrift.diagnose.experts import expert_drift
 from undrift.diagnose.reroute import reroute
 from undrift.diagnose.routes import route_drift
 from undrift.report import load
+from undrift.run.ranks import alone_in
 from undrift.run.thumbnails import keep_pictures
 from undrift.run.trainer import training_work
 from undrift.rundir import RunDir, read_record, write_json
@@ -49,22 +50,35 @@ def diagnose(
         By file: routes, experts, causes and, if asked for, reroute.
 
     Raises:
-        RunDirError: If the run is not finished, or its adapters are gone.
+        RunDirError: If the run is not finished, or its adapters are gone, or if another process
+            works in its folder.
         ConfigError: If it has no such task.
     """
     files = RunDir.existing(folder)
+    with alone_in(folder):
+        return _answers(files, adapters, rerouted, probe, again, opening)
+
+
+def _answers(
+    files: RunDir,
+    adapters: tuple[str, str] | None,
+    rerouted: str | None,
+    probe: int,
+    again: bool,
+    opening: Mapping[str, Any],
+) -> dict[str, Found]:
     files.check_folders()
     kept = files.root / "diagnose"
     if again:
         files.check_ours("diagnose")
         remove(kept)
-    if why := nothing_later(load(folder)):
+    if why := nothing_later(load(files.root)):
         names: list[str] = ["routes", "experts", "causes"]
         nothing = dict.fromkeys(names, does_not_apply(why))
         for name, answer in nothing.items():
             write_json(kept / f"{name}.json", answer)
         return nothing
-    run = AdapterSeries(folder, **opening)
+    run = AdapterSeries(files.root, **opening)
     if run.limit is None:  # an older run has kept no pictures of what it asked
         for index, each in enumerate(run.tasks, start=1):
             keep_pictures(run.files, index, each)

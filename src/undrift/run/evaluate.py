@@ -20,6 +20,7 @@ from undrift.run.answer import answered, answers
 from undrift.run.input_changes import look
 from undrift.run.learned_tasks import examples_digest
 from undrift.run.progress import Progress
+from undrift.run.ranks import alone_in
 from undrift.run.session import Session
 from undrift.rundir import is_name, read_record, write_json
 from undrift.rundir.files import NAME_RULE, remove, short_hash
@@ -71,7 +72,22 @@ def examine(
 
     Returns:
         The scores of each task by the names in SCORES, in percent; None where it has none.
+
+    Raises:
+        RunDirError: If answers cannot be kept in `out`, or another process works there.
     """
+    with alone_in(*([out] if out is not None else [])):
+        return _examined(adapter, tasks, out, batch_size, progress, scoring)
+
+
+def _examined(
+    adapter: SavedAdapter,
+    tasks: Sequence[Task],
+    out: Path | None,
+    batch_size: int,
+    progress: Progress,
+    scoring: str,
+) -> dict[str, dict[str, float | None]]:
     examples = [example for task in tasks for example in task.test]
     adapter.backbone.prepare([picture for e in examples for picture in e.images])
     progress.plan(len(examples))

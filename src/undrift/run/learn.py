@@ -36,6 +36,7 @@ from undrift.run.load_tasks import (
 )
 from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
+from undrift.run.ranks import alone_in
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.stopping import finishing_steps
@@ -174,46 +175,48 @@ class Learn:
         force: bool = False,
         backbone: Backbone | None = None,
     ) -> None:
-        self.start, self.progress = start, progress or Progress()
-        self.files = LearnDir(out)
-        self.config = with_base_folder(start.config, None if replace else self.files)
-        check_reporters(self.config.report_to)
-        self.method = make_method(self.config.method.name, self.config.method.options)
-        if self.method.schedule != "sequential":
-            raise ConfigError(f"{self.method.name!r} does not learn one task after another")
-        self._backbone = backbone
-        self.index = len(start.notes) + 1
-        names = [note["name"] for note in start.notes]
-        if own.name in names:
-            raise ConfigError(
-                f"the adapter has learned a task called {own.name!r} already; give this one "
-                "another name with --name"
+        with alone_in(out):
+            self.start, self.progress = start, progress or Progress()
+            self.files = LearnDir(out)
+            self.config = with_base_folder(start.config, None if replace else self.files)
+            check_reporters(self.config.report_to)
+            self.method = make_method(self.config.method.name, self.config.method.options)
+            if self.method.schedule != "sequential":
+                raise ConfigError(f"{self.method.name!r} does not learn one task after another")
+            self._backbone = backbone
+            self.index = len(start.notes) + 1
+            names = [note["name"] for note in start.notes]
+            if own.name in names:
+                raise ConfigError(
+                    f"the adapter has learned a task called {own.name!r} already; give this one "
+                    "another name with --name"
+                )
+            for name in without:
+                if name not in names:
+                    known = ", ".join(names)
+                    raise ConfigError(f"--without {name}: the adapter has learned {known}")
+            self.files.task(self.index, own.name)  # refuses a name that cannot be a file's
+            self.task, self.skipped = self._read(own, held_out)
+            self.note = from_files(own, self.task, held_out, self.config.seed, self.config.skip_bad)
+            asked = [note for note in start.notes if note["name"] not in without]
+            self.earlier = find_again(asked, self.progress, backbone or self.config.base)
+            asked_tasks = [self.task, *(task for task, _ in self.earlier)]
+            check_answers(asked_tasks, self.config.eval.scoring, self.progress)
+            content = {
+                "from": str(start.adapter.resolve() if start.adapter else self.config.backbone),
+                "task": {key: value for key, value in self.note.items() if key != "digest"},
+                "train": {"file": str(own.train.resolve())},
+                "without": list(without),
+                "run": yaml.safe_load(self.config.text()),
+            }
+            self._text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+            LearnDir.start(out, self._text, replace=replace)
+            self._backbone = backbone
+            base = source(self.config.base) if backbone is None else None
+            splits = splits_of([self.task], [task for task, _ in self.earlier])
+            self.inputs = Inputs(
+                self.files, splits, base, start.adapter, force=force, progress=self.progress
             )
-        for name in without:
-            if name not in names:
-                raise ConfigError(f"--without {name}: the adapter has learned {', '.join(names)}")
-        self.files.task(self.index, own.name)  # refuses a name that cannot be a file's
-        self.task, self.skipped = self._read(own, held_out)
-        self.note = from_files(own, self.task, held_out, self.config.seed, self.config.skip_bad)
-        asked = [note for note in start.notes if note["name"] not in without]
-        self.earlier = find_again(asked, self.progress, backbone or self.config.base)
-        asked_tasks = [self.task, *(task for task, _ in self.earlier)]
-        check_answers(asked_tasks, self.config.eval.scoring, self.progress)
-        content = {
-            "from": str(start.adapter.resolve() if start.adapter else self.config.backbone),
-            "task": {key: value for key, value in self.note.items() if key != "digest"},
-            "train": {"file": str(own.train.resolve())},
-            "without": list(without),
-            "run": yaml.safe_load(self.config.text()),
-        }
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        LearnDir.start(out, text, replace=replace)
-        self._backbone = backbone
-        base = source(self.config.base) if backbone is None else None
-        splits = splits_of([self.task], [task for task, _ in self.earlier])
-        self.inputs = Inputs(
-            self.files, splits, base, start.adapter, force=force, progress=self.progress
-        )
 
     def go(self) -> list[Change]:
         """Do what is not done yet.
@@ -224,11 +227,14 @@ class Learn:
         Raises:
             TrainingDiverged: If a loss is not finite.
             AdapterMismatch: If the adapter belongs to another backbone.
+            RunDirError: If another process works in the folder, or has put another task there.
         """
-        if self.files.result_file.is_file():
-            self.inputs.check_base(self.config, self._backbone)
-        else:
-            self._measure(self._prepare())
+        with alone_in(self.files.root):
+            LearnDir.start(self.files.root, self._text)
+            if self.files.result_file.is_file():
+                self.inputs.check_base(self.config, self._backbone)
+            else:
+                self._measure(self._prepare())
         rows = read_record(self.files.result_file, Result)["tasks"]
         known = {field.name for field in fields(Change)}
         return [Change(**{key: row[key] for key in known}) for row in rows]

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from undrift.errors import ConfigError
+from undrift.errors import ConfigError, RunDirError, UndriftError
 from undrift.rundir import files
+from undrift.rundir.lock import held
 from undrift.tuner.distributed import processes, rank
 
 _PATIENCE = timedelta(hours=2)  # the first process may have much to compute while others wait
@@ -60,6 +62,32 @@ def joined() -> Iterator[bool]:
     finally:
         if not begun:
             dist.destroy_process_group()
+
+
+@contextmanager
+def alone_in(*folders: Path) -> Iterator[None]:
+    """Within this context no other command writes into these folders; all processes call it.
+
+    Args:
+        *folders: The folders; the first process holds them for all.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RunDirError: In every process, if somebody else works in one of them (see
+            `undrift.rundir.lock`).
+    """
+    refused: UndriftError | None = None
+    with ExitStack() as stack:
+        try:
+            for folder in folders if rank() == 0 else ():
+                stack.enter_context(held(folder))
+        except UndriftError as error:
+            refused = error
+        if said := of_all([refused and str(refused)])[0][0]:
+            raise refused or RunDirError(said)
+        yield
 
 
 @contextmanager

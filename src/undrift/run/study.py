@@ -22,6 +22,7 @@ from undrift.run.stopping import finishing_steps
 from undrift.run.study_plan import Cell, Plan, best_rate, next_rate
 from undrift.rundir import RunDir, atomic_write, read_record
 from undrift.rundir.files import remove
+from undrift.rundir.lock import held
 from undrift.rundir.records import Manifest, StudyResults
 from undrift.rundir.study_results import compact, run_entry, surroundings
 
@@ -167,8 +168,12 @@ class Study:
 
         Raises:
             KeyboardInterrupt: If it was stopped; the children have been stopped too.
+            RunDirError: If another study works in the folder.
         """
-        self.work.mkdir(parents=True, exist_ok=True)
+        with held(self.work):
+            self._go(jobs, progress)
+
+    def _go(self, jobs: int, progress: Progress) -> None:
         self.write()
         waiting, running, took = self.todo, list[Process](), list[float]()
         with stopped_with_us(running):

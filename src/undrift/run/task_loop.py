@@ -27,6 +27,7 @@ from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import Skipped, check_answers, cut, note_skipped, read_benchmark
 from undrift.run.manifest import manifest
 from undrift.run.progress import Progress
+from undrift.run.ranks import alone_in
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.stopping import finishing_steps
@@ -82,27 +83,31 @@ class Run:
         backbone: Backbone | None = None,
         benchmark: Benchmark | None = None,
     ) -> None:
-        there = RunDir(config.folder)
-        replace = replace or there.only_planned
-        config = with_base_folder(config, None if replace else there)
-        self.config = config
-        self.progress = progress or Progress()
-        self.method = make_method(config.method.name, config.method.options)
-        check_reporters(config.report_to)
-        # told now, not after the drawing
-        base = source(config.base) if backbone is None else None
-        self.skipped: tuple[Skipped, ...] = ()
-        if benchmark is None:
-            benchmark, self.skipped = read_benchmark(config, self.progress, backbone or config.base)
-        self.benchmark = benchmark
-        order = self.benchmark.in_order(config.order)
-        self.tasks = [cut(task, config.profile, config.eval.split) for task in order]
-        check_answers(self.tasks, config.eval.scoring, self.progress)
-        self.stages = trainings(self.tasks, self.method.schedule)
-        self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
-        self.files = RunDir.start(config.folder, config.text(), replace=replace)
-        splits = splits_of(self.tasks)
-        self.inputs = Inputs(self.files, splits, base, force=force, progress=self.progress)
+        with alone_in(config.folder):
+            there = RunDir(config.folder)
+            replace = replace or there.only_planned
+            config = with_base_folder(config, None if replace else there)
+            self.config = config
+            self.progress = progress or Progress()
+            self.method = make_method(config.method.name, config.method.options)
+            check_reporters(config.report_to)
+            # told now, not after the drawing
+            base = source(config.base) if backbone is None else None
+            self.skipped: tuple[Skipped, ...] = ()
+            if benchmark is None:
+                benchmark, self.skipped = read_benchmark(
+                    config, self.progress, backbone or config.base
+                )
+            self.benchmark = benchmark
+            order = self.benchmark.in_order(config.order)
+            self.tasks = [cut(task, config.profile, config.eval.split) for task in order]
+            check_answers(self.tasks, config.eval.scoring, self.progress)
+            self.stages = trainings(self.tasks, self.method.schedule)
+            self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
+            self._text = config.text()
+            self.files = RunDir.start(config.folder, self._text, replace=replace)
+            splits = splits_of(self.tasks)
+            self.inputs = Inputs(self.files, splits, base, force=force, progress=self.progress)
         self._backbone = backbone
         self._at = 0  # how many trainings the model in memory has had
         self._seconds: dict[str, float] = {}
@@ -116,7 +121,15 @@ class Run:
 
         Raises:
             TrainingDiverged: If a loss is not finite; what was finished before is kept.
+            RunDirError: If another process works in the folder, or has put another run there.
         """
+        with alone_in(self.files.root):
+            RunDir.start(self.files.root, self._text)
+            return self._go()
+
+    # ------------------------------------------------------------ the parts of a run
+
+    def _go(self) -> dict[str, Any]:
         if self._complete():
             self.inputs.check_base(self.config, self._backbone)
             return read_record(self.files.matrix_file, Matrix)
@@ -144,8 +157,6 @@ class Run:
                 self._write_seconds()
                 self.files.mark_done(index, stage.name)
         return self._finish(zero_shot, matrix or [zero_shot])
-
-    # ------------------------------------------------------------ the parts of a run
 
     def _complete(self) -> bool:
         done = all(self.files.is_done(i, stage.name) for i, stage in enumerate(self.stages, 1))

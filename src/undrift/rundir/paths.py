@@ -11,7 +11,8 @@ ROOT/
 ├── eval/after-01/    on-01.jsonl: a prediction a line (after-00: untouched); on-01.json: tasks told
 ├── pictures/01-digits/  0001.webp: a small copy of the picture of line 1 of every on-01.jsonl, at
 │                     most 160 pixels long; 0001-2.webp if it has a second; of the first 2000 lines
-└── live/01-digits/   TensorBoard's files about the learning of the task, if --report-to asks so
+├── live/01-digits/   TensorBoard's files about the learning of the task, if --report-to asks so
+└── undrift.lock      while a command works there: which process, on which host, since when
 ```
 
 A line of `eval` is `{"id", "question", "answers", "prediction", "strict", "caseless"}`; one of a
@@ -46,6 +47,8 @@ from undrift.rundir.files import (
     text_of,
 )
 
+LOCK = "undrift.lock"
+"""What a command holds while it writes into a folder, see `undrift.rundir.lock`."""
 _FORMAT = re.compile(r"format: *(.*)\n")
 _PLACE = re.compile(r"^( *)backbone_folder:.*\n(?:\1 +.*\n)*", re.MULTILINE)
 """Where the base lies, with the lines that a long path is folded into: no part of what a run is."""
@@ -243,8 +246,9 @@ class RunDir:
         )
 
     def _entries(self) -> list[Path]:
-        """List what the folder holds, but for files that a killed process was still writing."""
-        return [path for path in self.root.iterdir() if path.suffix != TEMPORARY]
+        """List what the folder holds, but for its lock and what a killed process was writing."""
+        there = self.root.iterdir()
+        return [path for path in there if path.suffix != TEMPORARY and path.name != LOCK]
 
     def _clear(self) -> None:
         if not self.begun_here:

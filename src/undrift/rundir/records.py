@@ -265,6 +265,14 @@ class Begun(Record):
     base: dict[str, list[int]]
 
 
+class Holder(Record):
+    """undrift.lock: which process works in a folder, on which host, since when."""
+
+    host: str
+    pid: PositiveInt
+    since: str
+
+
 class Summary(Record):
     """summary.json of `undrift compare --out`."""
 
