@@ -43,6 +43,7 @@ def test_what_a_dead_process_was_writing_is_cleared_away(tmp_path):
     make(name_of(tmp_path / "tasks/01-a/training/checkpoint-2", pid, ".removed") / "random.json")
     make(tmp_path / f"tasks/01-a/adapter.{pid}-0123abcd.writing/half")  # of an older undrift
     make(tmp_path / f"run.yaml.{pid}.writing")
+    make(tmp_path / f"run.yaml.{10**30}.writing")
     RunDir.start(tmp_path, CONFIG)
     assert not [*tmp_path.rglob("*.writing")]
     assert (tmp_path / "run.yaml").is_file()

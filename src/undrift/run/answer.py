@@ -69,8 +69,8 @@ def answered(
         A line a question.
     """
     notes = file.with_suffix(".part") if file is not None else None
-    if file is not None and file.is_file():
-        remove(file.with_suffix(".part"))  # killed in between, it has both
+    if file is not None and notes is not None and file.is_file():
+        remove(notes)  # a kill in between leaves both
         return read_answers(file)
     session.progress.stage(title, len(task.test), len(task.test))
     predictions, told = _predictions(session, task, notes)

@@ -41,7 +41,7 @@ _LEFT = re.compile(
     rf"(?P<kind>|\.replaced|\.removed){re.escape(TEMPORARY)}"
 )
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:4]
-_DAY = 86400.0  # seconds: what another machine has not touched for so long is nobody's
+_HOUR, _DAY = 3600.0, 86400.0  # seconds
 
 NAME_RULE = (
     "a name is made of letters, digits, '_', '.' and '-', beginning with a letter or a digit, and "
@@ -315,13 +315,16 @@ def _being_written(path: Path, left: re.Match[str]) -> bool:
     except OSError:
         return True  # it is gone meanwhile
     if left["host"] not in (None, _HOST):
-        return time.time() - touched < _DAY
+        return time.time() - touched < _DAY  # whether its process lives is not known here
     try:
         process = psutil.Process(int(left["process"]))
         dead = process.status() == psutil.STATUS_ZOMBIE
-        return not dead and process.create_time() <= touched + 1.0
+        # one that is much younger has got the number of another; file servers' clocks differ
+        return not dead and process.create_time() < touched + _HOUR
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:
+        return True
 
 
 def _clear(path: Path, left: re.Match[str]) -> None:
