@@ -28,6 +28,7 @@ from undrift.cli.score import score
 from undrift.cli.show import show
 from undrift.cli.stopping import stop, stoppable
 from undrift.cli.study import study
+from undrift.cli.verify import verify
 from undrift.errors import ConfigError, UndriftError
 from undrift.untrusted import half_character
 
@@ -62,7 +63,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_COMMANDS = (run, learn, study, evaluate, predict, score, compare, diagnose, report, doctor, show)
+_COMMANDS = (
+    *(run, learn, study, evaluate, predict, score),
+    *(compare, diagnose, report, verify, doctor, show),
+)
 for command in _COMMANDS:
     name = {evaluate: "eval", show: "list"}.get(command, command.__name__)
     # the docstring is the help, in which a bracket would be markup

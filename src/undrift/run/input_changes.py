@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from undrift.data.types import Example, Task
@@ -68,10 +69,11 @@ class Inputs:
         manifest = self._manifest()
         self.changes: list[Mapping[str, Any]] = list(manifest.get("changes", ()))
         self._base = _looks(Path(base)) if base is not None and Path(base).is_dir() else {}
-        self._now, paths = self._read(splits, adapter, before["files"] if before else {})
+        known = before["files"] if before else {}
+        self._now, paths = digests(splits, adapter, known, self._progress)
         self._told = False
         if before is not None:
-            found = _differences(before["rows"], self._now["rows"], paths)
+            found = differences(before["rows"], self._now["rows"], paths)
             said = [_summary(rows, found) for rows in (before["rows"], self._now["rows"])]
             self._settle("data", [line for lines in found.values() for line in lines], *said)
             self._told = bool(found)
@@ -155,45 +157,57 @@ class Inputs:
         text = f"going on, though the {part} have changed since it was begun: {'; '.join(told)}"
         self._progress.event("changed", text, what=change.what)
 
-    def _read(
-        self,
-        splits: Mapping[str, Sequence[Example]],
-        adapter: Path | None,
-        known: Mapping[str, Sequence[Any]],
-    ) -> tuple[dict[str, Any], Mapping[str, Path]]:
-        """Digest everything; also tell which path stands for which digest of a picture."""
-        parts = [] if adapter is None else sorted(p for p in adapter.iterdir() if p.is_file())
-        pictures = dict.fromkeys(p for split in splits.values() for e in split for p in e.images)
-        files = self._contents([*parts, *pictures], known)
-        rows: dict[str, Rows] = {
-            name: {e.id: [_texts(e), *(str(files[str(p)][-1]) for p in e.images)] for e in split}
-            for name, split in splits.items()
-        }
-        if parts:
-            rows[ADAPTER] = {path.name: [str(files[str(path)][-1])] for path in parts}
-        paths = {str(files[str(path)][-1]): path for path in pictures}
-        return {"rows": rows, "files": files}, paths
 
-    def _contents(
-        self, paths: Sequence[Path], known: Mapping[str, Sequence[Any]]
-    ) -> dict[str, list[Any]]:
-        """Return size, times and digest of files; those that look as they did are not read."""
-        found = {str(path): [*look(path), ""] for path in paths}
-        for key, there in found.items():
-            if list(known.get(key, ()))[:-1] == there[:-1] != []:
-                there[-1] = known[key][-1]
-        unread = [key for key, there in found.items() if not there[-1]]
-        many = len(unread) > _AT_ONCE
-        if many:
-            self._progress.stage("looking at pictures", len(unread))
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as pool:
-            for start in range(0, len(unread), _AT_ONCE):
-                part = unread[start : start + _AT_ONCE]
-                for key, digest in zip(part, pool.map(_content, part), strict=True):
-                    found[key][-1] = digest
-                if many:
-                    self._progress.advance(len(part))
-        return found
+def digests(
+    splits: Mapping[str, Sequence[Example]],
+    adapter: Path | None = None,
+    known: Mapping[str, Sequence[Any]] = MappingProxyType({}),
+    progress: Progress | None = None,
+) -> tuple[dict[str, Any], Mapping[str, Path]]:
+    """Digest what is learned, what is asked and what is gone on from.
+
+    Args:
+        splits: Examples by a name, see `splits_of`.
+        adapter: The adapter that is gone on from, if there is one.
+        known: Sizes, times and digests of files, which are not read again if they look so still.
+        progress: Told about pictures that are read.
+
+    Returns:
+        `rows` and `files` as in data.json, and which path stands for which digest of a picture.
+    """
+    parts = [] if adapter is None else sorted(p for p in adapter.iterdir() if p.is_file())
+    pictures = dict.fromkeys(p for split in splits.values() for e in split for p in e.images)
+    files = _contents([*parts, *pictures], known, progress or Progress())
+    rows: dict[str, Rows] = {
+        name: {e.id: [_texts(e), *(str(files[str(p)][-1]) for p in e.images)] for e in split}
+        for name, split in splits.items()
+    }
+    if parts:
+        rows[ADAPTER] = {path.name: [str(files[str(path)][-1])] for path in parts}
+    paths = {str(files[str(path)][-1]): path for path in pictures}
+    return {"rows": rows, "files": files}, paths
+
+
+def _contents(
+    paths: Sequence[Path], known: Mapping[str, Sequence[Any]], progress: Progress
+) -> dict[str, list[Any]]:
+    """Return size, times and digest of files; those that look as they did are not read."""
+    found = {str(path): [*look(path), ""] for path in paths}
+    for key, there in found.items():
+        if list(known.get(key, ()))[:-1] == there[:-1] != []:
+            there[-1] = known[key][-1]
+    unread = [key for key, there in found.items() if not there[-1]]
+    many = len(unread) > _AT_ONCE
+    if many:
+        progress.stage("looking at pictures", len(unread))
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 32)) as pool:
+        for start in range(0, len(unread), _AT_ONCE):
+            part = unread[start : start + _AT_ONCE]
+            for key, digest in zip(part, pool.map(_content, part), strict=True):
+                found[key][-1] = digest
+            if many:
+                progress.advance(len(part))
+    return found
 
 
 def splits_of(tasks: Sequence[Task], asked: Sequence[Task] = ()) -> Mapping[str, Sequence[Example]]:
@@ -250,10 +264,19 @@ def _summary(rows: Mapping[str, Rows], found: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _differences(
+def differences(
     before: Mapping[str, Rows], now: Mapping[str, Rows], paths: Mapping[str, Path]
 ) -> dict[str, list[str]]:
-    """Say what differs, by split."""
+    """Say what differs between rows then and rows now.
+
+    Args:
+        before: Their digests then, by split.
+        now: Their digests now, by split.
+        paths: By its digest, the path of a picture that is there now.
+
+    Returns:
+        Lines of text, by split.
+    """
     found = {}
     for name in dict.fromkeys([*before, *now]):
         was, is_now = before.get(name, {}), now.get(name, {})

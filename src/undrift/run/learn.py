@@ -233,7 +233,10 @@ class Learn:
             LearnDir.start(self.files.root, self._text)
             if self.files.result_file.is_file():
                 self.inputs.check_base(self.config, self._backbone)
+                if self.inputs.changes:  # which the manifest tells now
+                    self.files.note_sums(resumed=True)
             else:
+                self.files.note_sums(resumed=True)
                 self._measure(self._prepare())
         rows = read_record(self.files.result_file, Result)["tasks"]
         known = {field.name for field in fields(Change)}
@@ -358,6 +361,7 @@ class Learn:
         ]
         rows = [{**asdict(change), "drop": change.drop} for change in changes]
         content = {"adapter": str(self.adapter), "tasks": rows, "skipped": len(self.skipped)}
+        self.files.note_sums()
         write_json(self.files.result_file, content)
         return changes
 

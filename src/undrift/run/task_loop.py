@@ -132,7 +132,10 @@ class Run:
     def _go(self) -> dict[str, Any]:
         if self._complete():
             self.inputs.check_base(self.config, self._backbone)
+            if self.inputs.changes:  # which the manifest tells now
+                self.files.note_sums(resumed=True)
             return read_record(self.files.matrix_file, Matrix)
+        self.files.note_sums(resumed=True)
         session = self._prepare()
         self.progress.plan(
             sum(training_work(stage, self._settings(stage)) for stage in self.stages)
@@ -155,6 +158,7 @@ class Run:
             if not self.files.is_done(index, stage.name):
                 self._write_matrix(zero_shot, matrix, unfinished=True)
                 self._write_seconds()
+                self.files.note_sums()
                 self.files.mark_done(index, stage.name)
         return self._finish(zero_shot, matrix or [zero_shot])
 
@@ -285,8 +289,9 @@ class Run:
         return content
 
     def _finish(self, zero_shot: Row, matrix: Sequence[Row]) -> dict[str, Any]:
-        content = self._write_matrix(zero_shot, matrix)
         self._write_seconds()
+        self.files.note_sums()
+        content = self._write_matrix(zero_shot, matrix)  # last: its metrics say that all is done
         self.progress.event("finished", f"all in {self.files.root}", **content["metrics"])
         return content
 

@@ -46,6 +46,10 @@ from undrift.rundir.files import (
     sweep,
     text_of,
 )
+from undrift.rundir.sums import SUMS, write_sums
+
+ADAPTER_FILES = ("*.safetensors", "*.json", "*/*.safetensors", "*/*.json")
+"""What counts in an adapter's folder: all but its card."""
 
 LOCK = "undrift.lock"
 """What a command holds while it writes into a folder, see `undrift.rundir.lock`."""
@@ -69,10 +73,20 @@ class RunDir:
         matrix_file: The accuracy matrix and the metrics.
         contents: All that a run writes, by what it is called in the folder; in each folder of
             it, what its files are called.
+        summed: What has a digest in SHA256SUMS, as patterns: all that decides the numbers or
+            cannot be computed from the rest.
     """
 
     config_name = "run.yaml"
     contents: ClassVar[Mapping[str, str]] = OF_RUN
+    summed: ClassVar[tuple[str, ...]] = (
+        "run.yaml",
+        "manifest.json",
+        "eval/after-*/on-*.json",
+        "eval/after-*/on-*.jsonl",
+        "tasks/*/train.jsonl",
+        *(f"tasks/*/adapter/{name}" for name in ADAPTER_FILES),
+    )
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
@@ -207,6 +221,15 @@ class RunDir:
         """Write the DONE mark of a task; to be called after everything else is on disk."""
         atomic_write(self.task(index, name) / "DONE", "")
 
+    def note_sums(self, *, resumed: bool = False) -> None:
+        """Enter what is new into SHA256SUMS; to be called before something is marked as done.
+
+        Args:
+            resumed: Only drop what is gone, before it is made again.
+        """
+        if not resumed or (self.root / SUMS).is_file():
+            write_sums(self.root, self.summed, anew=[self.manifest_file.name])
+
     def is_done(self, index: int, name: str) -> bool:
         """Tell whether a task has its DONE mark."""
         return (self.task(index, name) / "DONE").is_file()
@@ -275,12 +298,20 @@ class LearnDir(RunDir):
     ├── train.jsonl     a line each few steps
     ├── live/01-birds/  TensorBoard's files, if --report-to asks so
     ├── manifest.json   what produced the numbers
+    ├── SHA256SUMS      a digest of every file of the adapter, and of every file of answers
     └── result.json     the scores before and after; written last
     ```
     """
 
     config_name = "learn.yaml"
     contents: ClassVar[Mapping[str, str]] = OF_LEARN
+    summed: ClassVar[tuple[str, ...]] = (
+        "learn.yaml",
+        "manifest.json",
+        "train.jsonl",
+        "eval/*/*.jsonl",
+        *(f"adapter/{name}" for name in ADAPTER_FILES),
+    )
 
     @property
     def command(self) -> str:

@@ -28,6 +28,7 @@ from undrift.scoring.kinds import (
 )
 from undrift.scoring.published_tasks import BY_TEN, TASKS, score_all, strict_rule
 from undrift.scoring.rules_official import ten_answers
+from undrift.scoring.rules_public import science
 from undrift.scoring.vqa_normalisation import agreement
 
 
@@ -89,6 +90,17 @@ def scores_of(
         strict.append(score_all(scorer, fold(prediction), folded, extra, profile).strict)
     known = [value for value in strict if value is not None]
     return {**scores._asdict(), "caseless": max(known) if scores.strict is not None else None}
+
+
+def needs_extra(scorer: str, profile: str) -> bool:
+    """Tell whether some rule of a published task looks at more than question and answers."""
+    if scorer not in TASKS:
+        return False
+    entry = TASKS[scorer]
+    rules = (strict_rule(scorer, profile), entry.official)
+    return entry.kind in ("choice", "consensus", "letter") or any(
+        rule in BY_TEN or rule is science for rule in rules
+    )
 
 
 def kind_of_answer(scorer: str, answers: Sequence[str]) -> str | None:

@@ -81,9 +81,20 @@ def measured(method: Method, model: nn.Module, backbone: int, directory: Path) -
     Returns:
         The budget.
     """
+    return _counted(method, model, backbone, state_bytes(directory))
+
+
+def state_bytes(directory: Path) -> int:
+    """Count the bytes of a saved adapter, but for what tells people about it.
+
+    Args:
+        directory: Where `save_state` has saved it.
+
+    Returns:
+        The bytes.
+    """
     files = (path for path in directory.rglob("*") if path.is_file())
-    state_bytes = sum(path.stat().st_size for path in files if path.name not in _NO_STATE)
-    return _counted(method, model, backbone, state_bytes)
+    return sum(path.stat().st_size for path in files if path.name not in _NO_STATE)
 
 
 def expected(method: Method, model: PreTrainedModel, tasks: int) -> Budget:
@@ -140,10 +151,10 @@ def check_fits(method: Method, model: PreTrainedModel, directory: Path) -> None:
         )
 
 
-def _counted(method: Method, model: nn.Module, backbone: int, state_bytes: int) -> Budget:
+def _counted(method: Method, model: nn.Module, backbone: int, size: int) -> Budget:
     stored = count_parameters(model) - backbone
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Budget(trainable, stored - method.idle_parameters(model), stored, state_bytes)
+    return Budget(trainable, stored - method.idle_parameters(model), stored, size)
 
 
 def rank_to_meet(method: Method, kind: Kind, model: nn.Module, tasks: int) -> int:
