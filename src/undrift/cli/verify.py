@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def verify(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of undrift run or undrift learn.", metavar="RUN..."),
+        typer.Argument(help="Folders of undrift run or undrift learn.", metavar="RUN"),
     ],
     data: Annotated[
         Path | None,
