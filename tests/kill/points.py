@@ -173,16 +173,18 @@ class Harness:
         """Kill a command at a point, run it again, and say what is wrong afterwards."""
         root = self.place / f"point-{point.number}"
         shutil.rmtree(root, ignore_errors=True)
+        begun: list[Started] = []
         command, whole = self.commands[point.command], self.whole(point.command, point.ranks)
         wrong: list[str] = []
         counters = [Counters(), Counters()]
-        wrong += self._end(point, command, root, counters, whole.seconds)
+        wrong += self._end(point, command, root, counters, whole.seconds, begun)
         counted = [counters]
         finished = finished_files(root)
         if point.again:
             counters = [Counters(), Counters()]
             deadly = (point.where, _ANY, point.again)
-            start(command, root, self.place, point.ranks, counters, deadly).finish()
+            begun.append(start(command, root, self.place, point.ranks, counters, deadly))
+            begun[-1].finish()
             counted.append(counters)
             wrong += untouched(root, finished)
             finished = finished_files(root)
@@ -192,7 +194,8 @@ class Harness:
         statuses = started.finish()
         if any(statuses.values()):
             wrong.append(f"the same command ends with {statuses}: {_tail(started.log)}")
-        _gone(started)
+        for each in (*begun, started):  # a killed study's runs go on, the last one to its page
+            _gone(each)
         wrong += untouched(root, finished)
         wrong += differences(whole.files, left(root))
         wrong += repeated(point, whole, counted)
@@ -201,7 +204,13 @@ class Harness:
         return wrong
 
     def _end(
-        self, point: Point, command: Command, root: Path, counters: Sequence[Counters], whole: float
+        self,
+        point: Point,
+        command: Command,
+        root: Path,
+        counters: Sequence[Counters],
+        whole: float,
+        every: list[Started],
     ) -> Iterator[str]:
         """Kill a command, or ask it to stop and say what is wrong with how it did."""
         clock = point.kind == "clock"
@@ -211,6 +220,7 @@ class Harness:
         started = start(
             command, root, self.place, point.ranks, counters, deadly, point.jobs, number
         )
+        every.append(started)
         if clock:
             while started.look() and time.monotonic() - begun < point.at * whole:
                 time.sleep(0.002)
