@@ -38,7 +38,7 @@ from undrift.methods.shared.model_card import RECORD, MethodState
 from undrift.methods.shared.sidecar import Sidecar, sidecars
 from undrift.methods.shared.state import State, check_protocol, checkpoint_folder
 from undrift.rundir import read_record
-from undrift.tuner.distributed import processes, rank, summed
+from undrift.tuner.distributed import is_cut, processes, rank, summed
 
 Prepare = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 CutOff = Literal["refuse", "end", "go on"]
@@ -118,6 +118,7 @@ class Method(TrainerCallback):
         settings: Its named settings, each a mapping of options.
         alone: Whether PEFT alone can answer with its adapters.
         state_name: The stem of the file beside the adapter that holds its `state`; empty for none.
+        not_cut: Why it cannot learn where FSDP2 has cut the model; empty where it can.
         cut_off: What becomes of a task whose training was cut off when the next one begins:
             "refuse" to go on, "end" it with what it had seen, or "go on" where nothing is due.
         config: The options it has.
@@ -140,6 +141,7 @@ class Method(TrainerCallback):
     settings: ClassVar[Settings] = {}
     alone: ClassVar[bool] = True
     state_name: ClassVar[str] = ""
+    not_cut: ClassVar[str] = ""
     cut_off: ClassVar[CutOff] = "refuse"
     config: Any
 
@@ -167,6 +169,7 @@ class Method(TrainerCallback):
         self._step = 0  # how many steps of the task are done
         self._steps = 0  # of the task that is being learned; 0 between tasks
         self._flushed = False  # since the last step, by all processes
+        self._gathered: Mapping[str, Tensor] = {}  # what of the state was cut, then
 
     @classmethod
     def summary(cls) -> str:
@@ -400,7 +403,7 @@ class Method(TrainerCallback):
 
     def save_beside(self, model: nn.Module, directory: Path) -> None:
         """Write the state into the adapter's folder; whatever saves the adapter calls this."""
-        self.state(model).save(directory, self.state_name)
+        self.state(model).save(directory, self.state_name, self._gathered)
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
         """Read what `save_beside` has written; the adapter is loaded already."""
@@ -473,7 +476,8 @@ class Method(TrainerCallback):
         Raises:
             ConfigError: If it lies in several processes, of which only one may be here.
         """
-        if not (self.learning and self.state(model).sums):
+        state = self.state(model)
+        if not (self.learning and (state.sums or state.is_cut)):
             return
         if processes() == 1:
             self.before_save(model)
@@ -577,6 +581,10 @@ class Method(TrainerCallback):
         self._check_alone(model, optimizer)
         check_trained(model)
         self._check_packing(args)
+        if self.not_cut and is_cut(model):
+            raise ConfigError(
+                f"{self.name} cannot learn under FSDP2: {self.not_cut}; train it under DDP"
+            )
         row_major(model)
         if state.global_step:
             self.load_beside(model, checkpoint_folder(args, state))
@@ -585,10 +593,12 @@ class Method(TrainerCallback):
             self.take_up(model)
         if self.transforms_steps:
             check_steps_outside(optimizer, (p for p in model.parameters() if p.requires_grad))
-        self._step, self._steps, self._flushed = state.global_step, state.max_steps, False
+        self._step, self._steps = state.global_step, state.max_steps
+        self._flushed, self._gathered = False, {}
         self._args, self._optimizer = args, optimizer
         start = self.task_resume if state.global_step else self.task_start
         start(model, self.task_index, state.max_steps)
+        self._check_transforms(model)
         self._hooks = [
             StepHook(optimizer, lambda: self.gradient_transforms(model), "gradient").attach(),
             StepHook(optimizer, lambda: self.step_transforms(model)).attach(),
@@ -600,7 +610,7 @@ class Method(TrainerCallback):
             hook.check_seen()
         self._step = state.global_step
         self.step_end(model, state.global_step, state.max_steps)
-        self._flushed = False
+        self._flushed, self._gathered = False, {}
         if control.should_save:
             self._flush_all(model)
 
@@ -630,6 +640,7 @@ class Method(TrainerCallback):
         self.task_end(model)
         self._detach()
         self._loader = self._args = self._optimizer = None
+        self._gathered = {}
         self.task_index += 1
         self._step = self._steps = 0
         self._keep(model, anew=True)
@@ -637,7 +648,18 @@ class Method(TrainerCallback):
     def _flush_all(self, model: nn.Module) -> None:
         """Add up the sums where all processes come by, for a save that only one of them may see."""
         self.before_save(model)
+        self._gathered = self.state(model).gathered()
         self._flushed = True
+
+    def _check_transforms(self, model: nn.Module) -> None:
+        """Make sure that what is to be held is the model's: wrapping replaces parameters."""
+        held = {id(p) for p in model.parameters()}
+        transforms = *self.step_transforms(model), *self.gradient_transforms(model)
+        if any(id(p) not in held for p in transforms):
+            raise ConfigError(
+                f"{self.name} holds parameters that are no longer the model's: something has "
+                "replaced them since the task began, and the past would not be protected"
+            )
 
     def _check_packing(self, args: Any) -> None:
         """Refuse rows of TRL's that do not say where their examples begin."""

@@ -20,6 +20,7 @@ from undrift.methods.shared.prompt_features import (
     features,
 )
 from undrift.methods.shared.task_matcher import Identified, cosines, told
+from undrift.tuner.distributed import table_of, whole_parameters
 from undrift.tuner.forward import ForwardContext, Prompt
 from undrift.tuner.frozen import count_parameters
 from undrift.tuner.soft_prompt import SoftPromptConfig, SoftPrompts, soft_prompts
@@ -97,9 +98,10 @@ class ModalPrompt(base.Method):
         table: Any = wrapped.get_base_model().get_input_embeddings()  # pyright: ignore
         generator = torch.Generator().manual_seed(torch.initial_seed() + config.tasks)
         drawn = torch.randint(table.weight.shape[0], (config.length,), generator=generator)
-        with torch.no_grad():
-            rows = table(drawn.to(table.weight.device))
-        prompts.begin_task(self._adapter, rows)
+        with torch.no_grad(), table_of(table) as look_up:
+            rows = look_up(drawn.to(table.weight.device))
+        with whole_parameters(prompts, [self._adapter]):
+            prompts.begin_task(self._adapter, rows)
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Go on with the prompt that the checkpoint brought."""

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from undrift.core.step_hook import StepTransform
 from undrift.methods import base
 from undrift.methods.shared import pool
+from undrift.tuner.distributed import whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,15 +108,17 @@ def overlap_gradient(A: Tensor, past: Tensor, *, unit: bool = False) -> Tensor:
 
 
 def _pushed(gradient: Tensor, p: Parameter, past: Tensor, weight: float, config: Config) -> Tensor:
-    A = p.detach().flatten(0, 1)
+    A = whole(p.detach()).flatten(0, 1)
     added = weight * overlap_gradient(A, past, unit=config.row_normalise)
     return _shrunk(gradient + added.view_as(gradient), p, config.shrink)
 
 
 def _shrunk(gradient: Tensor, p: Parameter, weight: float) -> Tensor:
     """Add the gradient of weight * ||p||, which at 0 is 0."""
-    length = p.detach().norm().clamp_min(torch.finfo(p.dtype).tiny)
-    return gradient + weight * p.detach() / length if weight else gradient
+    if not weight:
+        return gradient
+    value = whole(p.detach())
+    return gradient + weight * value / value.norm().clamp_min(torch.finfo(p.dtype).tiny)
 
 
 METHOD = OLora

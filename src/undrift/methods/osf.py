@@ -41,6 +41,9 @@ class Osf(base.Method):
     """
 
     name: ClassVar[str] = "osf"
+    not_cut: ClassVar[str] = (
+        "PEFT turns its gradients in hooks on parameters, in whose place FSDP2 puts others"
+    )
     paper: ClassVar[str] = "Sculpting Subspaces, Nayak et al., 2025, arXiv:2504.07097"
     Config: ClassVar[type[base.Config]] = Config
     config: Config

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from undrift.core import Metrics, steps
 from undrift.errors import ConfigError
@@ -49,7 +48,7 @@ class SteadyLora(HistoryMethod, Finetune):
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
-        self._factors: tuple[Parameter, ...] = ()
+        self._watched: tuple[nn.Module, ...] = ()  # lora_A of every linear
         self._watch = ExitStack()
         self._adapter = "default"
         self._layers: dict[str, LoraLayer] = {}
@@ -75,14 +74,15 @@ class SteadyLora(HistoryMethod, Finetune):
         wrapped = peft_model(model)
         adapter = active_adapter(wrapped)
         layers = lora_layers(wrapped, adapter)
-        found = tuple(factors(layer, adapter)[0] for layer in layers.values())
-        if [*map(id, found)] == [*map(id, self._factors)]:
+        watched = tuple(layer.lora_A[adapter] for layer in layers.values())
+        if watched == self._watched:  # not their parameters, which FSDP2 replaces
             return
+        found = tuple(factors(layer, adapter)[0] for layer in layers.values())
         _check_all_watched(wrapped, adapter, layers)
         ranks = {A.shape[0] for A in found}
         if len(ranks) > 1:
             raise ConfigError(f"expected one rank for all linears, not {sorted(ranks)}")
-        self._adapter, self._layers, self._factors = adapter, layers, found
+        self._adapter, self._layers, self._watched = adapter, layers, watched
         self.statistics = make_statistics(
             {name: (A.shape[1], A.device) for name, A in zip(layers, found, strict=True)},
             experts=1,
@@ -148,7 +148,7 @@ class SteadyLora(HistoryMethod, Finetune):
 
     def forget(self, model: nn.Module) -> None:
         """Begin with an empty history."""
-        self._factors = ()
+        self._watched = ()
         self.bind(model)
 
 

@@ -46,7 +46,7 @@ def joined() -> Iterator[bool]:
     for name, what in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
         if os.environ.get(name, "").lower() in ("1", "true", "yes"):
             raise ConfigError(
-                f"{what} is for your own Trainer (docs/models.md); undrift's commands keep the "
+                f"{what} is for your own Trainer (docs/processes.md); undrift's commands keep the "
                 "whole model in every process: launch them without it"
             )
     if torch.cuda.is_available():

@@ -456,6 +456,7 @@ def _arguments(
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=not on_cpu,
+        ddp_broadcast_buffers=False,  # all processes make the same ones
     )
     one_device(arguments)
     return arguments

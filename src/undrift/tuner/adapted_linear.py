@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from undrift.errors import ConfigError, UndriftError, unknown
 from undrift.tuner.forward import ForwardContext
+from undrift.tuner.frozen import Frozen
 from undrift.tuner.peft_internals import BaseTuner, BaseTunerLayer, device_of, replace_module
 from undrift.tuner.targets import check_targets, is_linear, settle_targets, widths
+
+_HELD = (nn.ParameterDict, Frozen)  # what holds the tensors of a layer by adapter
 
 
 class KnownFields:
@@ -222,7 +225,7 @@ class AdaptedLinear(nn.Module, BaseTunerLayer):
             held = getattr(self, name)
             if adapter_name not in held:
                 continue
-            if isinstance(held, nn.ParameterDict) and held[adapter_name].device.type != "meta":
+            if isinstance(held, _HELD) and held[adapter_name].device.type != "meta":
                 held[adapter_name].data = held[adapter_name].data.to(device)
             elif isinstance(held, nn.ModuleDict):
                 held[adapter_name].to(device)
@@ -248,7 +251,7 @@ def restore_float32(model: nn.Module) -> None:
     for layer in (module for module in model.modules() if isinstance(module, AdaptedLinear)):
         for name in (*layer.adapter_layer_names, *layer.other_param_names):
             held = getattr(layer, name)
-            for master in held.values() if isinstance(held, nn.ParameterDict) else ():
+            for master in held.values() if isinstance(held, _HELD) else ():
                 if master.dtype.itemsize < 4:
                     master.data = master.data.float()
 

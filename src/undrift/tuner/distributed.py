@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from undrift.errors import ConfigError
 
 _LEFT_OUT = ContextVar("_LEFT_OUT", default=False)
 
@@ -56,6 +59,95 @@ def gathered(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(mine) for _ in sizes]
     dist.all_gather(parts, mine)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def whole(value: Tensor) -> Tensor:
+    """Gather a tensor that FSDP2 has cut; all processes have to call it.
+
+    Args:
+        value: A tensor, cut or not.
+
+    Returns:
+        All of it, a tensor like any other.
+    """
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def cut_like(held: Tensor, value: Tensor) -> Tensor:
+    """Cut a whole tensor as FSDP2 has cut another one; all processes have to call it.
+
+    Args:
+        held: One that is cut, or not.
+        value: All of it, the same in every process.
+
+    Returns:
+        The value, cut as `held` is.
+    """
+    if not isinstance(held, DTensor):
+        return value
+    return distribute_tensor(value.to(held.device), held.device_mesh, held.placements)
+
+
+def is_cut(model: nn.Module) -> bool:
+    """Tell whether FSDP2 has cut a model's parameters."""
+    return any(isinstance(p, DTensor) for p in model.parameters())
+
+
+@contextmanager
+def table_of(embedding: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Within this context an embedding can be called outside a forward pass of its model.
+
+    FSDP2's hooks are left aside: called first, the embedding would be a root of its own for them.
+
+    Args:
+        embedding: The embedding.
+
+    Yields:
+        What gives its rows for the ids of tokens.
+    """
+    cut = is_cut(embedding)
+    with whole_parameters(embedding, ["weight"]):
+        yield embedding.forward if cut else embedding
+
+
+@contextmanager
+def whole_parameters(model: nn.Module, adapters: Collection[str]) -> Iterator[None]:
+    """Within this context what FSDP2 has cut of a model's adapters is whole, to read and to write.
+
+    All processes have to go through it, and write the same. Nothing happens where nothing is cut.
+
+    Args:
+        model: The model.
+        adapters: The adapters' names; whatever is trained counts as well.
+
+    Raises:
+        ConfigError: If a parameter was put in the place of another one, which FSDP2 cannot see.
+    """
+    cut = [
+        (module, name, p)
+        for prefix, module in model.named_modules()
+        for name, p in module.named_parameters(recurse=False)
+        if isinstance(p, DTensor)
+        and (p.requires_grad or not {*prefix.split("."), name}.isdisjoint(adapters))
+    ]
+    put = [nn.Parameter(p.detach().full_tensor(), p.requires_grad) for _, _, p in cut]
+    for (module, name, _), p in zip(cut, put, strict=True):
+        module._parameters[name] = p
+    try:
+        yield
+        if any(
+            module._parameters.get(name) is not p
+            for (module, name, _), p in zip(cut, put, strict=True)
+        ):
+            raise ConfigError(
+                "the method has put new parameters in the place of those that FSDP2 has cut; learn "
+                "this task under DDP"
+            )
+    finally:
+        for (module, name, p), now in zip(cut, put, strict=True):
+            module._parameters[name] = p
+            with torch.no_grad():
+                p.copy_(cut_like(p, now.detach()))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ leave out parameters that require no gradients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,9 +52,14 @@ def freeze(module: nn.Module, *names: str) -> None:
                 setattr(part, _NAMES, (*getattr(part, _NAMES, ()), name))
 
 
+def named_frozen(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name the frozen tensors of a model, as `named_parameters` names the others."""
+    for prefix, part in model.named_modules():
+        for name in getattr(part, _NAMES, ()):
+            yield f"{prefix}.{name}" if prefix else name, part.get_buffer(name)
+
+
 def count_parameters(model: nn.Module) -> int:
     """Count the parameters of a model, frozen tensors included."""
-    frozen = (
-        part.get_buffer(name) for part in model.modules() for name in getattr(part, _NAMES, ())
-    )
+    frozen = (value for _, value in named_frozen(model))
     return sum(p.numel() for p in (*model.parameters(), *frozen))

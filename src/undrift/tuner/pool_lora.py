@@ -30,6 +30,7 @@ from undrift.tuner.adapted_linear import (
     versions,
 )
 from undrift.tuner.forward import ForwardContext, Gates
+from undrift.tuner.frozen import Frozen
 from undrift.tuner.peft_internals import add_type, register_type
 
 NAME = "pool_lora"
@@ -95,8 +96,8 @@ class PoolLoraLayer(AdaptedLinear):
         context.layers.add(name)
         self.pool_lora_A = nn.ParameterDict()
         self.pool_lora_B = nn.ParameterDict()
-        self.pool_lora_past_A = nn.ParameterDict()
-        self.pool_lora_past_B = nn.ParameterDict()
+        self.pool_lora_past_A = Frozen()
+        self.pool_lora_past_B = Frozen()
         self.pool_lora_config: dict[str, PoolLoraConfig] = {}
 
     def update_layer(self, adapter_name: str, config: PoolLoraConfig) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -118,8 +119,8 @@ class PoolLoraLayer(AdaptedLinear):
     def make_room(self, adapter_name: str, past: int) -> None:
         """Make room for so many past experts, whose values are then loaded."""
         for new, old in self.pairs(adapter_name):
-            room = new.new_zeros(past, *new.shape[1:])
-            old[adapter_name] = nn.Parameter(room, requires_grad=False)
+            shape = past, *new.shape[1:]
+            old[adapter_name] = torch.zeros(shape, dtype=new.dtype, device=new.device)
         self.forget_packed()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
@@ -138,8 +139,8 @@ class PoolLoraLayer(AdaptedLinear):
         who hold them already need not know.
         """
         for new, old in self.pairs(adapter_name):
-            grown = torch.cat([old[adapter_name], new.detach().to(old[adapter_name].dtype)])
-            old[adapter_name] = nn.Parameter(grown, requires_grad=False)
+            past = old[adapter_name]
+            old[adapter_name] = torch.cat([past, new.detach().to(past.dtype)])
         self.begin_anew(adapter_name)
 
     @torch.no_grad()
@@ -228,7 +229,7 @@ class PoolLoraLayer(AdaptedLinear):
             self._packed[name, newest] = made_of, (A, B)
         return A, B
 
-    def pairs(self, name: str) -> tuple[tuple[Tensor, nn.ParameterDict], ...]:
+    def pairs(self, name: str) -> tuple[tuple[Tensor, Frozen], ...]:
         """Return the newest experts' A and B of an adapter, each with what holds the past ones."""
         return (
             (self.pool_lora_A[name], self.pool_lora_past_A),

@@ -237,8 +237,9 @@ class SoftPrompts(nn.Module, BaseTunerLayer):
     def make_room(self, adapter_name: str, tasks: int) -> None:
         """Make room for the prompts of so many tasks, whose values are then loaded."""
         P, past = self.soft_prompt_P[adapter_name], max(0, tasks - 1)
-        self.soft_prompt_past_P[adapter_name] = P.new_zeros(past, *P.shape)
-        self.soft_prompt_past[adapter_name] = P.new_zeros(past, 2, self.size)
+        like = {"dtype": P.dtype, "device": P.device}
+        self.soft_prompt_past_P[adapter_name] = torch.zeros(past, *P.shape, **like)
+        self.soft_prompt_past[adapter_name] = torch.zeros(past, 2, self.size, **like)
         self.soft_prompt_config[adapter_name].tasks = tasks
 
     @torch.no_grad()

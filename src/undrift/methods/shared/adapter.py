@@ -13,12 +13,13 @@ from peft import (
     set_peft_model_state_dict,
 )
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.shared.adapter_config import read_config
 from undrift.methods.shared.tensor_files import check_finite, load_tensors, save_tensors
 from undrift.rundir.files import writing
+from undrift.tuner.distributed import whole, whole_parameters
 from undrift.tuner.peft_internals import SAFETENSORS_WEIGHTS_NAME, BaseTunerLayer
 
 
@@ -35,9 +36,8 @@ def save_adapter(model: nn.Module, directory: Path) -> None:
     """
     model, file = peft_model(model), directory / SAFETENSORS_WEIGHTS_NAME
     name = active_adapter(model)
-    check_finite(
-        get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False), file
-    )
+    held = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    check_finite({key: whole(value) for key, value in held.items()}, file)
     with writing(directory):
         model.save_pretrained(str(directory), selected_adapters=[name], save_embedding_layers=False)
     save_tensors(load_file(file), file)  # once more, with the format of what is in it
@@ -90,6 +90,14 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
             f"{own}; load it with the method that made it"
         )
     weights = load_tensors(directory / SAFETENSORS_WEIGHTS_NAME)
+    with whole_parameters(model, [name]):
+        _put_in(model, name, weights, directory)
+    if hasattr(config, "tasks"):  # how many it has learned, of which the tensors alone do not tell
+        config.tasks = saved.get("tasks", 0)
+
+
+def _put_in(model: PeftModel, name: str, weights: dict[str, Tensor], directory: Path) -> None:
+    """Load the weights of a folder into an adapter; an AdapterMismatch if they do not fit."""
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     astray = sorted(expected.keys() ^ weights.keys())
     if astray:
@@ -106,8 +114,6 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
             f"the adapter in {directory} does not fit: {said}; it was made for another backbone or "
             "with other options"
         ) from error
-    if hasattr(config, "tasks"):  # how many it has learned, of which the tensors alone do not tell
-        config.tasks = saved.get("tasks", 0)
 
 
 def row_major(model: nn.Module) -> None:
@@ -139,9 +145,9 @@ def has_learned(model: PeftModel, name: str, *, loaded: bool = False) -> bool:
     if getattr(model.peft_config[name], "init_lora_weights", True) not in (True, "gaussian"):
         return loaded
     last = ("lora_B", "lora_embedding_B", "moe_lora_B", "pool_lora_B", "pool_lora_past_B")
-    for key, p in model.named_parameters():
+    for key, value in (*model.named_parameters(), *model.named_buffers()):
         parts = key.split(".")
-        if name in parts and any(part in last for part in parts) and bool(p.any()):
+        if name in parts and any(part in last for part in parts) and bool(whole(value).any()):
             return True
     return bool(getattr(model.peft_config[name], "tasks", 0))
 

@@ -20,6 +20,7 @@ from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre
 from undrift.methods.shared.state import State
 from undrift.tuner import ForwardContext, Gates, Prompt, restore_float32
+from undrift.tuner.distributed import whole_parameters
 from undrift.tuner.pool_lora import (
     PoolLoraConfig,
     PoolLoraLayer,
@@ -46,7 +47,7 @@ class Config(base.Config):
 class Gate(nn.Module):
     """What a method trains to decide the gates; what is past in it never requires gradients.
 
-    Its running sums are saved with it, but are no buffers: DDP would give the first process's to
+    Its running sums are saved beside it, but are no buffers: DDP would give the first process's to
     all.
     """
 
@@ -54,9 +55,13 @@ class Gate(nn.Module):
         """Name the attributes that every process sums up by itself."""
         return {}
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination.update({prefix + name: value for name, value in self.running().items()})
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
+        """Make room for the buffers of a state, which may be of another number of tasks."""
+        for name, value in self.named_buffers(recurse=False):
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != value.shape:
+                setattr(self, name, value.new_zeros(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest, **named)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
@@ -202,7 +207,8 @@ class PoolMethod(base.Method, Generic[G]):
         """Begin a task: from the second on with a new expert, unless it is there already."""
         self.task_resume(model, task_index, steps_total)
         if self.past(model) < task_index - 1:
-            self.grow(model)
+            with whole_parameters(model, [self._adapter]):
+                self.grow(model)
         self._empty_sums()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
@@ -247,7 +253,8 @@ class PoolMethod(base.Method, Generic[G]):
             self.bind(model)
         if self._gate is None:
             return State()
-        return State(self._gate.state_dict(), [*self._gate.running().values()])
+        sums = self._gate.running()
+        return State({**self._gate.state_dict(), **sums}, [*sums.values()])
 
     def restore(self, model: nn.Module, saved: State) -> None:
         """Take back what decides the gates, whatever the number of tasks that were learned."""

@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ from undrift.errors import ConfigError, RunDirError
 from undrift.methods.shared.model_card import RECORD, MethodState, is_ours, write_card
 from undrift.rundir import atomic_write, read_record, write_json
 from undrift.rundir.files import own_folder, temporary_folder
+from undrift.tuner.distributed import is_cut, whole
+from undrift.tuner.frozen import named_frozen
 
 if TYPE_CHECKING:
     from undrift.methods.base import Method
@@ -203,8 +205,9 @@ class _Offline(RunDirError):
 
 @torch.no_grad()
 def _contents(model: PeftModel, name: str, casts: tuple[torch.dtype, ...]) -> list[list[int]]:
-    """A digest of each parameter of an adapter in each precision; none if one is not here whole."""
-    own = [p for key, p in model.named_parameters() if name in key.split(".")]
+    """A digest of each tensor of an adapter in each precision; none if one is not here whole."""
+    held = (*model.named_parameters(), *named_frozen(model))
+    own = [p for key, p in held if name in key.split(".")]
     if any(isinstance(p, DTensor) or p.is_meta for p in own):
         return []
     return [[_digest(p.float().to(cast).float()) for cast in casts] for p in own]
@@ -229,7 +232,10 @@ def sidecars(model: PeftModel) -> dict[str, Sidecar]:
 
 
 def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
-    """Let a function of (its own method, the model, its arguments) stand for PeftModel's."""
+    """Let a function of (its own method, the model, its arguments) stand for PeftModel's.
+
+    What the function gives its own method beside is added to the arguments.
+    """
 
     def put(made: Callable[..., Any]) -> None:
         original = getattr(PeftModel, name)
@@ -240,7 +246,8 @@ def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
         def extended(self: PeftModel, *args: Any, **kwargs: Any) -> Any:
             given = signature(original).bind(self, *args, **kwargs)
             given.apply_defaults()
-            return made(lambda: original(self, *args, **kwargs), self, given.arguments)
+            call = partial(original, self, *args, **kwargs)
+            return made(call, self, given.arguments)
 
         setattr(extended, _SIDECARS, True)
         setattr(PeftModel, name, extended)
@@ -249,8 +256,14 @@ def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
 
 
 @_extend("save_pretrained")
-def _save(original: Callable[[], None], model: PeftModel, given: Mapping[str, Any]) -> None:
+def _save(original: Callable[..., None], model: PeftModel, given: Mapping[str, Any]) -> None:
     chosen = given["selected_adapters"] or list(model.peft_config)
+    if given["kwargs"].get("state_dict") is None and is_cut(model):
+        held = model.state_dict()
+        own = {key for key in held if not {*key.split(".")}.isdisjoint(chosen)}
+        original = partial(
+            original, state_dict={k: whole(v) if k in own else v for k, v in held.items()}
+        )
     chosen = chosen if given["is_main_process"] else ()
     for name in chosen:
         method = sidecars(model).get(name, Sidecar()).method

@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.rundir import read_record, write_json
 from undrift.rundir.records import Record
+from undrift.tuner.distributed import cut_like, whole
 
 _GONE = {
     "beside": "state_name",
@@ -79,17 +81,36 @@ class State:
         """Bytes of the tensors."""
         return sum(each.numel() * each.element_size() for each in (self.tensors or {}).values())
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether FSDP2 has cut one of the tensors."""
+        return any(isinstance(each, DTensor) for each in (self.tensors or {}).values())
+
+    def gathered(self) -> dict[str, Tensor]:
+        """Gather the tensors that FSDP2 has cut; all processes have to call it."""
+        tensors = (self.tensors or {}).items()
+        return {name: whole(each) for name, each in tensors if isinstance(each, DTensor)}
+
     def file(self, name: str) -> str | None:
         """The file that it is kept in, under the method's `state_name`; None if in none."""
         if self.tensors is not None:
             return f"{name}.safetensors"
         return f"{name}.json" if self.values is not None else None
 
-    def save(self, directory: Path, name: str) -> None:
-        """Write its file into the adapter's folder."""
+    def save(
+        self, directory: Path, name: str, gathered: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Write its file into the adapter's folder.
+
+        Args:
+            directory: The folder.
+            name: The method's `state_name`.
+            gathered: What `gathered` gave, where not all processes are here.
+        """
         file = self.file(name)
         if file is not None and self.tensors is not None:
-            save_tensors(self.tensors, directory / file, whole=self.whole)
+            tensors = {**self.tensors, **(gathered or self.gathered())}
+            save_tensors(tensors, directory / file, whole=self.whole)
         elif file is not None:
             write_json(directory / file, self.values)
 
@@ -138,7 +159,7 @@ class State:
             if found[name].shape != each.shape:
                 there, here = tuple(found[name].shape), tuple(each.shape)
                 raise saved.mismatch(f"{name} is {there} there and {here} here")
-            each.copy_(found[name])
+            each.copy_(cut_like(each, found[name]))
 
     def mismatch(self, why: str) -> AdapterMismatch:
         """Make the error of a file that belongs to another adapter."""
