@@ -300,6 +300,9 @@ def test_study_lists_its_cells_and_runs_none(undrift, tmp_path):
     cells = json.loads(undrift("study", "s.yaml", "--list", "--json", "--only", "mine")[1])
     assert [cell["seed"] for cell in cells] == [0, 1] and not cells[0]["done"]
     assert {path.name for path in tmp_path.iterdir()} == {"s.yaml", "data"}
+    bare = undrift("study", "s.yaml", "--commands")[1].splitlines()
+    assert [*map(str.strip, out.splitlines()[1:-1:2])] == bare
+    assert undrift("study", "s.yaml", "--list", "--gather")[0] == 2
     assert undrift("study", "s.yaml", "--only", "mien")[0] == 2
     (tmp_path / "s.yaml").write_text("benchmark: pocket\nsead: [0]\n")
     status, _, err = undrift("study", "s.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +26,25 @@ def command(place: Path, processes: int, *words: object) -> subprocess.Completed
     return subprocess.run(line, cwd=place, env=os.environ | extra, capture_output=True, text=True)
 
 
+MORE = ("--set", "train.max_steps=2", "--json")
+README = [
+    shlex.split(line)[shlex.split(line).index("undrift") + 1 :]
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("torchrun ")
+]
+"""What the README says of more than one GPU, from the name of the command on."""
+
+
 def test_coin_is_learned_asked_and_diagnosed_by_two_as_by_one(tmp_path):
-    run = ("run", "coin", "--data", COIN, "--backbone", "pocket", "--set", "train.max_steps=2")
+    assert [line[0] for line in README] == ["run", "learn", "eval"]
+    tiny = {"DIR": COIN, "llava-hf/llava-1.5-7b-hf": "pocket"}
+    rows = [{"id": str(n), "question": f"Form {n}?", "answer": str(n % 2)} for n in range(12)]
+    (tmp_path / "forms.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = {}
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        done = command(tmp_path, processes, *run, "--out", out, "--json")
+        words = [tiny.get(word, word) for word in README[0][: README[0].index("--out")]]
+        done = command(tmp_path, processes, *words, "--out", out, *MORE)
         assert done.returncode == 0, done.stderr
         assert (out / "report.html").is_file()
         assert sum(line.startswith('{"out"') for line in done.stdout.splitlines()) == 1
@@ -44,6 +58,10 @@ def test_coin_is_learned_asked_and_diagnosed_by_two_as_by_one(tmp_path):
     assert said[1][0]["scores"] == said[2][0]["scores"]
     corners = [[cell["corners"] for cell in said[n][1]["causes"]["cells"]] for n in (1, 2)]
     assert corners[0] == corners[1]
+    for words in ([str(tmp_path / "2") if w == "runs/coin" else w for w in README[1]], README[2]):
+        done = command(tmp_path, 2, *words, *(MORE if words[0] == "learn" else ("--json",)))
+        assert done.returncode == 0, done.stderr
+    assert {"forms", "VizWiz"} <= set(json.loads(done.stdout.splitlines()[-1])["scores"])
 
 
 def test_what_takes_one_process_is_not_done_twice(tmp_path):

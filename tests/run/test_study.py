@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -310,11 +311,14 @@ def test_a_study_of_real_runs(tmp_path, backbone_folder):
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "UNDRIFT_CACHE": str(tmp_path / "cache")}
 
-    def run(*words):
+    def command(*words):
         return subprocess.run(
-            [sys.executable, "undrift_tiny.py", "study", "s.yaml", *words],
+            [sys.executable, "undrift_tiny.py", *words],
             cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
+
+    def run(*words):
+        return command("study", "s.yaml", *words)
 
     done = run("--jobs", "2")
     assert done.returncode == 1
@@ -329,3 +333,17 @@ def test_a_study_of_real_runs(tmp_path, backbone_folder):
     assert done.returncode == 0, done.stderr
     assert page.is_file()
     assert json.loads(done.stdout.splitlines()[-1])["runs"] == [entry]
+
+    # the same cell, run by somebody else
+    (tmp_path / "out" / "s.json").unlink()
+    (tmp_path / "out" / "s.md").unlink()
+    elsewhere = ("--work", "elsewhere", "--only", "moelora")
+    (line,) = run("--commands", *elsewhere).stdout.splitlines()
+    done = run("--gather", *elsewhere)
+    assert done.returncode == 0 and "not done: 1 of 1 runs" in done.stdout
+    program, *words = shlex.split(line)
+    assert program == "undrift"
+    assert command(*words).returncode == 0
+    assert run("--commands", *elsewhere).stdout == ""
+    assert json.loads(run("--gather", "--json", *elsewhere).stdout)["runs"] == [entry]
+    assert read_json(tmp_path / "out" / "s.json")["runs"] == [entry]

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from undrift.cli import options
 from undrift.cli.report import draw_page
-from undrift.errors import one_line
+from undrift.errors import ConfigError, one_line
 from undrift.registry import BENCHMARKS
 from undrift.run.progress import StudyBar, calm
 
@@ -38,6 +38,12 @@ def study(
     listing: Annotated[
         bool, typer.Option("--list", help="Print the runs with their commands, and run none.")
     ] = False,
+    commands: Annotated[
+        bool, typer.Option("--commands", help="Print the commands of what is not done, one a line.")
+    ] = False,
+    gather: Annotated[
+        bool, typer.Option("--gather", help="Take in what others have run, and run none.")
+    ] = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -59,6 +65,12 @@ def study(
     More keys: `orders: [default, second]`, also lists of task names;
     `rates: {same: [3e-3, 6e-3]}`, learning rates to try, by row;
     `widen: true`, to try the rate beyond the edge where the best one lies.
+
+    \b
+    On a cluster, or with xargs or GNU parallel, in a folder that all machines see:
+      undrift study FILE --commands > todo
+      xargs -P 8 -I CELL sh -c CELL < todo
+      undrift study FILE --gather
     """  # noqa: D301
     calm(None)
     from undrift.report.study_table import study_markdown
@@ -67,11 +79,13 @@ def study(
     from undrift.rundir import check_writable
     from undrift.rundir.lock import held
 
+    if listing + commands + gather > 1:
+        raise ConfigError("--list, --commands and --gather exclude each other; give one of them")
     config = load_study(file)
     folder = work or Path("runs") / f"study-{file.stem}"
-    if not listing:
+    if not (listing or commands):
         check_writable(folder, choose="choose another place with --work")
-    with nullcontext() if listing else held(folder):
+    with nullcontext() if listing or commands else held(folder):
         load, data = BENCHMARKS.load(config.benchmark), config.run.get("data")
         # pictures are drawn here, so that cells side by side do not all draw them
         benchmark = load(None if data is None else Path(data), progress=not (quiet or as_json))
@@ -80,19 +94,37 @@ def study(
         if listing:
             _list(made, as_json)
             return
-        with options.progress(quiet, as_json, StudyBar) as progress:
-            made.go(jobs or os.cpu_count() or 1, progress)
-        for done in made.finished:
-            draw_page(done)  # of a run that was killed between its last number and its page
-        results = made.results()
+        if commands:
+            _print_commands(made, as_json)
+            return
+        if gather:
+            made.write()
+        else:
+            with options.progress(quiet, as_json, StudyBar) as progress:
+                made.go(jobs or os.cpu_count() or 1, progress)
+            for done in made.finished:
+                draw_page(done)  # of a run that was killed between its last number and its page
+        results, left = made.results(), len(made.todo)
         if as_json:
             options.print_json(results)
         elif results["runs"] and not quiet:
             print(f"\n{made.table(results)}")
             print(f"written: {' and '.join(map(str, made.files))}; the runs: {made.work}")
+        if gather and left and not (quiet or as_json):
+            total = left + len(results["runs"])
+            print(f"not done: {left} of {total} runs; --commands prints them")
         _complain(made)
         if made.failures:
             raise typer.Exit(1)
+
+
+def _print_commands(study: Study, as_json: bool) -> None:
+    """Print the commands of the cells that are not done, one a line."""
+    todo = [study.command_of(cell) for cell in study.todo]
+    if as_json:
+        options.print_json(todo)
+    for command in () if as_json else todo:
+        print(command)
 
 
 def _list(study: Study, as_json: bool) -> None:
