@@ -73,7 +73,11 @@ def test_a_command_means_something(command, tmp_path, monkeypatch):
                 for extra in extras.split(",")
             }
             assert asked <= set(project["optional-dependencies"])
-        case "python" | "bash" | "torchrun":
+        case "torchrun":
+            at = arguments.index("undrift")
+            assert arguments[at - 1] == "-m"
+            assert_parses(arguments[at + 1 :])
+        case "python" | "bash":
             scripts = [word for word in arguments if word.endswith((".py", "run"))]
             assert scripts or arguments[0] == "-m"
             assert all((ROOT / script).is_file() for script in scripts)
