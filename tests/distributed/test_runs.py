@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from statistics import fmean, stdev
@@ -128,3 +129,21 @@ def test_what_is_not_shareable_is_refused_with_the_nearest(place, tmp_path, capf
     with pytest.raises(Failed, match="exit codes"):
         place.run(tmp_path / "run", 2, global_batch=5)
     assert "2 processes cannot share equally; take 4 or 6" in capfd.readouterr().err
+
+
+def test_what_is_not_finite_in_one_process_stops_all(place, tmp_path, monkeypatch, capfd):
+    seen = trainer.StepWatch.see
+
+    def spoilt(self, loss, ids):
+        seen(self, loss * math.nan if os.environ["RANK"] == "1" and self._step == 3 else loss, ids)
+
+    monkeypatch.setattr(trainer.StepWatch, "see", spoilt)
+    with pytest.raises(Failed, match="exit codes"):
+        place.run(tmp_path / "run", 2, global_batch=4)
+    said = [
+        line
+        for line in capfd.readouterr().err.splitlines()
+        if line.startswith("undrift.errors.Training")
+    ]
+    assert said and all("the loss is nan at step 3, on the batch of" in line for line in said)
+    assert not (tmp_path / "run/tasks/01-lower/adapter").exists()

@@ -23,11 +23,12 @@ from undrift.run.trainer import StepWatch
 
 def watched(watch: StepWatch, losses: list[float], steps: int) -> int:
     """Feed losses as a trainer would; return how many steps were made."""
+    model = torch.nn.Linear(1, 1)
     for step, loss in enumerate(losses):
         state = SimpleNamespace(global_step=step, max_steps=steps)
         watch.on_step_begin(None, state, None)
         watch.see(torch.tensor(loss), [f"example-{step + 1}"])
-        watch.on_pre_optimizer_step(None, state, None)
+        watch.see_gradients(torch.tensor(1.0), model)
     return len(losses)
 
 

@@ -8,21 +8,24 @@ accumulation, clipping, schedule and data order are the Trainer's.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import LinAlgError  # pyright: ignore[reportPrivateImportUsage]
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from undrift.data.collate import Encoded, fitting
 from undrift.data.processor import REFUSALS
 from undrift.data.types import Task
-from undrift.errors import DataError, TrainingDiverged
+from undrift.errors import DataError, TrainingDiverged, first_line
 from undrift.methods.base import Method
 from undrift.methods.shared.projector import trained_modules
 from undrift.run.batches import Batches, Dealer, Dealt, Share, share_of
@@ -35,7 +38,7 @@ from undrift.run.checkpoint import (
 )
 from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.progress import Progress
-from undrift.run.ranks import totals
+from undrift.run.ranks import of_all, totals
 from undrift.run.refused_examples import blame_example
 from undrift.run.session import Session, rate_of
 from undrift.run.stopping import Stopped, request
@@ -53,37 +56,68 @@ _LOGGED = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 _LOOK_EVERY = 10  # steps between two looks at the losses on an accelerator, where looking waits
 
 
+class _Fault(NamedTuple):
+    """What is not finite any more; the first of several by its rank is told."""
+
+    rank: int
+    what: str
+    ids: Sequence[str]
+
+
 class StepWatch(TrainerCallback):
-    """Stops the training when a loss is not finite, naming the batch; asks for snapshots and logs.
+    """Stops the training where a loss, a gradient, a weight or a statistic is not finite any more.
+
+    The batch is named. On a CPU the step is not made; elsewhere looking waits for the accelerator,
+    so it looks every few steps and before whatever is saved. It asks for snapshots and logs, too.
 
     Args:
-        every: Steps between two looks; a look waits for the accelerator.
+        every: Steps between two looks.
         checkpoint_steps: Steps between two snapshots; 0 for none.
+        statistics: Names what the method adds up.
 
     Attributes:
         stops: Whether the training is to stop behind this step.
     """
 
-    def __init__(self, every: int, checkpoint_steps: int = 0) -> None:
+    def __init__(
+        self,
+        every: int,
+        checkpoint_steps: int = 0,
+        statistics: Callable[[], Mapping[str, Tensor]] = dict,
+    ) -> None:
         self.every, self.checkpoint_steps = every, checkpoint_steps
         self.stops = False
+        self._statistics = statistics
         self._step = 1
-        self._pending: list[tuple[int, Tensor, list[str]]] = []
+        self._last = False
+        self._losses: list[tuple[int, Tensor, list[str]]] = []
+        self._norms: list[tuple[int, Tensor]] = []
+        self._seen: list[str] = []  # of the last step that was looked at
 
     def see(self, loss: Tensor, ids: list[str]) -> None:
         """Take note of a batch's loss."""
-        self._pending.append((self._step, loss.detach(), ids))
+        self._losses.append((self._step, loss.detach(), ids))
+
+    def see_gradients(self, norm: Tensor | None, model: nn.Module) -> None:
+        """Look, before the step and before its gradients are clipped, which would spread a nan.
+
+        Args:
+            norm: The norm of all gradients; None where they need not be finite (a scaler's).
+            model: Whose gradients they are.
+        """
+        if norm is not None:
+            self._norms.append((self._step, norm.detach()))
+        if self._step % self.every == 0 or self._last:
+            self.look(model)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take note of which step the next losses belong to."""
         self._step = state.global_step + 1
+        self._last = self._step >= state.max_steps
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look before the step, so that on a CPU no bad step is ever made."""
-        if self._step % self.every == 0 or self._step >= state.max_steps:
-            self.look()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         """Have the loss logged before a snapshot and after the last step, however short the task.
 
         A resumed mean of losses begins after the snapshot.
@@ -93,21 +127,97 @@ class StepWatch(TrainerCallback):
         if self.checkpoint_steps and state.global_step % self.checkpoint_steps == 0:
             control.should_save = not last
         control.should_log |= control.should_save or last
+        if control.should_save or last:
+            self.look(model)
+            self._tell(self._spoilt(model))
 
-    def look(self) -> None:
-        """Check the losses noted since the last look.
+    def look(self, model: nn.Module) -> None:
+        """Check the losses and gradients noted since the last look; all processes call it.
+
+        Args:
+            model: What is trained.
 
         Raises:
-            TrainingDiverged: If one of them is not finite.
+            TrainingDiverged: If one of them, in any process, is not finite.
         """
-        pending, self._pending = self._pending, []
-        for step, loss, ids in pending:
+        losses, self._losses = self._losses, []
+        norms, self._norms = self._norms, []
+        self._tell(self._bad_loss(losses, model) or self._bad_gradient(losses, norms, model))
+        if losses:
+            self._seen = _ids_of(losses, losses[-1][0])
+
+    def _bad_loss(
+        self, losses: Sequence[tuple[int, Tensor, list[str]]], model: nn.Module
+    ) -> _Fault | None:
+        for step, loss, ids in losses:
             value = float(loss)
             if not math.isfinite(value):
-                raise TrainingDiverged(
-                    f"the loss is {value} at step {step}, on the batch of examples "
-                    f"{', '.join(ids)}; lower train.learning_rate, or look at these examples"
-                )
+                if self.every == 1 and (spoilt := self._spoilt(model)):  # by the step before
+                    return spoilt
+                return _Fault(0, f"the loss is {value} at step {step}", ids)
+        return None
+
+    def _bad_gradient(
+        self,
+        losses: Sequence[tuple[int, Tensor, list[str]]],
+        norms: Sequence[tuple[int, Tensor]],
+        model: nn.Module,
+    ) -> _Fault | None:
+        for step, norm in norms:
+            value = float(norm)
+            if not math.isfinite(value):
+                grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+                name = _not_finite(grads) if step == self._step else None
+                which = f" of {_parameter(name)}" if name else "s' norm"
+                what = f"the gradient{which} is {value} at step {step}"
+                return _Fault(2, what, _ids_of(losses, step))
+        return None
+
+    def _spoilt(self, model: nn.Module) -> _Fault | None:
+        """Find a weight or a statistic that is not finite, most often nothing, in one pass."""
+        weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+        for kind, tensors in (("weight", weights), ("statistic", self._statistics())):
+            floats = {n: t for n, t in tensors.items() if t.is_floating_point() and t.numel()}
+            if floats and not torch.isfinite(get_total_norm(floats.values(), math.inf)):
+                name = _parameter(_not_finite(floats) or "?")
+                return _Fault(1, f"the {kind} {name} is not finite any more", self._seen)
+        return None
+
+    @staticmethod
+    def _tell(fault: _Fault | None) -> None:
+        """Stop all processes where one has a fault."""
+        if not totals(int(fault is not None))[0]:
+            return
+        faults = [_Fault(*each) for (each,) in of_all([fault and tuple(fault)]) if each]
+        first = min(faults, key=lambda each: each.rank)
+        ids = dict.fromkeys(i for each in faults if each.rank == first.rank for i in each.ids)
+        raise TrainingDiverged(
+            f"{first.what}, on the batch of examples {', '.join(ids)}; lower train.learning_rate, "
+            "or look at these examples"
+        )
+
+
+def _statistics(method: Method, model: nn.Module) -> dict[str, Tensor]:
+    """Name all that a method keeps beside its weights; sums in the model by their places there."""
+    state = method.state(model)
+    places = {id(each): name for name, each in model.named_buffers()}
+    sums = {places.get(id(each), f"sum {k}"): each for k, each in state.running().items()}
+    return {**(state.tensors or {}), **sums}
+
+
+def _ids_of(losses: Sequence[tuple[int, Tensor, list[str]]], step: int) -> list[str]:
+    return [name for at, _, ids in losses if at == step for name in ids]
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor that is not finite."""
+    return next((name for name, each in tensors.items() if not each.isfinite().all()), None)
+
+
+def _parameter(name: str) -> str:
+    """Say which parameter of which linear is meant."""
+    linear, _, own = re.sub(r"\.(?=\w*lora_)", "\n", name, count=1).partition("\n")
+    return f"{own} of the linear {linear}" if own else name
 
 
 class StepBar(TrainerCallback):
@@ -189,6 +299,23 @@ class TaskTrainer(Trainer):
         self.state.num_input_tokens_seen += tokens  # snapshots keep it
         self.watch.stops |= asked > 0  # all processes stop behind the same step
         return loss if weight == 1 else loss * weight
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clip as the Trainer does, in two steps: the norm is looked at in between."""
+        norm = self._norm()
+        clip_grads_with_norm_(model.parameters(), self.args.max_grad_norm, norm)
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor:
+        return self._norm() if grad_norm is None else grad_norm  # None: nothing is clipped
+
+    def _norm(self) -> Tensor:
+        self.accelerator.unscale_gradients()
+        trained: Any = self.model
+        norm = get_total_norm([p.grad for p in trained.parameters() if p.grad is not None])
+        scaled = self.accelerator.scaler is not None  # it leaves such a step out by itself
+        self.watch.see_gradients(None if scaled else norm, trained)
+        return norm
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -309,7 +436,7 @@ def train(
         What the trainer logged: loss, learning rate, gradient norm and drift of routes by step.
 
     Raises:
-        TrainingDiverged: If the loss stops being finite.
+        TrainingDiverged: If a loss, gradient, weight or statistic stops being finite.
         DataError: If processor or model refuse an example; it is named.
     """
     backbone, model, method = session.backbone, session.model, session.method
@@ -343,7 +470,7 @@ def train(
     on_cpu = backbone.device.type == "cpu"
     share = share_of(config.examples_a_step, config.batch_size, processes())
     every = 1 if on_cpu else math.gcd(_LOOK_EVERY, config.checkpoint_steps)
-    watch = StepWatch(every, config.checkpoint_steps)
+    watch = StepWatch(every, config.checkpoint_steps, lambda: _statistics(method, model))
     resumed = latest(folder)
     if resumed is not None:
         method.load_state(model, resumed)
@@ -402,9 +529,9 @@ def diverging(place: str, root: Path) -> Iterator[None]:
     """Say in the error of a training that diverges which task it was, and what is kept in a run."""
     try:
         yield
-    except TrainingDiverged as error:
+    except (TrainingDiverged, LinAlgError) as error:
         raise TrainingDiverged(
-            f"{place}: {error}. What was good is kept in {root}: the same command "
+            f"{place}: {first_line(error)}. What was good is kept in {root}: the same command "
             "goes on from the last snapshot, or else from the task before"
         ) from error
 
@@ -456,7 +583,6 @@ def _arguments(
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=not on_cpu,
-        ddp_broadcast_buffers=False,  # all processes make the same ones
     )
     one_device(arguments)
     return arguments
