@@ -30,6 +30,7 @@ BELONGS_TO_OTHERS = {
     "README.md": "PEFT's model card",
     "trainer_state.json": "transformers'; the files beside it in the snapshot have a format",
     "DONE": "an empty mark",
+    "SHA256SUMS": "of the format that coreutils read",
     "report.html": "a page for people",
     "comparison.md": "a table for people",
 }

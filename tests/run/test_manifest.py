@@ -6,6 +6,7 @@ import pytest
 
 from undrift.report import difference_section, grouped, load
 from undrift.report.results import facts
+from undrift.run import manifest
 from undrift.run.progress import Progress
 from undrift.rundir import read_json
 from undrift.rundir.files import short_hash
@@ -19,15 +20,15 @@ def test_what_decides_the_numbers_is_recorded(make_run, tmp_path, backbone):
     make_run(
         "finetune", out="other", profile=short, train={"accumulation": 2, "max_steps": 1}, seed=1
     ).go()
-    manifest = read_json(tmp_path / "other" / "manifest.json")
-    protocol = manifest["protocol"]
+    written = read_json(tmp_path / "other" / "manifest.json")
+    protocol = written["protocol"]
     assert protocol["training"]["global_batch"] == 8 and protocol["training"]["max_steps"] == 1
     assert protocol["prompt_hash"] == short_hash(backbone.processor.chat_template)
     assert protocol["pictures"]["size"] == {"height": 12, "width": 12}
     assert protocol["pictures"]["do_pad"] is False
     assert protocol["text_padding"] == "left"
     assert (protocol["cells"], protocol["train_share"], protocol["limit"]) == ("ends", 0.5, None)
-    found = facts(manifest)
+    found = facts(written)
     for key in (
         *("backbone", "weights.fingerprint", "weights.dtype", "data.fingerprint", "seed"),
         *("prompt_hash", "pictures.do_pad", "text_padding", "decoding", "scoring"),
@@ -65,3 +66,21 @@ def test_a_run_and_a_lesson_say_once_what_is_adapted_and_record_it(make_run, les
     learned = Told()
     lesson("colours", progress=learned).go()
     assert learned.lines == [expected]
+
+
+def test_what_goes_on_with_something_else_is_noted_beside_what_it_began_with(
+    make_run, tmp_path, monkeypatch
+):
+    def run(torch: str) -> dict:
+        monkeypatch.setattr(manifest, "_version", lambda p: torch if p == "torch" else "1")
+        make_run("finetune", train={"max_steps": 1}).go()
+        (tmp_path / "run/tasks/02-upper/DONE").unlink()
+        return read_json(tmp_path / "run/manifest.json")
+
+    assert "resumed" not in run("2.1") and "resumed" not in run("2.1")
+    for _ in range(2):  # once, however often it is gone on with
+        kept = run("2.2")
+        assert kept["versions"]["torch"] == "2.1"
+        (resumed,) = kept["resumed"]
+        assert resumed["versions"]["torch"] == "2.2" and resumed["after"] == 1
+    assert [each["versions"]["torch"] for each in run("2.1")["resumed"]] == ["2.2", "2.1"]

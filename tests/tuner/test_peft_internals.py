@@ -35,6 +35,8 @@ OVERRIDDEN = {
         "_move_adapter_to_device_of_base_layer",  # masters stay float32, whatever the base is
     ),
     "Trainer": (
+        "_clip_grad_norm",  # the norm is looked at before anything is clipped
+        "_get_grad_norm",
         "_load_from_checkpoint",  # weights come from Method.load_state, with the statistics
         "_load_optimizer_and_scheduler",  # a snapshot is undrift's: nothing pickled
         "_load_rng_state",
@@ -127,6 +129,8 @@ PARAMETERS = {
     ],
     "_check_merge_allowed": ["self"],
     "_move_adapter_to_device_of_base_layer": ["self", "adapter_name", "device"],
+    "_clip_grad_norm": ["self", "model"],
+    "_get_grad_norm": ["self", "model", "grad_norm"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
     "_load_rng_state": ["self", "checkpoint"],

@@ -165,7 +165,7 @@ def test_a_task_begins_alike_whatever_was_drawn_before():
 def test_past_experts_are_bit_identical_after_training_with_adamw_and_weight_decay(gates):
     model = tiny_pool().train()
     gate_context(model).set_gates(gates)
-    past = {n: p.clone() for n, p in model.named_parameters() if "past" in n}
+    past = {n: p.clone() for n, p in model.named_buffers() if "past" in n}
     new = {n: p.clone() for n, p in model.named_parameters() if p.requires_grad}
     assert past.keys().isdisjoint(new) and len(past) == len(new) == 12
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
@@ -173,7 +173,7 @@ def test_past_experts_are_bit_identical_after_training_with_adamw_and_weight_dec
         model(**tiny_batch(seed=step)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    now = dict(model.named_parameters())
+    now = dict(model.named_parameters()) | dict(model.named_buffers())
     assert all(torch.equal(p, now[n]) for n, p in past.items())
     assert all(not torch.equal(p, now[n]) for n, p in new.items())
     assert len(optimizer.state) == len(new)

@@ -34,7 +34,7 @@ from undrift.run.load_tasks import (
     rows_skipped,
     without_bad,
 )
-from undrift.run.manifest import manifest
+from undrift.run.manifest import manifest, note_resume
 from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
 from undrift.run.report_to import Reporters, check_reporters
@@ -51,7 +51,7 @@ from undrift.rundir import (
 )
 from undrift.rundir.files import remove
 from undrift.rundir.paths import LearnDir
-from undrift.rundir.records import Result
+from undrift.rundir.records import Manifest, Result
 from undrift.scoring import task_score
 
 BEFORE, AFTER = "before", "after"
@@ -374,5 +374,9 @@ class Learn:
         self.inputs.enter(
             content, {"weights": {"fingerprint": trained_on}} if trained_on is not None else None
         )
-        write_json(self.files.manifest_file, {**content, "skipped": len(self.skipped)})
+        there = self.files.manifest_file
+        before = read_record(there, Manifest) if there.is_file() else {}
+        if another := note_resume(content, before, int(self.adapter.is_dir())):
+            self.progress.event("resumed", f"goes on with {another}")
+        write_json(there, {**content, "skipped": len(self.skipped)})
         note_skipped(self.skipped, self.files.root, self.progress)

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from undrift.tuner.frozen import count_parameters
 
 _PACKAGES = ("undrift", "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers")
 _NO_MATTER = {"learning_rate", "checkpoint_steps", "log_steps", "activation_checkpointing"}
+_WHAT_RUNS = ("commit", "versions", "hardware")
 _SOURCE = Path(__file__).parents[1]
 
 
@@ -91,6 +93,44 @@ def manifest(
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
         "hardware": _hardware(backbone.device),
     }
+
+
+def note_resume(content: dict[str, Any], before: Mapping[str, Any], done: int) -> str | None:
+    """Keep what a run was begun with, and enter what goes on with it where that is another.
+
+    Args:
+        content: The manifest to write, of this process; changed in place.
+        before: The manifest that is there; empty where there is none.
+        done: How many tasks are finished.
+
+    Returns:
+        What is another than the last time, in words; None where nothing is.
+    """
+    if not before:
+        return None
+    own = {key: content[key] for key in _WHAT_RUNS}
+    content |= {key: before[key] for key in _WHAT_RUNS if key in before}
+    resumed = list(before.get("resumed", ()))
+    last = resumed[-1] if resumed else content
+    parts = {key: _differences(last.get(key), value) for key, value in own.items()}
+    said = [part for found in parts.values() for part in found]
+    if said:
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        resumed.append({"date": date, "after": done, **own})
+    if resumed:
+        content["resumed"] = resumed
+    return ", ".join(said) or None
+
+
+def _differences(before: Any, now: Any) -> list[str]:
+    """Say what is another now, such as "torch 2.13.0 (before: 2.12.0)"."""
+    if not isinstance(now, Mapping) or not isinstance(before, Mapping):
+        return [] if before == now else [f"commit {now} (before: {before})"]
+    return [
+        f"{name} {value} (before: {before[name]})"
+        for name, value in now.items()
+        if name in before and before[name] != value
+    ]
 
 
 def _pictures(processor: Any) -> dict[str, Any]:

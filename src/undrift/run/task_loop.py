@@ -25,7 +25,7 @@ from undrift.run.input_changes import Inputs, splits_of
 from undrift.run.learned_tasks import from_benchmark
 from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import Skipped, check_answers, cut, note_skipped, read_benchmark
-from undrift.run.manifest import manifest
+from undrift.run.manifest import manifest, note_resume
 from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
 from undrift.run.report_to import Reporters, check_reporters
@@ -306,6 +306,9 @@ class Run:
         content["seconds"] = before.get("seconds", {})
         content["skipped"] = len(self.skipped)
         note_skipped(self.skipped, self.files.root, self.progress)
+        done = sum(self.files.is_done(i, stage.name) for i, stage in enumerate(self.stages, 1))
+        if another := note_resume(content, before, done):
+            self.progress.event("resumed", f"goes on with {another}", after=done)
         write_json(self.files.manifest_file, content)
 
     def _note_budget(self, index: int, entry: Mapping[str, Any]) -> None:

@@ -233,6 +233,21 @@ class _Budget(Record):
     resting: dict[str, float] | None = None
 
 
+class _Resumed(Record):
+    """What a run was gone on with, where that was another than before.
+
+    Attributes:
+        date: In UTC.
+        after: How many tasks were finished.
+    """
+
+    date: str
+    after: NonNegativeInt
+    commit: str | None = None
+    versions: dict[str, str] = Field(default={})
+    hardware: dict[str, str | int | None] = Field(default={})
+
+
 class Manifest(Record):
     """manifest.json of a run or of one more task."""
 
@@ -255,6 +270,7 @@ class Manifest(Record):
     seconds: dict[str, float] = Field(default={})
     skipped: NonNegativeInt = 0
     changes: list[Change] = Field(default=[])
+    resumed: list[_Resumed] = Field(default=[])
 
 
 class Begun(Record):

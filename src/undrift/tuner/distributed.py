@@ -132,11 +132,11 @@ def whole_parameters(model: nn.Module, adapters: Collection[str]) -> Iterator[No
     ]
     put = [nn.Parameter(p.detach().full_tensor(), p.requires_grad) for _, _, p in cut]
     for (module, name, _), p in zip(cut, put, strict=True):
-        module._parameters[name] = p
+        setattr(module, name, p)
     try:
         yield
         if any(
-            module._parameters.get(name) is not p
+            getattr(module, name, None) is not p
             for (module, name, _), p in zip(cut, put, strict=True)
         ):
             raise ConfigError(
@@ -145,7 +145,7 @@ def whole_parameters(model: nn.Module, adapters: Collection[str]) -> Iterator[No
             )
     finally:
         for (module, name, p), now in zip(cut, put, strict=True):
-            module._parameters[name] = p
+            setattr(module, name, p)
             with torch.no_grad():
                 p.copy_(cut_like(p, now.detach()))
 

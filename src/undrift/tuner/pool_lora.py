@@ -31,7 +31,7 @@ from undrift.tuner.adapted_linear import (
 )
 from undrift.tuner.forward import ForwardContext, Gates
 from undrift.tuner.frozen import Frozen
-from undrift.tuner.peft_internals import add_type, register_type
+from undrift.tuner.peft_internals import add_type, device_of, register_type
 
 NAME = "pool_lora"
 POOL_LORA = add_type(NAME)
@@ -118,9 +118,10 @@ class PoolLoraLayer(AdaptedLinear):
     @torch.no_grad()
     def make_room(self, adapter_name: str, past: int) -> None:
         """Make room for so many past experts, whose values are then loaded."""
+        device = device_of(self)  # parameters may be made without values at first
         for new, old in self.pairs(adapter_name):
             shape = past, *new.shape[1:]
-            old[adapter_name] = torch.zeros(shape, dtype=new.dtype, device=new.device)
+            old[adapter_name] = torch.zeros(shape, dtype=new.dtype, device=device)
         self.forget_packed()
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any, **named: Any) -> None:
