@@ -225,10 +225,12 @@ def test_a_stop_while_a_cell_is_started_ends_it(make, monkeypatch):
 
     study, _ = make()
     monkeypatch.setattr(study_module, "begin", begin)
+    monkeypatch.setattr(stop, "number", None)  # and again afterwards
     with pytest.raises(Stopped), stoppable():
         study.go(2, Progress())
-    monkeypatch.setattr(stop, "number", None)
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
     stop.end()
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0  # else it ends this process, later
     assert [process.status for process in started] == [-signal.SIGTERM]
     started[0].log.close()
 

@@ -51,7 +51,9 @@ class _Stop:
             self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._remind)
 
     def end(self) -> None:
-        """Put back what there was."""
+        """Put back what there was; an alarm that is still to come would end whoever goes on."""
+        if self.number is not None:
+            _ring(0)
         while self._before:
             signal.signal(*self._before.popitem())
 
