@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.linalg import LinAlgError  # pyright: ignore[reportPrivateImportUsage]
+from torch.linalg import LinAlgError  # pyright: ignore[reportAttributeAccessIssue]
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 

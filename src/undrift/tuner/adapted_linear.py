@@ -251,7 +251,7 @@ def restore_float32(model: nn.Module) -> None:
     for layer in (module for module in model.modules() if isinstance(module, AdaptedLinear)):
         for name in (*layer.adapter_layer_names, *layer.other_param_names):
             held = getattr(layer, name)
-            for master in held.values() if isinstance(held, _HELD) else ():
+            for _, master in held.items() if isinstance(held, _HELD) else ():
                 if master.dtype.itemsize < 4:
                     master.data = master.data.float()
 

@@ -130,7 +130,7 @@ def whole_parameters(model: nn.Module, adapters: Collection[str]) -> Iterator[No
         if isinstance(p, DTensor)
         and (p.requires_grad or not {*prefix.split("."), name}.isdisjoint(adapters))
     ]
-    put = [nn.Parameter(p.detach().full_tensor(), p.requires_grad) for _, _, p in cut]
+    put = [nn.Parameter(whole(p.detach()), p.requires_grad) for _, _, p in cut]
     for (module, name, _), p in zip(cut, put, strict=True):
         setattr(module, name, p)
     try:
