@@ -69,7 +69,7 @@ test: dev  ## the default test suite, offline
 test-slow: dev  ## what the default suite leaves out: slow and distributed tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "slow and not distributed and not gpu and not browser"
 	OMP_NUM_THREADS=1 FUZZ_CASES=1000 $(BIN)/python -m pytest -n 2 --dist loadfile -q tests/fuzz
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "distributed and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m "distributed and not gpu"
 
 # Forced through environment variables, never beyond what this CPU has; aarch64 has one set only.
 test-cpus: dev  ## the numerical tests under every instruction set of this CPU, and with two threads
