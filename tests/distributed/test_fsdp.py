@@ -1,7 +1,7 @@
-"""FSDP2 in a plain `Trainer`: a cut model learns, saves and resumes as a whole one does.
+"""FSDP2 in a plain `Trainer`: a sharded model learns, saves and resumes as a whole one.
 
 accelerate turns FSDP on for accelerators only, and on CPUs trains under DDP without a word. So the
-processes here are told that they are several GPUs, and the tests look whether parameters are cut.
+processes here are told that they are several GPUs, and the tests look at the parameters.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import Trainer, TrainerCallback, set_seed
 
 from tests.distributed.forked import Failed, forked
 from tests.distributed.runs import pairs
 from tests.distributed.test_trainers import (
     EXAMPLES,
-    GLOBAL_BATCH,
     LEARNING,
     OPTIONS,
+    arguments,
     collate,
     examples,
 )
@@ -35,7 +35,7 @@ from undrift.registry import METHODS
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 SAVED, STOPPED = 5, 8  # steps of twelve
-CUT = [name for name in LEARNING if not METHODS.load(name).not_cut]
+SHARDED = [name for name in LEARNING if not METHODS.load(name).why_not_sharded]
 
 
 class Stop(TrainerCallback):
@@ -81,20 +81,9 @@ def learn(
             options = {"version": 2, "cpu_ram_efficient_loading": False} | fsdp
             options["auto_wrap_policy"] = "TRANSFORMER_BASED_WRAP"
             options["transformer_layer_cls_to_wrap"] = ["LlamaDecoderLayer"]
-            args = TrainingArguments(
-                output_dir=str(checkpoints),
-                per_device_train_batch_size=GLOBAL_BATCH // processes,
-                num_train_epochs=2,
-                learning_rate=3e-3,
-                use_cpu=True,
-                report_to=[],
-                save_strategy="steps",
-                save_steps=SAVED,
-                disable_tqdm=True,
-                remove_unused_columns=False,
-                seed=task,
-                **({"fsdp": True, "fsdp_config": options} if fsdp else {}),
-            )
+            sharded = {"fsdp": True, "fsdp_config": options} if fsdp else {}
+            saves = {"save_strategy": "steps", "save_steps": SAVED}
+            args = arguments(checkpoints, processes, task, **saves, **sharded)
             trainer = Trainer(
                 model,
                 args,
@@ -105,6 +94,8 @@ def learn(
             trainer.train(resume_from_checkpoint=str(last) if last.is_dir() else None)
             cut = [n for n, p in model.named_parameters() if isinstance(p, DTensor)]
             assert len(cut) == (len(dict(model.named_parameters())) if fsdp else 0)
+            if processes > 1:
+                trainer.save_model(str(folder / f"trainers{task}"))  # one process writes
             out = folder / f"task{task}"
             method.save_state(model, out if rank == "0" else folder / f"others{task}-{rank}")
 
@@ -128,13 +119,16 @@ def learn_all(folder: Path, name: str, processes: int, **fsdp: object) -> dict[s
     return saved(folder / "task1")
 
 
-@pytest.mark.parametrize("name", CUT)
-def test_a_cut_model_learns_and_resumes_as_a_whole_one(name, tmp_path):
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_sharded_model_learns_and_resumes_as_a_whole_one(name, tmp_path):
     one = learn_all(tmp_path / "one", name, 1)
     two = learn_all(tmp_path / "two", name, 2, state_dict_type="FULL_STATE_DICT")
     for key, a, b in pairs(two, one):
         error, scale = float((a - b).abs().max()), max(float(b.abs().max()), 1e-2)
         assert error <= 1e-9 * scale, f"{key}: {error:.2e} of {scale:.2e}"
+    for task in (tmp_path / "two").glob("task?"):
+        trainers = saved(tmp_path / "two" / f"trainers{task.name[-1]}")
+        assert all(torch.equal(value, trainers[key]) for key, value in saved(task).items())
     assert_base_is_nowhere(tmp_path / "two")
 
 
@@ -150,8 +144,14 @@ def assert_base_is_nowhere(folder: Path) -> None:
         assert not base & {name.removeprefix("base_model.model.") for name in names}
 
 
-@pytest.mark.parametrize("name", [name for name in LEARNING if METHODS.load(name).not_cut])
+@pytest.mark.parametrize("name", [name for name in LEARNING if METHODS.load(name).why_not_sharded])
 def test_what_cannot_learn_there_is_refused(name, tmp_path, capfd):
     with pytest.raises(Failed):
         learn(tmp_path, name, 2, 1, state_dict_type="FULL_STATE_DICT")
     assert f"ConfigError: {name} cannot learn under FSDP2" in capfd.readouterr().err
+
+
+def test_a_setting_that_loses_buffers_is_refused_in_one_line(tmp_path, capfd):
+    with pytest.raises(Failed):
+        learn(tmp_path, "same", 2, 1, cpu_ram_efficient_loading=True)
+    assert "set it to false in fsdp_config" in capfd.readouterr().err

@@ -79,6 +79,22 @@ def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return batch
 
 
+def arguments(folder, processes: int, task: int, **more) -> TrainingArguments:
+    """What a task is trained with; a step takes as many examples on any number of processes."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=GLOBAL_BATCH // processes,
+        num_train_epochs=2,
+        learning_rate=3e-3,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        seed=task,
+        **more,
+    )
+
+
 def learned(folder, name: str, processes: int) -> list[dict[str, Tensor]]:
     """What each process knows after three tasks."""
 
@@ -94,18 +110,7 @@ def learned(folder, name: str, processes: int) -> list[dict[str, Tensor]]:
                     [Example(str(i), "what is it?", ("it",)) for i in range(EXAMPLES)], task
                 )
                 set_seed(task)
-                args = TrainingArguments(
-                    output_dir=str(folder / f"trainer{rank}"),
-                    per_device_train_batch_size=GLOBAL_BATCH // processes,
-                    num_train_epochs=2,
-                    learning_rate=3e-3,
-                    use_cpu=True,
-                    report_to=[],
-                    save_strategy="no",
-                    disable_tqdm=True,
-                    remove_unused_columns=False,
-                    seed=task,
-                )
+                args = arguments(folder / f"trainer{rank}", processes, task, save_strategy="no")
                 Trainer(
                     model,
                     args,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import peft
 import pytest
 import torch
+from torch.nn import Parameter
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from tests.methods.training import SMALL, attached, weights
 from tests.tuner.llava import tiny_batch
+from undrift.errors import ConfigError
 from undrift.methods.clmoe import ClMoe
 from undrift.methods.disco import Disco
 from undrift.methods.finetune import Finetune
@@ -151,3 +153,18 @@ def test_two_tasks_on_a_users_own_sft_trainer(tmp_path):
     assert {int(each.tasks) for each in statistics(model).values()} == {2}
     again = peft.PeftModel.from_pretrained(model.unload(), tmp_path / "adapter")
     assert {int(each.tasks) for each in statistics(again).values()} == {2}
+
+
+def test_what_holds_parameters_that_are_not_the_models_is_refused(tmp_path):
+    """As where a wrapper has put others in their place since the method took note of them."""
+
+    class Stale(Same):
+        def step_transforms(self, model):
+            turns = super().step_transforms(model)
+            return {Parameter(p.detach().clone()): turn for p, turn in turns.items()}
+
+    method = Stale(**SMALL)
+    model = attached(method)
+    train(method, model, 1, tmp_path)  # there is nothing to hold yet
+    with pytest.raises(ConfigError, match="no longer the model's"):
+        train(method, model, 2, tmp_path)

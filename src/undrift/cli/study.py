@@ -69,7 +69,7 @@ def study(
     \b
     On a cluster, or with xargs or GNU parallel, in a folder that all machines see:
       undrift study FILE --commands > todo
-      xargs -P 8 -I CELL sh -c CELL < todo
+      tr '\\n' '\\0' < todo | xargs -0 -P 8 -I CELL sh -c CELL
       undrift study FILE --gather
     """  # noqa: D301
     calm(None)
@@ -81,6 +81,8 @@ def study(
 
     if listing + commands + gather > 1:
         raise ConfigError("--list, --commands and --gather exclude each other; give one of them")
+    if ((listing or commands) and (jobs or prune)) or (gather and jobs):
+        raise ConfigError("--jobs and --prune are for what is run here; leave them out")
     config = load_study(file)
     folder = work or Path("runs") / f"study-{file.stem}"
     if not (listing or commands):

@@ -23,7 +23,7 @@ class StepHook:
 
     Adam rescales every coordinate after the gradient, which undoes a projection made before it;
     so the step itself is turned. Works with gradient accumulation, mixed precision (a step that
-    the scaler skips fires nothing), DDP and FSDP2 (the whole step is gathered, turned and cut
+    the scaler skips fires nothing), DDP and FSDP2 (the whole step is gathered, turned and sharded
     again).
 
     Args:

@@ -10,6 +10,7 @@ serves undrift's own run and a user's `Trainer` or `SFTTrainer`::
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -38,7 +39,7 @@ from undrift.methods.shared.model_card import RECORD, MethodState
 from undrift.methods.shared.sidecar import Sidecar, sidecars
 from undrift.methods.shared.state import State, check_protocol, checkpoint_folder
 from undrift.rundir import read_record
-from undrift.tuner.distributed import is_cut, processes, rank, summed
+from undrift.tuner.distributed import is_sharded, processes, rank, summed
 
 Prepare = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 CutOff = Literal["refuse", "end", "go on"]
@@ -118,7 +119,7 @@ class Method(TrainerCallback):
         settings: Its named settings, each a mapping of options.
         alone: Whether PEFT alone can answer with its adapters.
         state_name: The stem of the file beside the adapter that holds its `state`; empty for none.
-        not_cut: Why it cannot learn where FSDP2 has cut the model; empty where it can.
+        why_not_sharded: Why it cannot learn where FSDP2 has sharded the model; empty where it can.
         cut_off: What becomes of a task whose training was cut off when the next one begins:
             "refuse" to go on, "end" it with what it had seen, or "go on" where nothing is due.
         config: The options it has.
@@ -141,7 +142,7 @@ class Method(TrainerCallback):
     settings: ClassVar[Settings] = {}
     alone: ClassVar[bool] = True
     state_name: ClassVar[str] = ""
-    not_cut: ClassVar[str] = ""
+    why_not_sharded: ClassVar[str] = ""
     cut_off: ClassVar[CutOff] = "refuse"
     config: Any
 
@@ -169,7 +170,7 @@ class Method(TrainerCallback):
         self._step = 0  # how many steps of the task are done
         self._steps = 0  # of the task that is being learned; 0 between tasks
         self._flushed = False  # since the last step, by all processes
-        self._gathered: Mapping[str, Tensor] = {}  # what of the state was cut, then
+        self._gathered: Mapping[str, Tensor] = {}  # what of the state is sharded
 
     @classmethod
     def summary(cls) -> str:
@@ -407,6 +408,7 @@ class Method(TrainerCallback):
 
     def load_beside(self, model: nn.Module, directory: Path) -> None:
         """Read what `save_beside` has written; the adapter is loaded already."""
+        self._gathered = {}
         self.bind(model)
         self.restore(model, self.state(model).read(directory, self.state_name))
         if rank() > 0:  # the sums of all processes are in one file, and the first goes on with them
@@ -477,7 +479,7 @@ class Method(TrainerCallback):
             ConfigError: If it lies in several processes, of which only one may be here.
         """
         state = self.state(model)
-        if not (self.learning and (state.sums or state.is_cut)):
+        if not (self.learning and (state.sums or state.is_sharded)):
             return
         if processes() == 1:
             self.before_save(model)
@@ -567,6 +569,16 @@ class Method(TrainerCallback):
 
     # ------------------------------------------------------------ as a callback of a trainer
 
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Refuse a way of sharding under which accelerate cannot bring buffers along."""
+        asked = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # accelerate's own words
+        held = model.state_dict().keys() - dict(model.named_parameters()).keys()
+        if held and all(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in asked):
+            raise ConfigError(
+                f"{self.name} keeps what it knows in buffers, which accelerate cannot shard with "
+                "cpu_ram_efficient_loading: set it to false in fsdp_config"
+            )
+
     def on_train_begin(
         self,
         args: Any,
@@ -581,9 +593,9 @@ class Method(TrainerCallback):
         self._check_alone(model, optimizer)
         check_trained(model)
         self._check_packing(args)
-        if self.not_cut and is_cut(model):
+        if self.why_not_sharded and is_sharded(model):
             raise ConfigError(
-                f"{self.name} cannot learn under FSDP2: {self.not_cut}; train it under DDP"
+                f"{self.name} cannot learn under FSDP2: {self.why_not_sharded}; train it under DDP"
             )
         row_major(model)
         if state.global_step:
@@ -640,7 +652,7 @@ class Method(TrainerCallback):
         self.task_end(model)
         self._detach()
         self._loader = self._args = self._optimizer = None
-        self._gathered = {}
+        self._gathered = self.state(model).gathered()  # a trainer saves in one process only
         self.task_index += 1
         self._step = self._steps = 0
         self._keep(model, anew=True)

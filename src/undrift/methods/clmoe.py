@@ -17,7 +17,7 @@ from undrift.methods import base, moelora
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.state import State
 from undrift.tuner import MoeLoraLayer
-from undrift.tuner.distributed import cut_like, whole
+from undrift.tuner.distributed import full_tensor, sharded_like
 from undrift.tuner.token_mask import Tokens
 
 
@@ -87,7 +87,7 @@ class ClMoe(moelora.MoeLora):
         if not self._step:
             learned = any(len(counts) for counts in self.counts.values())
             experts = self._experts(model).items() if learned else ()
-            self._before = {name: whole(p.detach()).clone() for name, p in experts}
+            self._before = {name: full_tensor(p.detach()).clone() for name, p in experts}
         for name, layer in self._layers.items():
             layer.watcher = partial(count_best, self._running[name])
 
@@ -103,7 +103,7 @@ class ClMoe(moelora.MoeLora):
         experts = self._experts(model)
         for name, before in self._before.items():
             keep, p = self.kept(name.rpartition(".")[0]).to(before).view(-1, 1, 1), experts[name]
-            p.copy_(cut_like(p, keep * before + (1 - keep) * whole(p)))
+            p.copy_(sharded_like(p, keep * before + (1 - keep) * full_tensor(p)))
         self._before = {}
 
     def kept(self, linear: str) -> Tensor:

@@ -53,7 +53,9 @@ class ContinualLlava(PoolMethod["Keys"]):
     """
 
     name: ClassVar[str] = "continual_llava"
-    not_cut: ClassVar[str] = "its first keys are made inside a forward pass, where FSDP2 loses them"
+    why_not_sharded: ClassVar[str] = (
+        "its first keys are made in a forward pass, where FSDP2 loses them"
+    )
     paper: ClassVar[str] = "Continual LLaVA, Cao et al., 2024, arXiv:2411.02564"
     parts: ClassVar[base.Parts] = "entangled"
     Config: ClassVar[type[base.Config]] = Config

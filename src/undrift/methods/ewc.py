@@ -20,7 +20,7 @@ from undrift.methods import base
 from undrift.methods.finetune import Finetune, lora_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.state import State
-from undrift.tuner.distributed import processes, whole
+from undrift.tuner.distributed import full_tensor, processes
 from undrift.tuner.token_mask import IGNORED, packed_examples
 
 
@@ -77,7 +77,7 @@ class Ewc(Finetune):
         }
     }
     state_name: ClassVar[str] = "ewc_state"
-    not_cut: ClassVar[str] = (
+    why_not_sharded: ClassVar[str] = (
         "its Fisher information needs the gradients of each process's own examples, and FSDP2 "
         "gives the mean over all processes"
     )
@@ -362,7 +362,7 @@ class QuadraticPenalty:
 
 
 def _pulled(gradient: Tensor, p: Tensor, weight: Tensor, centre: Tensor, lam: float) -> Tensor:
-    return torch.addcmul(gradient, weight, whole(p.detach()) - centre, value=lam)
+    return torch.addcmul(gradient, weight, full_tensor(p.detach()) - centre, value=lam)
 
 
 METHOD = Ewc

@@ -15,7 +15,7 @@ from undrift.methods.shared import task_matcher
 from undrift.methods.shared.adapter import peft_model
 from undrift.methods.shared.state import State
 from undrift.tuner import Gates, Prompt
-from undrift.tuner.distributed import cut_like, whole
+from undrift.tuner.distributed import full_tensor, sharded_like
 from undrift.tuner.peft_internals import choose_adapter
 from undrift.tuner.pool_lora import PoolLoraLayer
 
@@ -118,8 +118,8 @@ class Hide(task_matcher.MatchedPool):
         for layer in self._below.values():
             both = zip(layer.pairs(FUSED), layer.pairs(self._adapter), strict=True)
             for (fused, _), (new, past) in both:
-                summed = torch.cat([past[self._adapter], whole(new)]).sum(0, keepdim=True)
-                fused.copy_(cut_like(fused, summed))
+                summed = torch.cat([past[self._adapter], full_tensor(new)]).sum(0, keepdim=True)
+                fused.copy_(sharded_like(fused, summed))
             layer.forget_packed()
 
 

@@ -79,7 +79,7 @@ class LlavaCMoE(pool.PoolMethod["TaskRouters"]):
     """
 
     name: ClassVar[str] = "llava_cmoe"
-    not_cut: ClassVar[str] = "its routers grow inside a training, which FSDP2 cannot see"
+    why_not_sharded: ClassVar[str] = "its routers grow inside a training, which FSDP2 cannot see"
     paper: ClassVar[str] = "LLaVA-CMoE, Zhao et al., 2025, arXiv:2503.21227 (later CoPE)"
     Config: ClassVar[type[base.Config]] = Config
     config: Config

@@ -20,7 +20,7 @@ from undrift.methods.shared.prompt_features import (
     features,
 )
 from undrift.methods.shared.task_matcher import Identified, cosines, told
-from undrift.tuner.distributed import table_of, whole_parameters
+from undrift.tuner.distributed import full_parameters, opened_embedding
 from undrift.tuner.forward import ForwardContext, Prompt
 from undrift.tuner.frozen import count_parameters
 from undrift.tuner.soft_prompt import SoftPromptConfig, SoftPrompts, soft_prompts
@@ -98,9 +98,9 @@ class ModalPrompt(base.Method):
         table: Any = wrapped.get_base_model().get_input_embeddings()  # pyright: ignore
         generator = torch.Generator().manual_seed(torch.initial_seed() + config.tasks)
         drawn = torch.randint(table.weight.shape[0], (config.length,), generator=generator)
-        with torch.no_grad(), table_of(table) as look_up:
+        with torch.no_grad(), opened_embedding(table) as look_up:
             rows = look_up(drawn.to(table.weight.device))
-        with whole_parameters(prompts, [self._adapter]):
+        with full_parameters(prompts, [self._adapter]):
             prompts.begin_task(self._adapter, rows)
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:

@@ -14,7 +14,7 @@ from torch.nn import Parameter
 from undrift.core.step_hook import StepTransform
 from undrift.methods import base
 from undrift.methods.shared import pool
-from undrift.tuner.distributed import whole
+from undrift.tuner.distributed import full_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def overlap_gradient(A: Tensor, past: Tensor, *, unit: bool = False) -> Tensor:
 
 
 def _pushed(gradient: Tensor, p: Parameter, past: Tensor, weight: float, config: Config) -> Tensor:
-    A = whole(p.detach()).flatten(0, 1)
+    A = full_tensor(p.detach()).flatten(0, 1)
     added = weight * overlap_gradient(A, past, unit=config.row_normalise)
     return _shrunk(gradient + added.view_as(gradient), p, config.shrink)
 
@@ -117,7 +117,7 @@ def _shrunk(gradient: Tensor, p: Parameter, weight: float) -> Tensor:
     """Add the gradient of weight * ||p||, which at 0 is 0."""
     if not weight:
         return gradient
-    value = whole(p.detach())
+    value = full_tensor(p.detach())
     return gradient + weight * value / value.norm().clamp_min(torch.finfo(p.dtype).tiny)
 
 

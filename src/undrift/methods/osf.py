@@ -41,7 +41,7 @@ class Osf(base.Method):
     """
 
     name: ClassVar[str] = "osf"
-    not_cut: ClassVar[str] = (
+    why_not_sharded: ClassVar[str] = (
         "PEFT turns its gradients in hooks on parameters, in whose place FSDP2 puts others"
     )
     paper: ClassVar[str] = "Sculpting Subspaces, Nayak et al., 2025, arXiv:2504.07097"

@@ -54,7 +54,9 @@ class ProgLora(pool.PoolMethod["KeyGate"]):
     """
 
     name: ClassVar[str] = "proglora"
-    not_cut: ClassVar[str] = "its keys are read outside the layers that FSDP2 brings together"
+    why_not_sharded: ClassVar[str] = (
+        "its keys are read outside the layers that FSDP2 brings together"
+    )
     paper: ClassVar[str] = "ProgLoRA, Yu et al., ACL 2025 Findings"
     Config: ClassVar[type[base.Config]] = Config
     settings: ClassVar[base.Settings] = {

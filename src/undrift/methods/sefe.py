@@ -20,7 +20,7 @@ from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.state import State
-from undrift.tuner.distributed import whole
+from undrift.tuner.distributed import full_tensor
 from undrift.tuner.pool_lora import PoolLoraConfig
 
 _SHARE = ("one in (0, 1]", lambda v: 0 < v <= 1)
@@ -112,7 +112,7 @@ class Sefe(PoolMethod[Gate]):
         for name, layer in found.items():
             A, B = layer.pool_lora_A[adapter], layer.pool_lora_B[adapter]
             keys = drawn(self.keys[name].to(A.device), size, u)
-            gradients = penalty_gradient(whole(A)[0], whole(B)[0], keys)
+            gradients = penalty_gradient(full_tensor(A)[0], full_tensor(B)[0], keys)
             for p, gradient in zip((A, B), gradients, strict=True):
                 turns[p] = partial(torch.add, gradient[None] * weight)
         return turns
@@ -123,7 +123,7 @@ class Sefe(PoolMethod[Gate]):
         adapter, past = self._adapter, self.keys
         self.keys = {}
         for name, layer in self._layers.items():
-            A, B = (whole(p[adapter])[0] for p in (layer.pool_lora_A, layer.pool_lora_B))
+            A, B = (full_tensor(p[adapter])[0] for p in (layer.pool_lora_A, layer.pool_lora_B))
             found = key_elements(A, B, self.config.key_share)
             keys = torch.cat([past[name].to(found.device), found]) if past else found
             self.keys[name] = keys.unique() if self.config.union else keys

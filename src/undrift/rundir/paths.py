@@ -12,6 +12,7 @@ ROOT/
 ├── pictures/01-digits/  0001.webp: a small copy of the picture of line 1 of every on-01.jsonl, at
 │                     most 160 pixels long; 0001-2.webp if it has a second; of the first 2000 lines
 ├── live/01-digits/   TensorBoard's files about the learning of the task, if --report-to asks so
+├── SHA256SUMS        a digest of every adapter, record, answer file, log and configuration
 └── undrift.lock      while a command works there: which process, on which host, since when
 ```
 

@@ -61,11 +61,11 @@ def gathered(rows: Tensor) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
-def whole(value: Tensor) -> Tensor:
-    """Gather a tensor that FSDP2 has cut; all processes have to call it.
+def full_tensor(value: Tensor) -> Tensor:
+    """Gather a tensor that FSDP2 has sharded; all processes have to call it.
 
     Args:
-        value: A tensor, cut or not.
+        value: A tensor, sharded or not.
 
     Returns:
         All of it, a tensor like any other.
@@ -73,28 +73,28 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def cut_like(held: Tensor, value: Tensor) -> Tensor:
-    """Cut a whole tensor as FSDP2 has cut another one; all processes have to call it.
+def sharded_like(held: Tensor, value: Tensor) -> Tensor:
+    """Shard a tensor as FSDP2 has sharded another one; all processes have to call it.
 
     Args:
-        held: One that is cut, or not.
+        held: The other one, sharded or not.
         value: All of it, the same in every process.
 
     Returns:
-        The value, cut as `held` is.
+        The value, sharded as `held` is.
     """
     if not isinstance(held, DTensor):
         return value
     return distribute_tensor(value.to(held.device), held.device_mesh, held.placements)
 
 
-def is_cut(model: nn.Module) -> bool:
-    """Tell whether FSDP2 has cut a model's parameters."""
+def is_sharded(model: nn.Module) -> bool:
+    """Tell whether FSDP2 has sharded a model's parameters."""
     return any(isinstance(p, DTensor) for p in model.parameters())
 
 
 @contextmanager
-def table_of(embedding: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
+def opened_embedding(embedding: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     """Within this context an embedding can be called outside a forward pass of its model.
 
     FSDP2's hooks are left aside: called first, the embedding would be a root of its own for them.
@@ -105,16 +105,17 @@ def table_of(embedding: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     Yields:
         What gives its rows for the ids of tokens.
     """
-    cut = is_cut(embedding)
-    with whole_parameters(embedding, ["weight"]):
-        yield embedding.forward if cut else embedding
+    sharded = is_sharded(embedding)
+    with full_parameters(embedding, ["weight"]):
+        yield embedding.forward if sharded else embedding
 
 
 @contextmanager
-def whole_parameters(model: nn.Module, adapters: Collection[str]) -> Iterator[None]:
-    """Within this context what FSDP2 has cut of a model's adapters is whole, to read and to write.
+def full_parameters(model: nn.Module, adapters: Collection[str]) -> Iterator[None]:
+    """Within this context adapters that FSDP2 has sharded are full, to read and to write.
 
-    All processes have to go through it, and write the same. Nothing happens where nothing is cut.
+    All processes have to go through it, and write the same. Nothing is done to what is not
+    sharded.
 
     Args:
         model: The model.
@@ -123,31 +124,31 @@ def whole_parameters(model: nn.Module, adapters: Collection[str]) -> Iterator[No
     Raises:
         ConfigError: If a parameter was put in the place of another one, which FSDP2 cannot see.
     """
-    cut = [
+    sharded = [
         (module, name, p)
         for prefix, module in model.named_modules()
         for name, p in module.named_parameters(recurse=False)
         if isinstance(p, DTensor)
         and (p.requires_grad or not {*prefix.split("."), name}.isdisjoint(adapters))
     ]
-    put = [nn.Parameter(whole(p.detach()), p.requires_grad) for _, _, p in cut]
-    for (module, name, _), p in zip(cut, put, strict=True):
+    put = [nn.Parameter(full_tensor(p.detach()), p.requires_grad) for _, _, p in sharded]
+    for (module, name, _), p in zip(sharded, put, strict=True):
         setattr(module, name, p)
     try:
         yield
         if any(
             getattr(module, name, None) is not p
-            for (module, name, _), p in zip(cut, put, strict=True)
+            for (module, name, _), p in zip(sharded, put, strict=True)
         ):
             raise ConfigError(
-                "the method has put new parameters in the place of those that FSDP2 has cut; learn "
-                "this task under DDP"
+                "the method has put new parameters in the place of those that FSDP2 has sharded; "
+                "learn this task under DDP"
             )
     finally:
-        for (module, name, p), now in zip(cut, put, strict=True):
+        for (module, name, p), now in zip(sharded, put, strict=True):
             setattr(module, name, p)
             with torch.no_grad():
-                p.copy_(cut_like(p, now.detach()))
+                p.copy_(sharded_like(p, now.detach()))
 
 
 @contextmanager

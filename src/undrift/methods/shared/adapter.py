@@ -19,7 +19,7 @@ from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.shared.adapter_config import read_config
 from undrift.methods.shared.tensor_files import check_finite, load_tensors, save_tensors
 from undrift.rundir.files import writing
-from undrift.tuner.distributed import whole, whole_parameters
+from undrift.tuner.distributed import full_parameters, full_tensor
 from undrift.tuner.peft_internals import SAFETENSORS_WEIGHTS_NAME, BaseTunerLayer
 
 
@@ -37,7 +37,7 @@ def save_adapter(model: nn.Module, directory: Path) -> None:
     model, file = peft_model(model), directory / SAFETENSORS_WEIGHTS_NAME
     name = active_adapter(model)
     held = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
-    check_finite({key: whole(value) for key, value in held.items()}, file)
+    check_finite({key: full_tensor(value) for key, value in held.items()}, file)
     with writing(directory):
         model.save_pretrained(str(directory), selected_adapters=[name], save_embedding_layers=False)
     save_tensors(load_file(file), file)  # once more, with the format of what is in it
@@ -90,7 +90,7 @@ def load_adapter(model: nn.Module, directory: Path) -> None:
             f"{own}; load it with the method that made it"
         )
     weights = load_tensors(directory / SAFETENSORS_WEIGHTS_NAME)
-    with whole_parameters(model, [name]):
+    with full_parameters(model, [name]):
         _put_in(model, name, weights, directory)
     if hasattr(config, "tasks"):  # how many it has learned, of which the tensors alone do not tell
         config.tasks = saved.get("tasks", 0)
@@ -147,7 +147,7 @@ def has_learned(model: PeftModel, name: str, *, loaded: bool = False) -> bool:
     last = ("lora_B", "lora_embedding_B", "moe_lora_B", "pool_lora_B", "pool_lora_past_B")
     for key, value in (*model.named_parameters(), *model.named_buffers()):
         parts = key.split(".")
-        if name in parts and any(part in last for part in parts) and bool(whole(value).any()):
+        if name in parts and any(part in last for part in parts) and bool(full_tensor(value).any()):
             return True
     return bool(getattr(model.peft_config[name], "tasks", 0))
 

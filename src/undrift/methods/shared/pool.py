@@ -20,7 +20,7 @@ from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.prompt_features import FeatureConfig, embedding_centre
 from undrift.methods.shared.state import State
 from undrift.tuner import ForwardContext, Gates, Prompt, restore_float32
-from undrift.tuner.distributed import whole_parameters
+from undrift.tuner.distributed import full_parameters
 from undrift.tuner.pool_lora import (
     PoolLoraConfig,
     PoolLoraLayer,
@@ -207,7 +207,7 @@ class PoolMethod(base.Method, Generic[G]):
         """Begin a task: from the second on with a new expert, unless it is there already."""
         self.task_resume(model, task_index, steps_total)
         if self.past(model) < task_index - 1:
-            with whole_parameters(model, [self._adapter]):
+            with full_parameters(model, [self._adapter]):
                 self.grow(model)
         self._empty_sums()
 
@@ -272,4 +272,5 @@ class PoolMethod(base.Method, Generic[G]):
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Take the adapter up before the trainer makes its optimiser, which then has the gate."""
+        super().on_init_end(args, state, control, model)
         self.take_up(model)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import peft_model
-from undrift.tuner.distributed import table_of
+from undrift.tuner.distributed import opened_embedding
 from undrift.tuner.forward import Prompt
 from undrift.tuner.peft_internals import BaseTunerLayer, switch_layers
 
@@ -118,7 +118,7 @@ def embedding_centre(model: nn.Module) -> Tensor:
     inner: Any = model
     table = inner.get_input_embeddings()
     rows, place = table.weight.shape[0], table.weight.device
-    with table_of(table) as look_up:
+    with opened_embedding(table) as look_up:
         parts = [
             look_up(torch.arange(start, min(start + _ROWS, rows), device=place)).double().sum(0)
             for start in range(0, rows, _ROWS)

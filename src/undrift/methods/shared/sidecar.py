@@ -29,7 +29,7 @@ from undrift.errors import ConfigError, RunDirError
 from undrift.methods.shared.model_card import RECORD, MethodState, is_ours, write_card
 from undrift.rundir import atomic_write, read_record, write_json
 from undrift.rundir.files import own_folder, temporary_folder
-from undrift.tuner.distributed import is_cut, whole
+from undrift.tuner.distributed import full_tensor, is_sharded
 from undrift.tuner.frozen import named_frozen
 
 if TYPE_CHECKING:
@@ -258,11 +258,11 @@ def _extend(name: str) -> Callable[[Callable[..., Any]], None]:
 @_extend("save_pretrained")
 def _save(original: Callable[..., None], model: PeftModel, given: Mapping[str, Any]) -> None:
     chosen = given["selected_adapters"] or list(model.peft_config)
-    if given["kwargs"].get("state_dict") is None and is_cut(model):
+    if given["kwargs"].get("state_dict") is None and is_sharded(model):
         held = model.state_dict()
         own = {key for key in held if not {*key.split(".")}.isdisjoint(chosen)}
         original = partial(
-            original, state_dict={k: whole(v) if k in own else v for k, v in held.items()}
+            original, state_dict={k: full_tensor(v) if k in own else v for k, v in held.items()}
         )
     chosen = chosen if given["is_main_process"] else ()
     for name in chosen:

@@ -19,7 +19,7 @@ from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.rundir import read_record, write_json
 from undrift.rundir.records import Record
-from undrift.tuner.distributed import cut_like, whole
+from undrift.tuner.distributed import full_tensor, sharded_like
 
 _GONE = {
     "beside": "state_name",
@@ -82,14 +82,14 @@ class State:
         return sum(each.numel() * each.element_size() for each in (self.tensors or {}).values())
 
     @property
-    def is_cut(self) -> bool:
-        """Whether FSDP2 has cut one of the tensors."""
+    def is_sharded(self) -> bool:
+        """Whether FSDP2 has sharded one of the tensors."""
         return any(isinstance(each, DTensor) for each in (self.tensors or {}).values())
 
     def gathered(self) -> dict[str, Tensor]:
-        """Gather the tensors that FSDP2 has cut; all processes have to call it."""
+        """Gather the tensors that FSDP2 has sharded; all processes have to call it."""
         tensors = (self.tensors or {}).items()
-        return {name: whole(each) for name, each in tensors if isinstance(each, DTensor)}
+        return {name: full_tensor(each) for name, each in tensors if isinstance(each, DTensor)}
 
     def file(self, name: str) -> str | None:
         """The file that it is kept in, under the method's `state_name`; None if in none."""
@@ -159,7 +159,7 @@ class State:
             if found[name].shape != each.shape:
                 there, here = tuple(found[name].shape), tuple(each.shape)
                 raise saved.mismatch(f"{name} is {there} there and {here} here")
-            each.copy_(cut_like(each, found[name]))
+            each.copy_(sharded_like(each, found[name]))
 
     def mismatch(self, why: str) -> AdapterMismatch:
         """Make the error of a file that belongs to another adapter."""
