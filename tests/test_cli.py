@@ -303,6 +303,7 @@ def test_study_lists_its_cells_and_runs_none(undrift, tmp_path):
     bare = undrift("study", "s.yaml", "--commands")[1].splitlines()
     assert [*map(str.strip, out.splitlines()[1:-1:2])] == bare
     assert undrift("study", "s.yaml", "--list", "--gather")[0] == 2
+    assert undrift("study", "s.yaml", "--commands", "--prune")[0] == 2
     assert undrift("study", "s.yaml", "--only", "mien")[0] == 2
     (tmp_path / "s.yaml").write_text("benchmark: pocket\nsead: [0]\n")
     status, _, err = undrift("study", "s.yaml")
