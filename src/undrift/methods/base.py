@@ -10,7 +10,6 @@ serves undrift's own run and a user's `Trainer` or `SFTTrainer`::
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -28,6 +27,8 @@ from undrift.data.types import Example
 from undrift.errors import AdapterMismatch, ConfigError, unknown
 from undrift.methods.shared.adapter import (
     active_adapter,
+    check_buffers_stay,
+    check_own,
     check_trained,
     has_learned,
     load_adapter,
@@ -571,13 +572,7 @@ class Method(TrainerCallback):
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Refuse a way of sharding under which accelerate cannot bring buffers along."""
-        asked = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # accelerate's own words
-        held = model.state_dict().keys() - dict(model.named_parameters()).keys()
-        if held and all(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in asked):
-            raise ConfigError(
-                f"{self.name} keeps what it knows in buffers, which accelerate cannot shard with "
-                "cpu_ram_efficient_loading: set it to false in fsdp_config"
-            )
+        check_buffers_stay(model, self.name)
 
     def on_train_begin(
         self,
@@ -610,7 +605,8 @@ class Method(TrainerCallback):
         self._args, self._optimizer = args, optimizer
         start = self.task_resume if state.global_step else self.task_start
         start(model, self.task_index, state.max_steps)
-        self._check_transforms(model)
+        transforms = *self.step_transforms(model), *self.gradient_transforms(model)
+        check_own(model, transforms, self.name)
         self._hooks = [
             StepHook(optimizer, lambda: self.gradient_transforms(model), "gradient").attach(),
             StepHook(optimizer, lambda: self.step_transforms(model)).attach(),
@@ -662,16 +658,6 @@ class Method(TrainerCallback):
         self.before_save(model)
         self._gathered = self.state(model).gathered()
         self._flushed = True
-
-    def _check_transforms(self, model: nn.Module) -> None:
-        """Make sure that what is to be held is the model's: wrapping replaces parameters."""
-        held = {id(p) for p in model.parameters()}
-        transforms = *self.step_transforms(model), *self.gradient_transforms(model)
-        if any(id(p) not in held for p in transforms):
-            raise ConfigError(
-                f"{self.name} holds parameters that are no longer the model's: something has "
-                "replaced them since the task began, and the past would not be protected"
-            )
 
     def _check_packing(self, args: Any) -> None:
         """Refuse rows of TRL's that do not say where their examples begin."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from peft import (
 )
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.shared.adapter_config import read_config
@@ -173,6 +176,44 @@ def check_trained(model: nn.Module) -> None:
         raise ConfigError(
             "an adapter is merged into the model, where a step of its own weights changes nothing: "
             "call model.unmerge_adapter() before training"
+        )
+
+
+def check_own(model: nn.Module, held: Iterable[Parameter], method: str) -> None:
+    """Make sure that what is to be held is the model's: wrapping may replace parameters.
+
+    Args:
+        model: A trainer's.
+        held: The parameters whose steps or gradients are transformed.
+        method: Whose they are.
+
+    Raises:
+        ConfigError: If one is not the model's.
+    """
+    own = {id(p) for p in model.parameters()}
+    if any(id(p) not in own for p in held):
+        raise ConfigError(
+            f"{method} holds parameters that are no longer the model's: something has replaced "
+            "them since the task began, and the past would not be protected"
+        )
+
+
+def check_buffers_stay(model: nn.Module, method: str) -> None:
+    """Refuse a way of sharding under which accelerate cannot bring buffers along.
+
+    Args:
+        model: A trainer's.
+        method: Whose they are.
+
+    Raises:
+        ConfigError: If there are some, and FSDP is to load them so.
+    """
+    asked = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")  # accelerate's own words
+    kept = model.state_dict().keys() - dict(model.named_parameters()).keys()
+    if kept and all(os.environ.get(name, "").lower() in ("1", "true", "yes") for name in asked):
+        raise ConfigError(
+            f"{method} keeps what it knows in buffers, which accelerate cannot shard with "
+            "cpu_ram_efficient_loading: set it to false in fsdp_config"
         )
 
 
