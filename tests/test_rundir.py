@@ -47,8 +47,8 @@ def test_another_run_is_refused_and_the_message_says_what_to_do(tmp_path):
     with pytest.raises(RunDirError) as caught:
         RunDir.start(tmp_path / "one", CONFIG.replace("seed: 0", "seed: 1"))
     message = str(caught.value)
-    assert "-seed: 0" in message
-    assert "+seed: 1" in message
+    assert "- seed: 0" in message
+    assert "+ seed: 1" in message
     assert "pocket" not in message  # what is equal is not listed
     assert f"to resume that run: undrift run {tmp_path / 'one' / 'run.yaml'}" in message
     assert "--replace" in message

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+from undrift.data.benchmarks import pocket
+from undrift.errors import DataError
 
 PROGRAM = """
 import time
@@ -28,3 +32,15 @@ def test_workers_end_when_their_parent_is_killed():
         assert len(workers) == 3
         # the pipe is at its end: nobody holds the other one
         assert it.communicate(timeout=20) == ("", None)
+
+
+def _killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
+def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(pocket, "draw_split", _killed)
+    with pytest.raises(DataError, match=r"draws the pocket was killed.*the same command") as told:
+        pocket.benchmark(tmp_path, progress=False)
+    assert "\n" not in str(told.value)

@@ -1,4 +1,4 @@
-"""Commands killed at 20 points that the commit's hash draws: `make kill` in small."""
+"""Commands killed, or without room on the disk, at points that the commit's hash draws."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def commit() -> str:
         return "no commit"
 
 
-def test_commands_killed_anywhere_go_on():
-    line = [sys.executable, "-m", "tests.kill", "--points", "20", "--seed", commit()]
+@pytest.mark.parametrize(("how", "points"), [((), 20), (("--fault",), 12)], ids=["kill", "fault"])
+def test_commands_that_ended_anywhere_go_on(how, points):
+    line = [sys.executable, "-m", "tests.kill", *how, "--points", str(points), "--seed", commit()]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-2000:]}"
-    assert "20 points" in done.stdout
+    assert f"{points} points" in done.stdout

@@ -43,7 +43,9 @@ def main() -> None:
     """Draw the points, kill at each, print what is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.kill")
     parser.add_argument("--points", type=int, default=200)
-    parser.add_argument("--stop", action="store_true", help="SIGTERM and SIGINT, not SIGKILL")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--stop", action="store_true", help="SIGTERM and SIGINT, not SIGKILL")
+    how.add_argument("--fault", action="store_true", help="a full or broken disk, no kill")
     parser.add_argument("--seed", default="17")
     parser.add_argument("--only", type=int, action="append", help="points by number (repeatable)")
     parser.add_argument("--keep", action="store_true", help="leave the folders of failed points")
@@ -53,7 +55,8 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="undrift-kill-")).resolve()
     harness = Harness(place)
     count = max([given.points, *(given.only or ())])
-    drawn = (harness.stops if given.stop else harness.points)(count, given.seed)
+    draw = harness.stops if given.stop else harness.faults if given.fault else harness.points
+    drawn = draw(count, given.seed)
     points = [point for point in drawn if not given.only or point.number in given.only]
     done: list[tuple[Point, list[str]]] = []
     for point in points:
@@ -68,8 +71,8 @@ def main() -> None:
         for line in wrong[:12]:
             print(f"       {line}", flush=True)
         if wrong:
-            again = f"python -m tests.kill{' --stop' * given.stop} --seed {given.seed} --only"
-            again += f" {point.number} --keep"
+            mode = " --stop" * given.stop + " --fault" * given.fault
+            again = f"python -m tests.kill{mode} --seed {given.seed} --only {point.number} --keep"
             print(f"       {again}", flush=True)
     bad = [point for point, wrong in done if wrong]
     twice = sum(point.again > 0 for point, _ in done)

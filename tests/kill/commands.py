@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -166,6 +168,7 @@ def start(
     deadly: tuple[int, str, int] | None = None,
     jobs: int = 1,
     number: int = signal.SIGKILL,
+    fault: str = "",
 ) -> Started:
     """Start a command in a folder.
 
@@ -178,6 +181,8 @@ def start(
         deadly: (which of the counters, kind, number): where a process kills itself.
         jobs: How many cells of a study run side by side.
         number: The signal.
+        fault: What fails from that moment on instead, such as "ENOSPC"; "size" if no file can
+            become larger than the number says, in bytes.
 
     Returns:
         Its processes.
@@ -197,6 +202,10 @@ def start(
                 _quiet(log)
                 _environment(root, rank, ranks, meeting)
                 moments.watch.signal = number
+                moments.watch.error = getattr(errno, fault, 0)
+                if fault == "size" and deadly and deadly[0] == rank:
+                    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (deadly[2], limit))
                 own = None if deadly is None or deadly[0] != rank else deadly[1:]
                 if command.name == "study":
                     _fork_cells(counters[1], deadly[1:] if deadly and deadly[0] == 1 else None,

@@ -1,8 +1,9 @@
-"""Moments of a command at which it can be killed: counted in one process, deadly in another.
+"""Moments of a command at which it can be killed, or from which on its disk can be full.
 
 Everything that changes a file is a moment, just before it happens: opening for writing, syncing,
 renaming, making and deleting, whoever's code does it. So are the parts of a step, a batch of
-questions, reading the data and drawing the page. A moment's kind says what was being done.
+questions, reading the data and drawing the page. A moment's kind says what was being done. They
+are counted in one process and fatal in another.
 """
 
 from __future__ import annotations
@@ -59,11 +60,13 @@ class Counters:
 
 
 class _Watch:
-    """What this process counts, and where it dies."""
+    """What this process counts, where it dies, or from where on it can write nothing any more."""
 
     counters: Counters | None = None
     deadly: tuple[str, int] | None = None
     signal: int = signal.SIGKILL
+    error: int = 0
+    failing = False
     root = ""
     data = ""
     process = 0
@@ -92,7 +95,10 @@ def moment(kind: str) -> None:
         return
     for name in (kind, "any"):
         if (name, watch.counters.add(name)) == watch.deadly:
-            os.kill(os.getpid(), watch.signal)
+            if watch.error:
+                watch.failing = True
+            else:
+                os.kill(os.getpid(), watch.signal)
 
 
 def done(what: str) -> None:
@@ -107,20 +113,22 @@ def _heard(event: str, args: tuple[Any, ...]) -> None:
         if isinstance(path, str | bytes | os.PathLike):
             _at(path, -1, writes=bool(flags & _WRITES))
     elif event in ("os.remove", "os.rmdir"):
-        _at(args[0], args[1])
+        _at(args[0], args[1], frees=True)
     elif event == "os.mkdir":
         _at(args[0], args[2])
     elif event == "os.rename":
         _at(args[1], args[3])
 
 
-def _at(path: Any, folder: int, *, writes: bool = True) -> None:
+def _at(path: Any, folder: int, *, writes: bool = True, frees: bool = False) -> None:
     text = os.fsdecode(path)
     if folder not in (-1, None) and not text.startswith("/"):
         text = f"{Path(f'/proc/self/fd/{folder}').readlink()}/{text}"
     text = os.path.normpath(os.path.join(os.getcwd(), text))  # noqa: PTH109, PTH118
     if writes and text.startswith(f"{watch.root}/"):
         moment(kind_of(text[len(watch.root) + 1 :]))
+        if watch.failing and not frees and os.getpid() == watch.process:
+            raise OSError(watch.error, os.strerror(watch.error), text)
     elif not writes and text.startswith(f"{watch.data}/"):
         moment("reading")
 

@@ -14,11 +14,12 @@ from random import Random
 from typing import Any
 
 from tests.kill.commands import CHECKPOINT, PATIENCE, Command, Started, commands, make_place, start
-from tests.kill.moments import PROGRESS, Counters, watch_everything
+from tests.kill.moments import KINDS, PROGRESS, Counters, watch_everything
 from undrift.rundir.sums import SUMS, read_sums, sum_of
 
 _SHARES = {"run": 9, "run-told": 2, "learn": 4, "eval": 3, "study": 4}
-_DOUBLE, _CLOCK, _CELL = 0.25, 0.12, 0.5
+_DOUBLE, _CLOCK, _CELL, _SIZE = 0.25, 0.12, 0.5, 0.4
+_ROOM = 1500
 _ANY = "any"
 _TIMES = {
     "seconds",
@@ -54,6 +55,8 @@ class Point:
         jobs: How many cells of a study run side by side.
         group: Whether all processes of a study are killed at once.
         stop: The signal that asks it to stop, instead of killing it.
+        fault: What every write meets from that moment on, instead of a kill: "ENOSPC", "EROFS",
+            "EIO"; or "size": no file can become larger than `at`, in bytes.
     """
 
     number: int
@@ -66,6 +69,7 @@ class Point:
     jobs: int = 1
     group: bool = False
     stop: str = ""
+    fault: str = ""
 
     def __str__(self) -> str:
         who = {0: "", 1: " cell"}[self.where] if self.command == "study" else f" rank {self.where}"
@@ -73,7 +77,7 @@ class Point:
         also = f", then moment {self.again}" if self.again else ""
         several = f" of {self.ranks}" if self.ranks > 1 else ""
         many = ", all at once" if self.group else ""
-        how = f", {self.stop}" if self.stop else ""
+        how = f", {self.stop or self.fault}" if self.stop or self.fault else ""
         return f"{self.command}{who}{several}: {self.kind}, {when}{also}{many}{how}"
 
 
@@ -149,6 +153,29 @@ class Harness:
             drawn.append(Point(number, name, 1, 0, kind, at, stop=how))
         return drawn
 
+    def faults(self, count: int, seed: int | str) -> list[Point]:
+        """Draw moments from which on nothing can be written, and sizes that no file exceeds."""
+        random = Random(f"fault {seed}")
+        drawn = []
+        for number in range(1, count + 1):
+            name = random.choice([name for name, share in _SHARES.items() for _ in range(share)])
+            study = name == "study"
+            ranks = 1 if study else random.choice(self.commands[name].ranks)
+            whole = self.whole(name, ranks)
+            if random.random() < _SIZE:
+                sizes = [len(each) for each in whole.files.values() if isinstance(each, bytes)]
+                size = random.choice([size for size in sizes if size > _ROOM])
+                at = random.randrange(_ROOM, size)  # what is said has room in its log
+                drawn.append(Point(number, name, ranks, 0, "size", at, fault="size"))
+                continue
+            where = 0 if study else random.randrange(ranks)
+            counted = whole.counted[where]
+            kind = random.choice([k for k, n in counted.items() if n and k in KINDS])
+            fault = random.choice(("ENOSPC", "ENOSPC", "EROFS", "EIO"))
+            at = random.randint(1, counted[kind])
+            drawn.append(Point(number, name, ranks, where, kind, at, fault=fault))
+        return drawn
+
     def _draw(self, number: int, name: str, random: Random, decks: dict[Any, list[str]]) -> Point:
         study = name == "study"
         ranks = 1 if study else random.choice(self.commands[name].ranks)
@@ -218,8 +245,9 @@ class Harness:
         begun = time.monotonic()
         number = signal.Signals[point.stop or "SIGKILL"]
         started = start(
-            command, root, self.place, point.ranks, counters, deadly, point.jobs, number
-        )
+            command, root, self.place, point.ranks, counters, deadly, point.jobs, number,
+            point.fault,
+        )  # fmt: skip
         every.append(started)
         if clock:
             while started.look() and time.monotonic() - begun < point.at * whole:
@@ -235,6 +263,9 @@ class Harness:
             _gone(started)
         if point.stop:
             yield from _unfriendly(started, signal.Signals[point.stop])
+            return
+        if point.fault:
+            yield from _unclear(point, started, root)
             return
         cell = point.command == "study" and point.where == 1  # the study tells of its end
         if not (clock or cell or -signal.SIGKILL in statuses.values()):
@@ -252,6 +283,23 @@ def _unfriendly(started: Started, number: int) -> Iterator[str]:
         yield f"it said {lines[-12:]}"
     if _group_alive(started.pids[0]):
         yield "a process of it is left"
+
+
+def _unclear(point: Point, started: Started, root: Path) -> Iterator[str]:
+    """Say what is wrong with the end of a command that could not write."""
+    said = started.log.read_text(errors="replace")
+    logs = [each.read_text(errors="replace") for each in root.rglob("*.log")]
+    started.log.write_text("")
+    if any("Traceback" in text for text in (said, *logs)):
+        yield f"it shows a traceback: {' | '.join(said.strip().splitlines()[-12:])}"
+    status = started.statuses.get(point.where)
+    if status not in (0, 1):
+        yield f"it ended with {status}: {said[-300:]}"
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    if status and point.command != "study" and not 1 <= len(errors) <= point.ranks:
+        yield f"it said {said.strip().splitlines()[-12:]}"
+    for path in root.rglob("*.writing"):
+        yield f"{path.relative_to(root)} is left"
 
 
 def _gone(started: Started) -> None:

@@ -16,6 +16,7 @@ from tests.run.tiny import save_tiny
 from undrift.errors import AdapterMismatch, RunDirError
 from undrift.run.backbone import Backbone
 from undrift.run.progress import Progress
+from undrift.run.verify import verify
 from undrift.rundir import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -79,6 +80,22 @@ class Told(Progress):
 
     def event(self, kind: str, text: str, **values: object) -> None:
         self.kinds.append(kind)
+
+
+class StopLearning(Progress):
+    """Stops the run as a kill would, inside its second task, after a snapshot."""
+
+    def __init__(self) -> None:
+        self.steps = -1
+
+    def stage(self, title: str, total: int, work: float = 0.0) -> None:
+        self.steps = 0 if title.startswith("task 2") else -1
+
+    def advance(self, pieces: int = 1) -> None:
+        if self.steps >= 0:
+            self.steps += 1
+        if self.steps == 3:
+            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
@@ -169,6 +186,64 @@ def test_a_change_stays_in_the_record_of_later_adapters(lesson, data, tmp_path):
         for name in ("colours", "capitals")
     )
     assert first == second and len(first) == 1
+
+
+def test_smaller_pieces_of_the_same_steps_go_on_inside_a_task(make_run, tmp_path):
+    """What a run that met the end of the memory is told to do."""
+    whole = make_run().go()
+    cut = {"out": tmp_path / "cut", "train": {"checkpoint_steps": 1}}
+    smaller = {"checkpoint_steps": 1, "batch_size": 2, "global_batch": 4}
+    sizes = {"train": smaller, "eval": {"batch_size": 1}}
+    with pytest.raises(KeyboardInterrupt):
+        make_run(progress=StopLearning(), **cut).go()
+    (snapshot,) = (tmp_path / "cut").glob("tasks/*/training/*")
+    with pytest.raises(RunDirError) as refused:
+        make_run(**cut | sizes)
+    told = "\n".join(map(str, refused.value.args))
+    assert "- train.batch_size: 4" in told and "+ train.batch_size: 2" in told and "--force" in told
+    assert snapshot.is_dir()
+    assert make_run(**cut | sizes, force=True).go()["matrix"] == whole["matrix"]
+    (noted,) = read_json(tmp_path / "cut/manifest.json")["changes"]
+    assert noted["before"] == {
+        "train.batch_size": "4", "eval.batch_size": "16", "train.global_batch": "not given"
+    }  # fmt: skip
+    assert noted["what"][0] == "settings: train.batch_size 4 then, 2 now"
+    assert not any("begins again" in line for line in noted["what"])
+    last = max((tmp_path / "cut").glob("tasks/*/adapter/undrift.json"))
+    assert read_json(last)["changes"] == [noted]
+    make_run(**cut | sizes).go()  # that is what it is compared with now
+    assert verify(tmp_path / "cut").wrong == []
+
+
+def test_other_steps_begin_a_half_learned_task_again(make_run, tmp_path):
+    cut = {"out": tmp_path / "cut", "train": {"checkpoint_steps": 1}}
+    other = cut | {"train": {"checkpoint_steps": 1, "learning_rate": 0.02}}
+    with pytest.raises(KeyboardInterrupt):
+        make_run(progress=StopLearning(), **cut).go()
+    (snapshot,) = (tmp_path / "cut").glob("tasks/*/training/*")
+    begun = make_run(**other, force=True)
+    assert not snapshot.exists()
+    begun.go()
+    (noted,) = read_json(tmp_path / "cut/manifest.json")["changes"]
+    assert any("begins again" in line for line in noted["what"])
+    for setting in ({"method": {"rank": 4}}, {"seed": 5}, {"profile": {"limit": 3}}):
+        with pytest.raises(RunDirError, match="another run") as refused:
+            make_run(**other, **setting, force=True)
+        assert "--force" not in "".join(map(str, refused.value.args))
+    with pytest.raises(RunDirError, match="another run"):  # all is done, with the settings it says
+        make_run(**cut, force=True)
+
+
+def test_settings_of_a_lesson_change_by_force(lesson, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        lesson("colours", progress=Stop(4)).go()
+    monkeypatch.setitem(LAYER, "train", {**LAYER["train"], "log_steps": 1})
+    with pytest.raises(RunDirError, match="another run"):
+        lesson("colours").go()
+    lesson("colours", force=True).go()
+    (noted,) = read_json(tmp_path / "colours/manifest.json")["changes"]
+    assert noted["after"] == {"train.log_steps": "1"}
+    assert verify(tmp_path / "colours").wrong == []
 
 
 def test_data_that_were_moved_are_the_same_data(make_run, two, tmp_path, benchmark_root):

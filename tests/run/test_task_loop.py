@@ -186,7 +186,7 @@ def test_a_finished_run_is_neither_done_again_nor_replaced(make_run, tmp_path, m
     first = make_run().go()
     with pytest.raises(RunDirError, match="holds another run") as caught:
         make_run(seed=1)
-    assert "+seed: 1" in str(caught.value) and "--replace" in str(caught.value)
+    assert "+ seed: 1" in str(caught.value) and "--replace" in str(caught.value)
     with monkeypatch.context() as patch:
         patch.setattr(Backbone, "load", lambda *_: pytest.fail("loaded again"))
         assert make_run().go() == first

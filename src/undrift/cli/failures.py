@@ -35,10 +35,13 @@ _MEMORY = re.compile(
 _LEFT = re.compile(r"closed by peer|reset by peer|remote process exited", re.IGNORECASE)
 GOES_ON = {"run", "learn", "study", "eval", "diagnose"}
 """The commands that, begun again, go on where they were."""
+_STEP = "train.batch_size times train.accumulation"
+_PIECES = f"--set train.batch_size=4 --set train.global_batch=16 (or what {_STEP} is)"
 _SMALLER = {
-    "run": "--set train.batch_size=4 --set eval.batch_size=4",
-    "learn": "--set train.batch_size=4 --set eval.batch_size=4",
-    "study": "train: {batch_size: 4} under `run:` of the study's file, or fewer --jobs",
+    "run": f"{_PIECES} --set eval.batch_size=4 --force",
+    "learn": f"{_PIECES} --set eval.batch_size=4 --force",
+    "study": "train: {batch_size: 4, global_batch: 16} under `run:` of the study's file (or what "
+    f"{_STEP} is), or fewer --jobs",
     "eval": "--batch-size 4",
     "diagnose": "--limit 100",
 }
@@ -59,7 +62,7 @@ def refusal(error: BaseException, command: str) -> str | None:
         if several and isinstance(each, RuntimeError) and _LEFT.search(str(each)):
             return f"another process has ended, see what it said{_then(command)}"
         if isinstance(each, MemoryError) or _of_memory(each):
-            smaller = f"; try a smaller batch_size: {_SMALLER[command]}" * (command in _SMALLER)
+            smaller = f"; try smaller pieces: {_SMALLER[command]}" * (command in _SMALLER)
             return f"out of memory: {first_line(each)}{smaller}{_then(command)}"
     for each in _chain(error):
         number = _number(each)

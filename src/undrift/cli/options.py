@@ -65,7 +65,9 @@ WatchRoutes = Annotated[
 Force = Annotated[
     bool,
     typer.Option(
-        "--force", help="Go on although rows, pictures or the base have changed; it is noted."
+        "--force",
+        help="Go on although rows, pictures, the base or settings of the training have changed; it "
+        "is noted.",
     ),
 ]
 Replace = Annotated[

@@ -314,12 +314,22 @@ class Check:
                 _without(yaml.safe_load(text), matched)
                 for text in (yaml.safe_dump(origin["run"]), config.text())
             )
-            for key in sorted({*own, *run} - {"backbone_folder"}):
+            for key in sorted({*own, *run} - {"backbone_folder", *self._changed()}):
                 self.same(where, f"run.{key}", own.get(key), run.get(key), "the run's is")
         options = {k: v for k, v in origin["options"].items() if not (matched and k == "rank")}
         chosen = {k: v for k, v in config.method.options.items() if not (matched and k == "rank")}
         self.same(where, "options", options, chosen, "the run's are")
         return origin
+
+    def _changed(self) -> set[str]:
+        """Name the parts of a configuration that were others for some of the tasks."""
+        changes = self.manifest.get("changes", ())
+        return {
+            name.partition(".")[0]
+            for change in changes
+            if any(line.startswith("settings: ") for line in change["what"])
+            for name in change["before"]
+        }
 
     def settings(self, config: RunConfig) -> None:
         """Hold the manifest against the configuration."""

@@ -1,4 +1,4 @@
-"""What a run was begun with: resumed with other rows, pictures or weights, it says what differs.
+"""What a run was begun with: resumed with other rows, pictures, weights or settings, it says so.
 
 ROOT/data.json keeps a digest of every row that is learned or asked, of the content of every picture
 and of every file of the adapter that is gone on from. A file is read again only if its size or one
@@ -23,9 +23,19 @@ from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
 from undrift.run.progress import Progress
 from undrift.rundir import RunDir, read_record, write_json
+from undrift.rundir.files import remove
+from undrift.rundir.paths import settings_of
 from undrift.rundir.records import Begun, Change, Manifest
 
 ADAPTER = "the adapter that is gone on from"
+_PLACES = ("backbone_folder",)
+_SIZES = ("train.global_batch", "train.batch_size", "train.accumulation")
+_SAME_STEPS = (
+    *_SIZES,
+    *("train.checkpoint_steps", "train.log_steps", "train.activation_checkpointing"),
+    "eval.batch_size",
+)
+"""What changes no step, as long as a step takes as many examples."""
 _NAMED = 3  # rows and files that a message names
 _DIGITS = 16
 _AT_ONCE = 256  # files a round
@@ -72,6 +82,7 @@ class Inputs:
         known = before["files"] if before else {}
         self._now, paths = digests(splits, adapter, known, self._progress)
         self._told = False
+        self._settle_settings()
         if before is not None:
             found = differences(before["rows"], self._now["rows"], paths)
             said = [_summary(rows, found) for rows in (before["rows"], self._now["rows"])]
@@ -80,8 +91,10 @@ class Inputs:
         elif manifest:
             text = "begun by an older undrift: changes of rows and pictures since cannot be told"
             self._progress.event("begun", text)
-        if self._told and manifest:
+        if len(self.changes) > len(manifest.get("changes", ())) and manifest:
             write_json(files.manifest_file, {**manifest, "changes": self.changes})
+        if files.asked_anew is not None:
+            files.write_config(files.asked_anew)
         self._now["base"] = before["base"] if before else self._base
         if self._told or self._now != before:  # an order is no part of that comparison
             write_json(self._file, self._now)
@@ -133,6 +146,23 @@ class Inputs:
         there = self._files.manifest_file
         return read_record(there, Manifest) if there.is_file() else {}
 
+    def _settle_settings(self) -> None:
+        """Take note of other settings of the training, which the folder lets pass by force only.
+
+        A task that is half learned begins again, unless its steps are the same with them.
+        """
+        if self._files.asked_anew is None:
+            return
+        was, is_now = map(settings_of, (self._files.config_text(), self._files.asked_anew))
+        names = [n for n in {**was, **is_now} if was.get(n) != is_now.get(n) and n not in _PLACES]
+        before, after = ({n: each.get(n, "not given") for n in names} for each in (was, is_now))
+        told = [f"{name} {before[name]} then, {after[name]} now" for name in names]
+        if _step(was) != _step(is_now) or any(n not in _SAME_STEPS for n in names):
+            for half in self._files.snapshots():
+                remove(half)
+                told.append(f"what was half learned in {half} begins again")
+        self._settle("settings", told, before, after)
+
     def _settle(self, part: str, told: Sequence[str], before: Any, now: Any) -> None:
         """Refuse to go on, or take note."""
         if not told:
@@ -156,6 +186,12 @@ class Inputs:
         self.changes.append(change.model_dump())
         text = f"going on, though the {part} have changed since it was begun: {'; '.join(told)}"
         self._progress.event("changed", text, what=change.what)
+
+
+def _step(settings: Mapping[str, str]) -> str | int:
+    """Say how many examples a step takes."""
+    whole, most, pieces = (settings.get(name) for name in _SIZES)
+    return int(whole or int(most or 0) * int(pieces or 1))
 
 
 def digests(

@@ -153,7 +153,7 @@ class Learn:
         held_out: Which share of the data is asked where there is no test file.
         without: Earlier tasks that are not asked.
         replace: Delete what an earlier `learn` has left in the folder, and begin again.
-        force: Go on although rows, pictures or weights have changed since it was begun.
+        force: Go on although rows, pictures, weights or settings of the training have changed.
         backbone: A backbone that is loaded already.
 
     Raises:
@@ -210,7 +210,7 @@ class Learn:
                 "run": yaml.safe_load(self.config.text()),
             }
             self._text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            LearnDir.start(out, self._text, replace=replace)
+            self.files = LearnDir.start(out, self._text, replace=replace, force=force)
             self._backbone = backbone
             base = source(self.config.base) if backbone is None else None
             splits = splits_of([self.task], [task for task, _ in self.earlier])

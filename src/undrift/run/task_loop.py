@@ -64,7 +64,7 @@ class Run:
         config: What to do.
         progress: What is told meanwhile.
         replace: Delete a run that is in the folder, and begin again.
-        force: Go on although rows, pictures or weights have changed since it was begun.
+        force: Go on although rows, pictures, weights or settings of the training have changed.
         backbone: A backbone that is loaded already, instead of `config.backbone`.
         benchmark: A benchmark that is loaded already, instead of `config.benchmark`.
 
@@ -105,7 +105,7 @@ class Run:
             self.stages = trainings(self.tasks, self.method.schedule)
             self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
             self._text = config.text()
-            self.files = RunDir.start(config.folder, self._text, replace=replace)
+            self.files = RunDir.start(config.folder, self._text, replace=replace, force=force)
             splits = splits_of(self.tasks)
             self.inputs = Inputs(self.files, splits, base, force=force, progress=self.progress)
         self._backbone = backbone

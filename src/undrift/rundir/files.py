@@ -257,7 +257,8 @@ def _atomic_folder(path: Path, sync: bool) -> Generator[Path]:
             _sync(path.parent)
     finally:
         _remove(temporary)
-        _remove(aside)
+        if os.path.lexists(path):  # or else the only copy is the one that was moved aside
+            _remove(aside)
 
 
 def remove(path: Path) -> None:

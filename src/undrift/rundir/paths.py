@@ -26,12 +26,11 @@ another folder is never followed to write there.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from undrift.errors import RunDirError
 from undrift.rundir.checks import OF_LEARN, OF_RUN, refuse_links, refuse_strangers
@@ -47,6 +46,7 @@ from undrift.rundir.files import (
     sweep,
     text_of,
 )
+from undrift.rundir.records import Matrix, read_record
 from undrift.rundir.sums import SUMS, write_sums
 
 ADAPTER_FILES = ("*.safetensors", "*.json", "*/*.safetensors", "*/*.json")
@@ -57,6 +57,9 @@ LOCK = "undrift.lock"
 _FORMAT = re.compile(r"format: *(.*)\n")
 _PLACE = re.compile(r"^( *)backbone_folder:.*\n(?:\1 +.*\n)*", re.MULTILINE)
 """Where the base lies, with the lines that a long path is folded into: no part of what a run is."""
+_SETTING = re.compile(r"( *)([a-z_]+):(.*)")
+_FORCIBLE = re.compile(r"train\.|eval\.batch_size$")
+"""How it is trained and asked, which can change midway; the rest says which run it is."""
 _DIGEST = re.compile(r"^  digest: .*\n", re.MULTILINE)
 _FROM = re.compile(r"^from: (.+)$", re.MULTILINE)
 
@@ -72,6 +75,7 @@ class RunDir:
         config_file: The configuration, YAML.
         manifest_file: What produced the numbers: versions, hardware, fingerprints, protocol.
         matrix_file: The accuracy matrix and the metrics.
+        asked_anew: The text of a configuration whose settings are not yet those of the run.
         contents: All that a run writes, by what it is called in the folder; in each folder of
             it, what its files are called.
         summed: What has a digest in SHA256SUMS, as patterns: all that decides the numbers or
@@ -94,15 +98,18 @@ class RunDir:
         self.config_file = self.root / self.config_name
         self.manifest_file = self.root / "manifest.json"
         self.matrix_file = self.root / "matrix.json"
+        self.asked_anew: str | None = None
 
     @classmethod
-    def start(cls, root: Path, config: str, *, replace: bool = False) -> RunDir:
+    def start(cls, root: Path, config: str, *, replace: bool = False, force: bool = False) -> Self:
         """Begin a run in an empty or missing folder, or resume the one that is there.
 
         Args:
             root: The run's folder.
             config: The text of run.yaml: everything that decides the run's numbers.
             replace: Delete the run that is there, whatever its configuration, and begin again.
+            force: Go on with an unfinished run although settings of its training are others; they
+                wait in `asked_anew` until the change is noted.
 
         Returns:
             The run, with its run.yaml written.
@@ -121,11 +128,15 @@ class RunDir:
             if replace:
                 run._clear()
             else:
-                run._check_same(config)
+                run._check_same(config, force)
             run.sweep()
         if not run.config_file.exists():
-            atomic_write(run.config_file, f"format: {FORMAT}\n{config}")
+            run.write_config(config)
         return run
+
+    def write_config(self, config: str) -> None:
+        """Write the text that says which run it is."""
+        atomic_write(self.config_file, f"format: {FORMAT}\n{config}")
 
     @classmethod
     def existing(cls, root: Path) -> RunDir:
@@ -229,7 +240,8 @@ class RunDir:
             resumed: Only drop what is gone, before it is made again.
         """
         if not resumed or (self.root / SUMS).is_file():
-            write_sums(self.root, self.summed, anew=[self.manifest_file.name])
+            anew = (self.manifest_file.name, self.config_name)
+            write_sums(self.root, self.summed, anew)
 
     def is_done(self, index: int, name: str) -> bool:
         """Tell whether a task has its DONE mark."""
@@ -240,6 +252,10 @@ class RunDir:
         """Whether undrift has begun a run here that has not produced anything."""
         there = {path.name for path in self._entries()} if self.root.is_dir() else set()
         return there <= {self.config_name, "data.json"} and self.begun_here
+
+    def snapshots(self) -> list[Path]:
+        """List the folders of snapshots of what is half learned."""
+        return sorted(self.root.glob("tasks/*/training"))
 
     def check_folders(self) -> None:
         """Refuse to write into a run whose folders are links (see `checks.refuse_links`)."""
@@ -255,16 +271,33 @@ class RunDir:
             if ours:
                 sweep(self.root)
 
-    def _check_same(self, config: str) -> None:
-        there, config = self.config_text(), _PLACE.sub("", config)
+    @property
+    def finished(self) -> bool:
+        """Whether all is done."""
+        there = self.matrix_file.is_file()
+        return there and read_record(self.matrix_file, Matrix)["metrics"]["last"] is not None
+
+    def _check_same(self, config: str, force: bool) -> None:
+        text, there, config = config, self.config_text(), _PLACE.sub("", config)
         if there == config:
             return
-        changes = difflib.unified_diff(there.splitlines(), config.splitlines(), lineterm="", n=0)
-        shown = [line for line in changes if not line.startswith(("---", "+++", "@@"))]
+        was, is_now = settings_of(there), settings_of(config)
+        names = [n for n in {**was, **is_now} if was.get(n) != is_now.get(n)]
+        forcible = not self.finished and all(map(_FORCIBLE.match, names)) and bool(names)
+        if force and forcible:
+            self.asked_anew = text
+            return
+        shown = [
+            f"{sign} {name}: {each[name]}"
+            for name in names
+            for sign, each in (("-", was), ("+", is_now))
+            if name in each
+        ]
         raise RunDirError(
             f"{self.root} holds another run; what differs (- is there, + was asked for):",
             *(f"  {line}" for line in shown[:12]),
             f"to resume that run: {self.command}",
+            *["to go on as asked for, which is noted: the same command with --force"] * forcible,
             "to delete it and begin again: the same command with --replace",
             "to keep both: another folder with --out",
         )
@@ -285,6 +318,31 @@ class RunDir:
             remove(self.root / name)
             if os.path.lexists(self.root / name):
                 raise RunDirError(f"cannot delete {self.root / name}; may it be written there?")
+
+
+def settings_of(text: str) -> dict[str, str]:
+    """Read a configuration as undrift writes it.
+
+    Args:
+        text: The text of run.yaml or learn.yaml.
+
+    Returns:
+        The text of every value by a name such as "train.batch_size".
+    """
+    found: dict[str, str] = {}
+    place: list[tuple[int, str]] = []
+    for line in text.splitlines():
+        if key := _SETTING.match(line):
+            deep = len(key[1])
+            place = [*(above for above in place if above[0] < deep), (deep, key[2])]
+            found[_name(place)] = key[3].strip()
+        elif place:  # a list, or what a long value is folded into
+            found[_name(place)] += line
+    return found
+
+
+def _name(place: Sequence[tuple[int, str]]) -> str:
+    return ".".join(name for _, name in place).removeprefix("run.")
 
 
 class LearnDir(RunDir):
@@ -323,6 +381,15 @@ class LearnDir(RunDir):
     def result_file(self) -> Path:
         """The scores before and after."""
         return self.root / "result.json"
+
+    @property
+    def finished(self) -> bool:
+        """Whether all is done."""
+        return self.result_file.is_file()
+
+    def snapshots(self) -> list[Path]:
+        """List the folder of snapshots, if the task is half learned."""
+        return [folder for folder in (self.root / "training",) if folder.is_dir()]
 
     def answers(self, when: str, number: int, name: str) -> Path:
         """Return the file with every prediction for one task, before or after."""

@@ -14,6 +14,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from random import Random
 
@@ -21,6 +22,7 @@ from undrift.data.picture_folder import cache_folder
 from undrift.data.pocket.tasks import IN_ORDER, SPLITS, PocketTask
 from undrift.data.progress_bar import bar
 from undrift.data.types import Benchmark, Example, Task
+from undrift.errors import DataError
 from undrift.rundir import atomic_write
 
 VERSION = "2"  # changes whenever a picture, a question or an answer changes
@@ -49,6 +51,7 @@ def benchmark(root: Path | None = None, *, progress: bool = True) -> Benchmark:
 
     Raises:
         MissingExtra: If a package of the extra `pocket` is not installed.
+        DataError: If a process that draws was killed.
     """
     folder = (cache_folder() if root is None else Path(root)) / f"pocket-{VERSION}"
     missing = [
@@ -82,8 +85,14 @@ def _draw_all(folder: Path, missing: Iterable[tuple[str, str]], progress: bool) 
         jobs = [workers.submit(draw_split, folder, *job) for job in missing]
         title, done = "drawing the pocket (once)", as_completed(jobs)
         with bar(done, title, total=len(jobs), shown=progress) as drawn:
-            for job in drawn:
-                job.result()
+            try:
+                for job in drawn:
+                    job.result()
+            except BrokenProcessPool as error:
+                raise DataError(
+                    "a process that draws the pocket was killed (out of memory?); what is drawn "
+                    "is kept, and the same command draws the rest"
+                ) from error
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,9 @@ last part of their names. Anything else is refused, when it is written and when 
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +26,7 @@ from undrift.rundir.files import FORMAT
 _WHOLE = {"active", "counts", "digests", "history_k", "open", "running", "running_count", "tasks"}
 """What the last part of a name must be for a tensor of whole numbers or of yes and no."""
 
+_NUMBER = re.compile(r"os error (\d+)")
 _FORMAT = "undrift_format"  # in the metadata, where `format` is "pt" and belongs to others
 
 
@@ -47,7 +51,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, *, whole: bool = Fal
         try:
             save_file(kept, temporary, metadata={"format": "pt", _FORMAT: str(FORMAT)})
         except SafetensorError as error:  # what the system said of a full disk is inside
-            raise OSError(None, _reason(error)) from error
+            raise _of_system(error) from error
         _in_order(temporary)
 
 
@@ -139,7 +143,7 @@ def _opened(path: Path) -> Iterator[Any]:
             check_format(path, int(said) if said.isdecimal() and len(said) < 10 else said)
             yield file
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-        raise damaged(path, f"no safetensors ({_reason(error)})") from error
+        raise damaged(path, f"no safetensors ({' '.join(str(error).split())[:200]})") from error
 
 
 def _wrong_kind(name: str, kind: torch.dtype, *, whole: bool) -> str:
@@ -158,7 +162,9 @@ def _finite(each: Tensor) -> bool:
     return bool(torch.isfinite(known).all())
 
 
-def _reason(error: Exception) -> str:
-    """The last sentence of what a library says, in one line."""
+def _of_system(error: Exception) -> OSError:
+    """Make of a library's error what the system said."""
     text = " ".join(str(error).split())
-    return "No space left on device" if "StorageFull" in text else text[:200]
+    found = _NUMBER.search(text)
+    number = int(found[1]) if found else errno.ENOSPC if "StorageFull" in text else None
+    return OSError(number, text[:200] if number is None else os.strerror(number))
