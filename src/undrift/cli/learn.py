@@ -49,11 +49,23 @@ def learn(
     ] = 0.1,
     max_drop: Annotated[
         float | None,
-        typer.Option(min=0, help="Exit with 3 if an earlier task falls by more points than this."),
+        typer.Option(
+            min=0, help="Exit with 3 if an earlier task or a guard falls by more points than this."
+        ),
     ] = None,
     without: Annotated[
         list[str] | None,
         typer.Option(metavar="TASK", help="Do not ask this earlier task (repeatable)."),
+    ] = None,
+    guard: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Questions that are no task, asked before and after as well (repeatable).",
+        ),
+    ] = None,
+    guard_scorer: Annotated[
+        str | None, typer.Option(help="How answers to guards are scored; as --scorer by itself.")
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="For a new adapter, such as same (by itself) or steadylora.")
@@ -75,7 +87,8 @@ def learn(
 
     The start is a model (a folder or a Hub name) or an adapter: what `undrift learn` or `undrift run`
     has left. The new task is learned with the history that the adapter carries; then the new task and
-    every earlier one are asked, before and after.
+    every earlier one are asked, before and after, and so are the questions of --guard FILE: any
+    that the model is to answer afterwards as it did before, whatever it has learned.
 
     \b
       undrift learn llava-hf/llava-1.5-7b-hf --data invoices.jsonl --name invoices --out adapters/v1
@@ -124,19 +137,27 @@ def learn(
     )
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     asked: dict[str, Any] = {"held_out": held_out, "without": without or ()}
+    asked |= {"guards": guard or (), "guard_scorer": guard_scorer}
     talk = options.progress(quiet, as_json)
     with joined() as first, alone_in(out), talk as told:
         lesson = Learn(begun, own, out, told, **asked, replace=overwrite, force=force)
         changes = lesson.go()
     if not first:
         return
+    guards = lesson.guarded()
     if as_json:
         rows = [{**asdict(change), "drop": change.drop} for change in changes]
-        found = {"adapter": str(lesson.adapter), "skipped": len(lesson.skipped), "tasks": rows}
+        found: dict[str, Any] = {
+            "adapter": str(lesson.adapter),
+            "skipped": len(lesson.skipped),
+            "tasks": rows,
+        }
+        if guards:
+            found["guards"] = [change.as_guard() for change in guards]
         options.print_json(found)
     elif not quiet:
-        _show(lesson, changes)
-    fallen = [c for c in changes if max_drop is not None and c.drop > max_drop]
+        _show(lesson, changes, guards)
+    fallen = [c for c in (*changes, *guards) if max_drop is not None and c.drop > max_drop]
     if fallen:
         said = ", ".join(f"{c.task} by {c.drop:.1f}" for c in fallen)
         text = f"fell by more than {max_drop:g} points: {said}; the adapter is kept in {out}"
@@ -144,14 +165,15 @@ def learn(
         raise typer.Exit(3)
 
 
-def _show(lesson: Learn, changes: list[Change]) -> None:
-    """Print what became of every task."""
+def _show(lesson: Learn, changes: list[Change], guards: list[Change]) -> None:
+    """Print what became of every task and guard."""
     table = Table(title="score in percent, before and after the new task")
     table.add_column("task")
     for title in ("examples", "before", "after", "change"):
         table.add_column(title, justify="right")
-    for change in changes:
-        title = change.task + (" (new)" if change.new else "")
+    for change in (*changes, *guards):
+        kind = " (guard)" if change in guards else " (new)" if change.new else ""
+        title = escape(change.task + kind)
         before, after = f"{change.before:.1f}", f"{change.after:.1f}"
         moved = f"{change.after - change.before:+.1f}"
         style = "bold" if change.new else None

@@ -24,6 +24,7 @@ from undrift.run.adapters import find_adapter, note_origin, origin_of
 from undrift.run.answer import measure_cell
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig, merged, resolve, spelled_out, validated
+from undrift.run.guards import notes_of, read_guards
 from undrift.run.input_changes import Inputs, splits_of
 from undrift.run.learned_tasks import Note, find_again, from_files
 from undrift.run.load_model import source, with_base_folder
@@ -141,6 +142,11 @@ class Change:
         """By how many points an earlier task fell; 0 for the new one."""
         return 0.0 if self.new else max(0.0, self.before - self.after)
 
+    def as_guard(self) -> dict[str, Any]:
+        """Return what result.json says of a guard."""
+        row = asdict(self) | {"drop": self.drop}
+        return {key: row[key] for key in ("task", "before", "after", "examples", "drop")}
+
 
 class Learn:
     """One new task for an adapter, begun or resumed.
@@ -152,6 +158,8 @@ class Learn:
         progress: What is told meanwhile.
         held_out: Which share of the data is asked where there is no test file.
         without: Earlier tasks that are not asked.
+        guards: Files of questions that are no task, asked before and after as well.
+        guard_scorer: How their answers are scored; as the task's by itself.
         replace: Delete what an earlier `learn` has left in the folder, and begin again.
         force: Go on although rows, pictures, weights or settings of the training have changed.
         backbone: A backbone that is loaded already.
@@ -171,6 +179,8 @@ class Learn:
         *,
         held_out: float = 0.1,
         without: Sequence[str] = (),
+        guards: Sequence[Path] = (),
+        guard_scorer: str | None = None,
         replace: bool = False,
         force: bool = False,
         backbone: Backbone | None = None,
@@ -200,20 +210,26 @@ class Learn:
             self.note = from_files(own, self.task, held_out, self.config.seed, self.config.skip_bad)
             asked = [note for note in start.notes if note["name"] not in without]
             self.earlier = find_again(asked, self.progress, backbone or self.config.base)
-            asked_tasks = [self.task, *(task for task, _ in self.earlier)]
+            guarding = notes_of(guards, own, guard_scorer, self.config.skip_bad)
+            taken = [own.name, *names]
+            self.guards = read_guards(guarding, taken, self.progress, backbone or self.config.base)
+            for guard in self.guards:
+                self.files.guard_answers(BEFORE, guard.name)  # refuses a name likewise
+            asked_tasks = [self.task, *(task for task, _ in self.earlier), *self.guards]
             check_answers(asked_tasks, self.config.eval.scoring, self.progress)
             content = {
                 "from": str(start.adapter.resolve() if start.adapter else self.config.backbone),
                 "task": {key: value for key, value in self.note.items() if key != "digest"},
                 "train": {"file": str(own.train.resolve())},
                 "without": list(without),
+                **({"guards": guarding} if guarding else {}),
                 "run": yaml.safe_load(self.config.text()),
             }
             self._text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             self.files = LearnDir.start(out, self._text, replace=replace, force=force)
             self._backbone = backbone
             base = source(self.config.base) if backbone is None else None
-            splits = splits_of([self.task], [task for task, _ in self.earlier])
+            splits = splits_of([self.task], [*(task for task, _ in self.earlier), *self.guards])
             self.inputs = Inputs(
                 self.files, splits, base, start.adapter, force=force, progress=self.progress
             )
@@ -241,6 +257,12 @@ class Learn:
         rows = read_record(self.files.result_file, Result)["tasks"]
         known = {field.name for field in fields(Change)}
         return [Change(**{key: row[key] for key in known}) for row in rows]
+
+    def guarded(self) -> list[Change]:
+        """Return what became of every guard, once `go` has done all."""
+        rows = read_record(self.files.result_file, Result).get("guards", ())
+        keys = ("task", "before", "after", "examples")
+        return [Change(**{key: row[key] for key in keys}) for row in rows]
 
     @property
     def adapter(self) -> Path:
@@ -273,7 +295,7 @@ class Learn:
                 f"{backbone.fingerprint[:12]}); give its own with --backbone, or go on all the "
                 "same with --force"
             )
-        asked = [task.test for task, _ in self.earlier]
+        asked = [task.test for task in (*(task for task, _ in self.earlier), *self.guards)]
         examples = [e for split in (self.task.train, self.task.test, *asked) for e in split]
         keep_features(config, backbone, examples, self.progress)
         if self.start.adapter is not None:
@@ -298,7 +320,8 @@ class Learn:
         settings = training_settings(self.config, self.method, self.task)
         work = training_work(self.task, settings)
         asked = [task for task, _ in self.earlier] + [self.task]
-        self.progress.plan(work + 2 * sum(len(task.test) for task in asked))
+        questions = sum(len(task.test) for task in (*asked, *self.guards))
+        self.progress.plan(work + 2 * questions)
         learned = self.adapter.is_dir()
         if self.start.adapter is not None and not learned:
             self.method.load_state(session.model, self.start.adapter)
@@ -342,10 +365,17 @@ class Learn:
             file = self.files.answers(when, number, task.name)
             with self.method.predicting(session.model, task=learned.index(task.name) + 1):
                 measure_cell(session, task, file, f"asking {task.name}, {when}")
+        for guard in self.guards:
+            file = self.files.guard_answers(when, guard.name)
+            with self.method.predicting(session.model):
+                measure_cell(session, guard, file, f"asking the guard {guard.name}, {when}")
 
     def _write_result(self, tasks: Sequence[Task]) -> list[Change]:
         def score(when: str, number: int, task: Task) -> float:
             return task_score(read_answers(self.files.answers(when, number, task.name)))
+
+        def guarded(when: str, guard: Task) -> float:
+            return task_score(read_answers(self.files.guard_answers(when, guard.name)))
 
         changed = [differs for _, differs in self.earlier] + [False]
         changes = [
@@ -360,7 +390,13 @@ class Learn:
             for number, task in enumerate(tasks, 1)
         ]
         rows = [{**asdict(change), "drop": change.drop} for change in changes]
+        guards = [
+            Change(guard.name, guarded(BEFORE, guard), guarded(AFTER, guard), len(guard.test))
+            for guard in self.guards
+        ]
         content = {"adapter": str(self.adapter), "tasks": rows, "skipped": len(self.skipped)}
+        if guards:
+            content["guards"] = [guard.as_guard() for guard in guards]
         self.files.note_sums()
         write_json(self.files.result_file, content)
         return changes

@@ -91,7 +91,7 @@ def find_again(
     for note in notes:
         try:
             if "benchmark" not in note:
-                task = _of_files(note, progress, backbone)
+                task = read_noted(note, progress, backbone)
             else:
                 source = _source(note)
                 if source not in whole:
@@ -103,7 +103,7 @@ def find_again(
                 f"the earlier task {note['name']!r} cannot be asked: {error}; put its data back, "
                 f"or go on without asking it: --without {note['name']}"
             ) from error
-        found.append((task, examples_digest(task.test) != note["digest"]))
+        found.append((task, note.get("digest") not in (None, examples_digest(task.test))))
     return found
 
 
@@ -130,10 +130,22 @@ def _of_benchmark(
     return {task.name: cut(task, config.profile, config.eval.split) for task in tasks}
 
 
-def _of_files(note: Note, progress: Progress, backbone: str | Backbone | None) -> Task:
-    """Read a task of the user's own; where it has a test file, the training file is not needed."""
+def read_noted(
+    note: Note, progress: Progress, backbone: str | Backbone | None, what: str = "task"
+) -> Task:
+    """Read what is asked of files of the user's own; with a test file no training file is needed.
+
+    Args:
+        note: Its note, see `from_files`.
+        progress: Told about slow parts.
+        backbone: As for `find_again`.
+        what: What it is, for the message.
+
+    Returns:
+        The task, of which only `test` is to be used.
+    """
     source = note["test" if note.get("test") else "train"]
-    text = f"reading {source} for the task {note['name']}, its pictures from {note['images']}"
+    text = f"reading {source} for the {what} {note['name']}, its pictures from {note['images']}"
     progress.event("reading", text, task=note["name"], file=source, images=note["images"])
     pictures = PictureFolder(Path(note["images"]))
     bad: list[BadRow] | None = [] if note["skip_bad"] else None

@@ -287,18 +287,22 @@ class _OfLearn(Check):
 
     files: LearnDir
     asked: Sequence[Mapping[str, Any]] = ()
+    guards: Sequence[Mapping[str, Any]] = ()
 
     @property
     def finished(self) -> bool:
         return self.files.result_file.is_file()
 
     def expected(self) -> set[str]:
-        named = [(number, note["name"]) for number, note in enumerate(self.asked, 1)]
-        return {
-            self.place(self.files.answers(when, number, name))
-            for when in (BEFORE, AFTER)
-            for number, name in named
-        }
+        return {self.place(file) for when in (BEFORE, AFTER) for file in self._answers(when)}
+
+    def _answers(self, when: str) -> list[Path]:
+        """Name the files of answers, those of the tasks and then those of the guards."""
+        tasks = enumerate((note["name"] for note in self.asked), 1)
+        return [
+            *(self.files.answers(when, number, name) for number, name in tasks),
+            *(self.files.guard_answers(when, note["name"]) for note in self.guards),
+        ]
 
     def all(self) -> None:
         content = self.tried(partial(load_yaml, self.files.config_file)) or {}
@@ -322,7 +326,8 @@ class _OfLearn(Check):
         self.log(self.root / "train.jsonl", None, config.train.log_steps)
         without = set(content.get("without", ()))
         self.asked = [*(n for n in notes[:-1] if n["name"] not in without), notes[-1]]
-        tasks = {note["name"]: self._again(note) for note in self.asked}
+        self.guards = content.get("guards", ())
+        tasks = {note["name"]: self._again(note) for note in (*self.asked, *self.guards)}
         self._inputs(content, notes[-1], tasks)
         self._measured(tasks)
         self.base(config)
@@ -378,9 +383,12 @@ class _OfLearn(Check):
         protocol = self.manifest.get("protocol", {}).get("tasks", ())
         scorers = {task["name"]: task["scorer"] for task in protocol}
         result = self.record(self.files.result_file, Result) if self.finished else None
-        rows = {row["task"]: row for row in (result or {"tasks": ()})["tasks"]}
+        rows = {
+            row["task"]: row for kind in ("tasks", "guards") for row in (result or {}).get(kind, ())
+        }
         file, read = self.files.result_file, 0
-        for number, note in enumerate(self.asked, 1):
+        kept = zip(self._answers(BEFORE), self._answers(AFTER), strict=True)
+        for note, both in zip((*self.asked, *self.guards), kept, strict=True):
             name, task = note["name"], tasks[note["name"]]
             scorer = note.get("scorer") or (task.scorer if task else None)
             if name in scorers:
@@ -393,8 +401,7 @@ class _OfLearn(Check):
             if row is None and result is not None:
                 self.wrong(file, f"says nothing of {name}")
             scores: dict[str, float | None] = {}
-            for when in (BEFORE, AFTER):
-                answers = self.files.answers(when, number, name)
+            for when, answers in zip((BEFORE, AFTER), both, strict=True):
                 if answers.is_file():
                     read += 1
                     scores[when] = self.answers(answers, question)
@@ -408,7 +415,7 @@ class _OfLearn(Check):
                     file, f"examples of {name}", row["examples"], len(question.said), "it has"
                 )
                 new = name == self.asked[-1]["name"]
-                self.same(file, f"new of {name}", row["new"], new, "it should be")
+                self.same(file, f"new of {name}", row.get("new", new), new, "it should be")
                 drop = 0.0 if new else max(0.0, row["before"] - row["after"])
                 self.same(file, f"drop of {name}", row.get("drop", drop), drop, "its scores give")
         for name in rows.keys() - tasks.keys():
@@ -417,4 +424,4 @@ class _OfLearn(Check):
         if result is None:
             self.unchecked("the result: not all is done yet")
         else:
-            self.checked(f"{len(rows)} tasks of result.json")
+            self.checked(f"{len(rows)} tasks and guards of result.json")

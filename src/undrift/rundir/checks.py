@@ -44,7 +44,7 @@ OF_LEARN: Mapping[str, str] = {
     "skipped.jsonl": "",
     "training": r".+",
     "adapter": _ADAPTER,
-    "eval": r"(before|after)/\d+-[^/]+\.(jsonl|part)",
+    "eval": r"(before|after)/(\d+|guard)-[^/]+\.(jsonl|part)",
     "live": r"\d+-[^/]+/.+",
 }
 """Likewise of `undrift learn`."""

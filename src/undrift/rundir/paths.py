@@ -353,7 +353,8 @@ class LearnDir(RunDir):
     ├── learn.yaml      what was asked for; the same command goes on with what is not done yet
     ├── data.json       digests of every row and picture: a resumed one notices what has changed
     ├── adapter/        PEFT's format, with the record of all tasks learned so far
-    ├── eval/before/, eval/after/   01-birds.jsonl ...: every prediction, before and after
+    ├── eval/before/, eval/after/   01-birds.jsonl ...: every prediction, before and after;
+    │                   guard-golden.jsonl: those for the questions of --guard golden.jsonl
     ├── train.jsonl     a line each few steps
     ├── live/01-birds/  TensorBoard's files, if --report-to asks so
     ├── manifest.json   what produced the numbers
@@ -394,6 +395,12 @@ class LearnDir(RunDir):
     def answers(self, when: str, number: int, name: str) -> Path:
         """Return the file with every prediction for one task, before or after."""
         return self.root / "eval" / when / f"{self.task(number, name).name}.jsonl"
+
+    def guard_answers(self, when: str, name: str) -> Path:
+        """Return the file with every prediction for a guard, before or after."""
+        if not is_name(name):
+            raise RunDirError(f"a guard cannot be called {name!r}: {NAME_RULE}; rename its file")
+        return self.root / "eval" / when / f"guard-{name}.jsonl"
 
     def config_text(self) -> str:
         """Read what makes the configuration another one.

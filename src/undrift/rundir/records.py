@@ -325,10 +325,19 @@ class _Changed(Record):
     changed: bool
 
 
+class _Guarded(Record):
+    task: Name
+    before: float
+    after: float
+    examples: NonNegativeInt
+    drop: float
+
+
 class Result(Record):
     """result.json of `undrift learn`."""
 
     tasks: list[_Changed] = Field(min_length=1)
+    guards: list[_Guarded] = Field(default=[])
 
 
 class Answer(Record):
