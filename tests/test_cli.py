@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -112,8 +114,6 @@ def test_list(undrift):
     assert [line.split()[0] for line in lines] == list(known)
     for line, row in zip(lines, methods, strict=True):
         assert line.endswith(f"{row['summary']} [{row['paper']}]")
-    settings = json.loads(undrift("list", "settings", "--json")[1])
-    assert settings["same"]["delta"] == 0.99 and "paper" in settings["same"]["(settings)"]
     status, _, err = undrift("list", "method")
     assert status == 2 and "did you mean 'methods'" in err
 
@@ -140,6 +140,40 @@ def test_mistakes_are_one_line_with_the_nearest_name(undrift, words, message):
     status, out, err = undrift(*words)
     assert status == 2 and message in err and "Traceback" not in err
     assert out == "" and err.count("\n") == 1
+
+
+def test_version(undrift):
+    assert undrift("--version") == (0, f"undrift {version('undrift')}\n", "")
+    assert "--install-completion" in undrift("--help")[1]
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("undrift le", "learn"), ("undrift learn --max-d", "--max-drop")]
+)
+def test_the_shell_completes(typed, completed):
+    code = "import sys; sys.argv = ['undrift']; from undrift.cli import main; main()"
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **words, "_UNDRIFT_COMPLETE": "complete_bash"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [completed]
+
+
+def test_an_untested_system_is_told_once(undrift, monkeypatch):
+    assert cli.untested("linux") is None
+    assert "not on darwin" in cli.untested("darwin")
+    monkeypatch.setattr(cli, "_TESTED", "another")
+    assert undrift("list", "benchmarks")[2].count("tested on Linux only") == 1
+
+
+def test_a_device_that_is_not_there(undrift, monkeypatch):
+    monkeypatch.setattr("undrift.run.load_model.devices", lambda: ["cpu"])
+    status, out, err = undrift("run", "pocket", "--device", "cuda")
+    assert status == 2 and out == "" and err.count("\n") == 1
+    assert "no device is called 'cuda' on this machine (" in err and "auto, cpu" in err
 
 
 def test_run_prints_a_table_and_goes_on_by_itself(undrift, backbone, tmp_path):

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Controls, line and paragraph separators, what turns the direction of a text, lone surrogates.
 _NOT_SHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -69,16 +69,18 @@ class TrainingDiverged(UndriftError):
     """The loss stopped being a finite number."""
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+def unknown(kind: str, name: str, known: Iterable[str], meant: Sequence[str] = ()) -> UnknownName:
     """Make (not raise) the error for a name that does not exist, offering the nearest known one.
 
     Such as `unknown method 'smae'; did you mean 'same'? known: finetune, joint, moelora, same`.
+    Where it is known what was `meant`, that is offered.
     """
     names = sorted(known)
     name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
     folded = {candidate.lower(): candidate for candidate in names}
     near = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.5)
-    guess = f"; did you mean {folded[near[0]]!r}?" if near else ";"
+    offered = list(meant) or [folded[each] for each in near]
+    guess = f"; did you mean {' or '.join(map(repr, offered))}?" if offered else ";"
     listing = ", ".join(names) if names else "(none)"
     return UnknownName(f"unknown {kind} {name!r}{guess} known: {listing}")
 

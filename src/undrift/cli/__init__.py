@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from io import TextIOWrapper
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -34,6 +34,7 @@ from undrift.untrusted import half_character
 
 _TOGETHER = ("run", "learn", "eval", "diagnose")  # what several processes can do
 _FIRST_SPEAKS = 3.0  # seconds
+_TESTED = "linux"
 
 
 class Commands(TyperGroup):
@@ -59,10 +60,29 @@ app = typer.Typer(
     cls=Commands,
     help="Teach a multimodal LLM one task after another without forgetting the earlier ones.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from undrift import __version__
+
+        typer.echo(f"undrift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
 _COMMANDS = (
     *(run, learn, study, evaluate, predict, score),
     *(compare, diagnose, report, verify, doctor, show),
@@ -86,6 +106,8 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
+            if note := untested(sys.platform):
+                _say(note)
             with stoppable():
                 app()
         finally:
@@ -115,6 +137,13 @@ def main() -> None:
             who = f"process {number}: "
         _say(f"[bold red]error:[/] {who}{escape(said)}")
         sys.exit(2 if isinstance(ended, ConfigError) else 1)
+
+
+def untested(system: str) -> str | None:
+    """Say that undrift is not tested on a system, as `sys.platform` names it; None if it is."""
+    if system == _TESTED or process_number():
+        return None
+    return f"note: undrift is tested on Linux only, not on {system} (docs/promises.md)"
 
 
 def _interrupted(ended: BaseException) -> bool:

@@ -12,11 +12,14 @@ from undrift.cli import options
 from undrift.errors import ConfigError
 
 if TYPE_CHECKING:
-    from undrift.report import Results
+    from undrift.report import Published, Results
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders of finished runs; none are needed with --published."),
+    ] = None,
     published: Annotated[
         str | None,
         typer.Option(
@@ -54,6 +57,9 @@ def compare(
     if sum((markdown, latex, csv, as_json, everything)) > 1:
         raise ConfigError("choose one of --all, --markdown, --latex, --csv and --json")
     articles = report.published(published) if published else None
+    if not runs:
+        _alone(articles, {"--out": out, "--csv": csv, "--json": as_json}, markdown, latex)
+        return
     results = [report.load(folder) for folder in runs]
     rows = report.published_sections(report.grouped(results), articles)
     if out is not None:
@@ -91,12 +97,31 @@ def compare(
             typer.echo(f"written: {out / 'summary.json'} and {target}")
 
 
+def _alone(
+    articles: Published | None, others: dict[str, object], markdown: bool, latex: bool
+) -> None:
+    """Print published rows, with no run beside them."""
+    from undrift import report
+
+    if articles is None:
+        raise ConfigError("name the folder of a finished run, or published rows: --published coin")
+    if given := [flag for flag, value in others.items() if value]:
+        raise ConfigError(f"{given[0]} needs a finished run: name its folder")
+    found = report.published_sections([], articles)
+    if markdown:
+        typer.echo(report.as_markdown(found), nl=False)
+    elif latex:
+        typer.echo(report.as_latex(found), nl=False)
+    else:
+        report.print_sections(Console(), found)
+
+
 def show_runs(runs: list[Results]) -> None:
     """Print the table; under it margins where there are seeds, and what else differs."""
     from undrift import report
 
     console = Console()
-    console.print(report.table(runs))
+    report.print_table(console, runs)
     groups = report.grouped(runs)
     if any(len(group.runs) > 1 for group in groups):
         report.print_sections(console, [report.margin_section(groups, ["last"])])

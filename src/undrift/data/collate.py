@@ -259,7 +259,8 @@ def fitting(made: dict[str, Any], batch: Sequence[Encoded], config: Any) -> dict
         what = "with its answer takes" if batch[longest].answer else "takes"
         raise DataError(
             f"example {name!r} {what} {int(lengths[longest])} tokens, and the model has "
-            f"{limit} positions; shorten it or leave it out (`undrift doctor --backbone` lists all)"
+            f"{limit} positions; shorten it or leave it out: "
+            "`undrift doctor DATA --backbone MODEL` lists all"
         )
     return made
 

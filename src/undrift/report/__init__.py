@@ -1,6 +1,6 @@
 """Finished runs as tables, figures and one page: reads their files, never a model.
 
-`load(folder)` reads a run; everything else takes a list of what it returns: `table` for the
+`load(folder)` reads a run; everything else takes a list of what it returns: `print_table` for the
 terminal, `sections` for all that there is to say (`as_markdown`, `as_latex`), `as_csv` and
 `summary` for programs. What draws is imported by its module, since matplotlib takes most of a
 second to import: `page.page(page_content.page_content(runs))` for a browser.
@@ -15,12 +15,26 @@ from undrift.report.comparison import (
     margin_section,
     sections,
 )
-from undrift.report.export import as_csv, as_latex, as_markdown, print_sections, summary, table
-from undrift.report.published_numbers import published, published_benchmarks, published_sections
+from undrift.report.export import (
+    as_csv,
+    as_latex,
+    as_markdown,
+    print_sections,
+    print_table,
+    summary,
+    table,
+)
+from undrift.report.published_numbers import (
+    Published,
+    published,
+    published_benchmarks,
+    published_sections,
+)
 from undrift.report.results import DRIFTS, Results, labels, load
 
 __all__ = [
     "DRIFTS",
+    "Published",
     "Results",
     "as_csv",
     "as_latex",
@@ -32,6 +46,7 @@ __all__ = [
     "load",
     "margin_section",
     "print_sections",
+    "print_table",
     "published",
     "published_benchmarks",
     "published_sections",

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from undrift.report.comparison import (
@@ -24,8 +23,10 @@ from undrift.report.comparison import (
 )
 from undrift.report.published_numbers import Published
 from undrift.report.results import RULES, Results, labels
+from undrift.report.terminal_tables import drawn, pieces
 from undrift.scoring import FORMULAS
 
+_ANY_WIDTH = 10_000
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -46,19 +47,23 @@ _LATEX = {
 
 
 def table(runs: Sequence[Results]) -> Table:
-    """Make the compact table of runs, for `rich.console.Console().print`."""
+    """Make the compact table of runs, however wide it gets; `print_table` heeds the terminal."""
+    return _compact(runs, _ANY_WIDTH)[0]
+
+
+def print_table(console: Console, runs: Sequence[Results]) -> None:
+    """Print the compact table of runs; one that is too wide for the terminal in several parts."""
+    for part in _compact(runs, console.width):
+        console.print(part)
+
+
+def _compact(runs: Sequence[Results], width: int) -> list[Table]:
     section = overview(runs)
-    drawn = Table(title=section.title, caption=section.notes[0])
-    for index, name in enumerate(section.header):
-        drawn.add_column(
-            name.replace(" (", "\n("), justify="right" if index else "left", no_wrap=True
-        )
-    for row in section.rows:
-        main = row[0] == METRICS["last"]
-        if main:
-            drawn.add_section()
-        drawn.add_row(*row, style="bold" if main else None)
-    return drawn
+    header = [name.replace(" (", "\n(") for name in section.header]
+    parts = pieces(header, section.rows, width, turned=False)
+    made = [drawn(part, bold=[METRICS["last"]]) for part in parts]
+    made[0].title, made[-1].caption = section.title, section.notes[0]
+    return made
 
 
 def as_markdown(sections: Sequence[Section]) -> str:
@@ -102,12 +107,8 @@ def print_sections(console: Console, sections: Sequence[Section]) -> None:
         for note in section.lead:
             console.print(note, markup=False, highlight=False)
         if section.header:
-            drawn = Table()
-            for index, name in enumerate(section.header):
-                drawn.add_column(escape(name), justify="right" if index else "left")
-            for row in section.rows:
-                drawn.add_row(*map(escape, row))
-            console.print(drawn)
+            for piece in pieces(section.header, section.rows, console.width):
+                console.print(drawn(piece))
         for note in section.notes:
             console.print(note, style="dim", markup=False, highlight=False)
         console.print()

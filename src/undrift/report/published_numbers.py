@@ -26,6 +26,7 @@ WARNING = (
     "NOT directly comparable. What the published rows and these runs are known to differ in is "
     "listed below; what is not known may differ too."
 )
+ALONE = "As printed. What is known of the protocol is listed; the rows may differ in the rest."
 RECORDED = {
     "start weights": ("backbone", "weights.fingerprint"),
     "prompt": ("prompt_hash",),
@@ -169,7 +170,7 @@ def published_sections(groups: Sequence[Group], articles: Published | None) -> l
         rows += _untouched(groups, table.tasks)
         rows += [_own(group, table) for group in groups]
         header = ["method", *table.tasks, "average, printed", "average, recomputed", "source"]
-        lead = [WARNING, *_sides(groups, table), *left_out]
+        lead = [WARNING if groups else ALONE, *_sides(groups, table), *left_out]
         title = f"Published: {table.title}"
         found.append(Section(title, header, rows, _remarks(table), lead))
     if articles.notes:
@@ -225,6 +226,9 @@ def _sides(groups: Sequence[Group], table: PrintedTable) -> list[str]:
     """Say what each side's protocol is, a line for each thing known of the published one."""
     lines = []
     for key, published in table.protocol.items():
+        if not groups:
+            lines.append(f"{key}: {published}")
+            continue
         ours: dict[str, list[str]] = {}
         for group in groups:
             ours.setdefault(_recorded(group, key), []).append(group.label)

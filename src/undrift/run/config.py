@@ -79,7 +79,7 @@ class TrainConfig(Frozen):
     """How each task is trained.
 
     Args:
-        learning_rate: Peak rate; the method's own default if not given.
+        learning_rate: Peak rate; the method's own if not given.
         train_projector: Train the multimodal projector beside the adapter; pictures are then run
             through the vision tower at every step.
         projector_learning_rate: The projector's own peak rate.
@@ -469,7 +469,11 @@ def validated(kind: type[Model], content: Any) -> Model:
                 key = ".".join(map(str, problem["loc"]))
                 prefix = key[: key.rfind(".") + 1]
                 known = [prefix + field for field in _fields(kind, problem["loc"][:-1])]
-                raise unknown("key", key, known) from error
+                if kind is not RunConfig:
+                    raise unknown("key", key, known) from error
+                from undrift.run.setting_keys import unknown_setting  # which reads this file
+
+                raise unknown_setting(key, known, content) from error
         place = ".".join(map(str, problems[0]["loc"]))
         said, got = problems[0]["msg"].lower(), repr(problems[0]["input"])[:100]
         raise ConfigError(f"{place}: {said} (got {got})") from error

@@ -197,8 +197,13 @@ def find_device(name: str) -> torch.device:
     kinds = {device.partition(":")[0] for device in there}
     if name in kinds or name in there:
         return torch.device(name)
+    why = ""
+    if name.partition(":")[0] == "cuda" and "cuda" not in kinds:
+        built = torch.version.cuda
+        why = f" (this torch, {torch.__version__}, is a build without CUDA)"
+        why = f" (torch for CUDA {built} finds no GPU or no driver)" if built else why
     raise ConfigError(
-        f"no device is called {name!r} on this machine; there are: auto, "
+        f"no device is called {name!r} on this machine{why}; there are: auto, "
         f"{', '.join(sorted({*kinds, *there}))}"
     )
 

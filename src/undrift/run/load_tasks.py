@@ -12,18 +12,18 @@ from undrift.data.picture_decoding import survey
 from undrift.data.row_files import BadRow
 from undrift.data.subset import subset
 from undrift.data.types import Benchmark, Example, Task
-from undrift.errors import DataError, unknown
+from undrift.errors import DataError
 from undrift.registry import BENCHMARKS
 from undrift.run.backbone import Backbone
 from undrift.run.config import Profile, RunConfig
 from undrift.run.progress import Progress
 from undrift.run.ranks import first_before_others
 from undrift.run.refused_examples import refused, renderer_of
+from undrift.run.setting_keys import GIVEN_BY_A_RUN, unknown_setting
 from undrift.rundir import write_lines
 from undrift.scoring import copy_fault
 
 _SPLITS = ("train", "validation", "test")
-_NOT_OPTIONS = {"root", "progress", "only", "bad"}
 
 
 class Skipped(NamedTuple):
@@ -79,12 +79,12 @@ def rows_skipped(bad: Sequence[BadRow]) -> list[Skipped]:
 
 
 def _options(name: str, reading: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
-    allowed = [f"reading.{key}" for key in known if key not in _NOT_OPTIONS]
+    allowed = [f"reading.{key}" for key in known if key not in GIVEN_BY_A_RUN]
     for key in reading:
         if f"reading.{key}" not in allowed:
             if not allowed:
                 raise DataError(f"the benchmark {name!r} has no options; leave out reading.{key}")
-            raise unknown("key", f"reading.{key}", allowed)
+            raise unknown_setting(f"reading.{key}", allowed, {"benchmark": name})
     return dict(reading)
 
 

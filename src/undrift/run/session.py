@@ -12,13 +12,14 @@ from transformers import set_seed
 
 from undrift.data.collate import Encoded
 from undrift.data.types import Example, Task
-from undrift.errors import ConfigError, unknown
+from undrift.errors import ConfigError
 from undrift.methods.base import Method
 from undrift.methods.shared.projector import train_projector
 from undrift.registry import METHODS
 from undrift.run.backbone import Backbone, Collator
 from undrift.run.config import RunConfig
 from undrift.run.progress import Progress
+from undrift.run.setting_keys import unknown_setting
 from undrift.tuner import adapted
 
 
@@ -122,7 +123,7 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     kinds = get_type_hints(made.Config)
     for key, value in options.items():
         if f"method.{key}" not in known:
-            raise unknown("key", f"method.{key}", known)
+            raise unknown_setting(f"method.{key}", known, {"method": {"name": name}})
         try:
             TypeAdapter(kinds[key]).validate_json(json.dumps(value), strict=True)
         except (ValidationError, TypeError, ValueError) as error:
@@ -139,10 +140,3 @@ def rate_of(config: RunConfig, method: Method) -> float:
 def options_used(config: RunConfig, method: Method) -> dict[str, Any]:
     """Return all options of a method as they are, and the learning rate."""
     return {**asdict(method.config), "learning_rate": rate_of(config, method)}
-
-
-def method_options(name: str) -> dict[str, Any]:
-    """Return a method's learning rate, its options' defaults, and its settings' names."""
-    made: type[Method] = METHODS.load(name)
-    own = {"learning_rate": made.learning_rate, **asdict(made().config)}
-    return own | ({"(settings)": ", ".join(made.settings)} if made.settings else {})

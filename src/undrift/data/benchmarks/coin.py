@@ -88,7 +88,18 @@ def benchmark(
     only: Sequence[str] | None = None,
     bad: list[BadRow] | None = None,
 ) -> Benchmark:
-    """Load CoIN in one wording of `INSTRUCTIONS`; for the rest see `PublishedBenchmark`."""
+    """Load CoIN in one wording of `INSTRUCTIONS`; for the rest see `PublishedBenchmark`.
+
+    Args:
+        root: The folder that --data names.
+        progress: Show a bar.
+        instructions: The wording, "Original" or "Diverse".
+        only: Only these tasks.
+        bad: Receives the rows that cannot be used; without it, the first one is raised.
+
+    Returns:
+        The benchmark.
+    """
     return _worded(instructions).benchmark(root, progress=progress, only=only, bad=bad)
 
 
