@@ -127,7 +127,7 @@ def test_without_a_test_file_a_part_is_held_out_and_found_again(lesson, data, tm
 
 
 def test_a_test_file_that_is_gone_is_named_before_anything_is_learned(lesson, data, tmp_path):
-    lesson("colours").go()
+    lesson("colours", keep_tests=0).go()
     (data / "colours-test.jsonl").unlink()
     with pytest.raises(DataError, match=r"'colours' cannot be asked.*--without colours"):
         lesson("capitals", "colours")

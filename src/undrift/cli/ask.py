@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +20,6 @@ from undrift.scoring import PROFILES
 if TYPE_CHECKING:
     from undrift.data.types import Task
     from undrift.run.config import RunConfig
-    from undrift.run.learned_tasks import Note
     from undrift.run.progress import Progress
 
 
@@ -32,6 +31,7 @@ def evaluate(
     tasks: Annotated[
         list[str] | None, typer.Option("--task", help="Ask only this task (repeatable).")
     ] = None,
+    test_of: options.TestOf = None,
     backbone: options.Backbone = None,
     data: options.Data = None,
     limit: options.Limit = None,
@@ -75,7 +75,9 @@ def evaluate(
     talk, kept = options.progress(quiet or as_json, False), [out] if out is not None else []
     with joined() as first, alone_in(*kept), talk as told:
         if origin.get("learned") and data is None and not layer:
-            name, found = "what it has learned", _learned(origin["learned"], tasks, told, base)
+            places = options.named_paths(test_of, "--test-of")
+            folder = find_adapter(adapter)
+            name, found = "what it has learned", _learned(folder, tasks, told, base, places)
             chosen = [replace(task, test=subset(task.test, **part)) for task in found]
         else:
             name = benchmark or origin.get("benchmark")
@@ -133,17 +135,28 @@ def predict(
 
 
 def _learned(
-    notes: Sequence[Note], names: Sequence[str] | None, told: Progress, backbone: str | None
+    adapter: Path,
+    names: Sequence[str] | None,
+    told: Progress,
+    backbone: str | None,
+    places: Mapping[str, Path],
 ) -> Sequence[Task]:
     """Find the tasks that an adapter has learned, with the test examples of then."""
-    from undrift.run.learned_tasks import find_again
+    from undrift.run.adapters import origin_of
+    from undrift.run.learned_tasks import find_again, relocated
 
+    notes = origin_of(adapter)["learned"]
     known = [note["name"] for note in notes]
     for name in names or ():
         if name not in known:
             raise unknown("task", name, known)
-    wanted = [note for note in notes if note["name"] in (names or known)]
-    return [task for task, _ in find_again(wanted, told, backbone)]
+    wanted = [n for n in relocated(notes, adapter, places) if n["name"] in (names or known)]
+    found = find_again(wanted, told, backbone, adapter=adapter)
+    for task, changed in found:
+        if changed:
+            text = f"the test questions of {task.name} are not those of when it was learned"
+            told.event("changed", text, task=task.name)
+    return [task for task, _ in found]
 
 
 def _of_benchmark(config: RunConfig, told: Progress, backbone: str | None) -> Sequence[Task]:

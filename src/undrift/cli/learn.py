@@ -67,6 +67,15 @@ def learn(
     guard_scorer: Annotated[
         str | None, typer.Option(help="How answers to guards are scored; as --scorer by itself.")
     ] = None,
+    test_of: options.TestOf = None,
+    keep_tests: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="MB",
+            help="Copy the test questions of a task beside the adapter up to this size; 0: never.",
+        ),
+    ] = 200,
     method: Annotated[
         str | None, typer.Option(help="For a new adapter, such as same (by itself) or steadylora.")
     ] = None,
@@ -125,7 +134,8 @@ def learn(
         watch_routes=watch_routes,
         skip_bad=skip_bad or None,
     )
-    begun = start_from(start, flags, overrides(settings or []))
+    moved = options.named_paths(test_of, "--test-of")
+    begun = start_from(start, flags, overrides(settings or []), moved=moved)
     own = own_task(
         data,
         name=name,
@@ -138,6 +148,7 @@ def learn(
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     asked: dict[str, Any] = {"held_out": held_out, "without": without or ()}
     asked |= {"guards": guard or (), "guard_scorer": guard_scorer}
+    asked["keep_tests"] = keep_tests
     talk = options.progress(quiet, as_json)
     with joined() as first, alone_in(out), talk as told:
         lesson = Learn(begun, own, out, told, **asked, replace=overwrite, force=force)

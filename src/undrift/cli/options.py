@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from undrift.errors import ConfigError
 from undrift.run.progress import Bars, JsonLines, Progress, StudyBar
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
@@ -70,6 +72,15 @@ Force = Annotated[
         "is noted.",
     ),
 ]
+TestOf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--test-of",
+        metavar="TASK=PATH",
+        help="Where the test questions of an earlier task are now: a file of rows with its "
+        "pictures beside it, or the folder of its benchmark (repeatable).",
+    ),
+]
 Replace = Annotated[
     bool,
     typer.Option("--replace", "--overwrite", help="Delete what is in the folder; begin again."),
@@ -113,3 +124,25 @@ def print_json(value: object) -> None:
     text = json.dumps(value, ensure_ascii=False)
     # half a character, of a name that is not UTF-8, becomes an escape, which JSON knows
     typer.echo(text.encode(errors="backslashreplace").decode())
+
+
+def named_paths(given: Sequence[str] | None, option: str) -> dict[str, Path]:
+    """Read what is typed as NAME=PATH.
+
+    Args:
+        given: As typed.
+        option: The option, for messages.
+
+    Returns:
+        Paths by name.
+
+    Raises:
+        ConfigError: If something else was typed.
+    """
+    found: dict[str, Path] = {}
+    for each in given or ():
+        name, equals, path = each.partition("=")
+        if not (name and equals and path) or name in found:
+            raise ConfigError(f"{option} {each}: expected TASK=PATH, each task once")
+        found[name] = Path(path)
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -26,7 +27,8 @@ from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig, merged, resolve, spelled_out, validated
 from undrift.run.guards import notes_of, read_guards
 from undrift.run.input_changes import Inputs, splits_of
-from undrift.run.learned_tasks import Note, find_again, from_files
+from undrift.run.kept_tests import MEGABYTES, keep_test
+from undrift.run.learned_tasks import Note, find_again, from_files, relocated, seen_from
 from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import (
     Skipped,
@@ -77,12 +79,17 @@ class Start:
     changes: Sequence[Mapping[str, Any]] = ()
 
 
-def start_from(given: str, *asked: Mapping[str, Any]) -> Start:
+def start_from(
+    given: str,
+    *asked: Mapping[str, Any],
+    moved: Mapping[str, Path] = MappingProxyType({}),
+) -> Start:
     """Find out what to go on from.
 
     Args:
         given: An adapter's folder, a run's, that of an earlier `learn`; or a backbone.
         *asked: Layers of configuration, as in `undrift.run.config`.
+        moved: By earlier task, where its test questions are now, see `relocated`.
 
     Returns:
         The start.
@@ -114,7 +121,8 @@ def start_from(given: str, *asked: Mapping[str, Any]) -> Start:
         content.pop("backbone_folder", None)  # that of another place
     config = validated(RunConfig, content)
     changes = origin.get("changes", ())
-    return Start(config, folder, origin["learned"], origin["fingerprint"], changes)
+    notes = relocated(origin["learned"], folder, moved)
+    return Start(config, folder, notes, origin["fingerprint"], changes)
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,7 @@ class Learn:
         without: Earlier tasks that are not asked.
         guards: Files of questions that are no task, asked before and after as well.
         guard_scorer: How their answers are scored; as the task's by itself.
+        keep_tests: Up to how many megabytes the test questions of a task are copied; 0 for none.
         replace: Delete what an earlier `learn` has left in the folder, and begin again.
         force: Go on although rows, pictures, weights or settings of the training have changed.
         backbone: A backbone that is loaded already.
@@ -181,6 +190,7 @@ class Learn:
         without: Sequence[str] = (),
         guards: Sequence[Path] = (),
         guard_scorer: str | None = None,
+        keep_tests: float = MEGABYTES,
         replace: bool = False,
         force: bool = False,
         backbone: Backbone | None = None,
@@ -209,7 +219,10 @@ class Learn:
             self.task, self.skipped = self._read(own, held_out)
             self.note = from_files(own, self.task, held_out, self.config.seed, self.config.skip_bad)
             asked = [note for note in start.notes if note["name"] not in without]
-            self.earlier = find_again(asked, self.progress, backbone or self.config.base)
+            self.keep_tests = keep_tests
+            self.earlier = find_again(
+                asked, self.progress, backbone or self.config.base, adapter=start.adapter
+            )
             guarding = notes_of(guards, own, guard_scorer, self.config.skip_bad)
             taken = [own.name, *names]
             self.guards = read_guards(guarding, taken, self.progress, backbone or self.config.base)
@@ -322,6 +335,8 @@ class Learn:
         asked = [task for task, _ in self.earlier] + [self.task]
         questions = sum(len(task.test) for task in (*asked, *self.guards))
         self.progress.plan(work + 2 * questions)
+        self._keep_tests(asked)
+        self.progress.plan(work + 2 * sum(len(task.test) for task in asked))
         learned = self.adapter.is_dir()
         if self.start.adapter is not None and not learned:
             self.method.load_state(session.model, self.start.adapter)
@@ -337,6 +352,17 @@ class Learn:
             self._ask(session, asked, AFTER)
             changes = self._write_result(asked)
             reporters.scores({change.task: change.after for change in changes})
+
+    def _keep_tests(self, tasks: Sequence[Task]) -> None:
+        """Copy test questions beside the adapter, so that they are there where it is taken."""
+        names = [str(note["name"]) for note in (*self.start.notes, self.note)]
+        of_files = {note["name"] for note in (*self.start.notes, self.note) if "images" in note}
+        for task in tasks if self.keep_tests else ():
+            if task.name in of_files:
+                folder = self.files.tests(names.index(task.name) + 1, task.name)
+                if why := keep_test(folder, task, self.keep_tests):
+                    text = f"the test questions of {task.name} stay where they are: {why}"
+                    self.progress.event("not kept", text, task=task.name)
 
     def _teach(
         self, session: Session, settings: TrainConfig, work: float, reporters: Reporters
@@ -354,7 +380,7 @@ class Learn:
         write_lines(self.files.root / "train.jsonl", log)
         with atomic_folder(self.adapter) as folder:
             self.method.save_state(session.model, folder)
-            notes = [*self.start.notes, self.note]
+            notes = seen_from([*self.start.notes, self.note], self.adapter)
             changes = [*self.start.changes, *self.inputs.changes]
             note_origin(folder, self.config, session.backbone, self.index, notes, changes)
 

@@ -23,7 +23,7 @@ from undrift.run.config import RunConfig, load_yaml, spelled_out, validated
 from undrift.run.folder_check import Check, Question, Verdict
 from undrift.run.input_changes import ADAPTER, splits_of
 from undrift.run.learn import AFTER, BEFORE
-from undrift.run.learned_tasks import examples_digest, find_again
+from undrift.run.learned_tasks import examples_digest, find_again, relocated
 from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
 from undrift.run.task_loop import cells_to_measure
@@ -337,7 +337,10 @@ class _OfLearn(Check):
         if self.data is not None and "benchmark" in note:
             note = {**note, "data": str(self.data)}
         try:
-            ((task, changed),) = find_again([note], self.progress, self.backbone)
+            beside = self.root / "adapter"
+            (note,) = relocated([note], beside)
+            found = find_again([note], self.progress, self.backbone, adapter=beside)
+            ((task, changed),) = found
         except UndriftError as error:
             said = " ".join(str(error).split()).partition("; put its data back")[0]
             self.unchecked(f"rows and pictures of {note['name']}: {said}")

@@ -45,6 +45,7 @@ OF_LEARN: Mapping[str, str] = {
     "training": r".+",
     "adapter": _ADAPTER,
     "eval": r"(before|after)/(\d+|guard)-[^/]+\.(jsonl|part)",
+    "tests": r"\d+-[^/]+/(questions\.jsonl|pictures/[0-9a-f]{16}/[^/]+)",
     "live": r"\d+-[^/]+/.+",
 }
 """Likewise of `undrift learn`."""

@@ -355,6 +355,7 @@ class LearnDir(RunDir):
     ├── adapter/        PEFT's format, with the record of all tasks learned so far
     ├── eval/before/, eval/after/   01-birds.jsonl ...: every prediction, before and after;
     │                   guard-golden.jsonl: those for the questions of --guard golden.jsonl
+    ├── tests/01-birds/ the test questions and pictures of every task, unless they are large
     ├── train.jsonl     a line each few steps
     ├── live/01-birds/  TensorBoard's files, if --report-to asks so
     ├── manifest.json   what produced the numbers
@@ -370,6 +371,7 @@ class LearnDir(RunDir):
         "manifest.json",
         "train.jsonl",
         "eval/*/*.jsonl",
+        "tests/*/questions.jsonl",
         *(f"adapter/{name}" for name in ADAPTER_FILES),
     )
 
@@ -401,6 +403,10 @@ class LearnDir(RunDir):
         if not is_name(name):
             raise RunDirError(f"a guard cannot be called {name!r}: {NAME_RULE}; rename its file")
         return self.root / "eval" / when / f"guard-{name}.jsonl"
+
+    def tests(self, number: int, name: str) -> Path:
+        """Return the folder in which the test questions of a task are kept."""
+        return self.root / "tests" / self.task(number, name).name
 
     def config_text(self) -> str:
         """Read what makes the configuration another one.

@@ -128,6 +128,7 @@ class _BenchmarkNote(Record):
     skip_bad: bool
     profile: dict[str, Any]
     split: Literal["test", "validation"]
+    seen_from_here: dict[str, Place] = Field(default={})
 
 
 class _FilesNote(Record):
@@ -142,6 +143,7 @@ class _FilesNote(Record):
     max_new_tokens: PositiveInt
     booleans: str = ""
     skip_bad: bool
+    seen_from_here: dict[str, Place] = Field(default={})
 
     @model_validator(mode="after")
     def _has_source(self) -> _FilesNote:
