@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from importlib.metadata import version
 from io import TextIOWrapper
 from typing import Annotated, Any, TextIO
 
@@ -67,15 +68,13 @@ app = typer.Typer(
 
 def _say_version(asked: bool) -> None:
     if asked:
-        from undrift import __version__
-
-        typer.echo(f"undrift {__version__}")
+        typer.echo(f"undrift {version('undrift')}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[
+    asked: Annotated[
         bool,
         typer.Option("--version", is_eager=True, callback=_say_version, help="Print the version."),
     ] = False,

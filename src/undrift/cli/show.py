@@ -108,5 +108,10 @@ def _line(setting: Setting, width: int | None) -> str:
     text = f"{setting.key}={default}  ({setting.values}) {setting.about}"
     if width is None:
         return f"  {text}"
-    indent = {"initial_indent": "  ", "subsequent_indent": " " * 6}
-    return textwrap.fill(text, max(width, 20), break_on_hyphens=False, **indent)
+    return textwrap.fill(
+        text,
+        max(width, 20),
+        initial_indent="  ",
+        subsequent_indent=" " * 6,
+        break_on_hyphens=False,
+    )
