@@ -157,6 +157,7 @@ def published_sections(groups: Sequence[Group], articles: Published | None) -> l
     """
     if articles is None:
         return []
+    given = bool(groups)
     strange = [g for g in groups if g.runs[0].protocol["benchmark"] != articles.benchmark]
     groups = [group for group in groups if group not in strange]
     left_out = [
@@ -170,7 +171,8 @@ def published_sections(groups: Sequence[Group], articles: Published | None) -> l
         rows += _untouched(groups, table.tasks)
         rows += [_own(group, table) for group in groups]
         header = ["method", *table.tasks, "average, printed", "average, recomputed", "source"]
-        lead = [WARNING if groups else ALONE, *_sides(groups, table), *left_out]
+        sides = [f"{key}: {said}" for key, said in table.protocol.items()]
+        lead = [WARNING, *_sides(groups, table), *left_out] if given else [ALONE, *sides]
         title = f"Published: {table.title}"
         found.append(Section(title, header, rows, _remarks(table), lead))
     if articles.notes:
@@ -226,9 +228,6 @@ def _sides(groups: Sequence[Group], table: PrintedTable) -> list[str]:
     """Say what each side's protocol is, a line for each thing known of the published one."""
     lines = []
     for key, published in table.protocol.items():
-        if not groups:
-            lines.append(f"{key}: {published}")
-            continue
         ours: dict[str, list[str]] = {}
         for group in groups:
             ours.setdefault(_recorded(group, key), []).append(group.label)
