@@ -263,6 +263,24 @@ def test_hook_one_device(tmp_path):
     assert arguments.n_gpu == 1
 
 
+def test_hook_osf_layer_and_osf_factors():
+    config = peft.OSFConfig(target_modules=["down_proj"], effective_rank=20)
+    model = peft.get_peft_model(tiny_llava(), config)
+    layer = next(m for m in model.modules() if isinstance(m, peft_internals.OSFLayer))
+    with torch.no_grad():
+        layer.osf_svd_params["default"]["S_low"] *= 2
+    A, B = peft_internals.osf_factors(layer, "default")
+    assert torch.allclose(B @ A, layer.get_delta_weight("default"), atol=1e-6)
+
+
+def test_hook_loaded_names():
+    model = tiny_llava()
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    key = name.replace("model.language_model.", "language_model.model.")
+    found = peft_internals.loaded_names(model, model.state_dict(), [key, "lm_head.weight", name])
+    assert found == {key: name, "lm_head.weight": "lm_head.weight", name: name}
+
+
 def test_every_hook_has_been_tried():
     text = Path(__file__).read_text()
     used = {

@@ -20,6 +20,7 @@ from undrift.cli.ask import evaluate, predict
 from undrift.cli.compare import compare
 from undrift.cli.diagnose import diagnose
 from undrift.cli.doctor import doctor
+from undrift.cli.export import export
 from undrift.cli.failures import GOES_ON, advice, refusal
 from undrift.cli.learn import learn
 from undrift.cli.options import process_number
@@ -84,7 +85,7 @@ def _options(
 
 _COMMANDS = (
     *(run, learn, study, evaluate, predict, score),
-    *(compare, diagnose, report, verify, doctor, show),
+    *(export, compare, diagnose, report, verify, doctor, show),
 )
 for command in _COMMANDS:
     name = {evaluate: "eval", show: "list"}.get(command, command.__name__)

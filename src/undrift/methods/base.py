@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn import Parameter
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 
 from undrift.core.settings import check_choices
 from undrift.core.step_hook import StepHook, StepTransform, check_steps_outside, innermost
@@ -35,8 +35,10 @@ from undrift.methods.shared.adapter import (
     peft_model,
     row_major,
     save_adapter,
+    transformer,
 )
 from undrift.methods.shared.model_card import RECORD, MethodState
+from undrift.methods.shared.plain_lora import PlainLora, plain_lora
 from undrift.methods.shared.sidecar import Sidecar, sidecars
 from undrift.methods.shared.state import State, check_protocol, checkpoint_folder
 from undrift.rundir import read_record
@@ -381,6 +383,20 @@ class Method(TrainerCallback):
 
     # ------------------------------------------------------------ saving and loading
 
+    def as_lora(self, model: nn.Module) -> PlainLora:
+        """Name the plain LoRA that answers every input alike; by default read off the layers.
+
+        Args:
+            model: What `attach` returned, in evaluation mode.
+
+        Returns:
+            It.
+
+        Raises:
+            ConfigError: If what is added depends on what is read, so that there is none.
+        """
+        return plain_lora(model)
+
     def save_state(self, model: nn.Module, directory: Path) -> None:
         """Save the adapter in PEFT's format, and all that learning one more task needs."""
         self._keep(model)
@@ -677,20 +693,3 @@ def _active_sidecar(model: nn.Module) -> Sidecar | None:
     """What is kept with a model's active adapter."""
     wrapped = peft_model(model)
     return sidecars(wrapped).get(active_adapter(wrapped))
-
-
-def transformer(model: nn.Module) -> PreTrainedModel:
-    """Check that PEFT can be put on a model.
-
-    Args:
-        model: The backbone.
-
-    Returns:
-        The same.
-
-    Raises:
-        ConfigError: If it is not a transformers model.
-    """
-    if not isinstance(model, PreTrainedModel):
-        raise ConfigError(f"expected a transformers model to adapt, not a {type(model).__name__}")
-    return model

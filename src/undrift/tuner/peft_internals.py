@@ -13,7 +13,8 @@ from typing import Any, Final
 import torch
 from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 from peft.tuners._buffer_dict import BufferDict  # frozen tensors, kept apart by adapter
-from peft.tuners.lora import LoraLayer  # OSF and plain LoRA: whose factors are watched
+from peft.tuners.lora import LoraLayer  # plain LoRA: whose factors are watched
+from peft.tuners.osf.layer import OSFLayer  # what it adds is two products, kept out of sight
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer  # what our tuners and layers are
 from peft.utils import (
     CONFIG_NAME,  # the file that says what an adapter is
@@ -24,7 +25,10 @@ from peft.utils import (
     set_additional_trainable_modules,  # trains a projector beside any type of adapter
 )
 from peft.utils.constants import DUMMY_TARGET_MODULES  # a tuner that replaces no module
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping  # how keys are renamed
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.modeling_outputs import BaseModelOutputWithPooling  # what a vision tower answers
 from transformers.pytorch_utils import Conv1D  # GPT-2's linear, its weight the other way round
 from transformers.utils.peft_utils import find_adapter_config_file  # so that none comes unasked
@@ -88,3 +92,36 @@ def one_device(arguments: Any) -> None:
     """Keep the Trainer with these TrainingArguments from DataParallel: one process, one device."""
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
+
+
+def osf_factors(layer: OSFLayer, adapter: str) -> tuple[Tensor, Tensor]:
+    """Return A (2r, d_in) and B (d_out, 2r) of what an OSF adapter adds to its linear's weight."""
+    now: Any = layer.osf_svd_params[adapter]
+    before = [getattr(layer, f"_osf_{part}_low_init")[adapter] for part in "USV"]
+    A = torch.cat([now["V_low"], before[2]])
+    return A, torch.cat([now["U_low"] * now["S_low"], -before[0] * before[1]], dim=1)
+
+
+def loaded_names(
+    model: PreTrainedModel, names: Iterable[str], keys: Iterable[str]
+) -> dict[str, str]:
+    """Say which tensor of a model each key of its checkpoint becomes; PEFT asks the same way.
+
+    Args:
+        model: The model.
+        names: Those of its tensors, without adapters.
+        keys: Of the checkpoint.
+
+    Returns:
+        By key; a key that becomes part of a tensor, or a tensor of another layout, is left out.
+    """
+    steps = get_model_conversion_mapping(model)
+    renamed = [step for step in steps if isinstance(step, WeightRenaming)]
+    converted = [step for step in steps if isinstance(step, WeightConverter)]
+    known: dict[str, Any] = dict.fromkeys(names, True)
+    found: dict[str, str] = {}
+    for key in keys:
+        name, pattern = rename_source_key(key, renamed, converted, model.base_model_prefix, known)
+        if pattern is None:
+            found[key] = name
+    return found

@@ -17,6 +17,7 @@ from peft import (
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import Parameter
+from transformers import PreTrainedModel
 
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.shared.adapter_config import read_config
@@ -266,3 +267,20 @@ def peft_model(model: nn.Module) -> PeftModel:
         f"{type(model).__name__} carries no adapter; use the model that Method.attach returns, or "
         "give your trainer peft_config=method.peft_config()"
     )
+
+
+def transformer(model: nn.Module) -> PreTrainedModel:
+    """Check that PEFT can be put on a model.
+
+    Args:
+        model: The backbone.
+
+    Returns:
+        The same.
+
+    Raises:
+        ConfigError: If it is not a transformers model.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise ConfigError(f"expected a transformers model to adapt, not a {type(model).__name__}")
+    return model

@@ -21,9 +21,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from undrift.errors import AdapterMismatch, ConfigError
-from undrift.methods.base import Method, transformer
+from undrift.methods.base import Method
 from undrift.methods.finetune import Finetune
-from undrift.methods.shared.adapter import peft_model
+from undrift.methods.shared.adapter import peft_model, transformer
 from undrift.tuner.frozen import count_parameters
 
 _NO_STATE = (
