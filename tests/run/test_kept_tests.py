@@ -10,13 +10,14 @@ import pytest
 from tests.run.own import LAYER, write_task
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.types import Example, Task
-from undrift.errors import DataError, UnknownName
+from undrift.errors import ConfigError, DataError, UnknownName
 from undrift.run.adapters import origin_of
 from undrift.run.kept_tests import keep_test, kept_at, kept_examples
 from undrift.run.learn import Learn, start_from
 from undrift.run.learned_tasks import find_again, relocated
 from undrift.run.progress import Progress
 from undrift.run.verify import verify
+from undrift.rundir import read_json
 
 
 class Told(Progress):
@@ -94,14 +95,16 @@ def test_a_place_that_is_told_is_taken_and_noted(lesson, data, tmp_path, backbon
     assert first["test"] == str(tmp_path / "other/new.jsonl")
     with pytest.raises(UnknownName, match="unknown task 'colour'"):
         asked(tmp_path / "v1/adapter", {"colour": tmp_path})
-    with pytest.raises(DataError, match="does not exist|no such file|there is no"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl"):
         asked(tmp_path / "v1/adapter", {"colours": tmp_path / "nowhere.jsonl"})
 
 
 def test_what_is_gone_says_how_to_tell_where_it_is(lesson, data, tmp_path):
     lesson("colours", out="v1", keep_tests=0).go()
     shutil.rmtree(data)
-    with pytest.raises(DataError, match=r"cannot be asked: .* --test-of colours=FILE; .*--without colours"):
+    with pytest.raises(
+        DataError, match=r"cannot be asked: .* --test-of colours=FILE; .*--without colours"
+    ):
         asked(tmp_path / "v1/adapter")
 
 
@@ -138,3 +141,29 @@ def test_what_was_kept_and_changed_since_is_noticed(lesson, data, tmp_path):
     ((_, changed),) = asked(tmp_path / "v1/adapter")
     assert changed
     assert any("questions.jsonl" in line for line in verify(tmp_path / "v1").wrong)
+
+
+def test_a_task_is_learned_again_from_what_came_before_it(lesson, tmp_path, backbone_folder):
+    lesson("colours", out="v1").go()
+    lesson("capitals", "v1", out="v2").go()
+    with pytest.raises(ConfigError) as told:
+        lesson("capitals", "v2", out="v3")
+    assert f"`undrift learn {tmp_path / 'v1/adapter'} --data " in str(told.value)
+    with pytest.raises(ConfigError, match=r"then capitals again from what that leaves") as told:
+        lesson("colours", "v2", out="v3")
+    assert f"`undrift learn {backbone_folder} --data" in str(told.value)
+
+
+def test_the_card_tells_what_became_of_every_task(lesson, tmp_path):
+    lesson("colours", out="v1").go()
+    lesson("capitals", "v1", out="v2").go()
+    card = (tmp_path / "v2/adapter/README.md").read_text()
+    rows = {
+        row["task"]: f"| {row['task']} | 8 | 4 | {row['before']:.1f} % | {row['after']:.1f} % |"
+        for row in read_json(tmp_path / "v2/result.json")["tasks"]
+    }
+    assert all(row in card for row in rows.values()) and len(rows) == 2
+    assert "| task | training examples | test questions | before capitals |" in card
+    assert "Fingerprint of the base's weights: " in card
+    assert str(tmp_path) not in card
+    assert verify(tmp_path / "v2").wrong == []

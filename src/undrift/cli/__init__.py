@@ -24,6 +24,7 @@ from undrift.cli.export import export
 from undrift.cli.failures import GOES_ON, advice, refusal
 from undrift.cli.learn import learn
 from undrift.cli.options import process_number
+from undrift.cli.push import push
 from undrift.cli.report import report
 from undrift.cli.run import run
 from undrift.cli.score import score
@@ -85,7 +86,7 @@ def _options(
 
 _COMMANDS = (
     *(run, learn, study, evaluate, predict, score),
-    *(export, compare, diagnose, report, verify, doctor, show),
+    *(export, push, compare, diagnose, report, verify, doctor, show),
 )
 for command in _COMMANDS:
     name = {evaluate: "eval", show: "list"}.get(command, command.__name__)

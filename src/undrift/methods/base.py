@@ -121,6 +121,7 @@ class Method(TrainerCallback):
         learning_rate: The rate it is trained with where nothing else is said.
         settings: Its named settings, each a mapping of options.
         alone: Whether PEFT alone can answer with its adapters.
+        keeps_examples: Whether what it saves holds examples that it was trained on.
         state_name: The stem of the file beside the adapter that holds its `state`; empty for none.
         why_not_sharded: Why it cannot learn where FSDP2 has sharded the model; empty where it can.
         cut_off: What becomes of a task whose training was cut off when the next one begins:
@@ -144,6 +145,7 @@ class Method(TrainerCallback):
     learning_rate: ClassVar[float] = 2e-4
     settings: ClassVar[Settings] = {}
     alone: ClassVar[bool] = True
+    keeps_examples: ClassVar[bool] = False
     state_name: ClassVar[str] = ""
     why_not_sharded: ClassVar[str] = ""
     cut_off: ClassVar[CutOff] = "refuse"

@@ -73,6 +73,7 @@ class Replay(Finetune):
         "public": {"sampling": "first", "mix": "once", "memory": 180, "tasks": 8}
     }
     state_name: ClassVar[str] = "replay"
+    keeps_examples: ClassVar[bool] = True
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:

@@ -19,6 +19,7 @@ from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, located
 from undrift.run.session import Session, make_method
 from undrift.rundir import read_record, write_json
+from undrift.rundir.paths import LearnDir
 from undrift.rundir.records import Origin
 
 _ORIGIN = "undrift.json"
@@ -141,6 +142,31 @@ def origin_of(folder: Path) -> dict[str, Any]:
     """Read what `note_origin` wrote; nothing if the adapter was not saved by a run."""
     file = folder / _ORIGIN
     return read_record(file, Origin) if file.exists() else {}
+
+
+def start_before(adapter: Path, task: str) -> str | None:
+    """Find what an adapter was before it learned one of its tasks.
+
+    Args:
+        adapter: Its folder, in that of a run or of `undrift learn`.
+        task: The task.
+
+    Returns:
+        The adapter or model that the task was learned from; None if it is not there any more.
+    """
+    folder = adapter.absolute()
+    while (folder / _ORIGIN).is_file():
+        learned = [note["name"] for note in origin_of(folder).get("learned", ())]
+        if (folder.parent / LearnDir.config_name).is_file():
+            came_from = str(yaml.safe_load(LearnDir(folder.parent).config_text())["from"])
+        else:  # in a run
+            number = len(learned) - 1
+            earlier = sorted(folder.parents[1].glob(f"{number:02d}-*/adapter"))
+            came_from = str(earlier[0]) if earlier else origin_of(folder)["backbone"]
+        if learned[-1:] == [task]:
+            return came_from
+        folder = Path(came_from)
+    return None
 
 
 def find_adapter(path: Path) -> Path:

@@ -7,6 +7,7 @@ tasks learned one by one give, bit for bit, the adapter of one `undrift run` ove
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,7 +22,8 @@ from undrift.data.row_files import BadRow
 from undrift.data.types import Benchmark, Task
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.shared.budget import check_fits
-from undrift.run.adapters import find_adapter, note_origin, origin_of
+from undrift.methods.shared.model_card import write_card
+from undrift.run.adapters import find_adapter, note_origin, origin_of, start_before
 from undrift.run.answer import measure_cell
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig, TrainConfig, merged, resolve, spelled_out, validated
@@ -58,6 +60,7 @@ from undrift.rundir.records import Manifest, Result
 from undrift.scoring import task_score
 
 BEFORE, AFTER = "before", "after"
+_COUNTED = ("digest", "examples")  # what a note says of the rows, which data.json tells better
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,20 @@ def start_from(
     changes = origin.get("changes", ())
     notes = relocated(origin["learned"], folder, moved)
     return Start(config, folder, notes, origin["fingerprint"], changes)
+
+
+def _learned_already(own: OwnTask, out: Path, start: Start, names: Sequence[str]) -> ConfigError:
+    """Say how to learn a task again with other data."""
+    before = start_before(start.adapter, own.name) if start.adapter else None
+    later = ", ".join(names[names.index(own.name) + 1 :])
+    go_on = f", then {later} again from what that leaves" * bool(later)
+    place = "ADAPTER_BEFORE_IT" if before is None else shlex.quote(before)
+    how = f"undrift learn {place} --data {own.train} --name {own.name} --out {out}"
+    return ConfigError(
+        f"the adapter has learned a task called {own.name!r} already; to learn it again with other "
+        f"data go back to what came before it: `{how}`{go_on}; or give this one another name with "
+        "--name: then the history holds both"
+    )
 
 
 @dataclass(frozen=True)
@@ -207,10 +224,7 @@ class Learn:
             self.index = len(start.notes) + 1
             names = [note["name"] for note in start.notes]
             if own.name in names:
-                raise ConfigError(
-                    f"the adapter has learned a task called {own.name!r} already; give this one "
-                    "another name with --name"
-                )
+                raise _learned_already(own, out, start, names)
             for name in without:
                 if name not in names:
                     known = ", ".join(names)
@@ -232,7 +246,7 @@ class Learn:
             check_answers(asked_tasks, self.config.eval.scoring, self.progress)
             content = {
                 "from": str(start.adapter.resolve() if start.adapter else self.config.backbone),
-                "task": {key: value for key, value in self.note.items() if key != "digest"},
+                "task": {key: value for key, value in self.note.items() if key not in _COUNTED},
                 "train": {"file": str(own.train.resolve())},
                 "without": list(without),
                 **({"guards": guarding} if guarding else {}),
@@ -424,6 +438,7 @@ class Learn:
         if guards:
             content["guards"] = [guard.as_guard() for guard in guards]
         self.files.note_sums()
+        write_card(self.adapter, rows)
         write_json(self.files.result_file, content)
         return changes
 

@@ -44,7 +44,10 @@ def from_benchmark(config: RunConfig, tasks: Sequence[Task]) -> list[Note]:
         "profile": config.profile.model_dump(),
         "split": config.eval.split,
     }
-    return [{"name": t.name, "digest": examples_digest(t.test), **source} for t in tasks]
+    return [
+        {"name": t.name, "digest": examples_digest(t.test), "examples": _counts(t), **source}
+        for t in tasks
+    ]
 
 
 def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: bool) -> Note:
@@ -64,6 +67,7 @@ def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: b
     return {
         "name": own.name,
         "digest": examples_digest(task.test),
+        "examples": _counts(task),
         **{key: str(path.resolve()) for key, path in files.items()},
         **({} if own.test else {"held_out": held_out, "seed": seed}),
         "images": str(own.images.resolve()),
@@ -179,7 +183,7 @@ def find_again(
 
 
 def _source(note: Note) -> str:
-    no_matter = ("name", "digest", "seen_from_here")
+    no_matter = ("name", "digest", "seen_from_here", "examples")
     return json.dumps({key: note[key] for key in note if key not in no_matter})
 
 
@@ -254,6 +258,10 @@ def read_noted(
         _, test = hold_out(rows, note["held_out"], note["seed"], pictures.root)
     task = Task(note["name"], test, (), test, note["scorer"], note["max_new_tokens"])
     return without_bad([task], progress, backbone)[0][0] if note["skip_bad"] else task
+
+
+def _counts(task: Task) -> dict[str, int]:
+    return {"train": len(task.train), "test": len(task.test)}
 
 
 def examples_digest(examples: Sequence[Example]) -> str:

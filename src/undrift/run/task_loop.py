@@ -17,6 +17,7 @@ from typing import Any
 
 from undrift.data.types import Benchmark, Task
 from undrift.methods.shared.budget import measured, rank_to_meet
+from undrift.methods.shared.model_card import write_card
 from undrift.run.adapters import note_origin
 from undrift.run.answer import measure_cell
 from undrift.run.backbone import Backbone
@@ -154,6 +155,7 @@ class Run:
                         self._train(session, index, stage, reporters)
                 remove(self._snapshots(index, stage))
                 matrix.append(self._row(session, index))
+                self._write_card(index, stage, zero_shot, matrix)
                 reporters.scores(self._named(matrix[-1]))
             if not self.files.is_done(index, stage.name):
                 self._write_matrix(zero_shot, matrix, unfinished=True)
@@ -287,6 +289,13 @@ class Run:
         }
         write_json(self.files.matrix_file, content)
         return content
+
+    def _write_card(self, index: int, stage: Task, zero_shot: Row, matrix: Sequence[Row]) -> None:
+        """Let the adapter's card say what became of every task, unless all is done already."""
+        if not self.files.is_done(index, stage.name):
+            rows = zip(self.tasks, [zero_shot, *matrix][-2], matrix[-1], strict=True)
+            scores = [{"task": task.name, "before": b, "after": a} for task, b, a in rows]
+            write_card(self.files.adapter(index, stage.name), scores)
 
     def _finish(self, zero_shot: Row, matrix: Sequence[Row]) -> dict[str, Any]:
         self._write_seconds()

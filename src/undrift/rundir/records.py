@@ -129,6 +129,7 @@ class _BenchmarkNote(Record):
     profile: dict[str, Any]
     split: Literal["test", "validation"]
     seen_from_here: dict[str, Place] = Field(default={})
+    examples: dict[Literal["train", "test"], NonNegativeInt] = Field(default={})
 
 
 class _FilesNote(Record):
@@ -144,6 +145,7 @@ class _FilesNote(Record):
     booleans: str = ""
     skip_bad: bool
     seen_from_here: dict[str, Place] = Field(default={})
+    examples: dict[Literal["train", "test"], NonNegativeInt] = Field(default={})
 
     @model_validator(mode="after")
     def _has_source(self) -> _FilesNote:

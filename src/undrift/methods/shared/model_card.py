@@ -1,14 +1,14 @@
 """The model card of an adapter: what it is, and the lines that load it, made from its own files.
 
 PEFT writes an empty template there. This one replaces it, and itself, and never a card that
-somebody has written or changed.
+somebody has written or changed. A card names no folder of the machine and holds no example.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +63,20 @@ def is_ours(folder: Path) -> bool:
     return own.text.partition(_PEFTS_END)[0].split() == empty.text.partition(_PEFTS_END)[0].split()
 
 
-def write_card(folder: Path) -> None:
+def write_card(folder: Path, scores: Sequence[Mapping[str, Any]] = ()) -> None:
     """Write the card of a saved adapter, unless it has one of somebody's own.
 
     Args:
         folder: The adapter's folder, with its other files in it.
+        scores: What became of each task when the last one was learned: `task`, `before` and
+            `after` in percent, None where it was not asked.
     """
     if is_ours(folder) and (folder / CONFIG_NAME).exists():
         config, found = read_json(folder / CONFIG_NAME), []
         for name, kind in ((RECORD, MethodState), (_ORIGIN, Origin)):
             file = folder / name
             found.append(read_record(file, kind) if file.exists() else {})
-        body = _text(config, *found)
+        body = _text(config, *found, scores)
         atomic_write(folder / CARD, f"{body}{_MARK}{_digest(body)} -->\n")
 
 
@@ -82,13 +84,18 @@ def _digest(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
-def _text(config: Mapping[str, Any], state: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+def _text(
+    config: Mapping[str, Any],
+    state: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    scores: Sequence[Mapping[str, Any]],
+) -> str:
     kind, method = str(config["peft_type"]), state.get("method")
     made = METHODS.load(method) if method in METHODS.names() else None
     base = config.get("base_model_name_or_path")
     tags = ["undrift", *([method] if method else [])]
-    shown = "the pocket, which comes with undrift" if base and _in_package(base) else base
     on_hub = base is not None and not Path(base).is_absolute()
+    shown = _shown(base) if base else "not known"
     lines = [
         "---",
         "library_name: peft",
@@ -99,15 +106,19 @@ def _text(config: Mapping[str, Any], state: Mapping[str, Any], origin: Mapping[s
         "",
         f"# An adapter of type {kind}" + (f", trained with undrift's `{method}`" if method else ""),
         "",
-        f"- Base model: {f'`{shown}`' if base else 'not known'}",
+        f"- Base model: {shown}",
     ]
+    if origin:
+        lines.append(f"- Fingerprint of the base's weights: {origin['fingerprint'][:16]}")
     if made is not None:
         lines.append(f"- Method: {made.summary()}")
-        options = ", ".join(f"{key} {value!r}" for key, value in state["options"].items())
+        options = ", ".join(f"{key} {_named(value)!r}" for key, value in state["options"].items())
         lines.append(f"- Options: {options or 'the defaults'}")
         lines.append(f"- Tasks learned: {_tasks(state, origin)}")
     lines += [
         "- Licence: nothing is known of the data; what base model and data allow counts.",
+        f"- Of the data it keeps {_kept(made)}.",
+        *_of_tasks(origin, scores),
         "",
         "## Load it",
         "",
@@ -116,6 +127,50 @@ def _text(config: Mapping[str, Any], state: Mapping[str, Any], origin: Mapping[s
     if made is not None:
         lines += ["", "## Teach it one more task", "", *_code(config, state, made, teach=True)]
     return "\n".join([*lines, ""])
+
+
+def _of_tasks(origin: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tabulate what was learned from how much, and how well it is known."""
+    notes = origin.get("learned", ())
+    if not notes:
+        return []
+    of = {str(row["task"]): row for row in scores}
+    names = [str(note["name"]) for note in notes]
+    last = names[-1]
+    lines = [
+        "",
+        "## Tasks",
+        "",
+        f"| task | training examples | test questions | before {last} | after {last} |",
+        "|---|---|---|---|---|",
+    ]
+    for name, note in zip(names, notes, strict=True):
+        counts = note.get("examples") or {}
+        asked = [of.get(name, {}).get(when) for when in ("before", "after")]
+        cells = [
+            name,
+            *(str(counts.get(split, "")) for split in ("train", "test")),
+            *("" if score is None else f"{score:.1f} %" for score in asked),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _kept(made: type[Any] | None) -> str:
+    if made is not None and made.keeps_examples:
+        return "examples that it was trained on: questions, answers and the names of pictures"
+    return "no example; a history holds second moments of the layers' inputs over all tokens"
+
+
+def _named(value: Any) -> Any:
+    """Return a value without the folders that only this machine has."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _shown(base: str) -> str:
+    if _in_package(base):
+        return "`the pocket, which comes with undrift`"
+    return f"`{_named(base)}`" + (", of a local folder" if Path(base).is_absolute() else "")
 
 
 def _tasks(state: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
@@ -137,7 +192,9 @@ def _code(
     base = config.get("base_model_name_or_path")
     by_method = not (made is None or made.alone or teach)
     lines = ["```python"]
-    place = f"base = {base or 'NAME OF THE BASE MODEL'!r}"
+    place = f"base = {_named(base) or 'NAME OF THE BASE MODEL'!r}"
+    if base and Path(base).is_absolute():
+        place += "  # where your copy of it lies"
     if base and _in_package(base):
         lines += ["from importlib.resources import files", ""]
         place = f'base = str(files("undrift") / {Path(base).relative_to(_HERE).as_posix()!r})'
@@ -150,7 +207,7 @@ def _code(
     if made is not None and (by_method or teach):
         public = made.__name__ in _PUBLIC and made.__module__.startswith("undrift.methods.")
         lines += [] if public else [f"from {made.__module__} import {made.__name__}"]
-        options = ", ".join(f"{key}={value!r}" for key, value in state["options"].items())
+        options = ", ".join(f"{key}={_named(value)!r}" for key, value in state["options"].items())
         method = f"method = {'undrift.' if public else ''}{made.__name__}({options})"
     lines += [
         "",
