@@ -8,6 +8,7 @@ second to import: `page.page(page_content.page_content(runs))` for a browser.
 
 from __future__ import annotations
 
+from undrift.report.chain import load, load_all
 from undrift.report.comparison import (
     check_related,
     difference_section,
@@ -30,7 +31,7 @@ from undrift.report.published_numbers import (
     published_benchmarks,
     published_sections,
 )
-from undrift.report.results import DRIFTS, Results, labels, load
+from undrift.report.results import DRIFTS, Results, labels
 
 __all__ = [
     "DRIFTS",
@@ -44,6 +45,7 @@ __all__ = [
     "grouped",
     "labels",
     "load",
+    "load_all",
     "margin_section",
     "print_sections",
     "print_table",

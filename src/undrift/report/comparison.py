@@ -63,6 +63,7 @@ SIZES = {
     "state_bytes": "bytes of state",
 }
 DIFFERENCES = "Protocol differences"
+METRICS_TITLE = "All metrics"
 TIME = "Learning: time and memory"
 _SYMBOLS = (
     "A[t][i]: score on task i after training task t, strict rule, in percent; A[0][i]: the "
@@ -486,13 +487,13 @@ def _metrics(groups: Sequence[Group]) -> Section:
     rows = [[text, *_by_metric(groups, name)] for name, text in NAMES.items()]
     kept = {rule: [_end(group, rule) for group in groups] for rule in RULES}
     kept = {rule: cells for rule, cells in kept.items() if any(cells)}
-    rows += [[_rule_name(rule), *cells] for rule, cells in kept.items()]
+    rows += [[rule_name(rule), *cells] for rule, cells in kept.items()]
     notes = [
         _SYMBOLS,
         *(f"{NAMES[name]} = {formula}" for name, formula in FORMULAS.items()),
-        *(f"{_rule_name(rule)}: mean over tasks at the end, {RULES[rule]}" for rule in kept),
+        *(f"{rule_name(rule)}: mean over tasks at the end, {RULES[rule]}" for rule in kept),
     ]
-    return by_group("All metrics", groups, rows, notes, first=["metric"])
+    return by_group(METRICS_TITLE, groups, rows, notes, first=["metric"])
 
 
 def _stages(groups: Sequence[Group]) -> Section:
@@ -531,7 +532,8 @@ def _learning(groups: Sequence[Group]) -> Section:
     return by_group(TIME, groups, rows, [_MACHINE], first=["cost"])
 
 
-def _rule_name(rule: str) -> str:
+def rule_name(rule: str) -> str:
+    """Name the mean of one of RULES."""
     return "MIF" if rule == "mif" else f"{rule} at the end"
 
 

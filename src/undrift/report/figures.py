@@ -228,6 +228,22 @@ def curves(title: str, runs: Mapping[str, Rows], tasks: Sequence[str]) -> Figure
 
 
 @STYLED
+def training_loss(title: str, logs: Mapping[str, Mapping[str, Values]], runs: Sequence[str]) -> Figure:
+    """Draw how the loss fell while a task was learned: a panel a task, a line a run, over steps."""
+    looks = dict(zip(runs, styles(len(runs)), strict=True))
+    legend = legend_of(looks) if len(runs) > 1 else []
+    page = sheet(title, list(logs), x="step", y="loss", legend=legend)
+    highest = max((v for own in logs.values() for line in own.values() for v in line.values() if v),
+                  default=1.0)  # fmt: skip
+    for panel, (heading, lines) in zip(page.axes, logs.items(), strict=True):
+        for label, values in lines.items():
+            _line(panel, values, looks[label], f"{label}, {heading}: loss")
+        panel.set_ylim(0, 1.08 * highest)
+        panel.set_xlim(left=0)
+    return page.figure
+
+
+@STYLED
 def route_drift(title: str, runs: Mapping[str, Cells]) -> Figure:
     """Draw how alike the experts' shares of a task's inputs stay to those just after learning it.
 

@@ -8,7 +8,7 @@ predictions themselves. What is not there says why, or how to get it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from undrift.report import figures
 from undrift.report.comparison import (
     DIFFERENCES,
+    METRICS_TITLE,
     TIME,
     Group,
     Section,
@@ -28,13 +29,16 @@ from undrift.report.comparison import (
     mean_run,
     number,
     protocol,
+    rule_name,
     sections,
     short_number,
 )
 from undrift.report.drawing import export
 from undrift.report.figures import Cells
 from undrift.report.forgetting import FormCell, RunLoss, explain_all, form_cells, verdict
-from undrift.report.results import NAMES, NOT_RECORDED, RATE, SEED, Results, Row, known_mean, labels
+from undrift.report.verdict import chain_table, chain_verdict, ends
+from undrift.report.results import NAMES, NOT_RECORDED, RATE, RULES, SEED, Results, Row, known_mean, labels
+from undrift.rundir.files import read_lines
 from undrift.scoring import FORMULAS
 
 FEW = 6
@@ -131,13 +135,16 @@ class PageContent:
     Args:
         runs: The runs.
         title: Of the page.
-        verdict: What was forgotten and why, in a sentence or two.
+        verdict: Who ends where, what was forgotten, and why.
         conditions: Under which conditions the numbers were measured.
+        notes: What is missing, or was measured otherwise than it should be.
+        chains: Before and after, a table for each chain of adapters.
         record: What was run, as far as it is the same for all runs.
         differs: What the runs differ in.
         recorded: All that was recorded of them.
         matrices: A heat map for each method.
         curves: The score of each task over the sequence.
+        trainings: The loss while each task was learned.
         tables: The compact table, then all others.
         cards: Router, expert and format drift.
         shares: What each drift has taken, over the runs.
@@ -154,11 +161,14 @@ class PageContent:
     title: str
     verdict: str
     conditions: str
+    notes: Sequence[str]
+    chains: Sequence[Section]
     record: Mapping[str, str]
     differs: Section
     recorded: Section
     matrices: Figures
     curves: Figures
+    trainings: Figures
     tables: Sequence[Section]
     cards: Sequence[DriftCard]
     shares: Figures
@@ -180,6 +190,7 @@ class PageContent:
             *self.shares,
             *(figure for explained in self.losses for figure in explained.figures),
             *self.taught,
+            *self.trainings,
             *self.cost_figures,
         ]
 
@@ -208,18 +219,22 @@ def page_content(runs: Sequence[Results]) -> PageContent:
     losses = explain_all(runs)
     single = len(groups) <= FEW
     names = list(means)
+    chains = [run for run in runs if run.is_chain]
+    first = chain_verdict(runs[0]) if len(runs) == len(chains) == 1 else _first_words(groups)
     return PageContent(
         runs=runs,
-        title=f"{' and '.join([', '.join(names[:-1]), names[-1]] if names[1:] else names)} on "
-        f"{runs[0].protocol['benchmark']}",
-        verdict=verdict(losses),
-        conditions=protocol(runs),
+        title=_title(names, runs),
+        verdict=f"{first} {verdict(losses)}".strip(),
+        conditions=_conditions(runs),
+        notes=[note for run in runs for note in run.files.notes],
+        chains=[replace(chain_table(run), title=_table_title(run, runs)) for run in chains],
         record=shared_facts(groups),
         differs=differing_facts(groups),
         recorded=all_facts(groups),
         matrices=_matrices(means),
         curves=_curves(means),
-        tables=[found for found in sections(runs) if found.title not in (DIFFERENCES, TIME)],
+        trainings=_trainings(groups) if single else [],
+        tables=_tables(runs),
         cards=drift_cards(groups, single=single),
         shares=_shares(losses),
         losses=_explained(losses, groups, runs, single),
@@ -230,9 +245,50 @@ def page_content(runs: Sequence[Results]) -> PageContent:
         costs=_costs(groups),
         definitions={
             **{NAMES[metric]: FORMULAS[metric] for metric in FORMULAS if metric in NAMES},
+            **{rule_name(rule): f"mean over tasks at the end, {RULES[rule]}" for rule in _kept(runs)},
             **DRIFTS_MEASURED,
         },
     )
+
+
+def _kept(runs: Sequence[Results]) -> list[str]:
+    return [rule for rule in RULES if any(run.end(rule)[1] for run in runs)]
+
+
+def _first_words(groups: Sequence[Group]) -> str:
+    told = [chain_verdict(group.runs[0]) for group in groups if group.runs[0].is_chain]
+    return " ".join([ends(groups), *told]).strip()
+
+
+def _title(names: Sequence[str], runs: Sequence[Results]) -> str:
+    """Name what the page is about."""
+    which = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    first = runs[0]
+    if not first.is_chain:
+        return f"{which} on {first.protocol['benchmark']}"
+    earlier = f", learned after {', '.join(first.tasks[:-1])}" if first.tasks[1:] else ""
+    return f"{which}: {first.tasks[-1]}{earlier}" if len(names) == 1 else which
+
+
+def _table_title(run: Results, runs: Sequence[Results]) -> str:
+    title = chain_table(run).title
+    return title if len(runs) == 1 else f"{run.folder.name}: {title}"
+
+
+def _conditions(runs: Sequence[Results]) -> str:
+    if len(runs) > 1 or not runs[0].is_chain:
+        return protocol(runs)
+    run = runs[0]
+    stages = [name for name in run.files.stage_names[1:] if not name.startswith("before ")]
+    told = [" → ".join(stages), run.method, f"backbone {run.protocol['backbone']}"]
+    return " · ".join([*told, f"seed {run.seed}"])
+
+
+def _tables(runs: Sequence[Results]) -> list[Section]:
+    """List all tables of numbers, the compact one first; formulas stand under Definitions, once."""
+    found = [each for each in sections(runs) if each.title not in (DIFFERENCES, TIME)]
+    compact, *rest = [replace(found[0], notes=()), *found[1:]]
+    return [compact, *(replace(s, notes=()) if s.title == METRICS_TITLE else s for s in rest)]
 
 
 # ------------------------------------------------------------ what was run
@@ -320,6 +376,25 @@ def _curves(runs: Mapping[str, Results]) -> Figures:
         caption += f" Not drawn, because of other tasks or another order: {left}."
     figure = figures.curves("accuracy over the sequence", shown, first.tasks)
     return [CaptionedFigure("curves", "Each task", caption, figure)]
+
+
+def _trainings(groups: Sequence[Group]) -> Figures:
+    """Draw the loss of every training that has left a log; of several seeds the first."""
+    logs: dict[str, dict[str, dict[int, float | None]]] = {}
+    for group in groups:
+        run = group.runs[0]
+        for task, file in run.files.logs.items():
+            rows = [row for row in read_lines(file) if isinstance(row.get("loss"), float)]
+            if rows:
+                heading = f"{task} {run.tasks[task - 1]}"
+                values = {row["step"]: row["loss"] for row in rows}
+                logs.setdefault(heading, {})[group.label] = values
+    if not logs:
+        return []
+    named = [group.label for group in groups]
+    caption = "Mean of the steps since the last point; one axis for all, so that tasks compare."
+    figure = figures.training_loss("training loss", logs, named)
+    return [CaptionedFigure("loss", "Loss while learning", caption, figure)]
 
 
 def _effects(runs: Mapping[str, Results]) -> Figures:
@@ -480,7 +555,7 @@ def _format(groups: Sequence[Group]) -> DriftCard:
     elif not notes:
         notes.append("Every answer keeps the form of its task: nothing is lost by form alone.")
     tables = [_form_table(label, cells) for label, cells in known.items()]
-    return DriftCard("Format drift", FORMAT, drawn, tables=tables, notes=notes)
+    return DriftCard("Format drift", FORMAT, drawn[:1], drawn[1:], tables, notes)
 
 
 def _form_figures(label: str, cells: Sequence[FormCell], task: int) -> Figures:

@@ -74,6 +74,31 @@ Lines = Sequence[Line]
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True)
+class Guard:
+    """Questions that were asked before and after and are no task: nobody was to learn them.
+
+    Args:
+        name: What they are called.
+        before: Their score, in percent, the first time.
+        after: Their score the last time.
+        examples: How many there are.
+        old: The answers of the first time.
+        new: The answers of the last time.
+        stages: What the model was called both times.
+        pictures: The folder of the thumbnails, which may be missing.
+    """
+
+    name: str
+    before: float
+    after: float
+    examples: int
+    old: Lines
+    new: Lines
+    stages: tuple[str, str]
+    pictures: Path
+
+
 class RunFiles:
     """The files of a finished run, each read when it is asked for, and once.
 
@@ -87,6 +112,27 @@ class RunFiles:
     def __init__(self, folder: Path) -> None:
         self.paths = RunDir.existing(folder)
         self._read: dict[tuple[object, ...], Any] = {}
+
+    @property
+    def stage_names(self) -> Sequence[str]:
+        """What the model is called after so many tasks, from none on; nothing in a run."""
+        return ()
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader must know of the files, a sentence each without its full stop."""
+        return ()
+
+    @property
+    def guards(self) -> Sequence[Guard]:
+        """What was asked and not learned."""
+        return ()
+
+    @property
+    def logs(self) -> Mapping[int, Path]:
+        """The logs of the trainings, by the task."""
+        found = {t: self.paths.train_log(t, name) for t, name in enumerate(self.tasks, 1)}
+        return {task: file for task, file in found.items() if file.is_file()}
 
     def _once(self, key: tuple[object, ...], read: Callable[[], _T]) -> _T:
         if key not in self._read:
@@ -159,12 +205,10 @@ class RunFiles:
     def styles(self) -> dict[int, AnswerStyle]:
         """How each task's right answers look, by its number; all stages keep the same ones."""
         found: dict[int, AnswerStyle] = {}
-        for stage in reversed(self.paths.stages()):
-            after = int(stage.name.removeprefix("after-"))
-            for file in stage.glob("on-*.jsonl"):
-                task = int(file.stem.removeprefix("on-"))
-                if task not in found:
-                    found[task] = AnswerStyle(line["answers"] for line in self.answers(after, task))
+        for task in range(1, len(self.tasks) + 1):
+            stages = (s for s in range(self.last_stage, -1, -1) if self.asked(s, task))
+            if (stage := next(stages, None)) is not None:
+                found[task] = AnswerStyle(line["answers"] for line in self.answers(stage, task))
         return found
 
     def identified(self, after: int, on: int) -> float | None:
@@ -230,6 +274,11 @@ class Results:
         return len(self.matrix) == len(self.tasks)
 
     @property
+    def is_chain(self) -> bool:
+        """Whether these are adapters that `undrift learn` has left, one after another."""
+        return bool(self.files.stage_names)
+
+    @property
     def may_drift(self) -> bool:
         """Whether it has learned one task after another."""
         return self.trained and len(self.tasks) > 1 and self.in_turn
@@ -241,10 +290,19 @@ class Results:
 
     @property
     def learned(self) -> Row:
-        """The score of each task when it had just been learned."""
+        """The score of each task when it had just been learned, see `known_from`."""
         if not self.in_turn:
             return [None] * len(self.tasks)
-        return [row[index] for index, row in enumerate(self.matrix)]
+        stages = map(self.known_from, range(1, len(self.tasks) + 1))
+        return [self.matrix[stage - 1][index] for index, stage in enumerate(stages)]
+
+    def known_from(self, task: int) -> int:
+        """Return after how many tasks a task was asked first of all since it was learned.
+
+        That is when it had just been learned, but in a chain of adapters whose first ones are gone.
+        """
+        since = range(task, len(self.matrix) + 1)
+        return next((s for s in since if self.matrix[s - 1][task - 1] is not None), task)
 
     @property
     def effects(self) -> list[Row]:
@@ -291,22 +349,22 @@ class Results:
         return known_mean(known), len(known)
 
 
-def load(folder: Path) -> Results:
+def results_of(files: RunFiles) -> Results:
     """Read a finished run.
 
     Args:
-        folder: A folder that `undrift run` has written.
+        files: Its files.
 
     Returns:
         Its numbers.
 
     Raises:
-        RunDirError: If the folder holds no run, an unfinished one, or files that lack something.
+        RunDirError: If it is unfinished, or a file lacks something.
     """
-    files = RunFiles(folder)
     saved, manifest, tasks = files.matrix, files.manifest, list(files.tasks)
     after = files.last_stage
-    lines = [files.answers(after, on) for on in range(1, len(tasks) + 1)]
+    last = {on: files.answers(after, on) for on in range(1, len(tasks) + 1) if files.asked(after, on)}
+    lines = [last.get(on, []) for on in range(1, len(tasks) + 1)]
     judged = [row for task in lines for row in task if row["strict"] is not None]  # no captions
     return Results(
         files=files,
@@ -327,13 +385,16 @@ def load(folder: Path) -> Results:
 
 
 def labels(runs: Sequence[Results]) -> list[str]:
-    """Name runs by their method, or where that is not enough, by method and folder."""
-    methods = Counter(run.method for run in runs)
-    folders = Counter((run.method, run.folder.name) for run in runs)
+    """Name runs by their method, or where that is not enough, by method and folder.
+
+    A chain of adapters is called as the folder of its last one.
+    """
+    called = [run.folder.resolve().name if run.is_chain else run.method for run in runs]
+    folders = Counter((name, run.folder.name) for name, run in zip(called, runs, strict=True))
     names = []
-    for run in runs:
-        folder = run.folder if folders[run.method, run.folder.name] > 1 else run.folder.name
-        names.append(run.method if methods[run.method] == 1 else f"{run.method} ({folder})")
+    for name, run in zip(called, runs, strict=True):
+        folder = run.folder if folders[name, run.folder.name] > 1 else run.folder.name
+        names.append(name if called.count(name) == 1 else f"{name} ({folder})")
     return names
 
 

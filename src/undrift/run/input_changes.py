@@ -25,9 +25,9 @@ from undrift.run.progress import Progress
 from undrift.rundir import RunDir, read_record, write_json
 from undrift.rundir.files import remove
 from undrift.rundir.paths import settings_of
-from undrift.rundir.records import Begun, Change, Manifest
+from undrift.rundir.records import LEARNED_FROM, Begun, Change, Manifest
 
-ADAPTER = "the adapter that is gone on from"
+ADAPTER = LEARNED_FROM
 _PLACES = ("backbone_folder",)
 _SIZES = ("train.global_batch", "train.batch_size", "train.accumulation")
 _SAME_STEPS = (

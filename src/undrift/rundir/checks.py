@@ -47,6 +47,10 @@ OF_LEARN: Mapping[str, str] = {
     "eval": r"(before|after)/(\d+|guard)-[^/]+\.(jsonl|part)",
     "tests": r"\d+-[^/]+/(questions\.jsonl|pictures/[0-9a-f]{16}/[^/]+)",
     "live": r"\d+-[^/]+/.+",
+    "report.html": "",
+    "report-figures": OF_RUN["report-figures"],
+    "pictures": r"(\d+|guard)-[^/]+/\d+(-\d+)?\.webp",
+    "diagnose": OF_RUN["diagnose"],
 }
 """Likewise of `undrift learn`."""
 

@@ -277,6 +277,10 @@ class Manifest(Record):
     resumed: list[_Resumed] = Field(default=[])
 
 
+LEARNED_FROM = "the adapter that is gone on from"
+"""Where `Begun.rows` has the files of that adapter."""
+
+
 class Begun(Record):
     """data.json: what a run was begun with, see `undrift.run.input_changes`."""
 
