@@ -13,7 +13,9 @@ from undrift.errors import one_line
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of finished runs, or of adapters that were learned.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html by itself.")] = None,
     figures: Annotated[
         bool,
@@ -24,20 +26,26 @@ def report(
 ) -> None:
     """Write one page about finished runs: what drifted, and every answer.
 
-    What `undrift diagnose` has found of a run is part of it.
-    """
-    from undrift.report import load
+    What `undrift diagnose` has found of a run is part of it. Of adapters that `undrift learn` has
+    left the last one is enough: those before it are found by its record, and each is a column.
+
+    \b
+      undrift report runs/demo/moelora runs/demo/same --out report.html
+      undrift report adapters/v3
+    """  # noqa: D301
+    from undrift.report import load_all
     from undrift.report.page import page
     from undrift.report.page_content import page_content
     from undrift.rundir import atomic_write, check_writable
     from undrift.rundir.checks import claim_page
 
     gc.disable()  # figures are full of cycles; looking for them takes a third of the time
-    target = out or runs[0] / "report.html"
+    loaded = load_all(runs)
+    target = out or loaded[0].folder / "report.html"
     folder = target.with_name(f"{target.stem}-figures")
     check_writable(target, file=True)
     claim_page(target, folder if figures else None)
-    content = page_content([load(run) for run in runs])
+    content = page_content(loaded)
     atomic_write(target, page(content, target))
     typer.echo(content.verdict)
     if figures:

@@ -329,11 +329,11 @@ class ChainFiles(RunFiles):
         for name, times in asked.items():
             (first, then), (last, now) = times[0], times[-1]
             files = [
-                link.root / "eval" / when / f"guard-{name}.jsonl"
+                LearnDir(link.root).guard_answers(when, name)
                 for link, when in ((first, BEFORE), (last, AFTER))
             ]
             old, new = (read_answers(file) if file.is_file() else [] for file in files)
-            pictures = last.root / "pictures" / f"guard-{name}"
+            pictures = LearnDir(last.root).guard_pictures(name)
             scores = (then[BEFORE], now[AFTER])
             stages = (f"before {first.root.name}", last.root.name)
             found.append(Guard(name, *scores, now["examples"], old, new, stages, pictures))

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from itertools import count, takewhile
 from pathlib import Path
@@ -26,18 +26,20 @@ from markupsafe import Markup, escape
 from undrift.report.drawing import draw
 from undrift.report.forgetting import OTHER_NOTATION
 from undrift.report.page_content import CaptionedFigure, PageContent
-from undrift.report.results import Line, Results, labels
+from undrift.report.results import Guard, Line, Results, labels
+from undrift.report.verdict import before_stage
+from undrift.rundir.paths import thumbnail
 from undrift.scoring import Rules
 
 WIDE = 500  # CSS pixels; a drawing that is wider scrolls in its box on a phone
 _CONTENTS = {
-    "run": "What was run",
+    "metrics": "Results",
     "matrix": "Accuracy",
-    "metrics": "Numbers",
     "drift": "Drift",
     "transfer": "Who taught whom",
-    "cost": "Cost",
+    "cost": "Training",
     "answers": "Answers",
+    "run": "What was run",
     "definitions": "Definitions",
 }
 RIGHT, FORM, PARTLY, WRONG = "right", "form", "partly", "wrong"
@@ -74,14 +76,19 @@ def page(content: PageContent, at: Path | None = None) -> str:
     found = answers(content.runs, at)
     total = sum(len(task["examples"]) for task in found["tasks"])
     there = {
+        "matrix": content.below,
         "transfer": content.taught or content.transfers,
-        "cost": content.costs,
+        "cost": content.costs or content.trainings,
         "answers": total,
     }
+    order = [*_CONTENTS]
+    if content.chains:  # who has learned one more task wants to see what it has cost
+        order.remove("answers")
+        order.insert(1, "answers")
     return environment.get_template("page.html.j2").render(
         content=content,
         svg=_svg,
-        contents=[(id_, name) for id_, name in _CONTENTS.items() if there.get(id_, True)],
+        contents=[(id_, _CONTENTS[id_]) for id_ in order if there.get(id_, True)],
         css=Markup(css),
         script=Markup(script),
         script_hash=_hash(script),
@@ -111,7 +118,7 @@ def _svg(figure: CaptionedFigure) -> Markup:
 
 
 def _worse(found: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """Count what was right when just learned and is not at the end, by task and run."""
+    """Count what was right before and is not at the end, by task and run."""
     return Counter(
         (task["name"], run)
         for task in found["tasks"]
@@ -162,18 +169,22 @@ def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]
         `boxes` (whether its answers are boxes in shares of the picture) and `examples`: `id`,
         `question`, `answers`, `pictures` (addresses, None for what is not embedded) and `said`:
         for each run None, or its answers just learned (None if it was not asked then) and at the
-        end, as `Marked`.
+        end, as `Marked`; of a chain of adapters also `course`: what each of them has answered.
     """
     tasks: dict[str, dict[str, dict[str, Any]]] = {}
     pictures: dict[Key, tuple[int, list[Path]]] = {}
     errors: dict[str, None] = {}
     for place, run in enumerate(runs):
         for index, name in enumerate(run.tasks, 1):
-            known = run.in_turn and run.files.asked(index, index)
-            learned = _marked(run, index, index) if known else {}
-            at_end = _marked(run, run.files.last_stage, index)
+            start, end = before_stage(run, index), run.files.last_stage
+            if not run.files.asked(end, index):
+                continue
+            known = run.in_turn and run.files.asked(start, index)
+            learned = _marked(run, start, index) if known else {}
+            at_end = _marked(run, end, index)
+            course = _course(run, index)
             examples = tasks.setdefault(name, {})
-            for number, line in enumerate(run.files.answers(run.files.last_stage, index), 1):
+            for number, line in enumerate(run.files.answers(end, index), 1):
                 example = examples.setdefault(
                     line["id"],
                     {
@@ -183,11 +194,16 @@ def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]
                         "said": [None] * len(runs),
                     },
                 )
-                before, end = learned.get(line["id"]), at_end[line["id"]]
-                example["said"][place] = (before, end)
+                both = learned.get(line["id"]), at_end[line["id"]]
+                example["said"][place] = both
+                if course:
+                    given = {stage: marks.get(line["id"]) for stage, marks in course.items()}
+                    example.setdefault("course", {})[place] = list(given.items())
                 if (name, line["id"]) not in pictures and (kept := pictures_of(run, index, number)):
                     pictures[name, line["id"]] = number, kept  # the first run that has one gives it
-                errors |= dict.fromkeys(kind for *_, kind in filter(None, (before, end)) if kind)
+                errors |= dict.fromkeys(kind for *_, kind in filter(None, both) if kind)
+        for guard in run.files.guards:
+            _add_guard(guard, place, len(runs), tasks, pictures)
     shown = addresses(pictures, page)
     return {
         "runs": labels(runs),
@@ -206,13 +222,48 @@ def answers(runs: Sequence[Results], page: Path | None = None) -> dict[str, Any]
     }
 
 
+def _course(run: Results, on: int) -> dict[str, dict[str, Marked]]:
+    """Mark a task's answers at every stage of a chain, from before it was learned; else nothing."""
+    names = run.files.stage_names
+    stages = [s for s in range(on - 1, len(names)) if run.files.asked(s, on)]
+    return {names[stage]: _marked(run, stage, on) for stage in stages}
+
+
+def _add_guard(
+    guard: Guard,
+    place: int,
+    runs: int,
+    tasks: dict[str, dict[str, dict[str, Any]]],
+    pictures: dict[Key, tuple[int, list[Path]]],
+) -> None:
+    """Add what was asked and not learned, as a task of its own."""
+    name = f"{guard.name} (guard)"
+    old, new = ({line["id"]: _as_it_was(line) for line in side} for side in (guard.old, guard.new))
+    examples = tasks.setdefault(name, {})
+    for number, line in enumerate(guard.new, 1):
+        id_ = line["id"]
+        about = {key: line[key] for key in ("id", "question")}
+        blank = {**about, "answers": list(line["answers"]), "said": [None] * runs}
+        example = examples.setdefault(id_, blank)
+        example["said"][place] = (old.get(id_), new[id_])
+        given = zip(guard.stages, (old.get(id_), new[id_]), strict=True)
+        example.setdefault("course", {})[place] = list(given)
+        kept = _numbered(lambda k, n=number: thumbnail(guard.pictures, n, k))
+        if kept:
+            pictures.setdefault((name, id_), (number, kept))
+
+
 def _marked(run: Results, after: int, on: int) -> dict[str, Marked]:
     """Mark a task's answers at one stage, by the ids of the examples."""
     if run.files.scorers:
         return {line["id"]: _mark(line, rules) for line, rules in run.files.judged(after, on)}
     # an older run, which tells what was right and nothing of form
     lines = run.files.answers(after, on)
-    return {line["id"]: _mark(line, Rules(line["strict"], None, 0.0, None)) for line in lines}
+    return {line["id"]: _as_it_was(line) for line in lines}
+
+
+def _as_it_was(line: Line) -> Marked:
+    return _mark(line, Rules(line["strict"], None, 0.0, None))
 
 
 def _mark(line: Line, rules: Rules) -> Marked:
@@ -249,8 +300,11 @@ def pictures_of(run: Results, task: int, line: int) -> list[Path]:
     `0001-2.webp` a second one of the same line.
     """
     name = run.tasks[task - 1]
-    numbered = (run.files.paths.picture(task, name, line, place) for place in count(1))
-    return list(takewhile(Path.is_file, numbered))
+    return _numbered(lambda k: run.files.paths.picture(task, name, line, k))
+
+
+def _numbered(named: Callable[[int], Path]) -> list[Path]:
+    return list(takewhile(Path.is_file, map(named, count(1))))
 
 
 def addresses(

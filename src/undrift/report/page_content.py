@@ -190,9 +190,23 @@ class PageContent:
             *self.shares,
             *(figure for explained in self.losses for figure in explained.figures),
             *self.taught,
-            *self.trainings,
-            *self.cost_figures,
+            *self.drawn_training,
         ]
+
+    @property
+    def beside(self) -> Figures:
+        """What stands beside the table of results: the one matrix that there is, or the curves."""
+        return self.matrices if len(self.matrices) == 1 else self.curves
+
+    @property
+    def below(self) -> Figures:
+        """The figures of accuracy that do not."""
+        return self.curves if len(self.matrices) == 1 else self.matrices
+
+    @property
+    def drawn_training(self) -> Figures:
+        """The figures of how training went, and of what it cost."""
+        return [*self.trainings, *self.cost_figures]
 
     def write_figures(self, folder: Path) -> int:
         """Write every figure as SVG and PDF in the size of a paper's column; return how many."""
@@ -346,12 +360,15 @@ def _fact(group: Group, key: str) -> str:
 # ------------------------------------------------------------ accuracy, who taught whom
 
 
+_FRAMED = "A row: after learning so many tasks, 0 before any of them. Framed: just learned."
+
+
 def _matrices(runs: Mapping[str, Results]) -> Figures:
     return [
         CaptionedFigure(
             f"accuracy-{place}",
             label,
-            "Framed: just learned." if run.may_drift else "",
+            _FRAMED if run.may_drift else "",
             figures.heat_map(f"accuracy of {label}", run.tasks, run.matrix, run.zero_shot),
         )
         for place, (label, run) in enumerate(runs.items(), 1)
@@ -368,9 +385,9 @@ def _curves(runs: Mapping[str, Results]) -> Figures:
     if first is None:
         return []
     shown = {label: run.matrix for label, run in runs.items() if run.tasks == first.tasks}
-    caption = (
-        "Its accuracy from when it was learned to the end. Level lines: trained once or never."
-    )
+    caption = "Its accuracy from when it was learned to the end."
+    if not all(run.in_turn for run in runs.values()):
+        caption += " Level lines: trained once or never."
     if len(shown) < len(runs):
         left = ", ".join(label for label in runs if label not in shown)
         caption += f" Not drawn, because of other tasks or another order: {left}."
@@ -404,10 +421,7 @@ def _effects(runs: Mapping[str, Results]) -> Figures:
         if run.may_drift:
             title = f"{label}: effect of each task on the others"
             figure = figures.effects(title, run.tasks, run.effects)
-            caption = (
-                "A row: by learning this task. A column: the score of an earlier one, in points."
-            )
-            found.append(CaptionedFigure(f"transfer-{place}", label, caption, figure))
+            found.append(CaptionedFigure(f"transfer-{place}", label, "", figure))
     return found
 
 

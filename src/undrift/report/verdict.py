@@ -60,6 +60,16 @@ class TaskChange:
         return sum(was and not now for was, now in both), sum(now and not was for was, now in both)
 
     @property
+    def counts(self) -> str:
+        """How many answers are right, lost and won, such as "15 of 40 (−25 +2)"."""
+        if not self.judged:
+            return str(len(self.new) or "")
+        lost, won = self.turned
+        parts = [f"−{lost}"] * bool(lost) + [f"+{won}"] * bool(won)
+        share = f"{sum(map(right, self.new))} of {len(self.new)}"
+        return f"{share} ({' '.join(parts)})" if parts else share
+
+    @property
     def sentence(self) -> str:
         """All this in words, without a full stop."""
         named = f"the guard {self.name}" if self.guard else self.name
@@ -144,20 +154,21 @@ def _capital(text: str) -> str:
 
 def chain_table(run: Results) -> Section:
     """Set the scores of every task side by side, a column an adapter."""
-    stages = [s for s in run.files.stage_names if any(s in (c.scores or {}) for c in changes(run))]
+    told = changes(run)
+    stages = [s for s in run.files.stage_names if any(s in (c.scores or {}) for c in told)]
     rows = []
-    for each in changes(run):
+    for each in told:
         scores = each.scores or {}
-        lost, won = map(str, each.turned) if each.judged and each.old else ("", "")
-        name = f"{each.name}{' (new)' if each.new_task else ' (guard)' if each.guard else ''}"
+        kind = " (new)" if each.new_task else " (guard)" if each.guard else ""
         moved = "" if each.change is None else f"{each.change:+z.1f}"
-        cells = [number(scores.get(stage)) for stage in stages]
-        rows.append([name, str(len(each.new) or ""), *cells, moved, lost, won])
-    header = ["task", "questions", *stages, "change", "answers lost", "won"]
+        ends = f"{number(each.before) or '?'} → {number(each.after) or '?'}"
+        course = [number(scores.get(stage)) for stage in stages]
+        rows.append([f"{each.name}{kind}", ends, moved, each.counts, *course])
+    header = ["task", "before → after", "change", "answers", *stages]
     notes = [
-        "Percent, by the strict rule. Change, lost and won: of the new task since before it was "
-        "learned, of an earlier one since it had just been learned, of a guard since it was first "
-        "asked."
+        "Percent, by the strict rule; answers: right now of how many, and those lost and won. Before "
+        "is: of the new task, before it was learned; of an earlier one, when it had just been "
+        "learned; of a guard, when it was first asked."
     ]
     return Section("before and after, in percent", header, rows, notes)
 

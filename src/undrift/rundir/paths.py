@@ -221,9 +221,7 @@ class RunDir:
 
         It is such as ROOT/pictures/01-digits/0001.webp, or 0001-2.webp for a second picture.
         """
-        if line < 1 or k < 1:
-            raise RunDirError(f"no picture is number {k} of line {line}: both count from 1")
-        return self.pictures(on, name) / f"{line:04d}{'' if k == 1 else f'-{k}'}.webp"
+        return thumbnail(self.pictures(on, name), line, k)
 
     def live(self, index: int, name: str) -> Path:
         """Return the folder with what reporters keep of a task's learning (see `task`)."""
@@ -320,6 +318,25 @@ class RunDir:
                 raise RunDirError(f"cannot delete {self.root / name}; may it be written there?")
 
 
+def thumbnail(folder: Path, line: int, k: int = 1) -> Path:
+    """Return the thumbnail of picture `k` on a line of a file of predictions, see `RunDir.picture`.
+
+    Args:
+        folder: Where those of the file lie.
+        line: The line.
+        k: Which of its pictures.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunDirError: If there can be no such picture.
+    """
+    if line < 1 or k < 1:
+        raise RunDirError(f"no picture is number {k} of line {line}: both count from 1")
+    return folder / f"{line:04d}{'' if k == 1 else f'-{k}'}.webp"
+
+
 def settings_of(text: str) -> dict[str, str]:
     """Read a configuration as undrift writes it.
 
@@ -356,6 +373,9 @@ class LearnDir(RunDir):
     ├── eval/before/, eval/after/   01-birds.jsonl ...: every prediction, before and after;
     │                   guard-golden.jsonl: those for the questions of --guard golden.jsonl
     ├── tests/01-birds/ the test questions and pictures of every task, unless they are large
+    ├── pictures/01-birds/  0001.webp: small copies of what was asked, as a run keeps them
+    ├── report.html     the page, which `undrift report` draws anew
+    ├── diagnose/       what `undrift diagnose` has found
     ├── train.jsonl     a line each few steps
     ├── live/01-birds/  TensorBoard's files, if --report-to asks so
     ├── manifest.json   what produced the numbers
@@ -397,6 +417,10 @@ class LearnDir(RunDir):
     def answers(self, when: str, number: int, name: str) -> Path:
         """Return the file with every prediction for one task, before or after."""
         return self.root / "eval" / when / f"{self.task(number, name).name}.jsonl"
+
+    def guard_pictures(self, name: str) -> Path:
+        """Return the folder with the thumbnails of what a guard asks."""
+        return self.root / "pictures" / self.guard_answers("before", name).stem
 
     def guard_answers(self, when: str, name: str) -> Path:
         """Return the file with every prediction for a guard, before or after."""

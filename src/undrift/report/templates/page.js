@@ -17,6 +17,14 @@
   button.hidden = false;
 })();
 
+// A box whose content goes on to the right says so.
+const tellMore = (() => {
+  const look = (box) => box.classList.toggle("more", box.scrollWidth > box.clientWidth + 1);
+  const watch = new ResizeObserver((seen) => { for (const each of seen) look(each.target); });
+  return (root) => { for (const box of root.querySelectorAll(".scroll")) watch.observe(box); };
+})();
+tellMore(document);
+
 // The answer browser. Whatever a model said is only ever set as text, never read as HTML.
 (() => {
   const source = document.getElementById("answers-data");
@@ -28,6 +36,7 @@
   const where = document.getElementById("page-number"), top = document.getElementById("answers");
   const NAMES = ["task", "run", "show", "error", "find"];
   const WORDS = { right: "right", form: "right but for form", partly: "partly right", wrong: "wrong" };
+  const TURNED = ["changed for the worse", "changed for the better", ""];
   const PAGE = 20;
   let page = 0;
 
@@ -46,6 +55,15 @@
     form: (learned, end) => end[1] === "form",
     right: (learned, end) => end[1] === "right",
   };
+
+  function turned(example) {
+    for (const [rank, name] of ["worse", "better"].entries()) {
+      if (example.said.some((both) => both && SHOW[name](...both))) return rank;
+    }
+    return 2;
+  }
+  examples.forEach((example) => { example.turned = turned(example); });
+  examples.sort((a, b) => a.turned - b.turned);
 
   function disagree(example) {
     return new Set(example.said.filter(Boolean).map(([, end]) => end[1])).size > 1;
@@ -128,19 +146,25 @@
     const table = make("table"), head = make("tr"), body = make("tbody");
     words.append(
       make("p", "where soft", `${example.task.name} ${example.number} · ${example.id}`),
+      make("p", `where ${["mark wrong", "mark right", ""][example.turned]}`, TURNED[example.turned]),
       make("h3", "", example.question),
       make("p", "expected", `Truth: ${example.answers.join(" | ")}`),
     );
-    for (const name of ["run", "just learned", "at the end"]) {
+    const chain = runs.length > 0 && runs.every((run) => example.course?.[run]);
+    for (const name of chain ? ["adapter", "answer"] : ["run", "just learned", "at the end"]) {
       const cell = make("th", "", name);
       cell.scope = "col";
       head.append(cell);
     }
-    for (const run of runs) {
-      const row = make("tr"), name = make("th", "", data.runs[run]);
+    const line = (title, said) => {
+      const row = make("tr"), name = make("th", "", title);
       name.scope = "row";
-      row.append(name, ...example.said[run].map(answer));
+      row.append(name, ...said.map(answer));
       body.append(row);
+    };
+    for (const run of runs) {
+      if (chain) example.course[run].forEach(([stage, said]) => line(stage, [said]));
+      else line(data.runs[run], example.said[run]);
     }
     const thead = make("thead");
     thead.append(head);
@@ -162,6 +186,7 @@
     page = Math.min(page, pages - 1);
     const shown = hits.slice(page * PAGE, (page + 1) * PAGE);
     found.replaceChildren(...shown.map((example) => card(example, wanted)));
+    tellMore(found);
     count.textContent = `${hits.length} of ${examples.length} examples`;
     where.textContent = hits.length ? `page ${page + 1} of ${pages}` : "";
     earlier.disabled = page === 0;
