@@ -170,10 +170,10 @@ def test_ids_of_two_figures_do_not_clash():
 
 
 def test_what_a_run_is_called_is_text():
-    figure = curves("<b> & $x$", {"a<b & $c$": [[50.0]]}, ["t&<"])
+    figure = curves("<b> & $x$", {"a<b & $c$": [[50.0]], "d": [[40.0]]}, ["t&<"])
     assert parsed(figure).get("aria-label") == "<b> & $x$"
     assert {"a<b & $c$", "1 t&<"} <= set(texts(figure))
-    assert told(figure) == ["a<b & $c$, 1 t&<: 50 → 50"]
+    assert told(figure) == ["a<b & $c$, 1 t&<: 50 → 50", "d, 1 t&<: 40 → 40"]
 
 
 def test_a_heat_map_shows_every_measured_cell_once():

@@ -29,7 +29,7 @@ def task(tmp_path):
 
 def test_the_pictures_of_every_line(tmp_path, task):
     files = RunDir(tmp_path / "run")
-    keep_pictures(files, 3, task)
+    keep_pictures(files.pictures(3, "things"), task)
     folder = tmp_path / "run" / "pictures" / "03-things"
     names = ["0001.webp", "0002-2.webp", "0002.webp", "0004.webp"]
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -44,13 +44,15 @@ def test_the_pictures_of_every_line(tmp_path, task):
 def test_they_are_made_once_and_not_without_bound(tmp_path, task, monkeypatch):
     monkeypatch.setattr(thumbnails, "AT_MOST", 1)
     files = RunDir(tmp_path / "run")
-    keep_pictures(files, 1, task)
+    keep_pictures(files.pictures(1, "things"), task)
     folder = files.pictures(1, "things")
     assert [path.name for path in folder.iterdir()] == ["0001.webp"]
     monkeypatch.undo()
-    keep_pictures(files, 1, task)  # there already
+    keep_pictures(files.pictures(1, "things"), task)  # there already
     assert [path.name for path in folder.iterdir()] == ["0001.webp"]
-    keep_pictures(files, 2, replace(task, test=task.test[2:3]))  # nothing to show
+    keep_pictures(
+        files.pictures(2, "things"), replace(task, test=task.test[2:3])
+    )  # nothing to show
     assert not files.pictures(2, "things").exists()
 
 
@@ -58,7 +60,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_no_half_is_left(tmp_path, ta
     (tmp_path / "wide.jpg").write_bytes(b"no picture")
     files = RunDir(tmp_path / "run")
     with pytest.raises(DataError, match=r"wide\.jpg: it is no picture"):
-        keep_pictures(files, 1, task)
+        keep_pictures(files.pictures(1, "things"), task)
     assert not list((tmp_path / "run").rglob("*.webp")) and not files.pictures(1, "things").exists()
 
 

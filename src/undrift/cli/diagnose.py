@@ -20,7 +20,10 @@ _Cell = Mapping[str, Any]
 
 
 def diagnose(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of finished runs, or of adapters that were learned."),
+    ],
     adapters: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -50,11 +53,15 @@ def diagnose(
       undrift diagnose runs/demo/moelora runs/demo/same
       undrift diagnose runs/demo/same --adapters charts forms
       undrift diagnose runs/demo/same --reroute charts
+      undrift diagnose adapters/v3
 
     Router and experts of each task are put back to where they were when it was just learned, one at a
     time and both, and the task is asked: what comes back tells which of them has cost what. Beside it:
     where the test inputs of every task go under every later router, and how far the experts' answers to
     them have moved. The answers are kept in RUN/diagnose/, and `undrift report` shows them.
+
+    Of adapters that `undrift learn` has left name the last one: those before it are found by its record,
+    and each stands for the task that it has learned.
 
     --reroute trains routers anew on one task's training examples, every later snapshot's for itself: as
     much work as learning the task as many times. All else asks and reads test examples only.
@@ -67,7 +74,8 @@ def diagnose(
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
-    loaded = [report.load(folder) for folder in runs]  # what is no run is told at once
+    loaded = report.load_all(runs)  # what is no run is told at once
+    runs = [run.folder for run in loaded]
     for folder in runs:
         check_writable(folder, choose="its answers are kept there")
     opening = {"data": data, "backbone": backbone, "device": device, "limit": limit}
@@ -97,6 +105,8 @@ def _show(run: Results, found: Mapping[str, Mapping[str, Any]]) -> None:
             row = [entry for part, cells in parts for entry in part.entries(cells[task])]
             table.add_row(cell["name"], *row)
         console.print(table)
+    for note in run.files.notes:
+        console.print(note, style="dim", highlight=False, soft_wrap=True, markup=False)
     for name, content in found.items():
         if not content["applies"]:
             told = f"{name}: {content['why']}"

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from undrift.cli import options
+from undrift.cli.report import draw_page
 from undrift.errors import one_line
 from undrift.run.progress import calm
 
@@ -155,6 +156,7 @@ def learn(
         changes = lesson.go()
     if not first:
         return
+    draw_page(out)
     guards = lesson.guarded()
     if as_json:
         rows = [{**asdict(change), "drop": change.drop} for change in changes]

@@ -14,7 +14,8 @@ from undrift.errors import one_line
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of finished runs, or of adapters that were learned.")
+        list[Path],
+        typer.Argument(help="Folders of finished runs, or of adapters that were learned."),
     ],
     out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html by itself.")] = None,
     figures: Annotated[
@@ -55,12 +56,12 @@ def report(
 
 
 def draw_page(folder: Path) -> None:
-    """Draw the page of a run that has just ended, unless it is there.
+    """Draw the page of a run or an adapter that has just ended, unless it is there.
 
-    The run is done: what goes wrong with its page is said, and is no error of the run.
+    All is done: what goes wrong with its page is said, and is no error of the run.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder, or what `undrift learn` has left.
     """
     from undrift.report import load
     from undrift.report.page import page
@@ -73,5 +74,5 @@ def draw_page(folder: Path) -> None:
     try:
         atomic_write(target, page(page_content([load(folder)]), target))
     except Exception as error:
-        said = f"the run is finished, but not its page, {target}: {one_line(str(error))}"
+        said = f"all is done but the page, {target}: {one_line(str(error))}"
         Console(stderr=True, soft_wrap=True).print(said, markup=False, highlight=False)

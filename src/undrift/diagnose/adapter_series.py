@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from undrift.report import Results, load
 from undrift.run.adapters import origin_of
 from undrift.run.answer import read
 from undrift.run.backbone import Backbone
-from undrift.run.config import load_yaml, resolve
+from undrift.run.config import RunConfig, load_yaml, merged, resolve, spelled_out, validated
+from undrift.run.learned_tasks import find_again, relocated
 from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
 from undrift.run.session import Session, keep_features, make_method
-from undrift.rundir import RunDir
 from undrift.rundir.files import own_folder
 
 WEIGHTS = "adapter_model.safetensors"
@@ -37,10 +37,12 @@ class Scope:
         last: How many tasks the last of the adapters has learned.
         first: Likewise the first, which all are compared with; each task's own, from when it was
             just learned, where None.
+        start: The first task that is looked at, where `first` is None.
     """
 
     last: int
     first: int | None = None
+    start: int = 1
 
     def __post_init__(self) -> None:
         if self.first is not None and self.first >= self.last:
@@ -52,7 +54,7 @@ class Scope:
     @property
     def tasks(self) -> range:
         """The tasks, from 1: those that the first adapter has learned, or all but the last."""
-        return range(1, (self.first or self.last - 1) + 1)
+        return range(1, self.first + 1) if self.first else range(self.start, self.last)
 
     def before(self, task: int) -> int:
         """Return how many tasks the adapter has learned that a task is compared with."""
@@ -69,11 +71,14 @@ class Scope:
 
 
 class AdapterSeries:
-    """The adapters of a finished run that has learned its tasks one after another.
+    """The adapters of a finished run, or a chain of them, that has learned tasks in turn.
+
+    Of a chain each adapter is what `undrift learn` has left, and its tasks are read where their
+    records say that their test questions are.
 
     Args:
-        folder: The run's folder.
-        data: The benchmark's folder.
+        folder: The run's folder, or that of the last adapter of a chain.
+        data: The benchmark's folder; no part of a chain.
         backbone: Another place of the same backbone.
         benchmark: A benchmark that is loaded already, instead of the run's.
         device: Where to put the model.
@@ -98,25 +103,31 @@ class AdapterSeries:
         progress: Progress | None = None,
         limit: int | None = None,
     ) -> None:
-        self.files = RunDir.existing(folder)
         self.results = load(folder)
+        self.files = self.results.files.paths
         if why := nothing_later(self.results):
             raise ConfigError(f"{folder}: {why}")
         self.progress, self.limit = progress or Progress(), limit
+        self.first = self._first()
         given = {"data": data, "device": device, "backbone": backbone}
         chosen = {key: value for key, value in given.items() if value is not None}
-        config = resolve(load_yaml(self.files.config_file), chosen)
-        origin = origin_of(self.adapter(1))
+        origin = origin_of(self.adapter(self.first))
         if not origin:
             raise RunDirError(
-                f"{self.adapter(1)} lacks its undrift.json; run it again in a new folder"
+                f"{self.adapter(self.first)} lacks its undrift.json; run it again in a new folder"
             )
+        config = self._config(origin, chosen)
         self.config = config.model_copy(
             update={"method": config.method.model_copy(update={"options": origin["options"]})}
         )
         self.method = make_method(origin["method"], origin["options"])
-        read = benchmark or read_benchmark(self.config, self.progress, config.base)[0]
-        self.tasks = self._tasks(read)
+        self.tasks = (
+            self._learned()
+            if self.results.is_chain
+            else self._tasks(
+                benchmark or read_benchmark(self.config, self.progress, config.base)[0]
+            )
+        )
         self.backbone = Backbone.load_for(config)
         if self.backbone.fingerprint != origin["fingerprint"]:
             raise AdapterMismatch(
@@ -124,7 +135,7 @@ class AdapterSeries:
                 f"({origin['fingerprint'][:12]}), and {config.backbone!r} is another one "
                 f"({self.backbone.fingerprint[:12]}); give its own with --backbone"
             )
-        check_fits(self.method, self.backbone.model, self.adapter(1))
+        check_fits(self.method, self.backbone.model, self.adapter(self.first))
         self.prepare([example for task in self.tasks for example in task.test])
         self.session = Session.open(
             self.config, self.method, self.backbone, self.progress, announce=False
@@ -149,6 +160,8 @@ class AdapterSeries:
     def adapter(self, after: int) -> Path:
         """Return the folder of the adapter after so many tasks, RUN/tasks/01-digits/adapter."""
         folder = self.files.adapter(after, self.results.tasks[after - 1])
+        if not (folder / WEIGHTS).is_file() and self.results.is_chain:
+            raise RunDirError("; ".join(self.results.files.notes) or f"{folder} is not there")
         if not (folder / WEIGHTS).is_file():
             raise RunDirError(
                 f"{folder} is not there: what drifted can only be seen in the adapters, and those "
@@ -165,8 +178,8 @@ class AdapterSeries:
         if name.isdecimal() and 1 <= int(name) <= len(names):
             return int(name)
         for index, each in enumerate(names, 1):
-            task = self.files.task(index, each).resolve()
-            if Path(name).resolve() in (task, task / "adapter"):
+            folder = self.files.adapter(index, each).resolve()
+            if Path(name).resolve() in (folder, folder.parent):
                 return index
         listing = ", ".join(f"{i} {each}" for i, each in enumerate(names, 1))
         raise ConfigError(f"the run has no task {name!r}; it has learned {listing}")
@@ -196,6 +209,37 @@ class AdapterSeries:
     def place(self, task: int, after: int, before: int) -> dict[str, Any]:
         """Name a cell of an answer: the task, and the two adapters that are compared."""
         return {"task": task, "name": self.tasks[task - 1].name, "after": after, "before": before}
+
+    def _first(self) -> int:
+        """Return how many tasks the first adapter has learned that is there, of a chain."""
+        if not self.results.is_chain:
+            return 1
+        names = list(enumerate(self.results.tasks, 1))
+        there = [i for i, name in names if (self.files.adapter(i, name) / WEIGHTS).is_file()]
+        if there == [len(names)]:
+            raise RunDirError("; ".join(self.results.files.notes) or "no earlier adapter is there")
+        return there[0]
+
+    def _config(self, origin: Mapping[str, Any], chosen: Mapping[str, Any]) -> RunConfig:
+        if not self.results.is_chain:
+            return resolve(load_yaml(self.files.config_file), chosen)
+        content = merged(spelled_out(origin["run"]), chosen)
+        if "backbone" in chosen:
+            content.pop("backbone_folder", None)  # that of another place
+        return validated(RunConfig, content)
+
+    def _learned(self) -> list[Task]:
+        """Read the test examples of a chain's tasks; their `train` is not what was learned."""
+        folder = self.adapter(len(self.results.tasks))
+        notes = relocated(origin_of(folder)["learned"], folder, {})
+        found = find_again(notes, self.progress, self.config.base, adapter=folder)
+        for task, changed in found:
+            if changed:
+                raise DataError(
+                    f"the test questions of {task.name} are others than when it was learned; put "
+                    "those of then back to see what has drifted"
+                )
+        return [replace(t, test=tuple(subset(t.test, limit=self.limit))) for t, _ in found]
 
     def _tasks(self, made: Benchmark) -> list[Task]:
         order = made.in_order(self.config.order)

@@ -11,11 +11,11 @@ from undrift.diagnose.causes import causes
 from undrift.diagnose.experts import expert_drift
 from undrift.diagnose.reroute import reroute
 from undrift.diagnose.routes import route_drift
-from undrift.report import load
+from undrift.report import Results, load
 from undrift.run.ranks import alone_in
 from undrift.run.thumbnails import keep_pictures
 from undrift.run.trainer import training_work
-from undrift.rundir import RunDir, read_record, write_json
+from undrift.rundir import read_record, write_json
 from undrift.rundir.files import remove
 from undrift.rundir.records import PARTS
 
@@ -38,7 +38,7 @@ def diagnose(
     """Ask what drifted in a run, and keep the answers in RUN/diagnose/.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder, or that of the last adapter of a chain.
         adapters: Compare these two adapters alone, by task or number of tasks, and keep the
             answers in a folder of their own there; every task with all later ones where None.
         rerouted: Also train routers anew on this task.
@@ -54,25 +54,26 @@ def diagnose(
             works in its folder.
         ConfigError: If it has no such task.
     """
-    files = RunDir.existing(folder)
-    with alone_in(folder):
-        return _answers(files, adapters, rerouted, probe, again, opening)
+    results = load(folder)
+    with alone_in(results.folder):
+        return _answers(results, adapters, rerouted, probe, again, opening)
 
 
 def _answers(
-    files: RunDir,
+    results: Results,
     adapters: tuple[str, str] | None,
     rerouted: str | None,
     probe: int,
     again: bool,
     opening: Mapping[str, Any],
 ) -> dict[str, Found]:
+    files = results.files.paths
     files.check_folders()
     kept = files.root / "diagnose"
     if again:
         files.check_ours("diagnose")
         remove(kept)
-    if why := nothing_later(load(files.root)):
+    if why := nothing_later(results):
         names: list[str] = ["routes", "experts", "causes"]
         nothing = dict.fromkeys(names, does_not_apply(why))
         for name, answer in nothing.items():
@@ -81,8 +82,9 @@ def _answers(
     run = AdapterSeries(files.root, **opening)
     if run.limit is None:  # an older run has kept no pictures of what it asked
         for index, each in enumerate(run.tasks, start=1):
-            keep_pictures(run.files, index, each)
-    scope = Scope(run.last)
+            if run.results.files.asked(run.last, index):
+                keep_pictures(run.files.pictures(index, each.name), each)
+    scope = Scope(run.last, start=run.first)
     if adapters is not None:
         first, last = map(run.number, adapters)
         scope, kept = Scope(last, first), kept / f"adapters-{first:02d}-{last:02d}"

@@ -29,6 +29,9 @@ from undrift.rundir.files import own_folder
 from undrift.rundir.records import Entropy
 from undrift.tuner.route_recorder import recorded, use
 
+NO_EXAMPLES = (
+    "an adapter of `undrift learn` is found again with the test questions of its tasks only"
+)
 NOT_BY_TOKEN = "only routers that send single tokens can be trained anew here"
 
 
@@ -65,6 +68,8 @@ def reroute(series: AdapterSeries, scope: Scope, task: int, count: int) -> dict[
         parts = series.method.parts
         why = {"experts": NO_ROUTER, "router": HELD}.get(parts, NOT_BY_TOKEN)
         return does_not_apply(why) | named
+    if series.results.is_chain:
+        return does_not_apply(NO_EXAMPLES) | named
     series.prepare(series.tasks[task - 1].train)
     cells = [_recovered(series, task, stage, count) for stage in scope.afters(task)]
     return {"applies": True, "why": "", "probe": count, **named, "cells": cells}

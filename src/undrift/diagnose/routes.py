@@ -61,7 +61,7 @@ def route_drift(series: AdapterSeries, scope: Scope, count: int) -> dict[str, An
     if not any(old.values()):
         return does_not_apply(NO_LINEARS)
     experts = max(len(shares) for cell in cells for shares in cell["use"])
-    names = {"linears": list(old[1]), "experts": experts}
+    names = {"linears": list(next(iter(old.values()))), "experts": experts}
     return {"applies": True, "why": "", "probe": count, **names, "cells": cells}
 
 

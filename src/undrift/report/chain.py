@@ -1,4 +1,4 @@
-"""What `undrift learn` has left, adapter after adapter, read as one run: v1, v2 and v3 as its tasks.
+"""What `undrift learn` has left, adapter after adapter, read as one run: v1, v2, v3 as its tasks.
 
 Each adapter names the one that it went on from. That one is looked for where it was, beside this
 one, and among the folders that were given; it is taken for the same if its weights are those that
@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from undrift.errors import RunDirError
-from undrift.report.results import Guard, Results, RunFiles, results_of
+from undrift.report.results import Asked, Guard, Results, RunFiles, results_of
 from undrift.rundir import RunDir, damaged, read_answers, read_json, read_record
 from undrift.rundir.paths import LearnDir
 from undrift.rundir.records import (
@@ -170,7 +170,9 @@ class ChainDir(LearnDir):
             return None
         said = Path(_from(link.root))
         inner = [said.name] if said.name != "adapter" else [said.parent.name, "adapter"]
-        others = [folder if (folder / _RECORD).is_file() else folder / "adapter" for folder in given]
+        others = [
+            folder if (folder / _RECORD).is_file() else folder / "adapter" for folder in given
+        ]
         changed = False
         for place in dict.fromkeys([said, link.root.absolute().parent.joinpath(*inner), *others]):
             if (place / _RECORD).is_file():
@@ -320,24 +322,22 @@ class ChainFiles(RunFiles):
 
     @cached_property
     def guards(self) -> Sequence[Guard]:
-        """What was asked and not learned, from the first time that it was asked to the last."""
-        asked: dict[str, list[tuple[Link, Mapping[str, Any]]]] = {}
-        for link in self.chain.links.values():
+        """What was asked and not learned, wherever it was asked."""
+        courses: dict[str, list[Asked]] = {}
+        pictures: dict[str, Path] = {}
+        for count, link in self.chain.links.items():
+            files = LearnDir(link.root)
+            before = self.chain.links.get(count - 1)
             for row in link.guards:
-                asked.setdefault(row["task"], []).append((link, row))
-        found = []
-        for name, times in asked.items():
-            (first, then), (last, now) = times[0], times[-1]
-            files = [
-                LearnDir(link.root).guard_answers(when, name)
-                for link, when in ((first, BEFORE), (last, AFTER))
-            ]
-            old, new = (read_answers(file) if file.is_file() else [] for file in files)
-            pictures = LearnDir(last.root).guard_pictures(name)
-            scores = (then[BEFORE], now[AFTER])
-            stages = (f"before {first.root.name}", last.root.name)
-            found.append(Guard(name, *scores, now["examples"], old, new, stages, pictures))
-        return found
+                name = row["task"]
+                course = courses.setdefault(name, [])
+                pictures[name] = files.guard_pictures(name)
+                known = before is not None and name in (each["task"] for each in before.guards)
+                for stage, when in ((f"before {link.root.name}", BEFORE), (link.root.name, AFTER)):
+                    if when == AFTER or not known:
+                        lines = read_answers(files.guard_answers(when, name))
+                        course.append(Asked(stage, row[when], lines))
+        return [Guard(name, course, pictures[name]) for name, course in courses.items()]
 
 
 def _link(root: Path) -> Link:

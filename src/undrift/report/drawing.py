@@ -304,6 +304,26 @@ def light_font() -> str:
 
 
 @dataclass(frozen=True)
+class CaptionedFigure:
+    """A figure with its words.
+
+    Args:
+        stem: The name of its files, without an ending.
+        title: What it shows.
+        caption: How to read it.
+        figure: The drawing.
+    """
+
+    stem: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+Figures = Sequence[CaptionedFigure]
+
+
+@dataclass(frozen=True)
 class Drawn:
     """A figure as it stands in a page.
 

@@ -229,7 +229,9 @@ def curves(title: str, runs: Mapping[str, Rows], tasks: Sequence[str]) -> Figure
 
 
 @STYLED
-def training_loss(title: str, logs: Mapping[str, Mapping[str, Values]], runs: Sequence[str]) -> Figure:
+def training_loss(
+    title: str, logs: Mapping[str, Mapping[str, Values]], runs: Sequence[str]
+) -> Figure:
     """Draw how the loss fell while a task was learned: a panel a task, a line a run, over steps."""
     looks = dict(zip(runs, styles(len(runs)), strict=True))
     legend = legend_of(looks) if len(runs) > 1 else []
@@ -351,7 +353,7 @@ def costs(title: str, runs: Mapping[str, Cells]) -> Figure:
         if known:
             panels[kind] = own
             most.append(max(known))
-    across = min(3, len(panels))
+    across = min(4, len(panels))
     page = _lines(
         title, panels, list(runs), x="task", y="", left=0.4, below=0.2, across=across, share=False
     )
@@ -394,7 +396,8 @@ def _lines(
 ) -> Sheet:
     """Draw lines over stages, panel by panel; every name has its look, and `more` is a legend."""
     looks = dict(zip(names, styles(len(names)), strict=True))
-    page = sheet(title, list(panels), x=x, legend=[*legend_of(looks), *more], **layout)
+    legend = [*legend_of(looks), *more] if len(names) > 1 or more else []  # one needs no key
+    page = sheet(title, list(panels), x=x, legend=legend, **layout)
     seen = [stage for own in panels.values() for values in own.values() for stage in values]
     page.stages(max([stages, *seen]))
     for panel, (heading, lines) in zip(page.axes, panels.items(), strict=True):

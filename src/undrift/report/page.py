@@ -23,9 +23,9 @@ from urllib.parse import quote, urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from undrift.report.drawing import draw
+from undrift.report.drawing import CaptionedFigure, draw
 from undrift.report.forgetting import OTHER_NOTATION
-from undrift.report.page_content import CaptionedFigure, PageContent
+from undrift.report.page_content import PageContent
 from undrift.report.results import Guard, Line, Results, labels
 from undrift.report.verdict import before_stage
 from undrift.rundir.paths import thumbnail
@@ -76,7 +76,7 @@ def page(content: PageContent, at: Path | None = None) -> str:
     found = answers(content.runs, at)
     total = sum(len(task["examples"]) for task in found["tasks"])
     there = {
-        "matrix": content.below,
+        "matrix": len(content.matrices) > 1 and not content.chains,
         "transfer": content.taught or content.transfers,
         "cost": content.costs or content.trainings,
         "answers": total,
@@ -238,18 +238,17 @@ def _add_guard(
 ) -> None:
     """Add what was asked and not learned, as a task of its own."""
     name = f"{guard.name} (guard)"
-    old, new = ({line["id"]: _as_it_was(line) for line in side} for side in (guard.old, guard.new))
+    course = {a.stage: {line["id"]: _as_it_was(line) for line in a.lines} for a in guard.course}
     examples = tasks.setdefault(name, {})
-    for number, line in enumerate(guard.new, 1):
+    for number, line in enumerate(guard.course[-1].lines, 1):
         id_ = line["id"]
         about = {key: line[key] for key in ("id", "question")}
         blank = {**about, "answers": list(line["answers"]), "said": [None] * runs}
         example = examples.setdefault(id_, blank)
-        example["said"][place] = (old.get(id_), new[id_])
-        given = zip(guard.stages, (old.get(id_), new[id_]), strict=True)
-        example.setdefault("course", {})[place] = list(given)
-        kept = _numbered(lambda k, n=number: thumbnail(guard.pictures, n, k))
-        if kept:
+        given = [(stage, marks.get(id_)) for stage, marks in course.items()]
+        example["said"][place] = tuple(answer for _, answer in given[-2:])
+        example.setdefault("course", {})[place] = given
+        if kept := _numbered(lambda k, n=number: thumbnail(guard.pictures, n, k)):
             pictures.setdefault((name, id_), (number, kept))
 
 

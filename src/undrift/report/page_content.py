@@ -10,10 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from undrift.report import figures
 from undrift.report.comparison import (
@@ -31,14 +28,23 @@ from undrift.report.comparison import (
     protocol,
     rule_name,
     sections,
-    short_number,
 )
-from undrift.report.drawing import export
+from undrift.report.drawing import CaptionedFigure, Figures, export
 from undrift.report.figures import Cells
 from undrift.report.forgetting import FormCell, RunLoss, explain_all, form_cells, verdict
+from undrift.report.results import (
+    NAMES,
+    NOT_RECORDED,
+    RATE,
+    RULES,
+    SEED,
+    Results,
+    Row,
+    known_mean,
+    labels,
+)
+from undrift.report.training import cost_figures, cost_tables, losses_while_learning
 from undrift.report.verdict import chain_table, chain_verdict, ends
-from undrift.report.results import NAMES, NOT_RECORDED, RATE, RULES, SEED, Results, Row, known_mean, labels
-from undrift.rundir.files import read_lines
 from undrift.scoring import FORMULAS
 
 FEW = 6
@@ -70,26 +76,6 @@ FORMAT = (
     "The answer is still known, but it is said in the form of another task: another letter case, "
     "a word where a letter was asked for, words too many."
 )
-
-
-@dataclass(frozen=True)
-class CaptionedFigure:
-    """A figure with its words.
-
-    Args:
-        stem: The name of its files, without an ending.
-        title: What it shows.
-        caption: How to read it.
-        figure: The drawing.
-    """
-
-    stem: str
-    title: str
-    caption: str
-    figure: Figure
-
-
-Figures = Sequence[CaptionedFigure]
 
 
 @dataclass(frozen=True)
@@ -195,13 +181,8 @@ class PageContent:
 
     @property
     def beside(self) -> Figures:
-        """What stands beside the table of results: the one matrix that there is, or the curves."""
-        return self.matrices if len(self.matrices) == 1 else self.curves
-
-    @property
-    def below(self) -> Figures:
-        """The figures of accuracy that do not."""
-        return self.curves if len(self.matrices) == 1 else self.matrices
+        """What stands beside the table of results: the curves, and the matrix if there is one."""
+        return [*(self.matrices if len(self.matrices) == 1 else ()), *self.curves]
 
     @property
     def drawn_training(self) -> Figures:
@@ -247,7 +228,7 @@ def page_content(runs: Sequence[Results]) -> PageContent:
         recorded=all_facts(groups),
         matrices=_matrices(means),
         curves=_curves(means),
-        trainings=_trainings(groups) if single else [],
+        trainings=losses_while_learning(groups) if single else [],
         tables=_tables(runs),
         cards=drift_cards(groups, single=single),
         shares=_shares(losses),
@@ -255,11 +236,14 @@ def page_content(runs: Sequence[Results]) -> PageContent:
         taught=_effects(means) if single else [],
         left_out="" if single else LEFT_OUT,
         transfers=[*forward_transfer(means), *_identified(means)],
-        cost_figures=_cost_figures(groups),
-        costs=_costs(groups),
+        cost_figures=cost_figures(groups),
+        costs=cost_tables(groups),
         definitions={
             **{NAMES[metric]: FORMULAS[metric] for metric in FORMULAS if metric in NAMES},
-            **{rule_name(rule): f"mean over tasks at the end, {RULES[rule]}" for rule in _kept(runs)},
+            **{
+                rule_name(rule): f"mean over tasks at the end, {RULES[rule]}"
+                for rule in _kept(runs)
+            },
             **DRIFTS_MEASURED,
         },
     )
@@ -276,12 +260,16 @@ def _first_words(groups: Sequence[Group]) -> str:
 
 def _title(names: Sequence[str], runs: Sequence[Results]) -> str:
     """Name what the page is about."""
-    which = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    which = _listed(names)
     first = runs[0]
     if not first.is_chain:
         return f"{which} on {first.protocol['benchmark']}"
-    earlier = f", learned after {', '.join(first.tasks[:-1])}" if first.tasks[1:] else ""
+    earlier = f", learned after {_listed(first.tasks[:-1])}" if first.tasks[1:] else ""
     return f"{which}: {first.tasks[-1]}{earlier}" if len(names) == 1 else which
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def _table_title(run: Results, runs: Sequence[Results]) -> str:
@@ -393,25 +381,6 @@ def _curves(runs: Mapping[str, Results]) -> Figures:
         caption += f" Not drawn, because of other tasks or another order: {left}."
     figure = figures.curves("accuracy over the sequence", shown, first.tasks)
     return [CaptionedFigure("curves", "Each task", caption, figure)]
-
-
-def _trainings(groups: Sequence[Group]) -> Figures:
-    """Draw the loss of every training that has left a log; of several seeds the first."""
-    logs: dict[str, dict[str, dict[int, float | None]]] = {}
-    for group in groups:
-        run = group.runs[0]
-        for task, file in run.files.logs.items():
-            rows = [row for row in read_lines(file) if isinstance(row.get("loss"), float)]
-            if rows:
-                heading = f"{task} {run.tasks[task - 1]}"
-                values = {row["step"]: row["loss"] for row in rows}
-                logs.setdefault(heading, {})[group.label] = values
-    if not logs:
-        return []
-    named = [group.label for group in groups]
-    caption = "Mean of the steps since the last point; one axis for all, so that tasks compare."
-    figure = figures.training_loss("training loss", logs, named)
-    return [CaptionedFigure("loss", "Loss while learning", caption, figure)]
 
 
 def _effects(runs: Mapping[str, Results]) -> Figures:
@@ -654,51 +623,3 @@ def _explained(
             drawn.append(CaptionedFigure(f"causes-{place}", "Task by task", caption, figure))
         found.append(ExplainedLoss(loss, drawn, names[group.runs[0].folder]))
     return found
-
-
-# ------------------------------------------------------------ what it cost
-
-
-def _cost_figures(groups: Sequence[Group]) -> Figures:
-    costs = {group.label: group.runs[0].files.task_costs for group in groups}
-    known = {label: tasks for label, tasks in costs.items() if tasks}
-    if not known:
-        return []
-    figure = figures.costs("cost of training", known)
-    caption = "One line a run; of several seeds the first."
-    return [CaptionedFigure("cost", "Task by task", caption, figure)]
-
-
-_COSTS: Sequence[tuple[str, str, Callable[[float], str]]] = (
-    ("seconds", "training, seconds", number),
-    ("tokens_per_second", "tokens a second", lambda rate: number(rate, digits=0)),
-    ("peak_bytes", "peak memory, MiB", lambda size: number(size / 2**20, digits=0)),
-    ("state_bytes", "state kept between tasks, kB", lambda size: number(size / 1000, digits=0)),
-    ("resting", "experts at rest, mean over linears and tasks", number),
-    ("trainable", "parameters trained", short_number),
-    ("active", "parameters active", short_number),
-    ("stored", "parameters stored", short_number),
-)
-
-
-def _costs(groups: Sequence[Group]) -> list[Section]:
-    """Sum up what the runs have cost, means over seeds, as far as it was recorded."""
-    known = [group for group in groups if any(run.files.task_costs for run in group.runs)]
-    sums = [[_sum(run) for run in group.runs] for group in known]
-    rows = []
-    for key, text, written in _COSTS:
-        means = [known_mean(run.get(key) for run in runs) for runs in sums]
-        rows.append([text, *("" if mean is None else written(mean) for mean in means)])
-    return [by_group("Cost of a run", known, rows)] if known else []
-
-
-def _sum(run: Results) -> dict[str, float | None]:
-    """Add to what a method costs the time of all tasks, and how many experts rested."""
-    tasks = run.files.task_costs
-    seconds = [task["seconds"] for task in tasks if task.get("seconds") is not None]
-    resting = [fmean(task["resting"].values()) for task in tasks if task.get("resting")]
-    return {
-        **run.cost,
-        "seconds": sum(seconds) if seconds and len(seconds) == len(tasks) else None,
-        "resting": fmean(resting) if resting else None,
-    }

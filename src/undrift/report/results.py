@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from undrift.errors import RunDirError
 from undrift.rundir import RunDir, damaged, read_answers, read_record
@@ -74,28 +74,26 @@ Lines = Sequence[Line]
 _T = TypeVar("_T")
 
 
+class Asked(NamedTuple):
+    """Questions as they were answered at one stage: what the model is called, score, answers."""
+
+    stage: str
+    score: float
+    lines: Lines
+
+
 @dataclass(frozen=True)
 class Guard:
-    """Questions that were asked before and after and are no task: nobody was to learn them.
+    """Questions that are no task, nobody was to learn them: asked before a task and after it.
 
     Args:
         name: What they are called.
-        before: Their score, in percent, the first time.
-        after: Their score the last time.
-        examples: How many there are.
-        old: The answers of the first time.
-        new: The answers of the last time.
-        stages: What the model was called both times.
+        course: What was answered, stage by stage; the last two are before and after a task.
         pictures: The folder of the thumbnails, which may be missing.
     """
 
     name: str
-    before: float
-    after: float
-    examples: int
-    old: Lines
-    new: Lines
-    stages: tuple[str, str]
+    course: Sequence[Asked]
     pictures: Path
 
 
@@ -363,7 +361,9 @@ def results_of(files: RunFiles) -> Results:
     """
     saved, manifest, tasks = files.matrix, files.manifest, list(files.tasks)
     after = files.last_stage
-    last = {on: files.answers(after, on) for on in range(1, len(tasks) + 1) if files.asked(after, on)}
+    last = {
+        on: files.answers(after, on) for on in range(1, len(tasks) + 1) if files.asked(after, on)
+    }
     lines = [last.get(on, []) for on in range(1, len(tasks) + 1)]
     judged = [row for task in lines for row in task if row["strict"] is not None]  # no captions
     return Results(

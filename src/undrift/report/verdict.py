@@ -2,7 +2,7 @@
 
 Of runs it is the average at the end. Of adapters that `undrift learn` has left it is every task by
 name, in points and in answers: the new one against the model before it, an earlier one against what
-it was when it had just been learned, a guard against the first time that it was asked.
+it was when it had just been learned, a guard against what it was before the last task.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class TaskChange:
         new_task: Whether it is the task that the last adapter has learned.
         guard: Whether it is no task.
         scores: Its score by the names of the stages at which it was asked.
+        asked_last: The adapter that it was asked of for the last time, if that is an earlier one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class TaskChange:
     new_task: bool = False
     guard: bool = False
     scores: Mapping[str, float] | None = None
+    asked_last: str = ""
 
     @property
     def change(self) -> float | None:
@@ -61,18 +63,19 @@ class TaskChange:
 
     @property
     def counts(self) -> str:
-        """How many answers are right, lost and won, such as "15 of 40 (−25 +2)"."""
+        """How many answers are right, lost and won, such as "15/40 −25 +2"."""
         if not self.judged:
             return str(len(self.new) or "")
         lost, won = self.turned
         parts = [f"−{lost}"] * bool(lost) + [f"+{won}"] * bool(won)
-        share = f"{sum(map(right, self.new))} of {len(self.new)}"
-        return f"{share} ({' '.join(parts)})" if parts else share
+        return " ".join([f"{sum(map(right, self.new))}/{len(self.new)}", *parts])
 
     @property
     def sentence(self) -> str:
         """All this in words, without a full stop."""
         named = f"the guard {self.name}" if self.guard else self.name
+        if self.asked_last:
+            named += f", last asked of {self.asked_last},"
         if self.after is None:
             return f"{named} was not asked"
         count = sum(map(right, self.new))
@@ -117,9 +120,11 @@ def changes(run: Results) -> list[TaskChange]:
         name, ends = run.tasks[task - 1], (asked[start], asked[last])
         found.append(TaskChange(name, *ends, old, new, task == last, scores=scores))
     for guard in run.files.guards:
-        scores = dict(zip(guard.stages, (guard.before, guard.after), strict=True))
-        ends = (guard.before, guard.after, guard.old, guard.new)
-        found.append(TaskChange(guard.name, *ends, guard=True, scores=scores))
+        scores = {each.stage: each.score for each in guard.course}
+        old, new = guard.course[-2:]
+        told = "" if new.stage == run.files.stage_names[-1] else new.stage
+        ends = (old.score, new.score, old.lines, new.lines)
+        found.append(TaskChange(guard.name, *ends, guard=True, scores=scores, asked_last=told))
     return found
 
 
@@ -165,16 +170,16 @@ def chain_table(run: Results) -> Section:
         course = [number(scores.get(stage)) for stage in stages]
         rows.append([f"{each.name}{kind}", ends, moved, each.counts, *course])
     header = ["task", "before → after", "change", "answers", *stages]
-    notes = [
-        "Percent, by the strict rule; answers: right now of how many, and those lost and won. Before "
-        "is: of the new task, before it was learned; of an earlier one, when it had just been "
-        "learned; of a guard, when it was first asked."
-    ]
-    return Section("before and after, in percent", header, rows, notes)
+    note = (
+        "Percent, by the strict rule; answers: how many are right now, and how many were lost and "
+        "won. Before is for the new task before it was learned, for an earlier one when it had "
+        "just been learned, for a guard before the new task."
+    )
+    return Section("before and after, in percent", header, rows, [note])
 
 
 def ends(groups: Sequence[Group]) -> str:
-    """Say where runs end on average, the best first; nothing for chains or where it is not known."""
+    """Say where runs end on average, the best first; nothing of chains."""
     known = [
         (fmean(group.by_seed("last").values()), group)
         for group in groups
@@ -186,5 +191,8 @@ def ends(groups: Sequence[Group]) -> str:
     (best, first), *rest = ordered
     tasks = len(first.runs[0].tasks)
     over = f" on average over {tasks} tasks" if tasks > 1 else ""
-    said = [f"{first.label} ends at {best:.1f} %{over}", *(f"{g.label} at {v:.1f}" for v, g in rest)]
+    said = [
+        f"{first.label} ends at {best:.1f} %{over}",
+        *(f"{g.label} at {v:.1f}" for v, g in rest),
+    ]
     return f"{', '.join(said)}."

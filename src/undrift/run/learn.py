@@ -45,6 +45,7 @@ from undrift.run.ranks import alone_in
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.stopping import finishing_steps
+from undrift.run.thumbnails import keep_pictures
 from undrift.run.trainer import StepBar, diverging, teach, training_settings, training_work
 from undrift.run.watch_routes import RouteWatch, mention_unwatchable
 from undrift.rundir import (
@@ -350,7 +351,6 @@ class Learn:
         questions = sum(len(task.test) for task in (*asked, *self.guards))
         self.progress.plan(work + 2 * questions)
         self._keep_tests(asked)
-        self.progress.plan(work + 2 * sum(len(task.test) for task in asked))
         learned = self.adapter.is_dir()
         if self.start.adapter is not None and not learned:
             self.method.load_state(session.model, self.start.adapter)
@@ -364,6 +364,10 @@ class Learn:
                 self.method.load_state(session.model, self.adapter)
             remove(self._snapshots)
             self._ask(session, asked, AFTER)
+            for number, task in enumerate(asked, 1):
+                keep_pictures(self.files.pictures(number, task.name), task)
+            for guard in self.guards:
+                keep_pictures(self.files.guard_pictures(guard.name), guard)
             changes = self._write_result(asked)
             reporters.scores({change.task: change.after for change in changes})
 

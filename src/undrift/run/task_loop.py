@@ -241,7 +241,8 @@ class Run:
         row: Row = [None] * len(self.tasks)
         asked = {i: self.files.predictions(after, i) for i in self.cells[after]}
         for i in asked:
-            keep_pictures(self.files, i, self.tasks[i - 1])
+            task = self.tasks[i - 1]
+            keep_pictures(self.files.pictures(i, task.name), task)
         fresh = not all(file.is_file() for file in asked.values())
         if fresh:
             self._restore(session, after)
