@@ -415,7 +415,9 @@ def _padded(row: Sequence[float | None], length: int) -> Row:
 def _ends(lines: Sequence[Lines], scorers: Sequence[str]) -> dict[str, Row]:
     """Average each task's lines by every rule that they keep."""
     ends: dict[str, Row] = {
-        rule: [mean_score(task, rule) for task in lines] for rule in RULES if rule != "mif"
+        rule: [mean_score(task, rule) if task else None for task in lines]
+        for rule in RULES
+        if rule != "mif"
     }
     ends["mif"] = [_mif(task, name) for task, name in zip(lines, scorers, strict=True)]
     return ends
@@ -423,7 +425,7 @@ def _ends(lines: Sequence[Lines], scorers: Sequence[str]) -> dict[str, Row]:
 
 def _mif(lines: Lines, scorer: str) -> float | None:
     rule = KINDS[TASKS[scorer].kind].mif if scorer in TASKS else None
-    if rule is None:
+    if rule is None or not lines:
         return None
     return 100 * fmean(rule(row["prediction"], row["answers"]) for row in lines)
 

@@ -160,7 +160,9 @@ def _capital(text: str) -> str:
 def chain_table(run: Results) -> Section:
     """Set the scores of every task side by side, a column an adapter."""
     told = changes(run)
-    stages = [s for s in run.files.stage_names if any(s in (c.scores or {}) for c in told)]
+    known = {stage for each in told for stage in each.scores or {}}
+    each_way = (s for name in run.files.stage_names for s in (f"before {name}", name))
+    stages = [stage for stage in dict.fromkeys(each_way) if stage in known]
     rows = []
     for each in told:
         scores = each.scores or {}
