@@ -320,9 +320,12 @@ class ChainFiles(RunFiles):
         """The logs of the trainings that are there, by the task."""
         return self.chain.logs
 
-    @cached_property
+    @property
     def guards(self) -> Sequence[Guard]:
         """What was asked and not learned, wherever it was asked."""
+        return self._once(("guards",), self._guards)
+
+    def _guards(self) -> Sequence[Guard]:
         courses: dict[str, list[Asked]] = {}
         pictures: dict[str, Path] = {}
         for count, link in self.chain.links.items():

@@ -217,8 +217,8 @@ def curves(title: str, runs: Mapping[str, Rows], tasks: Sequence[str]) -> Figure
         }
         for index, task in enumerate(tasks if runs else ())
     }
-    narrow = {"across": 2} if len(panels) == 3 else {}  # a column wide, beside a table
-    page = _lines(title, panels, list(runs), y="accuracy, %", stages=len(tasks), **narrow)
+    across = 2 if len(panels) == 3 else None  # a column wide, beside a table
+    page = _lines(title, panels, list(runs), y="accuracy, %", stages=len(tasks), across=across)
     page.percent()
     for (label, matrix), look in zip(runs.items(), styles(len(runs)), strict=True):
         level = matrix[-1] if matrix and label not in in_turn else ()
