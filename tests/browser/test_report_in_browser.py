@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.report.complete import HOSTILE, complete
+from tests.report.lessons import write_chain
 from undrift.report import load
 from undrift.report.page import page
 from undrift.report.page_content import page_content
@@ -72,6 +73,15 @@ def report(tmp_path_factory):
     ]
     file = root / "report.html"
     file.write_text(page(page_content(runs), file), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """The page of three adapters that were learned one after another."""
+    root = tmp_path_factory.mktemp("adapters")
+    file = root / "report.html"
+    file.write_text(page(page_content([load(write_chain(root / "adapters"))]), file), "utf-8")
     return file
 
 
@@ -279,3 +289,80 @@ def test_ten_runs_of_ten_tasks(visit, tmp_path, capsys):
     with capsys.disabled():
         size = file.stat().st_size / 1e6
         print(f"\nten runs: {size:.1f} MB in {written:.1f} s, a filter in {1000 * filtered:.0f} ms")
+
+
+# ------------------------------------------------------------ results first, nothing hidden
+
+HIDDEN = """() => [...document.querySelectorAll('.scroll')]
+  .filter(box => box.clientWidth && box.scrollWidth > box.clientWidth + 1)
+  .filter(box => !getComputedStyle(box, '::before').content.includes('more to the right'))
+  .map(box => box.getAttribute('aria-label'))"""
+SIGNS = """() => [...document.querySelectorAll('.scroll.more')]
+  .filter(box => box.scrollWidth <= box.clientWidth + 1).length"""
+UNUSED = """() => [...document.querySelectorAll('main > section')].map(section => {
+  const whole = section.getBoundingClientRect();
+  const ends = [...section.querySelectorAll('td, th, svg, p, li, dd, summary, input')]
+    .map(each => each.getBoundingClientRect()).filter(box => box.width)
+    .map(box => box.right);
+  return [section.id, (whole.right - Math.max(...ends)) / whole.width];
+}).filter(([id, share]) => share > 1 / 3 && id !== 'run')"""
+
+
+@pytest.mark.parametrize("which", ["report", "learned"])
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_what_goes_on_to_the_right_says_so_and_nothing_else_does(visit, request, which, width):
+    tab = visit(width, file=request.getfixturevalue(which))
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    tab.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert tab.evaluate(HIDDEN) == []
+    assert tab.evaluate(SIGNS) == 0
+    if width == PHONE:
+        assert tab.locator(".scroll.more").count() > 0  # or the test has seen nothing
+        blind = "document.querySelectorAll('.more').forEach(b => b.classList.remove('more'))"
+        assert tab.evaluate(f"() => {{ {blind}; return ({HIDDEN})(); }}") != []
+
+
+@pytest.mark.parametrize("which", ["report", "learned"])
+def test_results_come_first_and_what_was_run_is_folded(visit, request, which):
+    tab = visit(file=request.getfixturevalue(which))
+    order = tab.evaluate("[...document.querySelectorAll('main > section')].map(s => s.id)")
+    assert order[0] == "metrics" and order[-2:] == ["run", "definitions"]
+    assert not tab.locator("#run dl").is_visible()
+    tops = tab.evaluate(
+        "[...document.querySelectorAll('main table')].map(t => t.caption?.innerText)"
+    )
+    assert tops[0].startswith("accuracy" if which == "report" else "before and after")
+    terms = tab.locator("#definitions dt").all_inner_texts()
+    assert len(set(terms)) == len(terms)
+    whole = tab.locator("main").inner_text()
+    assert all(whole.count(text) == 1 for text in tab.locator("#definitions dd").all_inner_texts())
+
+
+@pytest.mark.parametrize("which", ["report", "learned"])
+def test_no_section_leaves_a_third_of_the_page_unused_and_cards_end_level(visit, request, which):
+    tab = visit(file=request.getfixturevalue(which))
+    assert tab.evaluate(UNUSED) == []
+    columns = tab.evaluate(
+        "[...document.querySelectorAll('.cards > *')].map(c => c.getBoundingClientRect().bottom)"
+    )
+    assert len(columns) > 1 and max(columns) - min(columns) < 1
+
+
+def test_a_lesson_is_told_before_and_after_and_the_worse_answers_first(visit, learned):
+    tab = visit(file=learned)
+    said = tab.locator(".verdict").inner_text()
+    assert said.startswith("v3 has learned boxes: 90.0")
+    assert said.index("charts fell") < said.index("v3 forgets") < said.index("in form alone")
+    rows = tab.locator("#metrics table").first.locator("tbody th").all_inner_texts()
+    assert rows == ["boxes (new)", "charts", "words", "golden (guard)"]
+    cards = tab.locator("#found > li")
+    assert "changed for the worse" in cards.first.inner_text()
+    assert cards.first.locator("tbody th").all_inner_texts() == ["before v1", "v1", "v2", "v3"]
+    turned = tab.evaluate(
+        "[...document.querySelectorAll('#found > li')].map(li => li.querySelector('.mark').innerText)"
+    )
+    worse = turned.count("changed for the worse")
+    assert worse == 9 and turned[:worse] == ["changed for the worse"] * worse
+    assert turned[worse : worse + 8] == ["changed for the better"] * 8
+    tab.locator("[name=task]").select_option("golden (guard)")
+    assert count(tab) == "10 of 40 examples"
