@@ -359,7 +359,7 @@ def test_a_lesson_is_told_before_and_after_and_the_worse_answers_first(visit, le
     assert "changed for the worse" in cards.first.inner_text()
     assert cards.first.locator("tbody th").all_inner_texts() == ["before v1", "v1", "v2", "v3"]
     turned = tab.evaluate(
-        "[...document.querySelectorAll('#found > li')].map(li => li.querySelector('.mark').innerText)"
+        "[...document.querySelectorAll('#found > li')].map(e => e.querySelector('.mark').innerText)"
     )
     worse = turned.count("changed for the worse")
     assert worse == 9 and turned[:worse] == ["changed for the worse"] * worse
