@@ -196,7 +196,7 @@ def test_json_is_one_object_a_line(undrift, backbone):
     status, out, err = undrift(*words)
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and err == ""
-    assert [line.get("event") for line in lines] == ["measured", "finished", None]
+    assert [line.get("event") for line in lines] == ["plan", "measured", "finished", None]
     assert lines[-1]["tasks"] == ["lower", "upper"] and len(lines[-1]["matrix"]) == 1
 
 

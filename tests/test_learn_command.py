@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -150,3 +151,98 @@ def test_a_tasks_folder_is_learned(undrift, tmp_path):
     assert status == 0, err
     (row,) = json.loads(out.splitlines()[-1])["tasks"]
     assert (row["task"], row["examples"]) == ("birds", 4)
+
+
+def test_without_a_terminal_it_says_what_it_plans_and_how_far_it_is(undrift):
+    words = ("learn", "model", "--data", "colours.jsonl", "--out", "v1", *SMALL)
+    status, _, err = undrift(*words)
+    assert status == 0, err
+    assert "plan: colours, learned with same on model" in err
+    assert "1 question held out of 8 (--held-out 0.1)" in err
+    assert "warning: colours gets 2 steps, and fewer than 50 seldom teach anything" in err
+    assert re.search(r"learning colours: 2 of 2, loss [\d.]+, rate [\d.e-]+, 0:\d\d taken", err)
+    status, out, err = undrift(*words[:-1], "train.batch_size=2", "--out", "v2", "--quiet")
+    assert (status, out, err) == (0, "", "")
+
+
+def test_test_questions_beside_the_training_file_are_asked(undrift):
+    Path("colours.jsonl").rename("train.jsonl")
+    Path("colours-test.jsonl").rename("test.jsonl")
+    words = ("learn", "model", "--data", "train.jsonl", *SMALL, "--dry-run")
+    status, out, err = undrift(*words, "--out", "v1")
+    assert status == 0, err
+    assert "4 questions in test.jsonl, beside the training file" in out
+    status, out, _ = undrift(*words, "--held-out", 0.25, "--out", "v1")
+    assert status == 0 and "2 questions held out of 8 (--held-out 0.25)" in out
+    Path("test.csv").write_text("question,answer\n")
+    status, _, err = undrift(*words, "--out", "v1")
+    assert status == 1 and "holds test.csv and test.jsonl; say with --test which" in err
+    assert not Path("v1").exists()
+
+
+def test_a_dry_run_prints_what_is_taken_back_and_writes_nothing(undrift):
+    there = sorted(Path().rglob("*"))
+    words = ("learn", "model", "--data", "colours.jsonl", "--out", "v1")
+    status, out, err = undrift(*words, *SMALL, "--seed", 4, "--dry-run")
+    assert (status, err) == (0, "")
+    assert out.startswith("# plan: colours, learned with same on model\n")
+    assert sorted(p for p in Path().rglob("*") if p.parts[0] != "cache") == there
+    Path("settings.yaml").write_text(out)
+    status, again, err = undrift(
+        *words, "--config", "settings.yaml", "--max-new-tokens", 6, "--dry-run"
+    )
+    assert status == 0 and again == out, err
+    status, said, _ = undrift(*words, *SMALL, "--dry-run", "--json")
+    found = json.loads(said)
+    assert found["plan"]["steps"] == 2 and found["config"]["train"]["max_steps"] == 2
+    assert undrift(*words, *SMALL, "--dry-run", "--quiet")[1] == ""
+    status, _, err = undrift("learn", "modell", *words[2:], "--dry-run")
+    assert status == 2 and "unknown backbone 'modell'" in err
+
+
+def test_a_guard_is_shown_and_counts_as_a_drop(undrift, tmp_path):
+    words = ("learn", "model", "--data", "colours.jsonl", "--out", "v1", *SMALL)
+    words = (*words, "--guard", "capitals-test.jsonl")
+    status, out, err = undrift(*words, "--json", "--quiet")
+    assert status == 0, err
+    assert [row["task"] for row in json.loads(out)["guards"]] == ["capitals-test"]
+    result = read_json(tmp_path / "v1/result.json")
+    result["guards"][0] |= {"before": 90.0, "after": 80.0, "drop": 10.0}
+    write_json(tmp_path / "v1/result.json", result)
+    status, out, err = undrift(*words, "--max-drop", 9)
+    assert status == 3 and "fell by more than 9 points: capitals-test by 10.0" in err
+    assert "capitals-test (guard)" in out and "-10.0" in out
+
+
+def test_a_run_says_what_it_would_do_and_takes_its_configuration_back(undrift):
+    Path("tasks.yaml").write_text("- {name: colours, train: colours.jsonl, max_new_tokens: 6}\n")
+    words = ("run", "folder", "--data", ".", "--backbone", "model", "--out", "r", *SMALL[2:])
+    status, out, err = undrift(*words, "--dry-run")
+    assert (status, err) == (0, "")
+    assert "#   colours: 7 examples, 7 pictures, 1 question, 2 steps" in out
+    assert "# warning: colours gets 2 steps" in out and not Path("r").exists()
+    Path("run.yaml").write_text(out)
+    assert undrift("run", "run.yaml", "--dry-run")[1] == out
+    status, _, err = undrift("run", "run.yaml", "--json")
+    assert status == 0 and Path("r/matrix.json").is_file(), err
+    assert '"event": "plan"' not in err
+
+
+@pytest.mark.parametrize("broken", ["model/tokenizer.json", "model/model.safetensors"])
+def test_a_model_that_cannot_be_loaded_leaves_no_folder(undrift, broken):
+    Path(broken).write_text("{")
+    status, _, err = undrift("learn", "model", "--data", "colours.jsonl", "--out", "v1", *SMALL)
+    assert (
+        status == 2
+        and "cannot load the backbone" in err
+        and "Traceback" not in err
+        and not Path("v1").exists()
+    )
+    words = ("run", "folder", "--data", "colours.jsonl", "--backbone", "model", "--out", "r")
+    status, _, err = undrift(*words)
+    assert (
+        status == 2
+        and "cannot load the backbone" in err
+        and "Traceback" not in err
+        and not Path("r").exists()
+    )

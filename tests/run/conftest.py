@@ -20,7 +20,7 @@ from undrift.run.config import resolve
 from undrift.run.learn import Learn, start_from
 from undrift.run.task_loop import Run
 
-RUN_OPTIONS = ("overwrite", "force", "progress", "benchmark_")
+RUN_OPTIONS = ("overwrite", "force", "progress", "benchmark_", "dry")
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +93,7 @@ def make_run(backbone_folder: Path, two: Benchmark, tmp_path: Path) -> Callable[
             replace=extra.get("overwrite", False),
             force=extra.get("force", False),
             benchmark=extra.get("benchmark_", two),
+            dry=extra.get("dry", False),
         )
 
     return make

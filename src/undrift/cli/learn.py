@@ -31,7 +31,10 @@ def learn(
         str | None, typer.Option(help="The task's name; the data file's by itself.")
     ] = None,
     test: Annotated[
-        Path | None, typer.Option(help="Test questions; without them, part of --data is held out.")
+        Path | None,
+        typer.Option(
+            help="Test questions; by itself a test.* beside train.*, or else a part of --data."
+        ),
     ] = None,
     images: options.Images = None,
     scorer: Annotated[
@@ -40,14 +43,14 @@ def learn(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="How long an answer may get.")] = 128,
     booleans: options.Booleans = None,
     held_out: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
-            help="The share of --data that is asked, not learned. With 0 all is learned, and what "
-            "was learned is asked.",
+            help="The share of --data that is asked, not learned; 0.1 by itself. With 0 all is "
+            "learned, and what was learned is asked.",
         ),
-    ] = 0.1,
+    ] = None,
     max_drop: Annotated[
         float | None,
         typer.Option(
@@ -82,6 +85,10 @@ def learn(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     backbone: options.Backbone = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings in YAML, such as --dry-run prints them."),
+    ] = None,
     settings: options.Settings = None,
     skip_bad: options.SkipBad = False,
     threads: options.Threads = None,
@@ -90,6 +97,7 @@ def learn(
     watch_routes: options.WatchRoutes = None,
     overwrite: options.Replace = False,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -104,6 +112,9 @@ def learn(
       undrift learn llava-hf/llava-1.5-7b-hf --data invoices.jsonl --name invoices --out adapters/v1
       undrift learn adapters/v1 --data forms.jsonl --test forms-test.jsonl --out adapters/v2
 
+    Before it begins it says what it is going to do, and warns where that cannot work; with --dry-run
+    that is all it does. Without train.epochs a small task is gone through until it has had 100 steps.
+
     \b
     The data is JSON, CSV, TSV, parquet or a dataset that `datasets` has saved. A row is a question
     about pictures with its answer, such as one of these (docs/data.md has all of them):
@@ -114,10 +125,10 @@ def learn(
     Exit status: 0, or 3 if an earlier task fell by more than --max-drop points, 1 or 2 after an error.
     """  # noqa: D301, E501 (the lines are those of the help)
     calm(threads)
-    from undrift.data.benchmarks.folder import own_task
+    from undrift.data.benchmarks.folder import own_task, test_beside
     from undrift.data.picture_folder import existing_path
     from undrift.run.config import overrides
-    from undrift.run.learn import Learn, start_from
+    from undrift.run.learn import Learn, settings_file, start_from
     from undrift.run.load_model import find_device
     from undrift.run.ranks import alone_in, joined
     from undrift.rundir import check_writable
@@ -136,7 +147,10 @@ def learn(
         skip_bad=skip_bad or None,
     )
     moved = options.named_paths(test_of, "--test-of")
-    begun = start_from(start, flags, overrides(settings or []), moved=moved)
+    layers = [*([settings_file(config)] if config else []), flags, overrides(settings or [])]
+    begun = start_from(start, *layers, moved=moved)
+    if test is None and held_out is None:
+        test = test_beside(data)
     own = own_task(
         data,
         name=name,
@@ -147,12 +161,19 @@ def learn(
         booleans=booleans,
     )
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
-    asked: dict[str, Any] = {"held_out": held_out, "without": without or ()}
+    share = 0.1 if held_out is None else held_out
+    asked: dict[str, Any] = {"held_out": share, "without": without or ()}
     asked |= {"guards": guard or (), "guard_scorer": guard_scorer}
     asked["keep_tests"] = keep_tests
+    asked |= {"replace": overwrite, "force": force}
+    if dry_run:
+        told = options.dry_progress(quiet, as_json)
+        lesson = Learn(begun, own, out, told, **asked, dry=True)
+        options.print_plan(lesson.tell_plan(), lesson.settings(), quiet, as_json)
+        return
     talk = options.progress(quiet, as_json)
     with joined() as first, alone_in(out), talk as told:
-        lesson = Learn(begun, own, out, told, **asked, replace=overwrite, force=force)
+        lesson = Learn(begun, own, out, told, **asked)
         changes = lesson.go()
     if not first:
         return

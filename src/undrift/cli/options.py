@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 
 from undrift.errors import ConfigError
-from undrift.run.progress import Bars, JsonLines, Progress, StudyBar
+from undrift.run.progress import Bars, Comments, JsonLines, Lines, Progress, StudyBar
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -85,6 +86,13 @@ Replace = Annotated[
     bool,
     typer.Option("--replace", "--overwrite", help="Delete what is in the folder; begin again."),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print the plan and the whole configuration, and write nothing; weights are not read.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
 
 
@@ -100,7 +108,7 @@ def process_number() -> int:
 
 
 def progress(quiet: bool, as_json: bool, bars: type[Bars | StudyBar] = Bars) -> Progress:
-    """Choose who is told what: people get bars, programs get JSON lines, the quiet nothing.
+    """Choose who is told what: people get bars, or lines without a terminal, programs JSON.
 
     Args:
         quiet: Nothing at all.
@@ -112,7 +120,43 @@ def progress(quiet: bool, as_json: bool, bars: type[Bars | StudyBar] = Bars) -> 
     """
     if quiet or process_number():  # of several processes one tells
         return Progress()
-    return JsonLines(Console(soft_wrap=True)) if as_json else bars(Console(stderr=True))
+    if as_json:
+        return JsonLines(Console(soft_wrap=True))
+    console = Console(stderr=True)
+    if bars is Bars and not console.is_terminal:  # nohup, SLURM, docker: a log
+        return Lines(console)
+    return bars(console)
+
+
+def dry_progress(quiet: bool, as_json: bool) -> Progress:
+    """Choose what a dry run is told to: comments above the YAML, which can be taken back with it.
+
+    Args:
+        quiet: Nothing at all.
+        as_json: Nothing either: all is in one object.
+
+    Returns:
+        What it reports to.
+    """
+    silent = quiet or as_json or process_number()
+    return Progress() if silent else Comments(Console(soft_wrap=True))
+
+
+def print_plan(plan: Mapping[str, Any], config: str, quiet: bool, as_json: bool) -> None:
+    """Print what a dry run has found.
+
+    Args:
+        plan: The plan, told to `dry_progress` already.
+        config: The configuration, YAML.
+        quiet: Print nothing.
+        as_json: Print both as one object.
+    """
+    if process_number():
+        return
+    if as_json:
+        print_json({"plan": plan, "config": yaml.safe_load(config)})
+    elif not quiet:
+        typer.echo(config, nl=False)
 
 
 def print_json(value: object) -> None:

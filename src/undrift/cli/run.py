@@ -43,10 +43,18 @@ def run(
     watch_routes: options.WatchRoutes = None,
     overwrite: options.Replace = False,
     force: options.Force = False,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Learn a benchmark's tasks one after another; the same command goes on after a stop."""
+    """Learn a benchmark's tasks one after another; the same command goes on after a stop.
+
+    With --dry-run it says what it would do and prints the configuration, which it takes back:
+
+    \b
+      undrift run pocket --method same --dry-run > run.yaml
+      undrift run run.yaml
+    """  # noqa: D301
     from undrift.report import load
     from undrift.run.config import load_yaml, overrides, read_order, resolve, run_file
 
@@ -80,6 +88,12 @@ def run(
     check_writable(config.folder)
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     talk = options.progress(quiet, as_json)
+    if dry_run:
+        told = options.dry_progress(quiet, as_json)
+        planned = Run(config, told, replace=overwrite, force=force, dry=True)
+        plan = planned.tell_plan()
+        options.print_plan(plan, config.text(whole=True), quiet, as_json)
+        return
     with joined() as first, alone_in(config.folder), talk as told:
         result = Run(config, told, replace=overwrite, force=force).go()
     if not first:

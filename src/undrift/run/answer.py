@@ -97,7 +97,7 @@ def _predictions(
     ids = {example.id for example in task.test}
     noted = [said for said in _whole_batches(_noted(notes)) if said["id"] in ids]
     known = {said["id"] for said in noted}
-    session.progress.advance(len(known))
+    session.progress.resume(len(known))
     waiting = [prompt for prompt in session.prompts(task) if prompt.id not in known]
     atomic_write(notes, "".join(line_of(notes, said) for said in noted))
     place = notes if rank() == 0 else Path(os.devnull)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
@@ -31,7 +32,14 @@ from undrift.methods.shared.projector import has_own_modules
 from undrift.run.config import RunConfig
 from undrift.run.encoder import Encoder, EncodingCollator
 from undrift.run.image_features import FeatureStore, ProgressCall
-from undrift.run.load_model import Quantize, find_device, read_model, read_processor, source
+from undrift.run.load_model import (
+    Quantize,
+    find_device,
+    outline,
+    read_model,
+    read_processor,
+    source,
+)
 from undrift.tuner import ForwardContext
 
 CACHEABLE = {"llava"}  # families in which a picture's features are one (n_tokens, d) block
@@ -86,16 +94,9 @@ class Backbone:
             ConfigError: If there is no such backbone or it cannot be loaded.
         """
         place, origin = find_device(device), source(name)
-        try:
+        with _loading(name, origin):
             model = read_model(origin, _dtype(dtype, place), place, quantize)
             processor = read_processor(origin)
-        except UndriftError:
-            raise
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ConfigError(
-                f"cannot load the backbone {name!r} ({origin}): {first_line(error)}; expected a "
-                "model in safetensors with its processor, or a language model with its tokenizer"
-            ) from error
         return cls.of(name, model, processor)
 
     @classmethod
@@ -162,11 +163,7 @@ class Backbone:
             DataError: If there are pictures and the model reads text only.
         """
         distinct = list(dict.fromkeys(pictures))
-        if distinct and text_only(self.processor):
-            raise DataError(
-                f"the backbone {self.name!r} reads text only, and there are pictures among the "
-                f"examples, such as {distinct[0]}; choose a vision-language model"
-            )
+        refuse_pictures(self.name, self.processor, distinct)
         if not distinct or not self.keeps_features:
             return
         if self.store is None:
@@ -280,6 +277,56 @@ class Backbone:
         """Look token ids up in the model's embedding."""
         table: nn.Module = self.model.get_input_embeddings()
         return table(ids)
+
+
+@contextmanager
+def _loading(name: str, origin: str) -> Iterator[None]:
+    """Say in one way of a model that cannot be loaded what is wrong with it."""
+    try:
+        yield
+    except UndriftError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        raise ConfigError(
+            f"cannot load the backbone {name!r} ({origin}): {first_line(error)}; expected a "
+            "model in safetensors with its processor, or a language model with its tokenizer"
+        ) from error
+
+
+def outline_for(config: RunConfig) -> tuple[Any, Any, int]:
+    """Look at the backbone of a run without its weights.
+
+    Args:
+        config: The run.
+
+    Returns:
+        The model, with shapes and no numbers; its processor; the bytes that a weight takes, where
+        all are kept alike.
+    """
+    origin = source(config.base)
+    with _loading(config.base, origin):
+        model, processor = outline(origin), read_processor(origin)
+        dtype = _dtype(config.dtype, find_device(config.device))
+    kept: Any = (model.config.dtype or torch.float32) if dtype == "auto" else dtype
+    return model, processor, kept.itemsize
+
+
+def refuse_pictures(name: str, processor: Any, pictures: Sequence[Path]) -> None:
+    """Refuse pictures where a model reads text only.
+
+    Args:
+        name: The model's.
+        processor: Its processor, or its tokenizer.
+        pictures: Every picture that will be seen.
+
+    Raises:
+        DataError: If there are any.
+    """
+    if pictures and text_only(processor):
+        raise DataError(
+            f"the backbone {name!r} reads text only, and there are pictures among the "
+            f"examples, such as {pictures[0]}; choose a vision-language model"
+        )
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype | str:

@@ -7,6 +7,7 @@ key is an error that offers the nearest known one.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,6 +44,8 @@ Model = TypeVar("Model", bound=BaseModel)
 _PRESETS = files("undrift") / "presets"
 _STEM = re.compile(r"[\w-]{1,100}")
 _DEEPEST = 10  # parts of a dotted key
+LEAST_STEPS = 100
+"""So many steps, at least, `epochs: auto` gives a task, see docs/decisions.md."""
 DO_NOT_MATTER = {"data", "out", "threads", "device", "report_to", "watch_routes"}
 """Never in run.yaml: no number depends on them."""
 
@@ -87,7 +90,8 @@ class TrainConfig(Frozen):
             given.
         batch_size: Examples that a process takes at once, at most.
         accumulation: Micro-batches a step, where `global_batch` is not given.
-        epochs: Passes over a task's examples.
+        epochs: Passes over a task's examples; "auto", as `undrift learn` has it by itself, for as
+            many whole ones as make 100 steps, and one where that has more.
         max_steps: Steps a task, instead of `epochs`.
         warmup_ratio: Share of the steps in which the rate rises.
         weight_decay: AdamW's.
@@ -104,7 +108,7 @@ class TrainConfig(Frozen):
     global_batch: PositiveInt | None = None
     batch_size: PositiveInt = 16
     accumulation: PositiveInt = 1
-    epochs: PositiveFloat = 1.0
+    epochs: PositiveFloat | Literal["auto"] = 1.0
     max_steps: PositiveInt | None = None
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: NonNegativeFloat = 0.0
@@ -133,6 +137,18 @@ class TrainConfig(Frozen):
     def examples_a_step(self) -> int:
         """How many examples a step takes."""
         return self.global_batch or self.batch_size * self.accumulation
+
+    def passes(self, examples: int) -> float:
+        """Return the epochs that a task of so many examples gets."""
+        if self.epochs != "auto":
+            return self.epochs
+        return math.ceil(LEAST_STEPS / max(1, math.ceil(examples / self.examples_a_step)))
+
+    def steps(self, examples: int) -> int:
+        """Return the steps that a task of so many examples gets."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return math.ceil(self.passes(examples) * math.ceil(examples / self.examples_a_step))
 
 
 class EvalConfig(Frozen):
@@ -264,9 +280,18 @@ class RunConfig(Frozen):
         """Where the backbone is loaded from, see `located`."""
         return located(self.backbone, self.backbone_folder)
 
-    def text(self) -> str:
-        """Return the text of run.yaml: what decides the run's numbers, and where its base lies."""
-        content = self.model_dump(mode="json", exclude=DO_NOT_MATTER)
+    def text(self, *, whole: bool = False) -> str:
+        """Return the text of run.yaml: what decides the run's numbers, and where its base lies.
+
+        Args:
+            whole: All else that was asked for as well, such as `data` and `out`.
+
+        Returns:
+            YAML.
+        """
+        content = self.model_dump(mode="json", exclude=None if whole else DO_NOT_MATTER)
+        if whole:
+            content = {k: v for k, v in content.items() if v is not None or k not in DO_NOT_MATTER}
         content["method"] = {"name": self.method.name, **self.method.options}
         if self.match_budget == "none":  # as in the runs from before there was a choice
             del content["match_budget"]

@@ -54,6 +54,7 @@ class Inputs:
         adapter: The adapter that is gone on from, if there is one.
         force: Go on although something has changed.
         progress: Told about pictures that are read, and what was gone on with.
+        keep: Write down what is new; without, changes are refused all the same.
 
     Attributes:
         force: As given.
@@ -72,6 +73,7 @@ class Inputs:
         *,
         force: bool = False,
         progress: Progress | None = None,
+        keep: bool = True,
     ) -> None:
         self._files, self.force, self._progress = files, force, progress or Progress()
         self._file = files.root / "data.json"
@@ -96,7 +98,7 @@ class Inputs:
         if files.asked_anew is not None:
             files.write_config(files.asked_anew)
         self._now["base"] = before["base"] if before else self._base
-        if self._told or self._now != before:  # an order is no part of that comparison
+        if keep and (self._told or self._now != before):  # an order is no part of that comparison
             write_json(self._file, self._now)
 
     def enter(self, content: dict[str, Any], before: Mapping[str, Any] | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -25,8 +26,16 @@ from undrift.methods.shared.budget import check_fits
 from undrift.methods.shared.model_card import write_card
 from undrift.run.adapters import find_adapter, note_origin, origin_of, start_before
 from undrift.run.answer import measure_cell
-from undrift.run.backbone import Backbone
-from undrift.run.config import RunConfig, TrainConfig, merged, resolve, spelled_out, validated
+from undrift.run.backbone import Backbone, outline_for, refuse_pictures
+from undrift.run.config import (
+    RunConfig,
+    TrainConfig,
+    load_yaml,
+    merged,
+    resolve,
+    spelled_out,
+    validated,
+)
 from undrift.run.guards import notes_of, read_guards
 from undrift.run.input_changes import Inputs, splits_of
 from undrift.run.kept_tests import MEGABYTES, keep_test
@@ -40,6 +49,7 @@ from undrift.run.load_tasks import (
     without_bad,
 )
 from undrift.run.manifest import manifest, note_resume
+from undrift.run.plan import Size, TaskPlan, size_expected, size_of, tell_lesson
 from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
 from undrift.run.report_to import Reporters, check_reporters
@@ -59,9 +69,12 @@ from undrift.rundir.files import remove
 from undrift.rundir.paths import LearnDir
 from undrift.rundir.records import Manifest, Result
 from undrift.scoring import task_score
+from undrift.tuner.frozen import count_parameters
 
 BEFORE, AFTER = "before", "after"
 _COUNTED = ("digest", "examples")  # what a note says of the rows, which data.json tells better
+OF_A_RUN = ("benchmark", "reading", "match_budget", "order", "profile", "data", "out")
+"""Keys of a configuration that `undrift run` alone has."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,28 @@ class Start:
     notes: Sequence[Note] = ()
     fingerprint: str | None = None
     changes: Sequence[Mapping[str, Any]] = ()
+
+
+def settings_file(file: Path) -> Mapping[str, Any]:
+    """Read a file of settings for `undrift learn`, such as its --dry-run has printed.
+
+    Args:
+        file: YAML.
+
+    Returns:
+        A layer of configuration.
+
+    Raises:
+        ConfigError: If it cannot be used, or is that of a run.
+    """
+    layer = load_yaml(file)
+    for key in OF_A_RUN:
+        if key in layer:
+            raise ConfigError(
+                f"{file} has the key {key}, which is for `undrift run`; leave it out, or give what "
+                "`undrift learn ... --dry-run` prints"
+            )
+    return layer
 
 
 def start_from(
@@ -106,7 +141,8 @@ def start_from(
         folder = find_adapter(Path(given))
     except RunDirError:
         source(given)  # a name that cannot be a backbone either is told now
-        return Start(resolve({"benchmark": "folder", "backbone": given}, *asked))
+        own = {"benchmark": "folder", "backbone": given, "train": {"epochs": "auto"}}
+        return Start(resolve(own, *asked))
     origin = origin_of(folder)
     if "learned" not in origin:
         raise RunDirError(
@@ -190,6 +226,8 @@ class Learn:
         replace: Delete what an earlier `learn` has left in the folder, and begin again.
         force: Go on although rows, pictures, weights or settings of the training have changed.
         backbone: A backbone that is loaded already.
+        dry: Only look: nothing is written and no weights are read, so that `tell_plan` is all that
+            can be asked for.
 
     Raises:
         ConfigError: If something about it cannot be.
@@ -212,11 +250,14 @@ class Learn:
         replace: bool = False,
         force: bool = False,
         backbone: Backbone | None = None,
+        dry: bool = False,
     ) -> None:
-        with alone_in(out):
+        with nullcontext() if dry else alone_in(out):
             self.start, self.progress = start, progress or Progress()
             self.files = LearnDir(out)
             self.config = with_base_folder(start.config, None if replace else self.files)
+            if not replace and not force:
+                self._keep_epochs()
             check_reporters(self.config.report_to)
             self.method = make_method(self.config.method.name, self.config.method.options)
             if self.method.schedule != "sequential":
@@ -243,7 +284,7 @@ class Learn:
             self.guards = read_guards(guarding, taken, self.progress, backbone or self.config.base)
             for guard in self.guards:
                 self.files.guard_answers(BEFORE, guard.name)  # refuses a name likewise
-            asked_tasks = [self.task, *(task for task, _ in self.earlier), *self.guards]
+            asked_tasks = [self.task, *self._asked_only]
             check_answers(asked_tasks, self.config.eval.scoring, self.progress)
             content = {
                 "from": str(start.adapter.resolve() if start.adapter else self.config.backbone),
@@ -254,13 +295,37 @@ class Learn:
                 "run": yaml.safe_load(self.config.text()),
             }
             self._text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-            self.files = LearnDir.start(out, self._text, replace=replace, force=force)
-            self._backbone = backbone
             base = source(self.config.base) if backbone is None else None
-            splits = splits_of([self.task], [*(task for task, _ in self.earlier), *self.guards])
+            self._backbone, self._train, self._test = backbone, own.train, own.test
+            there = LearnDir.looked_at(out, self._text, replace=replace, force=force)
+            begun = there.config_file.is_file() and not replace
+            splits = splits_of([self.task], self._asked_only)
+            if dry:
+                if begun and not force:
+                    Inputs(there, splits, base, start.adapter, progress=self.progress, keep=False)
+                return
+            if not begun:
+                self._load()  # before anything is written: what cannot be loaded leaves nothing
+            self.files = LearnDir.start(out, self._text, replace=replace, force=force)
             self.inputs = Inputs(
                 self.files, splits, base, start.adapter, force=force, progress=self.progress
             )
+
+    def tell_plan(self) -> dict[str, Any]:
+        """Tell the plan without the weights of the base.
+
+        Returns:
+            The plan, for programs.
+
+        Raises:
+            ConfigError: If the base cannot be loaded, as far as can be told without its weights.
+            DataError: If it reads text only, and there are pictures.
+        """
+        model, processor, each = outline_for(self.config)
+        refuse_pictures(self.config.backbone, processor, self._pictures)
+        self._tell(processor)
+        size = size_expected(self.config, self.method, model, each, self.index)
+        return self._planned(size)
 
     def go(self) -> list[Change]:
         """Do what is not done yet.
@@ -292,6 +357,13 @@ class Learn:
         keys = ("task", "before", "after", "examples")
         return [Change(**{key: row[key] for key in keys}) for row in rows]
 
+    def settings(self) -> str:
+        """Return all settings as YAML, which `undrift learn --config` takes back."""
+        content: dict[str, Any] = yaml.safe_load(self.config.text(whole=True))
+        left_out = {*OF_A_RUN, "backbone", "backbone_folder"}
+        content = {key: value for key, value in content.items() if key not in left_out}
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
     @property
     def adapter(self) -> Path:
         """Where the new adapter goes."""
@@ -312,9 +384,68 @@ class Learn:
         (task,), pictures = without_bad([task], self.progress, self._backbone or self.config.base)
         return task, [*rows_skipped(bad), *pictures]
 
+    def _keep_epochs(self) -> None:
+        """Go on with the epochs of a task that was begun before there was a rule for them."""
+        file = self.files.config_file
+        if self.config.train.epochs != "auto" or not file.is_file():
+            return
+        run = load_yaml(file).get("run")
+        train = run.get("train") if isinstance(run, Mapping) else None
+        if isinstance(train, Mapping) and train.get("epochs") == 1:
+            train = self.config.train.model_copy(update={"epochs": 1.0})
+            self.config = self.config.model_copy(update={"train": train})
+            text = f"goes on with train.epochs=1, as {self.files.root} was begun with"
+            self.progress.event("begun", text)
+
+    def _load(self) -> Backbone:
+        """Return the backbone, loaded once, if it is of the kind that the data asks for."""
+        if self._backbone is None:
+            self._backbone = Backbone.load_for(self.config)
+            pictures = self._pictures
+            refuse_pictures(self._backbone.name, self._backbone.processor, pictures)
+        return self._backbone
+
+    @property
+    def _asked_only(self) -> list[Task]:
+        return [*(task for task, _ in self.earlier), *self.guards]
+
+    @property
+    def _pictures(self) -> list[Path]:
+        splits = [self.task.train, self.task.test, *(task.test for task in self._asked_only)]
+        return [picture for split in splits for e in split for picture in e.images]
+
+    def _planned(self, size: Size) -> dict[str, Any]:
+        """Tell the plan."""
+        settings = training_settings(self.config, self.method, self.task)
+        plan = TaskPlan.of(self.config, self.method, self.task, settings)
+        others = [f"{task.name} ({len(task.test)} questions)" for task, _ in self.earlier]
+        others += [f"the guard {g.name} ({len(g.test)} questions)" for g in self.guards]
+        return tell_lesson(
+            self.progress,
+            plan,
+            self.config,
+            size,
+            questions=self._where_asked(),
+            others=others,
+            test_file=bool(self.note.get("test")),
+        )
+
+    def _where_asked(self) -> str:
+        count = len(self.task.test)
+        asked = f"{count} question{'s' * (count != 1)}"
+        if self.note.get("test"):
+            beside = self._test is not None and self._test.parent == self._train.parent
+            where = f"{self._test}{', beside the training file' if beside else ''}"
+            return f"{asked} in {where}"
+        if self.note.get("held_out") == 0:
+            return f"{asked}, all of them learned as well (--held-out 0)"
+        share = self.note["held_out"]
+        both = count + len(self.task.train)
+        return f"{asked} held out of {both} (--held-out {share:g})"
+
     def _prepare(self) -> Session:
         config = self.config
-        backbone = self._backbone or Backbone.load_for(config)
+        backbone = self._load()
         another = self.start.fingerprint not in (None, backbone.fingerprint)
         if another and not self.inputs.force:
             raise AdapterMismatch(
@@ -323,21 +454,23 @@ class Learn:
                 f"{backbone.fingerprint[:12]}); give its own with --backbone, or go on all the "
                 "same with --force"
             )
-        asked = [task.test for task in (*(task for task, _ in self.earlier), *self.guards)]
+        asked = [task.test for task in self._asked_only]
         examples = [e for split in (self.task.train, self.task.test, *asked) for e in split]
         keep_features(config, backbone, examples, self.progress)
         if self.start.adapter is not None:
             check_fits(self.method, backbone.model, self.start.adapter)
+        base = count_parameters(backbone.model)
         session = Session.open(config, self.method, backbone, self.progress)
         mention_unwatchable(config.watch_routes, session)
-        self._write_manifest(backbone)
-        self._tell(backbone)
+        self._tell(backbone.processor)
+        plan = self._planned(size_of(session.model, base))
+        self._write_manifest(backbone, plan)
         return session
 
-    def _tell(self, backbone: Backbone) -> None:
+    def _tell(self, processor: Any) -> None:
         """Say what may not be meant: a task without pictures, one that is asked what it learns."""
         name, model = self.task.name, self.config.backbone
-        if not text_only(backbone.processor) and not any(e.images for e in self.task.train):
+        if not text_only(processor) and not any(e.images for e in self.task.train):
             text = f"no question of {name} shows a picture, though {model} takes pictures"
             self.progress.event("no picture", text, task=name)
         if self.note.get("held_out") == 0:
@@ -385,7 +518,7 @@ class Learn:
     def _teach(
         self, session: Session, settings: TrainConfig, work: float, reporters: Reporters
     ) -> None:
-        bar = StepBar(self.progress, f"learning {self.task.name}", work)
+        bar = StepBar(self.progress, f"learning {self.task.name}", work, session.backbone.device)
         names = [note["name"] for note in self.start.notes]
         earlier = {names.index(task.name) + 1: task for task, _ in self.earlier}
         routes = RouteWatch.where_due(session, earlier, self.config.watch_routes)
@@ -446,7 +579,7 @@ class Learn:
         write_json(self.files.result_file, content)
         return changes
 
-    def _write_manifest(self, backbone: Backbone) -> None:
+    def _write_manifest(self, backbone: Backbone, plan: Mapping[str, Any]) -> None:
         terms = "your own data: undrift knows nothing of its terms"
         made = Benchmark("folder", "own", (self.task,), terms, {}, str(self.note["digest"]))
         options = options_used(self.config, self.method)
@@ -459,5 +592,5 @@ class Learn:
         before = read_record(there, Manifest) if there.is_file() else {}
         if another := note_resume(content, before, int(self.adapter.is_dir())):
             self.progress.event("resumed", f"goes on with {another}")
-        write_json(there, {**content, "skipped": len(self.skipped)})
+        write_json(there, {**content, "skipped": len(self.skipped), "plan": plan})
         note_skipped(self.skipped, self.files.root, self.progress)

@@ -253,6 +253,22 @@ def read_model(
     return model
 
 
+def outline(origin: str) -> Any:
+    """Make a model of its configuration alone: shapes, and no numbers.
+
+    Args:
+        origin: A folder or a Hub name, whose weights are refused as `read_model` refuses them.
+
+    Returns:
+        The model, on the device "meta".
+    """
+    config = transformers.AutoConfig.from_pretrained(origin, **_OURS)
+    kind = _reader(origin, config)
+    _check_files(origin)
+    with torch.device("meta"):
+        return kind.from_config(config)
+
+
 def read_processor(origin: str) -> Any:
     """Load the processor in a folder or of the Hub; of a text-only model its tokenizer."""
     config = transformers.AutoConfig.from_pretrained(origin, **_OURS)

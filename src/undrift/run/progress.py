@@ -6,6 +6,7 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from rich import progress as bars
@@ -14,6 +15,9 @@ from rich.markup import escape
 from rich.table import Column
 
 from undrift.errors import one_line
+
+EVERY = 30.0  # seconds between two lines of a log
+_WORDS = {"loss": "loss", "learning_rate": "rate"}
 
 
 class Progress:
@@ -46,6 +50,10 @@ class Progress:
     def advance(self, pieces: int = 1) -> None:
         """Say that pieces of the stage are done."""
 
+    def resume(self, pieces: int) -> None:
+        """Say that pieces of the stage were done before it began."""
+        self.advance(pieces)
+
     def cells(self, done: int, total: int, now: str, rest: float | None) -> None:
         """Say how far a study is.
 
@@ -56,6 +64,13 @@ class Progress:
             rest: How many seconds it will take; None if that is not known yet.
         """
 
+    def figures(self, **values: float) -> None:
+        """Say how a training goes, at its latest step.
+
+        Args:
+            **values: Such as loss and learning_rate.
+        """
+
     def event(self, kind: str, text: str, **values: Any) -> None:
         """Tell something that happened.
 
@@ -64,6 +79,17 @@ class Progress:
             text: For people.
             **values: For programs, as JSON can hold them.
         """
+
+    def block(self, kind: str, lines: Sequence[str], **values: Any) -> None:
+        """Tell what takes several lines.
+
+        Args:
+            kind: For programs.
+            lines: For people.
+            **values: For programs, as JSON can hold them.
+        """
+        for line in lines:
+            self.event(kind, line, **values)
 
 
 class Bars(Progress):
@@ -122,6 +148,76 @@ class Bars(Progress):
         self._bars.console.print(escape(one_line(text)), highlight=False)
 
 
+class Lines(Progress):
+    """Plain lines, for a log: how far it is, every half minute and at the end of a stage.
+
+    Args:
+        console: Where to write.
+        every: Seconds between two lines.
+        now: Tells the seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        every: float = EVERY,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console, self._every, self._now = console, every, now
+        self._title, self._total, self._done, self._before = "", 0, 0, 0
+        self._start = self._last = now()
+        self._known: dict[str, float] = {}
+
+    def stage(self, title: str, total: int, work: float = 0.0) -> None:
+        """Begin to count."""
+        self._title, self._total, self._done, self._before = title, total, 0, 0
+        self._start = self._last = self._now()
+        self._known = {}
+
+    def advance(self, pieces: int = 1) -> None:
+        """Count, and write a line where it is time."""
+        self._done += pieces
+        over = self._done >= self._total
+        if over or self._now() - self._last >= self._every:
+            self._last = self._now()
+            self._say(over)
+
+    def resume(self, pieces: int) -> None:
+        """Count what took no time."""
+        self._done = self._before = pieces
+
+    def figures(self, **values: float) -> None:
+        """Keep them for the next line."""
+        self._known |= values
+
+    def event(self, kind: str, text: str, **values: Any) -> None:
+        """Write the text."""
+        self._console.out(one_line(text), highlight=False)
+
+    def _say(self, over: bool) -> None:
+        took = self._now() - self._start
+        said = [f"{self._title}: {self._done} of {self._total}"]
+        said += [f"{_WORDS[key]} {value:.3g}" for key, value in self._known.items()]
+        left = took * (self._total - self._done) / max(1, self._done - self._before)
+        said.append(f"{clock(took)} taken" if over else f"about {clock(left)} left")
+        self._console.out(one_line(", ".join(said)), highlight=False)
+
+
+class Comments(Progress):
+    """Each text as a comment, for what stands above YAML.
+
+    Args:
+        console: Where to write.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def event(self, kind: str, text: str, **values: Any) -> None:
+        """Write the text."""
+        self._console.out(f"# {one_line(text)}", highlight=False)
+
+
 class StudyBar(Progress):
     """One bar for a whole study, which runs are going on, and a line for each that has ended.
 
@@ -176,6 +272,10 @@ class JsonLines(Progress):
         """Print `{"event", "seconds", ...}`."""
         line = {"event": kind, "seconds": round(time.monotonic() - self._start, 2), **values}
         self._console.out(json.dumps(line, ensure_ascii=False), highlight=False)
+
+    def block(self, kind: str, lines: Sequence[str], **values: Any) -> None:
+        """Print one object."""
+        self.event(kind, "", **values)
 
 
 def clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from undrift.methods.shared.budget import measured, rank_to_meet
 from undrift.methods.shared.model_card import write_card
 from undrift.run.adapters import note_origin
 from undrift.run.answer import measure_cell
-from undrift.run.backbone import Backbone
+from undrift.run.backbone import Backbone, outline_for, refuse_pictures
 from undrift.run.config import MethodConfig, Profile, RunConfig
 from undrift.run.input_changes import Inputs, splits_of
 from undrift.run.learned_tasks import from_benchmark
 from undrift.run.load_model import source, with_base_folder
 from undrift.run.load_tasks import Skipped, check_answers, cut, note_skipped, read_benchmark
 from undrift.run.manifest import manifest, note_resume
+from undrift.run.plan import Size, TaskPlan, size_expected, size_of, tell_run
 from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
 from undrift.run.report_to import Reporters, check_reporters
@@ -68,6 +69,8 @@ class Run:
         force: Go on although rows, pictures, weights or settings of the training have changed.
         backbone: A backbone that is loaded already, instead of `config.backbone`.
         benchmark: A benchmark that is loaded already, instead of `config.benchmark`.
+        dry: Only look: nothing is written and no weights are read, so that `tell_plan` is all that
+            can be asked for.
 
     Raises:
         ConfigError: If something about the configuration cannot be.
@@ -83,8 +86,13 @@ class Run:
         force: bool = False,
         backbone: Backbone | None = None,
         benchmark: Benchmark | None = None,
+        dry: bool = False,
     ) -> None:
-        with alone_in(config.folder):
+        self._backbone = backbone
+        self._at = 0  # how many trainings the model in memory has had
+        self._seconds: dict[str, float] = {}
+        self._backbone_size = 0  # in parameters, before anything is attached
+        with nullcontext() if dry else alone_in(config.folder):
             there = RunDir(config.folder)
             replace = replace or there.only_planned
             config = with_base_folder(config, None if replace else there)
@@ -106,13 +114,33 @@ class Run:
             self.stages = trainings(self.tasks, self.method.schedule)
             self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
             self._text = config.text()
-            self.files = RunDir.start(config.folder, self._text, replace=replace, force=force)
+            at = RunDir.looked_at(config.folder, self._text, replace=replace, force=force)
+            begun = at.config_file.is_file() and not replace
             splits = splits_of(self.tasks)
+            if dry:
+                if begun and not force:
+                    Inputs(at, splits, base, progress=self.progress, keep=False)
+                return
+            if not begun:
+                self._load()  # before anything is written: what cannot be loaded leaves nothing
+            self.files = RunDir.start(config.folder, self._text, replace=replace, force=force)
             self.inputs = Inputs(self.files, splits, base, force=force, progress=self.progress)
-        self._backbone = backbone
-        self._at = 0  # how many trainings the model in memory has had
-        self._seconds: dict[str, float] = {}
-        self._backbone_size = 0  # in parameters, before anything is attached
+
+    def tell_plan(self) -> dict[str, Any]:
+        """Tell the plan without the weights of the base.
+
+        Returns:
+            The plan, for programs.
+
+        Raises:
+            ConfigError: If the base cannot be loaded, as far as can be told without its weights.
+            DataError: If it reads text only, and there are pictures.
+        """
+        model, processor, each = outline_for(self.config)
+        refuse_pictures(self.config.backbone, processor, self._pictures)
+        self._match_budget(model)
+        tasks = max(1, len(self.stages))
+        return self._planned(size_expected(self.config, self.method, model, each, tasks))
 
     def go(self) -> dict[str, Any]:
         """Do what is not done yet.
@@ -170,27 +198,47 @@ class Run:
             return False
         return read_record(self.files.matrix_file, Matrix)["metrics"]["last"] is not None
 
+    def _load(self) -> Backbone:
+        """Return the backbone, loaded once, if it is of the kind that the data asks for."""
+        if self._backbone is None:
+            with self._timed("load"):
+                self._backbone = Backbone.load_for(self.config)
+            name, processor = self._backbone.name, self._backbone.processor
+            refuse_pictures(name, processor, self._pictures)
+        return self._backbone
+
+    @property
+    def _pictures(self) -> list[Path]:
+        splits = [split for task in self.tasks for split in (task.train, task.test)]
+        return [picture for split in splits for e in split for picture in e.images]
+
+    def _planned(self, size: Size) -> dict[str, Any]:
+        """Tell the plan."""
+        config, method = self.config, self.method
+        plans = [TaskPlan.of(config, method, each, self._settings(each)) for each in self.stages]
+        return tell_run(self.progress, plans, config, size, len(self.tasks))
+
     def _prepare(self) -> Session:
         """Load the backbone, keep its image features, attach the method."""
         config = self.config
-        with self._timed("load"):
-            backbone = self._backbone or Backbone.load_for(config)
+        backbone = self._load()
         with self._timed("features"):
             examples = [e for task in self.tasks for e in (*task.train, *task.test)]
             keep_features(config, backbone, examples, self.progress)
-        self._match_budget(backbone)
+        self._match_budget(backbone.model)
         self._backbone_size = count_parameters(backbone.model)
         session = Session.open(config, self.method, backbone, self.progress)
+        self._planned(size_of(session.model, self._backbone_size))
         self._write_manifest(backbone)
         mention_unwatchable(config.watch_routes, session)
         return session
 
-    def _match_budget(self, backbone: Backbone) -> None:
+    def _match_budget(self, model: Any) -> None:
         """Give the method the rank that meets the budget; the adapters' notes name that rank."""
         kind = self.config.match_budget
         if kind == "none":
             return
-        rank = rank_to_meet(self.method, kind, backbone.model, len(self.stages))
+        rank = rank_to_meet(self.method, kind, model, len(self.stages))
         name, options = self.config.method.name, {**self.config.method.options, "rank": rank}
         self.method = make_method(name, options)
         method = MethodConfig(name=name, options=options)
@@ -209,7 +257,8 @@ class Run:
         settings = self._settings(stage)
         place = f"task {index} of {len(self.stages)}"
         work = training_work(stage, settings)
-        bar = StepBar(self.progress, f"{place}: learning {stage.name}", work)
+        device = session.backbone.device if index == 1 else None  # the others take as long
+        bar = StepBar(self.progress, f"{place}: learning {stage.name}", work, device)
         meter = Meter(self.method, session.backbone.device)
         earlier = dict(enumerate(self.tasks[: index - 1], 1))
         every = self.config.watch_routes

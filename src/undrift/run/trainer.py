@@ -37,6 +37,7 @@ from undrift.run.checkpoint import (
     save_snapshot,
 )
 from undrift.run.config import RunConfig, TrainConfig
+from undrift.run.plan import FirstSteps
 from undrift.run.progress import Progress
 from undrift.run.ranks import of_all, totals
 from undrift.run.refused_examples import blame_example
@@ -227,18 +228,38 @@ class StepBar(TrainerCallback):
         progress: The bars.
         title: What is learned.
         work: The task's share of the planned work.
+        device: Where the model is: time and memory are told after the first steps; never if None.
     """
 
-    def __init__(self, progress: Progress, title: str, work: float) -> None:
+    def __init__(
+        self, progress: Progress, title: str, work: float, device: torch.device | None = None
+    ) -> None:
         self.progress, self.title, self.work = progress, title, work
+        self.device = device
+        self._timed: FirstSteps | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw the bar, and move it to where a resumed task goes on."""
         self.progress.stage(self.title, state.max_steps, self.work)
-        self.progress.advance(state.global_step)
+        self.progress.resume(state.global_step)
+        self._timed = None
+        if self.device is not None:
+            self._timed = FirstSteps(self.progress, self.device, state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Pass on what was logged of a step."""
+        known = {key: logs[key] for key in ("loss", "learning_rate") if key in (logs or {})}
+        self.progress.figures(**known)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar."""
+        """Move the bar, and tell after the first steps how long all of them will take."""
+        if state.global_step < state.max_steps:
+            self.progress.advance()
+        if self._timed is not None:
+            self._timed.step(state.global_step, state.max_steps)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar to its end, once the last loss is logged."""
         self.progress.advance()
 
 
@@ -482,7 +503,15 @@ def train(
         modules_rate=config.projector_learning_rate,
         share=share,
         model=model,
-        args=_arguments(config, share, folder, seed, backbone.device, backbone.model.dtype),
+        args=_arguments(
+            config,
+            share,
+            folder,
+            seed,
+            backbone.device,
+            backbone.model.dtype,
+            config.passes(len(examples)),
+        ),
         train_dataset=list(examples),  # type: ignore[arg-type]  # any sequence will do
         data_collator=collate,
         callbacks=[watch, *callbacks, method, *([routes] if routes else [])],
@@ -499,7 +528,7 @@ def train(
 
 
 def training_settings(config: RunConfig, method: Method, task: Task, tasks: int = 1) -> TrainConfig:
-    """Return the settings of one training: the method's rate, and as many steps as all tasks get.
+    """Return the settings of one training: rate and epochs as numbers, the steps of all tasks.
 
     Args:
         config: The run.
@@ -510,7 +539,8 @@ def training_settings(config: RunConfig, method: Method, task: Task, tasks: int 
     Returns:
         The settings.
     """
-    changed: dict[str, object] = {"learning_rate": rate_of(config, method)}
+    epochs = config.train.passes(len(task.train))
+    changed: dict[str, object] = {"learning_rate": rate_of(config, method), "epochs": epochs}
     if task.name == JOINT and config.train.max_steps is not None:
         changed["max_steps"] = config.train.max_steps * tasks
     return config.train.model_copy(update=changed)
@@ -518,7 +548,7 @@ def training_settings(config: RunConfig, method: Method, task: Task, tasks: int 
 
 def training_work(task: Task, config: TrainConfig) -> float:
     """Return what a training costs, in answers to an example."""
-    examples = len(task.train) * config.epochs
+    examples = len(task.train) * config.passes(len(task.train))
     if config.max_steps is not None:
         examples = config.max_steps * config.examples_a_step
     return _TRAINING * examples
@@ -556,6 +586,7 @@ def _arguments(
     seed: int,
     device: torch.device,
     dtype: torch.dtype,
+    epochs: float,
 ) -> TrainingArguments:
     on_cpu = device.type == "cpu"
     extra: dict[str, Any] = {_CHECKPOINTING: True} if config.activation_checkpointing else {}
@@ -563,7 +594,7 @@ def _arguments(
         output_dir=str(folder),
         per_device_train_batch_size=share.examples,
         gradient_accumulation_steps=share.accumulation,
-        num_train_epochs=config.epochs,
+        num_train_epochs=epochs,
         max_steps=config.max_steps if config.max_steps is not None else -1,
         learning_rate=config.learning_rate or 0.0,
         weight_decay=config.weight_decay,

@@ -117,8 +117,35 @@ class RunDir:
         Raises:
             RunDirError: If the folder holds something else than a run, or another run.
         """
+        run = cls.looked_at(root, config, replace=replace, force=force)
+        if run._anything():
+            if replace:
+                run._clear()
+            run.sweep()
+        if not run.config_file.exists():
+            run.write_config(config)
+        return run
+
+    @classmethod
+    def looked_at(
+        cls, root: Path, config: str, *, replace: bool = False, force: bool = False
+    ) -> Self:
+        """Refuse what `start` refuses; nothing is written, nothing deleted.
+
+        Args:
+            root: As for `start`.
+            config: As for `start`.
+            replace: As for `start`.
+            force: As for `start`.
+
+        Returns:
+            The run.
+
+        Raises:
+            RunDirError: If the folder holds something else than a run, or another run.
+        """
         run = cls(root)
-        if root.exists() and (not root.is_dir() or run._entries()):
+        if run._anything():
             if not run.config_file.is_file():
                 raise RunDirError(
                     f"{root} is not empty and holds no run (no {cls.config_name}); "
@@ -126,12 +153,9 @@ class RunDir:
                 )
             run.check_folders()
             if replace:
-                run._clear()
+                run._check_clearable()
             else:
                 run._check_same(config, force)
-            run.sweep()
-        if not run.config_file.exists():
-            run.write_config(config)
         return run
 
     def write_config(self, config: str) -> None:
@@ -305,13 +329,20 @@ class RunDir:
         there = self.root.iterdir()
         return [path for path in there if path.suffix != TEMPORARY and path.name != LOCK]
 
-    def _clear(self) -> None:
+    def _anything(self) -> bool:
+        """Tell whether something is there already."""
+        return self.root.exists() and (not self.root.is_dir() or bool(self._entries()))
+
+    def _check_clearable(self) -> None:
         if not self.begun_here:
             raise RunDirError(
                 f"{self.config_file} was not written by undrift, so nothing is deleted; choose "
                 "another folder with --out"
             )
         self.check_ours()
+
+    def _clear(self) -> None:
+        self._check_clearable()
         for name in (*self.contents, self.config_name):
             remove(self.root / name)
             if os.path.lexists(self.root / name):

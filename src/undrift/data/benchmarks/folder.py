@@ -248,6 +248,29 @@ def own_task(
     return OwnTask(name or called, images=images or place, **{**found, **_without_none(**settings)})
 
 
+def test_beside(data: Path) -> Path | None:
+    """Find the test questions that lie beside a training file.
+
+    Args:
+        data: What was given; looked beside is a file (or saved dataset) of train's names only.
+
+    Returns:
+        What holds the rows of test there; None if nothing does.
+
+    Raises:
+        DataError: If two do.
+    """
+    given = existing_path(data)
+    is_file = is_regular(given) or is_dataset(given)
+    if not is_file or stem(given) not in _SPLITS["train"]:
+        return None
+    several = _of_split(given.parent, "test")
+    if len(several) > 1:
+        names = " and ".join(path.name for path in several)
+        raise DataError(f"{given.parent} holds {names}; say with --test which of them are asked")
+    return several[0] if several else None
+
+
 def _without_none(**settings: Any) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 

@@ -53,8 +53,9 @@ class Budget:
 
     def __str__(self) -> str:
         return (
-            f"{_short(self.trainable)} parameters trained, {_short(self.active)} active, "
-            f"{_short(self.stored)} stored, {_short(self.state_bytes)}B of state"
+            f"{short_number(self.trainable)} parameters trained, {short_number(self.active)} "
+            f"active, {short_number(self.stored)} stored, "
+            f"{short_number(self.state_bytes)}B of state"
         )
 
     def of(self, kind: Kind) -> int:
@@ -146,8 +147,8 @@ def check_fits(method: Method, model: PreTrainedModel, directory: Path) -> None:
         ) from error
     if needed > 4 * there + 2**20:
         raise AdapterMismatch(
-            f"the options in {directory} are of an adapter of {_short(needed)}B, and its files "
-            f"have {_short(there)}B; get its files anew from where they come from"
+            f"the options in {directory} are of an adapter of {short_number(needed)}B, and its "
+            f"files have {short_number(there)}B; get its files anew from where they come from"
         )
 
 
@@ -203,8 +204,8 @@ def rank_to_meet(method: Method, kind: Kind, model: nn.Module, tasks: int) -> in
     return rank
 
 
-def _short(number: int) -> str:
-    """Write 1234567 as "1.23 M"."""
+def short_number(number: int) -> str:
+    """Write 1234567 as "1.23 M", and 12 as "12 ", for a unit to follow."""
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= factor:
             return f"{number / factor:.3g} {unit}"
