@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from tests.run.own import LAYER, write_task
+from undrift.cli import app
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.types import Example, Task
-from undrift.errors import ConfigError, DataError, UnknownName
+from undrift.errors import ConfigError, DataError, RunDirError, UnknownName
 from undrift.run.adapters import origin_of
+from undrift.run.backbone import Backbone
 from undrift.run.kept_tests import keep_test, kept_at, kept_examples
 from undrift.run.learn import Learn, start_from
 from undrift.run.learned_tasks import find_again, relocated
@@ -167,3 +175,23 @@ def test_the_card_tells_what_became_of_every_task(lesson, tmp_path):
     assert "Fingerprint of the base's weights: " in card
     assert str(tmp_path) not in card
     assert verify(tmp_path / "v2").wrong == []
+
+
+@pytest.mark.slow
+def test_a_plain_lora_becomes_part_of_the_base(data, tmp_path, backbone_folder):
+    wide = r".*language_model.*(up|down)_proj"
+    config = LoraConfig(r=2, target_modules=wide, init_lora_weights=False)
+    model = get_peft_model(Backbone.load(str(backbone_folder)).model, config)
+    model.save_pretrained(tmp_path / "lora")
+    with pytest.raises(RunDirError) as told:
+        start_from(str(tmp_path / "lora"), LAYER)
+    (line,) = re.findall(r"`undrift (.*?)`", str(told.value))
+    words = line.replace("BASE", str(backbone_folder)).replace("MERGED", str(tmp_path / "base"))
+    done = CliRunner().invoke(app, shlex.split(words))
+    assert done.exit_code == 0, done.output
+    own = OwnTask("colours", data / "colours.jsonl", data, max_new_tokens=6)
+    Learn(start_from(str(tmp_path / "base"), LAYER), own, tmp_path / "v1").go()
+    merged = load_file(tmp_path / "base/model.safetensors")
+    before = load_file(backbone_folder / "model.safetensors")
+    moved = [name for name in merged if not torch.equal(merged[name], before[name])]
+    assert merged.keys() == before.keys() and len(moved) == 4

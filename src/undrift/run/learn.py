@@ -146,8 +146,10 @@ def start_from(
     origin = origin_of(folder)
     if "learned" not in origin:
         raise RunDirError(
-            f"{folder} does not say which tasks it has learned; start from an adapter that "
-            "`undrift run` or `undrift learn` has saved"
+            f"{folder} does not say which tasks it has learned, so undrift has not saved it; a "
+            "plain LoRA becomes part of the base: `undrift export "
+            f"{shlex.quote(str(folder))} --to merged --limit 0 --backbone BASE --out MERGED`, then "
+            "learn from MERGED"
         )
     own = {key: value for layer in map(spelled_out, asked) for key, value in layer.items()}
     name = own.get("method", {}).get("name", origin["method"])

@@ -72,11 +72,12 @@ def write_card(folder: Path, scores: Sequence[Mapping[str, Any]] = ()) -> None:
             `after` in percent, None where it was not asked.
     """
     if is_ours(folder) and (folder / CONFIG_NAME).exists():
-        config, found = read_json(folder / CONFIG_NAME), []
-        for name, kind in ((RECORD, MethodState), (_ORIGIN, Origin)):
-            file = folder / name
-            found.append(read_record(file, kind) if file.exists() else {})
-        body = _text(config, *found, scores)
+        config = read_json(folder / CONFIG_NAME)
+        state, origin = (
+            read_record(folder / name, kind) if (folder / name).exists() else {}
+            for name, kind in ((RECORD, MethodState), (_ORIGIN, Origin))
+        )
+        body = _text(config, state, origin, scores)
         atomic_write(folder / CARD, f"{body}{_MARK}{_digest(body)} -->\n")
 
 
