@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
-from undrift.cli.ask import evaluate, predict
+from undrift.cli.ask import evaluate
 from undrift.cli.compare import compare
 from undrift.cli.diagnose import diagnose
 from undrift.cli.doctor import doctor
@@ -24,6 +24,7 @@ from undrift.cli.export import export
 from undrift.cli.failures import GOES_ON, advice, refusal
 from undrift.cli.learn import learn
 from undrift.cli.options import process_number
+from undrift.cli.predict import predict
 from undrift.cli.push import push
 from undrift.cli.report import report
 from undrift.cli.run import run

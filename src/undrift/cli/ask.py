@@ -1,4 +1,4 @@
-"""The commands `undrift eval` and `undrift predict`: questions to a saved adapter."""
+"""The command `undrift eval`: a saved adapter is asked test questions and scored."""
 
 from __future__ import annotations
 
@@ -108,30 +108,6 @@ def evaluate(
         cells = ["" if score[key] is None else f"{score[key]:.1f}" for key in shown]
         table.add_row(escape(one_line(task)), *cells)
     Console().print(table)
-
-
-def predict(
-    adapter: Annotated[Path, typer.Argument(help="A run's folder, or one of its adapters.")],
-    question: Annotated[str, typer.Option(help="The question, its format line included.")],
-    image: Annotated[
-        list[Path] | None, typer.Option("--image", help="A picture (repeatable).")
-    ] = None,
-    backbone: options.Backbone = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 32,
-    device: options.Device = None,
-    as_json: options.Json = False,
-) -> None:
-    """Ask a saved adapter one question about a picture."""
-    calm(None)
-    from undrift.run.adapters import open_adapter
-    from undrift.run.evaluate import ask
-
-    learned = open_adapter(adapter, backbone, device or "auto")
-    answer = ask(learned, question, tuple(image or ()), max_new_tokens)
-    if as_json:
-        options.print_json({"adapter": str(learned.folder), "question": question, "answer": answer})
-    else:
-        Console(soft_wrap=True).print(answer, markup=False, highlight=False)
 
 
 def _learned(

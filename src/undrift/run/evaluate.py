@@ -32,7 +32,11 @@ _MARK = "asked.json"
 
 
 def ask(
-    adapter: SavedAdapter, question: str, images: tuple[Path, ...] = (), max_new_tokens: int = 32
+    adapter: SavedAdapter,
+    question: str,
+    images: tuple[Path, ...] = (),
+    max_new_tokens: int = 32,
+    task: int | None = None,
 ) -> str:
     """Ask one question.
 
@@ -41,13 +45,14 @@ def ask(
         question: The question, its format line included.
         images: Pictures it is about.
         max_new_tokens: Longest answer.
+        task: The number of the learned task that it belongs to, from 1, where that is known.
 
     Returns:
         The answer.
     """
     asked = Example("question", question, ("unknown",), images)
     encoded = adapter.collator.encode([asked], answered=False)
-    with adapter.method.predicting(adapter.model):
+    with adapter.method.predicting(adapter.model, task=task):
         return next(text for _, text in answers(adapter, encoded, max_new_tokens))
 
 

@@ -45,8 +45,14 @@ def from_benchmark(config: RunConfig, tasks: Sequence[Task]) -> list[Note]:
         "split": config.eval.split,
     }
     return [
-        {"name": t.name, "digest": examples_digest(t.test), "examples": _counts(t), **source}
-        for t in tasks
+        {
+            "name": task.name,
+            "digest": examples_digest(task.test),
+            "examples": _counts(task),
+            "max_new_tokens": task.max_new_tokens,
+            **source,
+        }
+        for task in tasks
     ]
 
 
@@ -183,7 +189,7 @@ def find_again(
 
 
 def _source(note: Note) -> str:
-    no_matter = ("name", "digest", "seen_from_here", "examples")
+    no_matter = ("name", "digest", "max_new_tokens", "seen_from_here", "examples")
     return json.dumps({key: note[key] for key in note if key not in no_matter})
 
 

@@ -122,6 +122,7 @@ class Change(Record):
 class _BenchmarkNote(Record):
     name: Name
     digest: str
+    max_new_tokens: PositiveInt | None = None  # an older record does not say
     benchmark: Name
     data: Place | None
     reading: dict[str, Any]
