@@ -11,6 +11,7 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 CLEAN := build/clean
+EXTRAS := build/extras
 INSTALL := python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 UNDRIFT := OMP_NUM_THREADS=1 $(BIN)/undrift
@@ -20,7 +21,7 @@ POINTS ?= 200
 SEED ?= 17
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-slow test-cpus test-browser test-versions fuzz kill counts times \
+.PHONY: help install dev demo test test-slow test-cpus test-browser test-extras test-versions fuzz kill counts times \
 	bench lint ci-smoke clean
 
 help:  ## list the targets
@@ -88,6 +89,20 @@ test-browser: dev  ## the report in headless chromium, or in the one that $CHROM
 		{ apt-get update -qq && apt-get install --yes -qq --no-install-recommends chromium; } || \
 		{ echo "install chromium, or let CHROMIUM be the path of one"; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser
+
+# What is in .venv is seen from this environment; lmms-eval asks for 2 GB that undrift does not use.
+$(EXTRAS)/.installed: $(VENV)/.installed-dev
+	$(BIN)/python -m venv $(EXTRAS)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> "$$($(EXTRAS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/venv.pth"
+	$(EXTRAS)/bin/$(INSTALL) --no-deps lmms-eval==0.7.3
+	$(EXTRAS)/bin/$(INSTALL) pytz loguru tenacity evaluate sacrebleu pytablewriter
+	$(EXTRAS)/bin/$(INSTALL) --editable '.[chat,lm-eval]'
+	@touch $@
+
+test-extras: $(EXTRAS)/.installed  ## chat in a browser, lmms-eval and lm-eval, in build/extras
+	UNDRIFT_EVERY_EXTRA=1 OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m pytest -q -m "slow or browser" \
+		tests/browser/test_chat_in_browser.py tests/run/test_lmms_eval.py tests/run/test_lm_eval.py
 
 counts: dev  ## the exact bars (bytes, operations, tokens, accuracy); fails if one falls short
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks counts

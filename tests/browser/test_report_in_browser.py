@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from tests.browser.chromium import FLAGS, found_chromium
 from tests.report.complete import HOSTILE, complete
 from tests.report.lessons import write_chain
 from undrift.report import load
@@ -19,10 +18,6 @@ from undrift.report.page_content import page_content
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
 PHONE, DESK = 400, 1400
 MAIN_TEXTS = {
     "text": "main p:not(.soft)",
@@ -55,11 +50,8 @@ CONTRAST = """selector => {
 
 @pytest.fixture(scope="module")
 def chromium():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not path:
-        pytest.fail("no chromium; install one, or let CHROMIUM be its path")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which(path), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=found_chromium(), args=FLAGS)
         yield browser
         browser.close()
 

@@ -17,6 +17,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from undrift.cli.ask import evaluate
+from undrift.cli.chat import chat
 from undrift.cli.compare import compare
 from undrift.cli.diagnose import diagnose
 from undrift.cli.doctor import doctor
@@ -86,7 +87,7 @@ def _options(
 
 
 _COMMANDS = (
-    *(run, learn, study, evaluate, predict, score),
+    *(run, learn, study, evaluate, predict, chat, score),
     *(export, push, compare, diagnose, report, verify, doctor, show),
 )
 for command in _COMMANDS:

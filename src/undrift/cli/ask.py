@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from undrift.cli import options
+from undrift.cli.general_ability import general_ability
 from undrift.errors import ConfigError, one_line, unknown
 from undrift.run.progress import calm
 from undrift.scoring import PROFILES
@@ -49,6 +50,20 @@ def evaluate(
             help="Whose strict rules: coin, hide, prism, official, official-2015 or lenient."
         ),
     ] = None,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lm-eval",
+            metavar="TASK",
+            help="Ask this task of lm-eval instead, of texts alone (repeatable).",
+        ),
+    ] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="A folder of your own tasks for --lm-eval.")
+    ] = None,
+    with_base: Annotated[
+        bool, typer.Option("--with-base", help="With --lm-eval, ask the model without it as well.")
+    ] = False,
     threads: options.Threads = None,
     device: options.Device = None,
     quiet: options.Quiet = False,
@@ -56,6 +71,15 @@ def evaluate(
 ) -> None:
     """Ask a saved adapter the test questions of what it has learned, or of a benchmark."""
     calm(threads)
+    if lm_eval or include_path or with_base:
+        others = (benchmark, tasks, test_of, data, fraction, skip_bad, settings, out, scoring)
+        general_ability(
+            *(str(adapter), lm_eval or [], include_path, limit, batch_size),
+            *(with_base, backbone, device or "auto"),
+            as_json=as_json,
+            alone=not any(others),
+        )
+        return
     from undrift.data.subset import subset
     from undrift.run.adapters import find_adapter, open_adapter, origin_of
     from undrift.run.config import located, overrides, resolve
