@@ -44,6 +44,7 @@ def test_two_lessons_are_learned_asked_and_judged(undrift, tmp_path):
     status, out, err = undrift(*first, "--held-out", 0.25)
     assert status == 0, err
     assert "colours (new)" in out and "v1/adapter" in out
+    assert "v1 has learned colours" in (tmp_path / "v1/report.html").read_text()
     second = ("learn", "v1", "--data", "capitals.jsonl", "--test", "capitals-test.jsonl")
     second = (*second, "--out", "v2", *SMALL)
     status, out, err = undrift(*second, "--json", "--quiet", "--watch-routes", 2)
@@ -51,6 +52,12 @@ def test_two_lessons_are_learned_asked_and_judged(undrift, tmp_path):
     tasks = json.loads(out)["tasks"]
     assert [(row["task"], row["new"]) for row in tasks] == [("colours", False), ("capitals", True)]
 
+    status, out, err = undrift("report", "v1", "v2", "--out", "page.html", "--no-figures")
+    assert status == 0, err
+    assert out.startswith("v2 has learned capitals") and "written: page.html" in out
+    status, out, err = undrift("diagnose", "v2", "--json")
+    assert status == 0, err
+    assert json.loads(out)["causes"]["cells"][0]["name"] == "colours"
     assert "routes/overlap/colours" in read_lines(tmp_path / "v2/train.jsonl")[-1]
     result = read_json(tmp_path / "v2/result.json")  # a drop of ten points, planted
     result["tasks"][0] |= {"before": 90.0, "after": 80.0}

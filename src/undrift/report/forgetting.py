@@ -328,6 +328,9 @@ def _diagnosed(run: Results) -> tuple[dict[int, TaskLoss], str]:
     missing = [name for i, name in enumerate(run.tasks[:-1], 1) if i not in found]
     if missing:
         tasks = ", ".join(missing) if found else "any task"
+        if run.is_chain and found:
+            told = "the adapters of then are not there any more"
+            return found, f"the loss of {tasks} until the end cannot be diagnosed: {told}"
         return found, f"the loss of {tasks} until the end is not diagnosed; run {command}"
     return found, ""
 
