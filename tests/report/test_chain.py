@@ -65,6 +65,7 @@ def test_the_table_has_a_column_an_adapter_and_the_guards(v3):
     rows = {row[0]: row[1:] for row in table.rows}
     assert list(rows) == ["boxes (new)", "charts", "words", "golden (guard)"]
     assert rows["charts"][:3] == ["100.0 → 30.0", "-70.0", "3/10 −7"]
+    assert rows["words"][:3] == ["80.0 → 80.0", "0.0", "8/10"]
     assert rows["golden (guard)"] == ["70.0 → 50.0", "-20.0", "5/10 −2", "", "", "90.0", "70.0",
                                       "50.0"]  # fmt: skip
 
@@ -134,7 +135,7 @@ def test_a_chain_that_goes_on_from_a_run_has_the_runs_tasks(tmp_path):
     assert found.matrix[0][:2] == of_run.matrix[0]
     assert found.matrix[1] == [*of_run.matrix[1], 0]
     assert found.matrix[2] == [40, 90, 90]
-    assert list(found.files.stage_names)[1:] == ["01-charts", "02-words", "v2"]
+    assert list(found.files.stage_names) == ["untouched", "01-charts", "02-words", "v2"]
     assert found.files.scorers == ["letter", "exact", "exact"]
     assert "boxes" in page(page_content([found]))
 

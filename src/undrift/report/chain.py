@@ -188,6 +188,10 @@ class ChainDir(LearnDir):
         return None
 
     @property
+    def _oldest(self) -> Link:
+        return self.links[min(self.links)]
+
+    @property
     def in_run(self) -> int:
         """How many tasks the run had learned that the chain went on from."""
         return min(self.links) - 1 if self.run is not None else 0
@@ -201,7 +205,7 @@ class ChainDir(LearnDir):
             return folder.parent.name if folder.name == "adapter" else folder.name
         if 0 < after <= self.in_run:
             return f"{after:02d}-{self.names[after - 1]}"
-        return f"before {self.links[min(self.links)].root.name}"
+        return "untouched" if self.run is not None else f"before {self._oldest.root.name}"
 
     def adapter(self, index: int, name: str) -> Path:
         """Return the folder of the adapter after so many tasks; also one that is not there."""

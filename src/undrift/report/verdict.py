@@ -167,7 +167,8 @@ def chain_table(run: Results) -> Section:
     for each in told:
         scores = each.scores or {}
         kind = " (new)" if each.new_task else " (guard)" if each.guard else ""
-        moved = "" if each.change is None else f"{each.change:+z.1f}"
+        still = each.change is None or abs(each.change) < SMALL
+        moved = number(each.change) if still else f"{each.change:+.1f}"
         ends = f"{number(each.before) or '?'} → {number(each.after) or '?'}"
         course = [number(scores.get(stage)) for stage in stages]
         rows.append([f"{each.name}{kind}", ends, moved, each.counts, *course])
