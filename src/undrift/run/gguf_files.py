@@ -8,11 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from undrift.errors import ConfigError
 from undrift.rundir.files import remove
 
 MODEL, PICTURES = "model.gguf", "mmproj.gguf"
 _SCRIPT = "convert_hf_to_gguf.py"
+_TYPES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 _KEPT = ("README.md", MODEL, PICTURES)
 _GET = (
     "give llama.cpp's folder with --converters DIR: a checkout, or vendor/llama.cpp of "
@@ -31,32 +34,34 @@ def check_converters(folder: Path | None) -> None:
         raise ConfigError(f"{lost}; {_GET}")
 
 
-def write_gguf(folder: Path, converters: Path, notes: list[str]) -> None:
+def write_gguf(folder: Path, converters: Path, dtype: torch.dtype, notes: list[str]) -> None:
     """Convert a merged folder, and leave the GGUF files alone in it.
 
     Args:
         folder: The merged folder.
         converters: llama.cpp's folder.
+        dtype: Of the weights in the merged folder, which they keep.
         notes: Receives what has to be known to use them.
 
     Raises:
         ConfigError: If the converter refuses the model.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    _convert(folder, converters, MODEL)
+    kind = _TYPES.get(dtype, "auto")
+    _convert(folder, converters, MODEL, kind)
     notes.append(f"llama.cpp: llama-server -m {MODEL}")
     if "vision_config" in config:
-        _convert(folder, converters, PICTURES, "--mmproj")
+        _convert(folder, converters, PICTURES, kind, "--mmproj")
         notes[-1] += f" --mmproj {PICTURES}"
     for path in folder.iterdir():
         if path.name not in _KEPT:
             remove(path)
 
 
-def _convert(folder: Path, converters: Path, name: str, *more: str) -> None:
+def _convert(folder: Path, converters: Path, name: str, kind: str, *more: str) -> None:
     paths = [str(converters / "gguf-py"), os.environ.get("PYTHONPATH", "")]
     command = [sys.executable, str(converters / _SCRIPT), str(folder)]
-    command += ["--outfile", str(folder / name), "--outtype", "auto", *more]
+    command += ["--outfile", str(folder / name), "--outtype", kind, *more]
     done = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},

@@ -123,8 +123,8 @@ def adapted_linears(model: PeftModel, adapter: str) -> dict[str, BaseTunerLayer]
     return {
         name: layer
         for name, layer in model.get_base_model().named_modules()
-        if isinstance(layer, BaseTunerLayer)
-        and is_linear(layer)
+        if is_linear(layer)
+        and isinstance(layer, BaseTunerLayer)
         and any(adapter in getattr(layer, held, ()) for held in layer.adapter_layer_names)
     }
 
