@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from undrift.data.types import Example, Task
 from undrift.errors import ConfigError, DataError, RunDirError, unknown
@@ -14,7 +13,7 @@ from undrift.run.adapters import SavedAdapter, find_adapter, open_adapter, origi
 from undrift.run.answer import answers
 from undrift.run.backbone import Backbone
 from undrift.run.config import located
-from undrift.run.load_model import source
+from undrift.run.load_model import Quantize, source
 from undrift.run.load_tasks import without_bad
 from undrift.run.progress import Progress
 from undrift.run.session import Session, make_method
@@ -86,17 +85,16 @@ def open_several(
     loaded: dict[tuple[str, ...], Backbone] = {}
     opened: list[SavedAdapter] = []
     for name in names:
-        place, *how = _base_of(names[0] if name == BASE else name, backbone)
-        base = (source(place), *how)
+        place, dtype, quantize = _base_of(names[0] if name == BASE else name, backbone)
+        base = (source(place), dtype, quantize)
         if base not in loaded:
-            dtype, quantize = how
             loaded[base] = Backbone.load(place, dtype, device, quantize)
         own = twin(loaded[base])
         opened.append(open_model(place, own) if name == BASE else open_model(name, own))
     return opened
 
 
-def _base_of(name: str, backbone: str | None) -> tuple[str, str, Any]:
+def _base_of(name: str, backbone: str | None) -> tuple[str, str, Quantize]:
     """Say which model answers, in which dtype, and how it is quantised."""
     if not is_adapter(name):
         return name, "auto", "none"
