@@ -10,7 +10,6 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
-CLEAN := build/clean
 EXTRAS := build/extras
 SERVE := build/serve
 VLLM ?=
@@ -24,7 +23,7 @@ SEED ?= 17
 
 .DEFAULT_GOAL := help
 .PHONY: help install dev demo test test-slow test-cpus test-browser test-extras test-versions fuzz kill counts times \
-	bench lint ci-smoke serve-check clean
+	bench lint docs dist dockerfile serve-check clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -139,17 +138,21 @@ $(SERVE)/.made: $(VENV)/.installed-dev
 serve-check: $(SERVE)/.made  ## export SmolLM2 with an adapter, and ask it in llama.cpp, or vLLM
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/serve_check.py $(SERVE) $(if $(VLLM),--vllm $(VLLM))
 
-ci-smoke: dev  ## build the wheel, install it in a clean environment, learn two tasks with it
-	rm -rf build dist
-	$(BIN)/python -m build --wheel --outdir dist .
-	$(BIN)/python -m venv $(CLEAN)
-	$(CLEAN)/bin/$(INSTALL) $(TORCH)
-	$(CLEAN)/bin/$(INSTALL) "$$(ls $(CURDIR)/dist/*.whl)[pocket]"
-	cd build && clean/bin/undrift --help
-	printf 'digits\nbiopsy\n' > build/two-tasks.txt
-	cd build && OMP_NUM_THREADS=1 clean/bin/undrift run pocket --method same --profile demo \
-		--order two-tasks.txt --out smoke
-	test -f build/smoke/tasks/02-biopsy/adapter/adapter_model.safetensors
+$(VENV)/.installed-docs: $(VENV)/.installed-dev
+	$(BIN)/$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.installed-docs  ## this documentation as a site in build/docs, its tutorial run
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python scripts/run_tutorials.py
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "look at it: python -m http.server --directory build/docs"
+
+# Each extra in an environment of its own, one after another, all of it below build.
+dist: dev  ## build wheel and sdist, check them, install the wheel with each extra, learn two tasks
+	TORCH_INDEX="$(TORCH_INDEX)" OMP_NUM_THREADS=1 $(BIN)/python scripts/check_distribution.py
+
+dockerfile: dev  ## the RUN lines of the Dockerfile, in a clean environment without Docker
+	$(BIN)/python scripts/run_dockerfile.py --build-arg TORCH_INDEX="$(TORCH_INDEX)"
 
 clean:  ## delete the environment, builds and caches; runs stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

@@ -41,7 +41,7 @@ def two_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Benchmark:
     return Benchmark("pocket", "test", tuple(tasks), pocket.LICENCE, {}, "test")
 
 
-@pytest.mark.slow  # `make ci-smoke` runs the pocket as well
+@pytest.mark.slow  # `make dist` runs the pocket as well
 def test_two_tasks_end_to_end(two_tasks, tmp_path):
     train = {"epochs": 4, "batch_size": 16, "learning_rate": 5e-3, "log_steps": 4}
     config = resolve(
