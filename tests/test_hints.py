@@ -26,7 +26,15 @@ BARE = re.compile(r"^(?:  )?undrift (\w+)((?: [^`>|\n]*)?\bX\b[^`>|\n]*)$", re.M
 SHOWN = re.compile(r"^  undrift (\w+)([^`>|\n]*)$", re.MULTILINE)
 OPTION = re.compile(r"(?<![\w(-])--[a-z][\w-]+(?![\w-]*:)")
 OF_OTHERS = {  # options of pip, lmms-eval and vLLM
-    *("--no-binary", "--no-deps", "--model", "--gen_kwargs", "--enable-lora", "--max-lora-rank")
+    *(
+        "--no-binary",
+        "--no-deps",
+        "--model",
+        "--model_args",
+        "--gen_kwargs",
+        "--enable-lora",
+        "--max-lora-rank",
+    )
 }
 KEY = re.compile(r"\b(?:train|eval|method|profile|reading)\.(?!json|csv)[a-z_]+\b(?!\()")
 PLACEHOLDER = "X"
