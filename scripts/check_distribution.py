@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DIST, CLEAN = ROOT / "dist", ROOT / "build" / "clean"
 NEEDS_CUDA: frozenset[str] = frozenset()
 """Extras that cannot be installed without CUDA; they are left out by name."""
+UNPINNED = {"chat"}  # gradio wants a pillow below that of constraints.txt
 NOT_WHEELS = {"dev", "docs"}  # tools for a checkout, which `make dev` and `make docs` install
 CHECK = """
 import importlib.metadata as m, sys, undrift
@@ -80,7 +81,10 @@ def try_in_clean(wheel: Path, extra: str, packages: Sequence[str]) -> None:
     try:
         uv("venv", "--quiet", "--python", sys.executable, str(CLEAN))
         options = ["--quiet", "--index-strategy", "unsafe-best-match"]  # as pip looks
-        options += ["--constraint", str(ROOT / "constraints.txt")]
+        if extra in UNPINNED:
+            options.append(pinned_torch())
+        else:
+            options += ["--constraint", str(ROOT / "constraints.txt")]
         uv("pip", "install", *options, "--python", str(CLEAN / "bin" / "python"), *torch(), there)
         elsewhere = {"cwd": CLEAN, "check": True, "env": {**os.environ, "PYTHONPATH": ""}}
         subprocess.run([CLEAN / "bin" / "undrift", "--version"], **elsewhere)
@@ -100,6 +104,12 @@ def learn_two_tasks(elsewhere: dict[str, Any]) -> None:
     adapter = CLEAN / "smoke" / "tasks" / "02-biopsy" / "adapter" / "adapter_model.safetensors"
     if not adapter.is_file():
         sys.exit(f"{adapter} is not there")
+
+
+def pinned_torch() -> str:
+    """Return the line of constraints.txt that says which torch is taken."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith("torch=="))
 
 
 def torch() -> list[str]:
