@@ -113,7 +113,7 @@ def settings_file(file: Path) -> Mapping[str, Any]:
         if key in layer:
             raise ConfigError(
                 f"{file} has the key {key}, which is for `undrift run`; leave it out, or give what "
-                "`undrift learn ... --dry-run` prints"
+                "--dry-run of `undrift learn` prints"
             )
     return layer
 
