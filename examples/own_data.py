@@ -1,16 +1,17 @@
 """Write a folder of your own data to try `undrift learn` with: two small tasks, drawn here.
 
     python examples/own_data.py mine
+    python examples/own_data.py golden --rows 12 --seed 1 --only plates
 
 `mine/plates` asks for the letters on a number plate, `mine/gauges` whether a gauge is in the red.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import random
-import sys
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -33,13 +34,22 @@ def gauge(draw: ImageDraw.ImageDraw, rng: random.Random) -> tuple[str, str]:
     return "Is the pointer in the red?", "yes" if angle > math.radians(300) else "no"
 
 
+TASKS = {"plates": plate, "gauges": gauge}
+
+
 def main() -> None:
-    root, rng = Path(sys.argv[1]), random.Random(0)
-    for name, made in {"plates": plate, "gauges": gauge}.items():
-        folder = root / name
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rows", type=int, default=500, help="of each task")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=TASKS, action="append", help="this task (repeatable)")
+    asked = parser.parse_args()
+    rng = random.Random(asked.seed)
+    for name in asked.only or TASKS:
+        made, folder = TASKS[name], asked.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         rows = []
-        for number in range(500):
+        for number in range(asked.rows):
             picture = Image.new("RGB", (96, 96), "lightsteelblue")
             question, answer = made(ImageDraw.Draw(picture), rng)
             picture.save(folder / f"{number}.png")

@@ -110,7 +110,9 @@ def test_a_place_that_is_told_is_taken_and_noted(lesson, data, tmp_path, backbon
 def test_what_is_gone_says_how_to_tell_where_it_is(lesson, data, tmp_path):
     lesson("colours", out="v1", keep_tests=0).go()
     shutil.rmtree(data)
-    with pytest.raises(DataError, match=r"cannot be asked: .* --test-of colours=FILE; .*--without colours"):
+    with pytest.raises(
+        DataError, match=r"cannot be asked: .* --test-of colours=FILE; .*--without colours"
+    ):
         asked(tmp_path / "v1/adapter")
 
 

@@ -35,6 +35,7 @@ def test_they_are_the_ones_promised():
 @pytest.mark.parametrize("name", presets())
 def test_a_preset_does_everything_up_to_the_weights(name, tmp_path, monkeypatch):
     monkeypatch.setattr(load_model, "check_hub", lambda *_: None)  # its weights need not be here
+    monkeypatch.setattr(Run, "_load", lambda _: None)
     config = preset(name, tmp_path)
     run = Run(config)
     count = {"coin": 8, "ucit": 6, "trigap": 10}[config.benchmark]

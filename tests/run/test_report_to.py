@@ -102,7 +102,8 @@ def test_what_reporters_do_decides_no_number(make_run, noted, tmp_path):
 
 def test_a_training_that_fails_ends_what_it_has_begun(make_run, noted):
     with pytest.raises(KeyboardInterrupt):
-        make_run(report_to="noted", progress=StopLearning("lower", 3)).go()
+        four = {"train": {"max_steps": 4}}
+        make_run(report_to="noted", progress=StopLearning("lower", 3), **four).go()
     assert [event[0] for event in noted.heard] == ["begin", "log", "end"]
 
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from undrift.cli import options
 from undrift.errors import one_line
+from undrift.run.progress import calm
 
 
 def push(
@@ -34,6 +35,7 @@ def push(
     of this machine is named. What the adapter keeps of the data are weights and, of a method with a
     history, second moments of the layers' inputs.
     """  # noqa: E501 (the lines are those of the help)
+    calm(None)
     from undrift.run.adapters import find_adapter
     from undrift.run.hub import check_repo, not_sent, to_send
     from undrift.run.hub import push as send
