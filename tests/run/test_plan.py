@@ -153,9 +153,9 @@ def test_each_warning_says_what_to_do(lesson, data, auto):
     assert replace(plan, **good).warnings(test_file=True) == []
     assert "--held-out 0.3" in replace(plan, questions=29).warnings(test_file=False)[1]
     (steps,) = replace(plan, **good, steps=49).warnings(test_file=True)
-    assert "gets 49 steps, and fewer than 50" in steps and "set train.epochs higher" in steps
+    assert "gets 49 steps, and fewer than 50" in steps and "--set train.epochs=auto" in steps
     (steps,) = replace(plan, **good, steps=49, epochs=None).warnings(test_file=True)
-    assert "set train.max_steps higher" in steps
+    assert "--set train.max_steps=50" in steps
     assert replace(plan, **good, steps=50).warnings(test_file=True) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from undrift.rundir.records import Origin
 
 _ORIGIN = "undrift.json"
 _PEFT = "adapter_config.json"
+_MANY = 20  # folders that are looked into for a message
 
 
 def note_origin(
@@ -185,7 +187,20 @@ def find_adapter(path: Path) -> Path:
     for folder in candidates:
         if (folder / _PEFT).is_file():
             return folder
-    raise RunDirError(
-        f"{path} holds no adapter (no {_PEFT}); give the folder of a run, such as "
-        "runs/pocket-same-s0, one of its tasks/*/adapter, or an adapter saved by PEFT"
+    raise RunDirError(f"{path} holds no adapter (no {_PEFT}); {_near(path)}")
+
+
+def _near(path: Path) -> str:
+    """Say where there is an adapter, if one lies near."""
+    if path.is_file() and (path.parent / _PEFT).is_file():
+        return f"give the folder that it lies in: {path.parent}"
+    here = next((each for each in (path, *path.absolute().parents) if each.is_dir()), Path())
+    patterns = (f"*/{_PEFT}", f"*/adapter/{_PEFT}", f"*/*/adapter/{_PEFT}")
+    found = (file.parent for pattern in patterns for file in islice(here.glob(pattern), _MANY))
+    named = sorted({str(each.parent if each.name == "adapter" else each) for each in found})[:3]
+    if named:
+        return f"there is one in {', one in '.join(named)}"
+    return (
+        "give the folder of a run, such as runs/pocket-same-s0, one of its tasks/*/adapter, or an "
+        "adapter saved by PEFT"
     )

@@ -198,10 +198,10 @@ class TaskPlan:
         """
         found = []
         if self.steps < FEW_STEPS:
-            what = "train.max_steps" if self.epochs is None else "train.epochs"
+            more = f"train.max_steps={FEW_STEPS}" if self.epochs is None else "train.epochs=auto"
             found.append(
                 f"{self.task} gets {_count(self.steps, 'step')}, and fewer than {FEW_STEPS} seldom "
-                f"teach anything: set {what} higher, or train.epochs=auto without train.max_steps"
+                f"teach anything: --set {more} gives as many"
             )
         if self.one_answer is not None:
             found.append(
