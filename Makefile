@@ -98,7 +98,8 @@ $(EXTRAS)/.installed: $(VENV)/.installed-dev
 		> "$$($(EXTRAS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/venv.pth"
 	$(EXTRAS)/bin/$(INSTALL) --no-deps lmms-eval==0.7.3
 	$(EXTRAS)/bin/$(INSTALL) pytz loguru tenacity evaluate sacrebleu pytablewriter
-	$(EXTRAS)/bin/$(INSTALL) --editable '.[chat,lm-eval]'
+	grep -v '^pillow==' constraints.txt > $(EXTRAS)/constraints.txt  # gradio wants an older one
+	cd $(EXTRAS) && bin/$(INSTALL) --editable '$(CURDIR)[chat,lm-eval]'
 	@touch $@
 
 test-extras: $(EXTRAS)/.installed  ## chat in a browser, lmms-eval and lm-eval, in build/extras

@@ -34,7 +34,8 @@ _TIMES = {
 _PYTHONS = re.compile(r"tmp(/[a-z0-9_]{8})?")
 """What Python leaves where it looks whether files can be made."""
 _FINISHED = re.compile(
-    r"cache/.*|(.*/)?(tasks/[^/]+|out)/adapter/[^/]+|.*\.jsonl|.*/DONE|.*\.webp|.*/result\.json|"
+    r"cache/.*|(.*/)?(tasks/[^/]+|out)/adapter/(?!README)[^/]+|.*\.jsonl|.*/DONE|.*\.webp|"
+    r".*/result\.json|out/tests/.*|"  # a card is written anew with the scores
     r".*/learn\.yaml"
 )
 """What is not written again once it is there, below the folder of a point."""
