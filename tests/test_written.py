@@ -176,3 +176,26 @@ def test_pages_and_tables_of_somebody_else_stay(tmp_path):
         claim_json(tmp_path / "summary.json", Summary)
     write_json(tmp_path / "summary.json", {"methods": {}, "margins": [], "differences": {}})
     claim_json(tmp_path / "summary.json", Summary, tmp_path / "thesis.html")
+
+
+def test_the_only_copy_of_a_folder_is_never_deleted(tmp_path, monkeypatch):
+    """The new folder cannot take its place, nor can the old one be put back."""
+    place = tmp_path / "adapter"
+    place.mkdir()
+    (place / "weights").write_text("old")
+    rename, done = os.rename, []
+
+    def refused(source, target):
+        done.append(target)
+        if len(done) > 1:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    with monkeypatch.context() as broken, pytest.raises(RunDirError), atomic_folder(place) as made:
+        broken.setattr(os, "rename", refused)
+        (made / "weights").write_text("new")
+    assert not place.exists()
+    with atomic_folder(tmp_path / "adapter") as made:
+        assert (place / "weights").read_text() == "old"  # it is put back first
+        (made / "weights").write_text("new")
+    assert (place / "weights").read_text() == "new"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from tests.run.own import LAYER
 from undrift.cli import app
 from undrift.errors import ConfigError, RunDirError
+from undrift.methods.shared import model_card
 from undrift.run import hub
 from undrift.run.adapters import origin_of
 from undrift.run.hub import check_repo, not_sent, push, to_send
@@ -61,6 +63,22 @@ def test_what_is_sent_is_the_adapter_and_names_no_folder(learned, data, tmp_path
         ]
     assert not made.exists()
     assert not_sent(learned) == ["link.safetensors", "notes.txt", "predictions.jsonl"]
+
+
+def test_a_card_of_before_and_a_trainers_snapshot_are_not_sent(learned, backbone_folder):
+    body = f"# an adapter\nbase = {str(backbone_folder)!r}\n"
+    card = f"{body}{model_card._MARK}{model_card._digest(body)} -->\n"
+    (learned / "README.md").write_text(card)
+    (learned / "checkpoint-4").mkdir()
+    shutil.copy(learned / "adapter_model.safetensors", learned / "checkpoint-4")
+    with to_send(learned) as made:
+        assert names(made) == ALWAYS
+        text = (made / "README.md").read_text()
+    assert "## Load it" in text and str(backbone_folder) not in text
+    assert (learned / "README.md").read_text() == card  # the adapter itself is left alone
+    (learned / "undrift_state.json").write_text("{")
+    with pytest.raises(RunDirError, match="damaged"):
+        to_send(learned).__enter__()
 
 
 def test_the_questions_go_along_where_that_is_asked_for(learned):

@@ -140,6 +140,14 @@ def test_same_names_in_two_folders_stay_apart(tmp_path):
     assert [(e.answers, e.system) for e in kept] == [(("a", "b"), "say one word")] * 2
 
 
+def test_questions_that_changed_under_a_lesson_are_kept_anew(tmp_path):
+    first, second = (Example(name, f"{name}?", ("a",)) for name in ("one", "two"))
+    folder = tmp_path / "tests/01-a"
+    assert keep_test(folder, Task("a", (first,), (), (first,), "exact", 4), 1) is None
+    assert keep_test(folder, Task("a", (first,), (), (second,), "exact", 4), 1) is None
+    assert [each.id for each in kept_examples(folder)] == ["two"]
+
+
 def test_what_was_kept_and_changed_since_is_noticed(lesson, data, tmp_path):
     lesson("colours", out="v1").go()
     shutil.rmtree(data)

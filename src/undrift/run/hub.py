@@ -20,11 +20,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id
 
 from undrift.errors import ConfigError, RunDirError, first_line
+from undrift.methods.shared.model_card import MethodState, is_ours, write_card
 from undrift.registry import METHODS
 from undrift.run.adapters import origin_of
 from undrift.run.kept_tests import TESTS
-from undrift.rundir import atomic_write
-from undrift.rundir.files import temporary_folder
+from undrift.rundir import atomic_write, read_json, read_record
+from undrift.rundir.files import SNAPSHOT, parsed, temporary_folder, text_of
 
 _CARD = "README.md"
 _RECORDS = ("adapter_config.json", "undrift.json", "undrift_state.json")
@@ -57,10 +58,15 @@ def to_send(adapter: Path, *, with_tests: bool = False) -> Generator[Path]:
             there = folder / file.relative_to(adapter)
             there.parent.mkdir(parents=True, exist_ok=True)
             if file.suffix == ".json":
-                content = json.loads(file.read_text(encoding="utf-8"))
+                content = parsed(file, text_of(file))
                 atomic_write(there, json.dumps(_without_places(content), indent=1) + "\n")
             else:
                 shutil.copyfile(file, there)
+        if is_ours(folder):  # one of an older undrift may name the folder of the base
+            base = str(read_json(adapter / "adapter_config.json").get("base_model_name_or_path"))
+            card = folder / _CARD
+            if not card.exists() or (Path(base).is_absolute() and base in text_of(card)):
+                write_card(folder)
         if with_tests and (tests := adapter.absolute().parent / TESTS).is_dir():
             shutil.copytree(tests, folder / TESTS)
         yield folder
@@ -125,12 +131,16 @@ def check_repo(repo: str) -> None:
 def _files(adapter: Path) -> Iterator[Path]:
     """List the weights, records and card of an adapter, and the files that its record names."""
     record = adapter / "undrift_state.json"
-    state = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    state = read_record(record, MethodState) if record.is_file() else {}
     named = {*_RECORDS, _CARD, *state.get("files", ())}
     for path in sorted(adapter.rglob("*")):
         place = path.relative_to(adapter)
         weights = path.suffix == ".safetensors" and len(place.parts) <= 2
         inner = len(place.parts) == 2 and path.name in _RECORDS
+        if SNAPSHOT.fullmatch(
+            place.as_posix().partition("/")[0]
+        ):  # a trainer's, with its optimiser
+            continue
         if path.is_file() and not path.is_symlink() and (weights or inner or str(place) in named):
             yield path
 

@@ -190,7 +190,7 @@ class Inputs:
         self._progress.event("changed", text, what=change.what)
 
 
-def _step(settings: Mapping[str, str]) -> str | int:
+def _step(settings: Mapping[str, str]) -> int:
     """Say how many examples a step takes."""
     whole, most, pieces = (settings.get(name) for name in _SIZES)
     return int(whole or int(most or 0) * int(pieces or 1))

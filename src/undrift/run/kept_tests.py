@@ -53,7 +53,8 @@ def keep_test(folder: Path, task: Task, megabytes: float) -> str | None:
     Raises:
         RunDirError: If it cannot be written.
     """
-    if (folder / QUESTIONS).is_file():
+    wanted = [_plain(each) for each in task.test]
+    if (folder / QUESTIONS).is_file() and list(map(_plain, kept_examples(folder))) == wanted:
         return None
     pictures = {path for example in task.test for path in example.images}
     size = sum(path.stat().st_size for path in pictures) / 1e6
@@ -63,8 +64,7 @@ def keep_test(folder: Path, task: Task, megabytes: float) -> str | None:
         with atomic_folder(folder) as made, writing(folder):
             places = {path: _copied(path, made) for path in sorted(pictures)}
             write_lines(made / QUESTIONS, [_row(each, places) for each in task.test])
-            again = map(_plain, kept_examples(made))
-            if list(again) != [_plain(each) for each in task.test]:
+            if list(map(_plain, kept_examples(made))) != wanted:
                 raise DataError("a question, written as a row, would be another one")
     except DataError as error:
         return str(error)

@@ -57,7 +57,7 @@ LOCK = "undrift.lock"
 _FORMAT = re.compile(r"format: *(.*)\n")
 _PLACE = re.compile(r"^( *)backbone_folder:.*\n(?:\1 +.*\n)*", re.MULTILINE)
 """Where the base lies, with the lines that a long path is folded into: no part of what a run is."""
-_SETTING = re.compile(r"( *)([a-z_]+):(.*)")
+_SETTING = re.compile(r"( *)(\w+):(.*)")
 _FORCIBLE = re.compile(r"train\.|eval\.batch_size$")
 """How it is trained and asked, which can change midway; the rest says which run it is."""
 _DIGEST = re.compile(r"^  digest: .*\n", re.MULTILINE)
