@@ -116,8 +116,8 @@ times: dev  ## the bars on ratios of times: says which hold, and never fails
 test-versions: dev  ## the default suite on Python 3.11 to 3.13, lowest to newest releases
 	$(BIN)/python scripts/test_versions.py
 
-bench: dev  ## both; fails if one falls short
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+bench: dev  ## every benchmark of benchmarks/, on one thread; the numbers go to build/bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks --json build/bench
 
 lint: dev  ## formatting, lint, types, docstrings
 	$(BIN)/ruff format --check

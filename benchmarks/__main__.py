@@ -1,62 +1,64 @@
-"""Hold the bars: `counts` are exact and the same on every machine, `times` are ratios of times.
+"""Measure undrift on this machine's processor, and hold it to bars.
 
-The last line says how many hold. Exits 1 when one falls short, unless only `times` were asked for:
-they depend on the machine and on what else it does, and decide nothing.
+NAME is one of the benchmarks, `times` for those that compare seconds, or `all`. A benchmark prints
+its table and its bars; with --json FOLDER it writes them to FOLDER/NAME.json as well, with hardware
+and commit. Counts are the same on every machine: exits 1 when one of their bars falls short. Ratios
+of times depend on the machine and on what else it does: they are told, and decide nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 import warnings
-from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from benchmarks import accuracy, counts, generation, speed
-from benchmarks.meter import Bar
+from benchmarks.table import Table
+
+EXACT = ("counts",)
+TIMED = ("layer", "answering")
+NAMES = (*EXACT, *TIMED)
 
 
-def counted() -> list[Bar]:
-    """Bytes, operations, synchronisations, tokens, accuracy."""
-    return [*counts.bars(), *accuracy.bars()]
-
-
-def timed() -> list[Bar]:
-    """Ratios of times; a group that falls short is measured once more."""
-    bars: list[Bar] = []
-    for group, rounds in (*speed.GROUPS, *generation.GROUPS):
-        found = group(rounds)
-        if not all(bar.holds for bar in found):
-            print(*found, "  once more", sep="\n", flush=True)
-            found = group(rounds)
-        bars += found
-    return bars
+def tables(name: str, *, long: bool) -> list[Table]:
+    """Run a benchmark: the function `tables` of its file."""
+    return import_module(f"benchmarks.{name}").tables(long=long)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("counts", "times", "all"), default="all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="*", metavar="NAME", help=", ".join((*NAMES, "times", "all")))
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="write the numbers there")
+    parser.add_argument("--long", action="store_true", help="more rounds, larger sizes")
     args = parser.parse_args()
+    what: list[str] = args.what or ["all"]
+    groups = {"times": TIMED, "all": NAMES} | {name: (name,) for name in NAMES}
+    for name in what:
+        if name not in groups:
+            parser.error(f"{name!r} is none of {', '.join(groups)}")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FutureWarning)
-    begin = time.perf_counter()
-    bars = counted() if args.what != "times" else []
-    bars += timed() if args.what != "counts" else []
-    print(*bars, sep="\n")
-    if args.json is not None:
-        rows = [asdict(bar) | {"holds": bar.holds} for bar in bars]
-        args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    begin, bars, failed = time.perf_counter(), [], False
+    for name in dict.fromkeys(each for group in what for each in groups[group]):
+        for table in tables(name, long=args.long):
+            print(table, flush=True)
+            if args.json is not None:
+                long = " --long" if args.long else ""
+                table.write(args.json, f"python -m benchmarks {name}{long} --json {args.json}")
+            bars += table.bars
+            failed |= name in EXACT and not all(bar.holds for bar in table.bars)
     short = [bar.name for bar in bars if not bar.holds]
     verdict = f"{len(bars) - len(short)} of {len(bars)} bars hold"
-    print(
-        f"{verdict} ({time.perf_counter() - begin:.0f} s)" + "".join(f"; short: {n}" for n in short)
-    )
-    return 1 if short and args.what != "times" else 0
+    print(f"\n{verdict} ({time.perf_counter() - begin:.0f} s)", *short, sep="; short: ")
+    return int(failed)
 
 
 if __name__ == "__main__":

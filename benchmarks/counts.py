@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks import accuracy
 from benchmarks.meter import Bar
+from benchmarks.table import Table
 from benchmarks.variants import (
     BATCH,
     FFN,
@@ -128,7 +130,8 @@ def token_bars() -> list[Bar]:
     return bars
 
 
-def bars() -> list[Bar]:
+def tables(*, long: bool) -> list[Table]:
     """All of them; they come out the same every time."""
     torch.manual_seed(0)
-    return [saved_bar(), *operation_bars(), *token_bars()]
+    bars = [saved_bar(), *operation_bars(), *token_bars(), *accuracy.bars()]
+    return [Table("counts", "Exact counts, and the accuracy of the sketch", [], bars)]

@@ -29,7 +29,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from benchmarks.generation import questions
+from benchmarks.answering import questions
 from benchmarks.meter import Bar, Round, measure, median
 from undrift.data.types import Example
 from undrift.errors import UnknownName

@@ -91,7 +91,7 @@ def manifest(
         },
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
-        "hardware": _hardware(backbone.device),
+        "hardware": hardware(backbone.device),
     }
 
 
@@ -179,7 +179,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _hardware(device: torch.device) -> dict[str, Any]:
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Say what runs: the device, the processor's name, cores, threads and system."""
     on_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),

@@ -88,6 +88,8 @@ def alone_in(*folders: Path) -> Iterator[None]:
         if said := of_all([refused and str(refused)])[0][0]:
             raise refused or RunDirError(said)
         yield
+        if processes() > 1:  # held until the slowest process is through
+            dist.barrier()
 
 
 @contextmanager

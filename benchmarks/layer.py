@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from benchmarks.meter import Bar, measure, median
+from benchmarks.table import Table
 from benchmarks.variants import (
     FFN,
     TOKENS,
@@ -159,10 +160,16 @@ def held_bars(rounds: int) -> list[Bar]:
     return [Bar(f"step: SAME in {len(masters)} masters / AdamW step", ratio, 3.0)]
 
 
-GROUPS: tuple[tuple[Callable[[int], list[Bar]], int], ...] = (
+_GROUPS: tuple[tuple[Callable[[int], list[Bar]], int], ...] = (
     (layer_bars, 9),
     (frozen_bars, 25),
     (block_bars, 9),
     (step_bars, 9),
     (held_bars, 30),
 )
+
+
+def tables(*, long: bool) -> list[Table]:
+    """All of them."""
+    bars = [bar for group, rounds in _GROUPS for bar in group(rounds * (2 if long else 1))]
+    return [Table("layer", "One layer, one block, one step: ratios of CPU time", [], bars)]

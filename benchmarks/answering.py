@@ -7,12 +7,12 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
 from benchmarks.meter import Bar, measure, median
+from benchmarks.table import Table
 from undrift.data.types import Example
 from undrift.run.answer import answers
 from undrift.run.backbone import Backbone
@@ -68,7 +68,8 @@ def help_bars(rounds: int) -> list[Bar]:
     return [Bar("command line: CPU seconds of --help", min(taken), 1.0)]
 
 
-GROUPS: tuple[tuple[Callable[[int], list[Bar]], int], ...] = (
-    (generation_bars, 3),
-    (help_bars, 3),
-)
+def tables(*, long: bool) -> list[Table]:
+    """All of them."""
+    rounds = 6 if long else 3
+    bars = [*generation_bars(rounds), *help_bars(rounds)]
+    return [Table("answering", "Answers in batches, and the command line", [], bars)]
