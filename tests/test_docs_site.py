@@ -106,6 +106,7 @@ CMD ["with", "words"]
 """
 
 
+@pytest.mark.slow
 def test_a_dockerfile_is_run_in_a_place_of_its_own(tmp_path, monkeypatch, capfd):
     run = script("run_dockerfile")
     file = tmp_path / "Dockerfile"

@@ -38,6 +38,7 @@ def _killed(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL there")
 def test_a_worker_that_is_killed_is_told_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(pocket, "draw_split", _killed)

@@ -220,6 +220,7 @@ def test_every_family_is_merged_under_its_own_keys(name, folder_of, tmp_path):
     assert any(not torch.equal(before[key], after[key]) for key in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["merged", "peft"])
 def test_a_text_only_base(to, folder_of, tmp_path):
     base = folder_of("llama")
