@@ -51,20 +51,23 @@ def in_second_task(when: str, step: int, spoil, monkeypatch) -> None:
 
 nan_gradient, inf_gradient = partial(hooked, value=math.nan), partial(hooked, value=math.inf)
 LINEAR = r"lora_B\S* of the linear \S+_proj"
+SPOILT = [
+    ("on_step_begin", 3, nan_gradient, rf"gradient of \S*{LINEAR} is nan at step 4", 2),
+    ("on_step_end", 3, spoil_weight, rf"weight \S*{LINEAR} is not finite", 2),
+    ("on_step_end", 6, spoil_sums, r"statistic .+ is not finite", 4),
+]
+SPOILT_AS_WELL = [
+    ("on_step_begin", 3, inf_gradient, rf"gradient of \S*{LINEAR} is inf at step 4", 2),
+    ("on_step_end", 4, spoil_weight, rf"weight \S*{LINEAR} is not finite", 2),
+    ("on_step_end", 6, spoil_weight, rf"weight \S*{LINEAR} is not finite", 4),
+    ("on_step_end", 3, spoil_sums, r"statistic .+ is not finite", 2),
+]
 
 
 @pytest.mark.parametrize(
     ("when", "step", "spoil", "said", "kept"),
-    [
-        ("on_step_begin", 3, nan_gradient, rf"gradient of \S*{LINEAR} is nan at step 4", 2),
-        pytest.param("on_step_begin", 3, inf_gradient, rf"gradient of \S*{LINEAR} is inf at step 4", 2, marks=pytest.mark.slow),
-        ("on_step_end", 3, spoil_weight, rf"weight \S*{LINEAR} is not finite", 2),
-        pytest.param("on_step_end", 4, spoil_weight, rf"weight \S*{LINEAR} is not finite", 2, marks=pytest.mark.slow),
-        pytest.param("on_step_end", 6, spoil_weight, rf"weight \S*{LINEAR} is not finite", 4, marks=pytest.mark.slow),
-        pytest.param("on_step_end", 3, spoil_sums, r"statistic .+ is not finite", 2, marks=pytest.mark.slow),
-        ("on_step_end", 6, spoil_sums, r"statistic .+ is not finite", 4),
-    ],
-)  # fmt: skip
+    [*SPOILT, *(pytest.param(*each, marks=pytest.mark.slow) for each in SPOILT_AS_WELL)],
+)
 def test_what_is_not_finite_names_the_batch_and_is_not_saved(
     make_run, tmp_path, monkeypatch, when, step, spoil, said, kept
 ):
