@@ -20,7 +20,7 @@ import torch
 from benchmarks.table import Table
 
 EXACT = ("counts",)
-TIMED = ("layer", "answering")
+TIMED = ("layer", "growth", "answering")
 NAMES = (*EXACT, *TIMED)
 
 
