@@ -109,30 +109,28 @@ def size(tensors: Sequence[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def plain(base: nn.Module, rank: int, x: Tensor) -> Learner:
-    """PEFT's LoRA of a total rank, with AdamW."""
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=FFN)
-    model = peft.get_peft_model(base, config).train()
-    step, optimizer = _stepping(model, x)
+Passes = Callable[[nn.Module, int], Callable[[], None]]
+"""Makes of a model and a task's number what runs forward and backward on inputs of that task."""
+
+
+def plain(model: nn.Module, passes: Passes) -> Learner:
+    """Train what can be trained, with AdamW."""
+    step, optimizer = _stepping(model, passes(model, 1))
     return Learner(step, size(optimizer.param_groups[0]["params"]))
 
 
-def learner(method: HistoryMethod, base: nn.Module, x: Tensor, tasks: int) -> Learner:
-    """Bring a method into the task after so many, each of inputs of its own."""
-    config: Any = replace(method.peft_config(), target_modules=FFN)
-    model = peft.get_peft_model(base, config).train()
+def learner(method: HistoryMethod, model: nn.Module, passes: Passes, tasks: int = 1) -> Learner:
+    """Bring a method, on its model, into the task after so many."""
     for task in range(1, tasks + 1):
         method.task_start(model, task, STEPS)
-        generator = torch.Generator().manual_seed(task)
-        spectrum = torch.rand(x.shape[-1], generator=generator).pow(8) + 0.01
-        step, _ = _stepping(model, (x.detach() * spectrum).requires_grad_(), method)
+        step, _ = _stepping(model, passes(model, task), method)
         for number in range(1, STEPS + 1):
             step()
             method.step_end(model, number, STEPS)
         method.task_end(model)
     kept = [t for each in method.statistics.values() for t in each.buffers()]
     method.task_start(model, tasks + 1, 100)
-    step, optimizer = _stepping(model, x, method)
+    step, optimizer = _stepping(model, passes(model, tasks + 1), method)
     sums = [t for each in method.statistics.values() for t in each.running().values()]
     sketches = {each.owner: each.owner._sketch for each in method.statistics.values()}
     sums += [sketch.Omega for sketch in sketches.values() if sketch is not None]
@@ -140,14 +138,13 @@ def learner(method: HistoryMethod, base: nn.Module, x: Tensor, tasks: int) -> Le
 
 
 def _stepping(
-    model: nn.Module, x: Tensor, method: HistoryMethod | None = None
+    model: nn.Module, both_ways: Callable[[], None], method: HistoryMethod | None = None
 ) -> tuple[Callable[[], None], torch.optim.Optimizer]:
     masters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(masters, lr=1e-4)
     if method is not None:
         StepHook(optimizer, lambda: method.step_transforms(model)).attach()
         StepHook(optimizer, lambda: method.gradient_transforms(model), "gradient").attach()
-    both_ways = training_step(model, x)
 
     def step() -> None:
         both_ways()
@@ -156,19 +153,43 @@ def _stepping(
     return step, optimizer
 
 
+def sharing(model: nn.Module) -> nn.Module:
+    """A copy of a model that reads the same frozen weights."""
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()})
+
+
+def lora(model: nn.Module, rank: int) -> nn.Module:
+    """PEFT's LoRA on the linears of a block."""
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=FFN)
+    return peft.get_peft_model(model, config).train()
+
+
+def attached(method: HistoryMethod, model: nn.Module) -> nn.Module:
+    """A method's adapter on the linears of a block."""
+    config: Any = replace(method.peft_config(), target_modules=FFN)
+    return peft.get_peft_model(model, config).train()
+
+
+def block_passes(x: Tensor) -> Passes:
+    """Inputs of a block, of another spectrum in every task."""
+
+    def passes(model: nn.Module, task: int) -> Callable[[], None]:
+        generator = torch.Generator().manual_seed(task)
+        spectrum = torch.rand(x.shape[-1], generator=generator).pow(8) + 0.01
+        return training_step(model, (x.detach() * spectrum.to(x)).requires_grad_())
+
+    return passes
+
+
 def row(axis: str, point: Point, rounds: int) -> dict[str, Cell]:
     """Measure a point."""
     torch.manual_seed(0)
-    base, x = Model(point.d, point.m).requires_grad_(False), batch(point.d, point.tokens)
-    weights = {id(p): p for p in base.parameters()}  # all learners read the same
-
-    def block() -> nn.Module:
-        return copy.deepcopy(base, {**weights})
-
-    learners = {"LoRA": plain(block(), point.experts * point.rank, x)}
+    base = Model(point.d, point.m).requires_grad_(False)
+    passes = block_passes(batch(point.d, point.tokens))
+    learners = {"LoRA": plain(lora(sharing(base), point.experts * point.rank), passes)}
     for name, kind in METHODS.items():
         method = kind(experts=point.experts, rank=point.rank)
-        learners[name] = learner(method, block(), x, point.tasks)
+        learners[name] = learner(method, attached(method, sharing(base)), passes, point.tasks)
     taken = measure({name: each.step for name, each in learners.items()}, rounds)
     found: dict[str, Cell] = {"axis": axis, "N": point.experts, "r": point.rank}
     found |= {"tokens": point.tokens, "d_in": point.m, "tasks": point.tasks}
@@ -226,15 +247,14 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     from undrift.rundir import atomic_write
 
     columns = {"experts": "N", "rank": "r", "tokens": "tokens", "d_in": "d_in", "tasks": "tasks"}
-    kinds = {"/ LoRA": "time / LoRA's", "kept MB": "kept, MB"}
+    kinds = {"/ LoRA": "time", "kept MB": "kept"}
     looks = dict(zip(METHODS, styles(len(METHODS)), strict=True))
     with STYLED:
         page = sheet(
             "time of a step and bytes kept against experts, rank, tokens, width and tasks",
             [f"{text}: {axis}" for text in kinds.values() for axis in columns],
-            x="number of experts, rank of each, tokens a step, inputs of the widest linear, tasks "
-            "learned before",
-            y="",
+            x="experts N; rank of each; tokens a step; inputs of the widest linear; tasks before",
+            y="kept, MB  |  time / LoRA's",
             legend=legend_of(looks),
             across=len(columns),
             width=PAGE,
@@ -259,7 +279,9 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                     panel.set_ylim(0, 1.1 * most)
                 else:
                     panel.set_yscale("log")
-                    panel.set_ylim(0.05, 2 * most)
+                    panel.set_yticks(ticks := [0.1, 1, 10], [f"{each:g}" for each in ticks])
+                    panel.yaxis.set_minor_locator(NullLocator())
+                    panel.set_ylim(0.05, max(2 * most, 12))
         svg = draw(page.figure).svg
     head, _, rest = svg.partition(">")
     atomic_write(path, f"{head}>{_STYLE}{rest}\n")

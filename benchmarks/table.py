@@ -27,6 +27,7 @@ class Table:
         rows: All with the same keys, which are the heads of the columns.
         bars: What the numbers are held to; none where they are only told.
         notes: What a reader has to know: what is random, what was left out, what is not measured.
+        device: Where it was measured.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Table:
     rows: Sequence[Mapping[str, Cell]]
     bars: Sequence[Bar] = ()
     notes: Sequence[str] = field(default=())
+    device: str = "cpu"
 
     def __str__(self) -> str:
         heads = list(self.rows[0]) if self.rows else []
@@ -60,7 +62,7 @@ class Table:
             "command": command,
             "commit": commit(),
             "date": time.strftime("%Y-%m-%d"),
-            "hardware": hardware(torch.device("cpu")),
+            "hardware": hardware(torch.device(self.device)),
             "notes": [*self.notes],
             "bars": [asdict(bar) | {"holds": bar.holds} for bar in self.bars],
             "rows": [dict(row) for row in self.rows],
