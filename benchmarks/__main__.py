@@ -20,7 +20,7 @@ import torch
 from benchmarks.table import Table
 
 EXACT = ("counts",)
-TIMED = ("layer", "growth", "answering")
+TIMED = ("layer", "step", "growth", "answering")
 NAMES = (*EXACT, *TIMED)
 
 
