@@ -32,7 +32,7 @@ Booleans = Annotated[
     str | None, typer.Option(metavar="yes-no", help="Read answers true and false as Yes and No.")
 ]
 Backbone = Annotated[
-    str | None, typer.Option("--backbone", help="'pocket', a folder, or a Hub name.")
+    str | None, typer.Option("--backbone", help="'pocket', 'smollm2', a folder, or a Hub name.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps ...")]
 Settings = Annotated[

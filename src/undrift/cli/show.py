@@ -40,7 +40,12 @@ def show(
         "benchmarks": BENCHMARKS.names(),
         "presets": presets(),
         "scorers": [*SCORERS, *sorted(PLUGGED.plugins()), *TASKS],
-        "backbones": ["pocket", "a folder", "a Hub name, such as llava-hf/llava-1.5-7b-hf"],
+        "backbones": [
+            "pocket",
+            "smollm2",
+            "a folder",
+            "a Hub name, such as llava-hf/llava-1.5-7b-hf",
+        ],
     }
     if what is not None and what not in (*names, "settings"):
         raise unknown("list", what, [*names, "settings"])

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from undrift.data.benchmarks import DRAWN
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.instructions import read_examples
 from undrift.data.picture_folder import PictureFolder, existing_path
@@ -206,7 +207,7 @@ def _of_benchmark(
 ) -> Mapping[str, Task]:
     """Read a benchmark's tasks as a run had them."""
     kept = ("benchmark", "data", "reading", "skip_bad", "profile")
-    if note["benchmark"] == "pocket":  # it is drawn, the same anywhere; a record says not where
+    if note["benchmark"] in DRAWN:  # it is drawn, the same anywhere; a record says not where
         note = {**note, "data": None}
     own = {"order": tuple(names), "eval": {"split": note["split"]}}
     config = validated(RunConfig, {**{key: note[key] for key in kept}, **own})

@@ -24,6 +24,7 @@ from torch import nn
 from transformers import is_bitsandbytes_available, is_torchvision_available
 
 from undrift.errors import ConfigError, missing_extra, unknown
+from undrift.run import smollm2
 from undrift.run.config import RunConfig, load_yaml
 from undrift.rundir import RunDir, missing
 from undrift.tuner.peft_internals import find_adapter_config_file
@@ -37,6 +38,8 @@ _READS = (
     "model that AutoModelForCausalLM loads"
 )
 _POCKET = Path(__file__).parent / "pocket" / "weights"
+BUILT_IN = ("pocket", smollm2.NAME)
+"""Backbones with a name of ours: the one that ships, and the one of the extra `desk`."""
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _ELSEWHERE = {"backbone": "; if it has moved, give its folder with --backbone DIR", "encoder": ""}
 _PATIENCE = 5.0  # seconds in which the Hub has to answer at all
@@ -54,22 +57,25 @@ def source(name: str) -> str:
     """Find a backbone without loading it.
 
     Args:
-        name: "pocket", a folder, or a Hub name such as "llava-hf/llava-1.5-7b-hf".
+        name: "pocket", "smollm2", a folder, or a Hub name such as "llava-hf/llava-1.5-7b-hf".
 
     Returns:
         The folder, from anywhere, or the Hub name behind it.
 
     Raises:
         ConfigError: If it can be none.
+        MissingExtra: If the package that holds it is not installed.
         UnknownName: If there is no such name; the nearest is offered.
     """
     if name == "pocket":
         return str(_POCKET)
+    if name == smollm2.NAME:
+        return str(smollm2.smollm2_folder())
     folder = local_folder(name, "backbone")
     if folder is not None:
         return str(folder.resolve())  # PEFT writes it beside an adapter
     if not _HUB_NAME.fullmatch(name):
-        raise unknown("backbone", name, ["pocket", "a folder", "a Hub name such as org/model"])
+        raise unknown("backbone", name, [*BUILT_IN, "a folder", "a Hub name such as org/model"])
     check_hub(name, "backbone")
     return name
 
@@ -89,7 +95,7 @@ def with_base_folder(config: RunConfig, files: RunDir | None) -> RunConfig:
     """
     place = config.base
     folder = expanded(place).resolve()
-    if place == "pocket" or not folder.is_dir():
+    if place in BUILT_IN or not folder.is_dir():
         return config
     name = config.backbone
     if files is not None and files.config_file.is_file():

@@ -13,7 +13,7 @@ from undrift.run.adapters import SavedAdapter, find_adapter, open_adapter, origi
 from undrift.run.answer import answers
 from undrift.run.backbone import Backbone
 from undrift.run.config import located
-from undrift.run.load_model import Quantize, source
+from undrift.run.load_model import BUILT_IN, Quantize, source
 from undrift.run.load_tasks import without_bad
 from undrift.run.progress import Progress
 from undrift.run.session import Session, make_method
@@ -59,7 +59,7 @@ def is_adapter(given: str) -> bool:
     try:
         find_adapter(path)
     except RunDirError as error:
-        if path.is_dir() and not (path / "config.json").is_file() and given != "pocket":
+        if path.is_dir() and not (path / "config.json").is_file() and given not in BUILT_IN:
             raise RunDirError(f"{error}; it is no model either (no config.json)") from error
         try:
             source(given)

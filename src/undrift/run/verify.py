@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from undrift.data.benchmarks import DRAWN
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.data.types import Benchmark, Task
 from undrift.errors import UndriftError
@@ -164,7 +165,7 @@ class _OfRun(Check):
         notes = [note for origin in origins for note in origin.get("learned", ())]
         recorded = next((note["data"] for note in notes if note.get("data")), None)
         place = self.data or (Path(recorded) if recorded is not None else None)
-        if config.benchmark == "pocket":
+        if config.benchmark in DRAWN:
             place = self.data
         elif place is None or not place.exists():
             self._no_data("give --data")

@@ -7,6 +7,9 @@ from typing import Any
 
 from undrift.registry import BENCHMARKS
 
+DRAWN = ("pocket", "desk")
+"""Benchmarks that are made of installed packages, the same on any machine, wherever it is kept."""
+
 
 def beside_benchmark(name: str, attribute: str) -> Any:
     """Return what a benchmark's file offers beside `benchmark`, such as `sources`; None if not."""

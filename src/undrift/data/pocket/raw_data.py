@@ -86,6 +86,23 @@ def films(directors: int = 48) -> list[dict[str, Any]]:
 
 
 @functools.cache
+def film_records() -> list[dict[str, Any]]:
+    """Films (Wikidata, CC0) with a short title, one director and one language, by their number."""
+    path = _folder("bokeh_sampledata") / "_data" / "movies.db"
+    query = "SELECT Title, Year, Runtime, Director, Language FROM omdb ORDER BY ID"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        rows = db.execute(query).fetchall()
+    return [
+        {"title": title, "year": year, "minutes": int(minutes), "director": director,
+         "language": language}
+        for title, year, minutes, director, language in rows
+        if title and director and language and year and minutes
+        and all(text.isascii() and len(text) <= 24 and "," not in text for text in
+                (title, director, language))
+    ]  # fmt: skip
+
+
+@functools.cache
 def orders() -> list[dict[str, str]]:
     """The 9,994 rows of Tableau's Superstore (CC0)."""
     path = _folder("bokeh_sampledata") / "_data" / "SampleSuperstore.csv.gz"
@@ -132,6 +149,15 @@ def molecules() -> list[str]:
     path = _folder("rdkit") / "Data" / "NCI" / "first_5K.smi"
     lines = path.read_text(encoding="utf-8").splitlines()
     return [line.split("\t")[0].split(" ")[0] for line in lines if line.strip()]
+
+
+@functools.cache
+def formulas() -> list[str]:
+    """The sum formula of each of `molecules` that rdkit reads, such as C8H10N4O2."""
+    chem, numbers = package("rdkit.Chem"), package("rdkit.Chem.rdMolDescriptors")
+    with package("rdkit.rdBase").BlockLogs():
+        read = [chem.MolFromSmiles(smiles) for smiles in molecules()]
+    return [numbers.CalcMolFormula(each) for each in read if each is not None]
 
 
 @functools.cache
