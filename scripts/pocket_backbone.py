@@ -22,7 +22,6 @@ from random import Random
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pocket_questions import ask
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -36,6 +35,7 @@ from transformers import (
 )
 
 from undrift.data.benchmarks.pocket import TASKS
+from undrift.data.pocket.questions import ask
 from undrift.data.pocket.tasks import PocketTask
 from undrift.run.pocket.tower import PocketVisionConfig, PocketVisionModel, Trunk, merge_cells
 

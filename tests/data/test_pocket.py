@@ -6,7 +6,6 @@ import functools
 import itertools
 import json
 import sqlite3
-import sys
 from pathlib import Path
 from random import Random
 
@@ -14,13 +13,32 @@ import numpy as np
 import pytest
 
 from tests.sweeps import mostly_slow
-from undrift.data.benchmarks.pocket import ORDERS, TASKS, draw_split
+from undrift.data.benchmarks.pocket import ORDERS, REPORTED, TASKS, TUNED, draw_split
 from undrift.data.pocket import raw_data
+from undrift.data.pocket.general import (
+    GENERAL,
+    QUESTIONS,
+    general_questions,
+    half,
+    items_of_half,
+)
+from undrift.data.pocket.questions import LOWER, TITLE, UPPER, ask
 from undrift.data.pocket.tasks import SPLITS, WORD, canvas, text
 from undrift.errors import MissingExtra
 
 pools = functools.cache(lambda name: TASKS[name].pools())  # some take seconds
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+DRAWN = {
+    "report-1": "fogrbidimocowosapoch",
+    "report-2": "sacogrpodichfomowobi",
+    "report-3": "mocodichbiposawogrfo",
+    "report-4": "safochwobipocomodigr",
+    "report-5": "foposachdibicomogrwo",
+    "report-6": "wodichfosabigrcopomo",
+    "report-7": "pocomofodigrbisachwo",
+    "report-8": "pogrchcomosawofobidi",
+    "tune-1": "focochbigrwosamopodi",
+    "tune-2": "sacofodipobichgrmowo",
+}
 
 
 @pytest.mark.parametrize("name", mostly_slow(TASKS, ["charts", "digits", "biopsy"]))
@@ -95,14 +113,16 @@ def test_one_format_line_serves_answers_of_different_formats() -> None:
 def test_orders_are_permutations_of_all_tasks() -> None:
     for order in ORDERS.values():
         assert sorted(order) == sorted(TASKS)
+    assert len({tuple(TASKS), *ORDERS.values()}) == len(ORDERS) + 1 == 13
+    assert {*REPORTED, *TUNED, "second", "reversed"} == {*ORDERS}
 
 
-def test_pretraining_never_asks_a_question_of_the_benchmark(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    ask = pytest.importorskip("pocket_questions").ask
-    sys.modules.pop("pocket_questions")
+def test_orders_drawn_for_reporting_and_tuning_stay_as_they_were_committed() -> None:
+    letters = {name: "".join(task[:2] for task in ORDERS[name]) for name in (*REPORTED, *TUNED)}
+    assert letters == DRAWN
+
+
+def test_pretraining_never_asks_a_question_of_the_benchmark() -> None:
     for name, task in TASKS.items():
         items, rng = list(pools(name)["pretrain"])[:20], Random(0)
         asked = {q for item in items for q, _ in task.ask(item)}
@@ -130,3 +150,33 @@ def test_the_connection_to_the_films_is_closed(monkeypatch):
     assert raw_data.films.__wrapped__()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         opened[0].execute("SELECT 1")
+
+
+@pytest.mark.parametrize("name", mostly_slow(TASKS, ["biopsy"]))
+def test_general_questions_share_nothing_with_what_is_trained_or_remembered(name, tmp_path):
+    task = TASKS[name]
+    kept = {}
+    for split in (*SPLITS[1:], GENERAL):
+        draw_split(tmp_path, name, split)
+        kept[split] = json.loads((tmp_path / name / f"{split}.json").read_text())
+    general = kept.pop(GENERAL)
+    assert len(general) == QUESTIONS
+    for key in ("id", "pixels", "question"):
+        asked = {row[key] for row in general}
+        assert not asked & {row[key] for rows in kept.values() for row in rows}, key
+    halves = {half: {task.group(i) for i in items_of_half(task, half)} for half in "AB"}
+    assert halves["A"] and halves["B"] and not halves["A"] & halves["B"]
+    assert halves["A"] | halves["B"] == {task.group(item) for item in pools(name)["pretrain"]}
+
+
+def test_an_answer_is_right_in_each_form_that_its_line_leaves_open():
+    for _, question, answers in general_questions(TASKS["biopsy"]):
+        line = question.split("\n")[1]
+        assert (len(answers) == 1) == (line in (LOWER, UPPER, TITLE))
+        assert len(set(answers)) == len(answers) <= 4
+
+
+def test_halves_do_not_depend_on_how_a_set_is_ordered():
+    one, other = frozenset("dcba"), frozenset(["b", "a", "d", "c"])
+    assert half("charts", one) == half("charts", other)
+    assert {half("digits", number) for number in range(9)} == {"A", "B"}

@@ -85,7 +85,8 @@ def diagnose(
             with options.progress(quiet or as_json, False) as told:
                 found = ask(folder, **asked, **opening, progress=told)
             if first and as_json:
-                options.print_json({"run": str(folder), **found})
+                general = {} if run.files.general is None else {"general": run.files.general}
+                options.print_json({"run": str(folder), **found, **general})
             elif first and not quiet:
                 _show(run, found)
 
@@ -111,6 +112,8 @@ def _show(run: Results, found: Mapping[str, Mapping[str, Any]]) -> None:
         if not content["applies"]:
             told = f"{name}: {content['why']}"
             console.print(told, style="dim", highlight=False, soft_wrap=True)
+    if run.general:
+        console.print(run.general, highlight=False, soft_wrap=True)
     rerouted = found.get("reroute")
     if rerouted and rerouted["cells"]:
         last = rerouted["cells"][-1]

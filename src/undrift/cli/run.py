@@ -27,7 +27,7 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     order: Annotated[
-        str | None, typer.Option(help="default, second, reversed, or a file of task names.")
+        str | None, typer.Option(help="default, reversed, another of the benchmark's, or a file.")
     ] = None,
     backbone: options.Backbone = None,
     data: options.Data = None,

@@ -94,12 +94,47 @@ class Task:
                     f"task {self.name!r} has zero {split} examples; "
                     "check the data directory, --limit and --fraction"
                 )
-            times = Counter(example.id for example in examples)
-            if twice := [identity for identity, count in times.items() if count > 1]:
-                raise DataError(
-                    f"task {self.name!r} has two {split} examples with the id "
-                    f"{twice[0]!r}; predictions are matched by id, so ids must be unique"
-                )
+            _refuse_repeated(examples, f"task {self.name!r} has two {split} examples")
+
+
+def _refuse_repeated(examples: Sequence[Example], whose: str) -> None:
+    times = Counter(example.id for example in examples)
+    if twice := [identity for identity, count in times.items() if count > 1]:
+        raise DataError(
+            f"{whose} with the id {twice[0]!r}; predictions are matched by id, so ids must be "
+            "unique"
+        )
+
+
+@dataclass(frozen=True)
+class General:
+    """What shows whether a model can still do what it could before it learned a benchmark's tasks.
+
+    Nothing here is trained on, chosen by or remembered.
+
+    Args:
+        examples: Questions, of whose answers the accuracy is measured.
+        texts: Plain text by kind, of which the loss a token is measured.
+        prompts: Prompts whose answers are compared with those of the untouched model.
+        scorer: The rule for `examples`.
+        max_new_tokens: How long an answer may get.
+        fingerprint: A digest of all this, pictures included.
+
+    Raises:
+        DataError: If two examples, or two prompts, have one id.
+    """
+
+    examples: tuple[Example, ...] = ()
+    texts: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    prompts: tuple[Example, ...] = ()
+    scorer: str = "exact"
+    max_new_tokens: int = 8
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        check_scorer(self.scorer)
+        for asked in (self.examples, self.prompts):
+            _refuse_repeated(asked, "general ability has two questions")
 
 
 @dataclass(frozen=True)
@@ -112,7 +147,8 @@ class Benchmark:
         tasks: In the default order.
         licence: Under which terms the data may be used, in words.
         orders: Named task orders besides "default".
-        fingerprint: A digest of all examples and pictures.
+        fingerprint: A digest of all examples and pictures of the tasks.
+        general: What measures general ability, where the benchmark has it.
 
     Raises:
         DataError: If two tasks share a name.
@@ -125,6 +161,7 @@ class Benchmark:
     licence: str
     orders: Mapping[str, tuple[str, ...]]
     fingerprint: str
+    general: General | None = None
 
     def __post_init__(self) -> None:
         names = [task.name for task in self.tasks]

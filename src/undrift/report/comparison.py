@@ -17,6 +17,8 @@ from statistics import fmean, stdev, variance
 
 from undrift.errors import ConfigError
 from undrift.report.results import (
+    GENERAL,
+    GENERAL_LOST,
     NAMES,
     NOT_RECORDED,
     PROTOCOL,
@@ -98,8 +100,8 @@ class Group:
         return self.runs[0].trained
 
     def by_seed(self, metric: str) -> dict[int, float]:
-        """Return a metric of `undrift.scoring.FORMULAS` for each seed that has it."""
-        values = {run.seed: run.metrics[metric] for run in self.runs}
+        """Return a metric of `Results.metrics` for each seed that has it."""
+        values = {run.seed: run.metrics.get(metric) for run in self.runs}
         return {seed: value for seed, value in values.items() if value is not None}
 
 
@@ -346,6 +348,8 @@ def overview(runs: Sequence[Results]) -> Section:
         for name in names
     ]
     rows += [[text, "", *_by_metric(groups, metric)] for metric, text in METRICS.items()]
+    if any(general := _by_metric(groups, GENERAL)):
+        rows.append([GENERAL_LOST, "", *general])
     case_only = [known_mean(run.case_only for run in group.runs) for group in groups]
     rows.append(["errors of letter case only", "", *(number(value, " %") for value in case_only)])
     for key, text in SIZES.items():
@@ -484,7 +488,8 @@ def _facts(group: Group, everything: bool) -> dict[str, str]:
 
 
 def _metrics(groups: Sequence[Group]) -> Section:
-    rows = [[text, *_by_metric(groups, name)] for name, text in NAMES.items()]
+    names = {**NAMES, GENERAL: GENERAL_LOST}
+    rows = [[text, *_by_metric(groups, name)] for name, text in names.items()]
     kept = {rule: [_end(group, rule) for group in groups] for rule in RULES}
     kept = {rule: cells for rule, cells in kept.items() if any(cells)}
     rows += [[rule_name(rule), *cells] for rule, cells in kept.items()]

@@ -22,7 +22,7 @@ from undrift.report.comparison import (
     pairs,
 )
 from undrift.report.published_numbers import Published
-from undrift.report.results import RULES, Results, labels
+from undrift.report.results import GENERAL, RULES, Results, labels
 from undrift.report.terminal_tables import drawn, pieces
 from undrift.scoring import FORMULAS
 
@@ -184,6 +184,7 @@ def summary(runs: Sequence[Results], articles: Published | None = None) -> dict[
                 "tasks": list(run.tasks),
                 "seed": run.seed,
                 **{name: run.metrics[name] for name in FORMULAS},
+                **({GENERAL: run.metrics[GENERAL]} if GENERAL in run.metrics else {}),
                 "case_only": run.case_only,
                 "cost": dict(run.cost),
                 "budget": run.budget,
@@ -232,7 +233,7 @@ def _run_lines(run: Results, label: str) -> Iterator[CsvLine]:
         for metric, row in rows.items()
         for task, value in zip(run.tasks, row, strict=True)
     ]
-    values += [("", name, run.metrics[name]) for name in FORMULAS]
+    values += [("", name, run.metrics.get(name)) for name in (*FORMULAS, GENERAL)]
     values += [("", rule, run.end(rule)[0]) for rule in RULES]
     for task, metric, value in values:
         if value is not None:

@@ -28,11 +28,13 @@ from undrift.report.comparison import (
     protocol,
     rule_name,
     sections,
+    spread,
 )
 from undrift.report.drawing import CaptionedFigure, Figures, export
 from undrift.report.figures import Cells
 from undrift.report.forgetting import FormCell, RunLoss, explain_all, form_cells, verdict
 from undrift.report.results import (
+    GENERAL,
     NAMES,
     NOT_RECORDED,
     RATE,
@@ -71,6 +73,10 @@ ROUTER = (
 EXPERT = (
     "Later tasks overwrite what the experts had learned, even where the inputs still reach the "
     "same ones. No router, however good, brings that back."
+)
+BASE = (
+    "What the model could do before it learned the first task: questions that no task asks. No "
+    "method holds it by itself, since the history begins with the first task."
 )
 FORMAT = (
     "The answer is still known, but it is said in the form of another task: another letter case, "
@@ -132,7 +138,7 @@ class PageContent:
         curves: The score of each task over the sequence.
         trainings: The loss while each task was learned.
         tables: The compact table, then all others.
-        cards: Router, expert and format drift.
+        cards: Router, expert and format drift, and general ability where it was measured.
         shares: What each drift has taken, over the runs.
         losses: The same, run by run and task by task.
         taught: Figures of who taught whom.
@@ -439,12 +445,14 @@ def drift_cards(groups: Sequence[Group], *, single: bool = True) -> list[DriftCa
         single: Draw what is about one run alone as well.
 
     Returns:
-        Three cards, or none where no run has learned one task after another.
+        Three cards, four where general ability was measured, or none where no run has learned one
+        task after another.
     """
     drifting = [group for group in groups if group.runs[0].may_drift]
     if not drifting:
         return []
-    return [_router(drifting, single), _expert(drifting), _format(drifting)]
+    cards = [_router(drifting, single), _expert(drifting), _format(drifting)]
+    return [*cards, *_general(drifting)]
 
 
 def _diagnosed(groups: Sequence[Group], part: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -539,6 +547,25 @@ def _format(groups: Sequence[Group]) -> DriftCard:
         notes.append("Every answer keeps the form of its task: nothing is lost by form alone.")
     tables = [_form_table(label, cells) for label, cells in known.items()]
     return DriftCard("Format drift", FORMAT, drawn[:1], drawn[1:], tables, notes)
+
+
+def _general(groups: Sequence[Group]) -> list[DriftCard]:
+    """Show what became of what the base could do before, where it was measured."""
+    rows = [
+        [f"{group.label}, seed {run.seed}", part, number(was), number(kept["after"][part])]
+        for group in groups
+        for run in group.runs
+        if (kept := run.files.general) is not None
+        for part, was in kept["before"].items()
+    ]
+    header = ["run", "part", "of the base", "after the last task"]
+    losses = [f"{group.label}: {lost} % lost" for group in groups if (lost := _lost(group))]
+    table = Section("General ability: accuracy in percent, or loss a token", header, rows)
+    return [DriftCard("Base drift", BASE, tables=[table], notes=losses)] if rows else []
+
+
+def _lost(group: Group) -> str:
+    return spread(group.by_seed(GENERAL).values())
 
 
 def _form_figures(label: str, cells: Sequence[FormCell], task: int) -> Figures:

@@ -18,7 +18,7 @@ from undrift.errors import RunDirError
 from undrift.rundir import RunDir, damaged, read_answers, read_record
 from undrift.rundir.files import SHORT, short_hash
 from undrift.rundir.records import PARTS, Identified, Manifest, Matrix
-from undrift.rundir.study_results import cost
+from undrift.rundir.study_results import cost, general_of
 from undrift.scoring import (
     KINDS,
     TASKS,
@@ -48,6 +48,10 @@ NAMES = {
     "fwt": "FWT",
 }
 """The metrics of `undrift.scoring.FORMULAS` as the field calls them."""
+
+GENERAL = "general_loss"
+"""The metric of what the base could do before, which only some benchmarks measure."""
+GENERAL_LOST = "general ability lost, %"
 
 RULES = {
     "official": "by the data sets' own metrics",
@@ -214,6 +218,11 @@ class RunFiles:
         file = self.paths.predictions(after, on).with_suffix(".json")
         return read_record(file, Identified).get("identified") if file.is_file() else None
 
+    @cached_property
+    def general(self) -> dict[str, Any] | None:
+        """general.json, if general ability was measured before and after."""
+        return general_of(self.paths)
+
     def diagnosis(self, part: str) -> dict[str, Any] | None:
         """Read what `undrift diagnose` has found: routes, experts, causes or reroute; or None."""
         file = self.paths.root / "diagnose" / f"{part}.json"
@@ -231,7 +240,7 @@ class Results:
         tasks: Names in the order of learning.
         zero_shot: The untouched model's score on each task.
         matrix: Row t: the scores after training task t. One row if trained once or never.
-        metrics: By the names in `undrift.scoring.FORMULAS`.
+        metrics: By the names in `undrift.scoring.FORMULAS`, and GENERAL where it was measured.
         case_only: The percentage of the final errors that are letter case only.
         ends: By the names in RULES: the score of each task at the end.
         facts: All that decides the numbers, see the function `facts`.
@@ -330,6 +339,16 @@ class Results:
         return [self.files.identified(last, task) for task in range(1, last + 1)]
 
     @property
+    def general(self) -> str:
+        """What became of general ability, in words; empty where it was not measured."""
+        if (kept := self.files.general) is None:
+            return ""
+        after = kept["after"]
+        parts = [f"{name} {was:.4g} → {after[name]:.4g}" for name, was in kept["before"].items()]
+        lost = "" if kept["loss"] is None else f"; {kept['loss']:z.1f} % lost"
+        return f"general ability, of the base and after the last task: {', '.join(parts)}{lost}"
+
+    @property
     def _by_task(self) -> Sequence[Row]:
         none: Row = [None] * len(self.tasks)
         return self.matrix if self.in_turn else [none] * len(self.tasks)
@@ -366,6 +385,7 @@ def results_of(files: RunFiles) -> Results:
     }
     lines = [last.get(on, []) for on in range(1, len(tasks) + 1)]
     judged = [row for task in lines for row in task if row["strict"] is not None]  # no captions
+    general = {} if files.general is None else {GENERAL: files.general["loss"]}
     return Results(
         files=files,
         method=manifest["method"],
@@ -373,7 +393,7 @@ def results_of(files: RunFiles) -> Results:
         tasks=tasks,
         zero_shot=_padded(saved["zero_shot"] or [], len(tasks)),
         matrix=[_padded(row, len(tasks)) for row in saved["matrix"]],
-        metrics=saved["metrics"],
+        metrics={**saved["metrics"], **general},
         case_only=share_case_only(Score(row["strict"], row["caseless"]) for row in judged),
         ends=_ends(lines, files.scorers or [""] * len(tasks)),
         facts=facts(manifest),

@@ -15,6 +15,7 @@ from typing import Any
 
 from undrift.report.comparison import short_number
 from undrift.report.export import markdown_table
+from undrift.report.results import GENERAL, GENERAL_LOST
 
 RESAMPLES = 10_000
 COSTS = ("stored", "active", "state", "ms/step")
@@ -50,11 +51,9 @@ def bootstrap(values: Sequence[float]) -> Interval:
 
 def by_seed(runs: Sequence[Run], metric: str) -> dict[int, float]:
     """Average a metric over orders, so that each seed gives one value; None is left out."""
-    seeds = dict.fromkeys(run["seed"] for run in runs if run[metric] is not None)
-    return {
-        seed: fmean(r[metric] for r in runs if r["seed"] == seed and r[metric] is not None)
-        for seed in seeds
-    }
+    known = [run for run in runs if run.get(metric) is not None]
+    seeds = dict.fromkeys(run["seed"] for run in known)
+    return {seed: fmean(r[metric] for r in known if r["seed"] == seed) for seed in seeds}
 
 
 def pairs(runs: Sequence[Run], against: Sequence[Run]) -> Pairs | None:
@@ -120,7 +119,8 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     rows, against = groups(results["runs"]), results.get("against")
     chosen: Mapping[str, float] = results.get("chosen", {})
     base = [run for run in results["runs"] if run["label"] == against]
-    header = ["row", "last", "just learned", "BWT", "rate", "runs"]
+    general = any(GENERAL in run for run in results["runs"])
+    header = ["row", "last", "just learned", "BWT", *[GENERAL_LOST] * general, "rate", "runs"]
     header += [f"last − {against}", "wins"] if against else []
     priced = _priced(results)
     header += COSTS if priced else ()
@@ -132,6 +132,7 @@ def study_markdown(results: Mapping[str, Any]) -> str:
             mark = " (chosen, at the edge)"
         line = [f"**{label}**" if best else label]
         line += [_mean(runs, "last", interval=True), _mean(runs, "mft"), _mean(runs, "bwt")]
+        line += [_mean(runs, GENERAL)] if general else []
         line += ["" if rate is None else f"{rate:g}{mark}", str(len(runs))]
         if against:
             line += _compared(pairs(runs, base) if label != against else None)
@@ -155,6 +156,8 @@ def _notes(results: Mapping[str, Any]) -> str:
     text += "seeds."
     if results.get("against"):
         text += " Differences and wins are between runs of the same seed and order."
+    if any(GENERAL in run for run in results["runs"]):
+        text += " General ability is what the base could do before (`general` in the JSON)."
     if _priced(results):
         text += " After the last task: parameters stored, parameters that a token is multiplied "
         text += "with, bytes of all that answering and learning on need. ms/step: CPU time of a "

@@ -22,6 +22,7 @@ from undrift.run.adapters import note_origin
 from undrift.run.answer import measure_cell
 from undrift.run.backbone import Backbone, outline_for, refuse_pictures
 from undrift.run.config import MethodConfig, Profile, RunConfig
+from undrift.run.general_ability import Stage, asked_of, cut_general, note
 from undrift.run.input_changes import Inputs, splits_of
 from undrift.run.learned_tasks import from_benchmark
 from undrift.run.load_model import source, with_base_folder
@@ -111,6 +112,8 @@ class Run:
             order = self.benchmark.in_order(config.order)
             self.tasks = [cut(task, config.profile, config.eval.split) for task in order]
             check_answers(self.tasks, config.eval.scoring, self.progress)
+            general = self.benchmark.general
+            self.general = None if general is None else cut_general(general, config.profile)
             self.stages = trainings(self.tasks, self.method.schedule)
             self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
             self._text = config.text()
@@ -169,7 +172,9 @@ class Run:
         self.progress.plan(
             sum(training_work(stage, self._settings(stage)) for stage in self.stages)
             + sum(len(self.tasks[i - 1].test) for row in self.cells.values() for i in row)
+            + 2 * len(asked_of(self.general))
         )
+        self._note_general(session, "before")  # nothing is restored yet: it is the base
         zero_shot: Row = [None] * len(self.tasks)
         if 0 in self.cells:
             zero_shot = self._row(session, 0)
@@ -190,6 +195,9 @@ class Run:
                 self._write_seconds()
                 self.files.note_sums()
                 self.files.mark_done(index, stage.name)
+        if self.general is not None:
+            self._restore(session, len(self.stages))
+            self._note_general(session, "after")
         return self._finish(zero_shot, matrix or [zero_shot])
 
     def _complete(self) -> bool:
@@ -224,6 +232,7 @@ class Run:
         backbone = self._load()
         with self._timed("features"):
             examples = [e for task in self.tasks for e in (*task.train, *task.test)]
+            examples += asked_of(self.general)
             keep_features(config, backbone, examples, self.progress)
         self._match_budget(backbone.model)
         self._backbone_size = count_parameters(backbone.model)
@@ -306,6 +315,17 @@ class Run:
             said = "  ".join(f"{name} {score:.1f}" for name, score in self._named(row).items())
             self.progress.event("measured", f"after task {after}: {said}", after=after, row=row)
         return row
+
+    def _note_general(self, session: Session, stage: Stage) -> None:
+        """Measure what the model can do in general, where the benchmark asks for that."""
+        if self.general is not None:
+            with self._timed("eval"):
+                content = note(session, self.general, self.files, stage)
+            loss = content.get("loss")
+            lost = "" if stage == "before" or loss is None else f"; {loss:.1f} % lost"
+            parts = ", ".join(f"{name} {value:.4g}" for name, value in content[stage].items())
+            text = f"general ability, {stage} learning: {parts}{lost}"
+            self.progress.event("general", text, stage=stage, parts=content[stage], loss=loss)
 
     def _named(self, row: Row) -> dict[str, float]:
         """Return the scores of a row by task, those that were measured."""

@@ -22,6 +22,7 @@ from undrift.registry import METHODS
 from undrift.run.adapters import origin_of
 from undrift.run.config import RunConfig, load_yaml, spelled_out, validated
 from undrift.run.folder_check import Check, Question, Verdict
+from undrift.run.general_ability import EXAMPLES, general_loss
 from undrift.run.input_changes import ADAPTER, splits_of
 from undrift.run.learn import AFTER, BEFORE
 from undrift.run.learned_tasks import examples_digest, find_again, relocated
@@ -29,10 +30,10 @@ from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
 from undrift.run.task_loop import cells_to_measure
 from undrift.run.trainer import JOINT
-from undrift.rundir import RunDir
+from undrift.rundir import RunDir, read_answers
 from undrift.rundir.paths import LearnDir
-from undrift.rundir.records import Identified, Matrix, Result
-from undrift.scoring import metrics
+from undrift.rundir.records import General, Identified, Matrix, Result
+from undrift.scoring import mean_score, metrics
 
 _NEVER = (
     "whether the adapters give these answers (undrift eval asks them again), what training did, "
@@ -117,6 +118,7 @@ class _OfRun(Check):
         origins = [self._trained(config, index) for index in done]
         tasks = self._data(config, origins)
         self._measured(config, asked, tasks)
+        self._general()
         self.base(config)
 
     def _there(self, index: int, name: str) -> bool:
@@ -250,6 +252,24 @@ class _OfRun(Check):
         self.told(read)
         if self._matrix:
             self._compare(zero, matrix or [zero])
+
+    def _general(self) -> None:
+        """Compute what became of general ability from the answers, where it was measured."""
+        file = self.files.general_file
+        if not file.is_file() or (kept := self.record(file, General)) is None:
+            return
+        for stage, parts in (("before", kept["before"]), ("after", kept.get("after") or {})):
+            answers = self.files.general_answers / f"{stage}.jsonl"
+            if EXAMPLES in parts and answers.is_file():
+                rows = self.tried(partial(read_answers, answers)) or []
+                now = mean_score(rows, "strict")
+                self.same(file, f"{stage}.{EXAMPLES}", parts[EXAMPLES], now, "the answers give")
+            elif EXAMPLES in parts:
+                self.wrong(answers, f"is missing, and {file.name} says what it gives")
+        if kept.get("after"):
+            loss = general_loss(kept["before"], kept["after"])
+            self.same(file, "loss", kept.get("loss"), loss, "its parts give")
+            self.checked("general ability, before and after")
 
     def _marked(self, after: int) -> bool:
         index = max(after, 1)

@@ -22,6 +22,8 @@ OF_RUN: Mapping[str, str] = {
     "data.json": "",
     "manifest.json": "",
     "matrix.json": "",
+    "general.json": "",
+    "general": r"[a-z-]+\.(jsonl|part)",
     "SHA256SUMS": "",
     "report.html": "",
     "report-figures": r"[^/]+\.(svg|pdf)",

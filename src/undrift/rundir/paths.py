@@ -6,6 +6,8 @@ ROOT/
 ├── data.json         digests of every row and picture: a resumed run notices what has changed
 ├── manifest.json     method, benchmark, seed, order, profile, backbone, versions, hardware ...
 ├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
+├── general.json      what the base could do "before", and "after" the last task, with the "loss"
+├── general/          before.jsonl, after.jsonl: the answers behind it, a line a question
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
 ├── skipped.jsonl     what --skip-bad has left out, if anything
 ├── eval/after-01/    on-01.jsonl: a prediction a line (after-00: untouched); on-01.json: tasks told
@@ -75,6 +77,8 @@ class RunDir:
         config_file: The configuration, YAML.
         manifest_file: What produced the numbers: versions, hardware, fingerprints, protocol.
         matrix_file: The accuracy matrix and the metrics.
+        general_file: What became of general ability; only where the benchmark asks for it.
+        general_answers: The folder of the answers behind it.
         asked_anew: The text of a configuration whose settings are not yet those of the run.
         contents: All that a run writes, by what it is called in the folder; in each folder of
             it, what its files are called.
@@ -87,6 +91,8 @@ class RunDir:
     summed: ClassVar[tuple[str, ...]] = (
         "run.yaml",
         "manifest.json",
+        "general.json",
+        "general/*.jsonl",
         "eval/after-*/on-*.json",
         "eval/after-*/on-*.jsonl",
         "tasks/*/train.jsonl",
@@ -98,6 +104,8 @@ class RunDir:
         self.config_file = self.root / self.config_name
         self.manifest_file = self.root / "manifest.json"
         self.matrix_file = self.root / "matrix.json"
+        self.general_file = self.root / "general.json"
+        self.general_answers = self.root / "general"
         self.asked_anew: str | None = None
 
     @classmethod
@@ -262,7 +270,7 @@ class RunDir:
             resumed: Only drop what is gone, before it is made again.
         """
         if not resumed or (self.root / SUMS).is_file():
-            anew = (self.manifest_file.name, self.config_name)
+            anew = (self.manifest_file.name, self.general_file.name, self.config_name)
             write_sums(self.root, self.summed, anew)
 
     def is_done(self, index: int, name: str) -> bool:

@@ -282,6 +282,23 @@ LEARNED_FROM = "the adapter that is gone on from"
 """Where `Begun.rows` has the files of that adapter."""
 
 
+class General(Record):
+    """general.json of a run: what the base could do, and what it can after the last task.
+
+    Attributes:
+        fingerprint: Of what was asked.
+        before: The parts, as `undrift.run.general_ability.measure` gives them, of the base; empty
+            until they are measured.
+        after: Those after the last task, once it is learned.
+        loss: Of general ability, in percent.
+    """
+
+    fingerprint: str
+    before: dict[str, float]
+    after: dict[str, float] | None = None
+    loss: Number = None
+
+
 class Begun(Record):
     """data.json: what a run was begun with, see `undrift.run.input_changes`."""
 

