@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.sweeps import mostly_slow
+from undrift.data.benchmarks import pocket
 from undrift.data.benchmarks.pocket import ORDERS, REPORTED, TASKS, TUNED, draw_split
 from undrift.data.pocket import raw_data
 from undrift.data.pocket.general import (
@@ -23,8 +24,9 @@ from undrift.data.pocket.general import (
     items_of_half,
 )
 from undrift.data.pocket.questions import LOWER, TITLE, UPPER, ask
-from undrift.data.pocket.tasks import SPLITS, WORD, canvas, text
-from undrift.errors import MissingExtra
+from undrift.data.pocket.shared_questions import COUNTED, LETTERED, shared_question
+from undrift.data.pocket.tasks import LETTER, SPLITS, WORD, canvas, text
+from undrift.errors import MissingExtra, UnknownName
 
 pools = functools.cache(lambda name: TASKS[name].pools())  # some take seconds
 DRAWN = {
@@ -180,3 +182,36 @@ def test_halves_do_not_depend_on_how_a_set_is_ordered():
     one, other = frozenset("dcba"), frozenset(["b", "a", "d", "c"])
     assert half("charts", one) == half("charts", other)
     assert {half("digits", number) for number in range(9)} == {"A", "B"}
+
+
+def test_shared_questions_keep_pictures_and_answers_and_hide_the_task():
+    prompts: dict[str, set[str]] = {}
+    for name, task in TASKS.items():
+        items = list(pools(name)["test"])[:40]
+        for number, item in enumerate(items):
+            for k, (question, _) in enumerate(task.ask(item)):
+                asked = shared_question(name, f"{name}-test-{number:04}-{k}", question)
+                assert asked == shared_question(name, f"{name}-test-{number:04}-{k}", question)
+                prompts.setdefault(asked, set()).add(name)
+        own = [shared_question(name, "x", question) for question, _ in task.ask(items[0])]
+        assert len(set(own)) == len(task.ask(items[0])), "one prompt for several values"
+    families = {frozenset(tasks) for tasks in prompts.values()}
+    alike = {"words", "posters", "forms", "counties", "grounding"}
+    assert families == {frozenset(alike), frozenset(COUNTED), frozenset(LETTERED)}
+    assert {prompt.split("\n")[1] for prompt in prompts} == {WORD, LETTER}
+
+
+def test_pretraining_never_asks_a_shared_question():
+    asked = {shared_question(name, str(i), "").split("\n")[0] for name in TASKS for i in range(99)}
+    assert len(asked) == 11
+    for name in ("digits", "biopsy", "charts"):
+        task, rng = TASKS[name], Random(0)
+        item = next(iter(pools(name)["pretrain"]))
+        for _ in range(99):
+            question, _ = ask(name, item, dict(task.attributes(item)), rng)
+            assert question.split("\n")[0] not in asked
+
+
+def test_other_questions_than_those_are_refused(tmp_path):
+    with pytest.raises(UnknownName, match="did you mean 'shared'"):
+        pocket.benchmark(tmp_path, progress=False, questions="shard")

@@ -40,6 +40,10 @@ from undrift.run.study_plan import best_rate, next_rate
         ({"results": "orders: [revresed]\nresults"}, "did you mean 'reversed'"),
         ({"method.router": "method.ruoter"}, "did you mean 'method.router'"),
         ({"method.router": "seed"}, "set.seed of 'no router': a row cannot change this"),
+        (
+            {"method.router": "reading.questions"},
+            "set.reading.questions of 'no router': a row cannot change this",
+        ),
         ({"zeroshot": "zeroshto"}, "did you mean 'zeroshot'"),
         ({"set:": "seeds: [7], set:"}, "seeds of 'no router': expected some of the study's own"),
     ],

@@ -71,11 +71,13 @@ def doctor(
       answers   of which even a perfect copy would not be right; boxes in several units
       overlap   questions of the test that are trained on
       captions  test rows that the file of references does not know
+      routing   how often the text alone names the task, where there are several: above 95 %
+                results about routing say little about pictures; no fault of the data
       lengths   with --backbone: prompts beyond the model's positions, answers beyond
                 max_new_tokens; its processor is loaded, its weights are not
 
     \b
-    Ends with 0 (notes at most), 1 (errors or warnings) or 2 (it could not look).
+    Ends with 0 (notes at most), 1 (errors or warnings, but of routing) or 2 (it could not look).
     The screen shows the first few places of a finding, --json and --out all of them.
     """  # noqa: D301
     from undrift.rundir import check_writable, write_json

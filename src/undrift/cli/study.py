@@ -90,7 +90,8 @@ def study(
     with nullcontext() if listing or commands else held(folder):
         load, data = BENCHMARKS.load(config.benchmark), config.run.get("data")
         # pictures are drawn here, so that cells side by side do not all draw them
-        benchmark = load(None if data is None else Path(data), progress=not (quiet or as_json))
+        reading = {"progress": not (quiet or as_json), **config.run.get("reading", {})}
+        benchmark = load(None if data is None else Path(data), **reading)
         plan, command = Plan(config, benchmark), f"undrift study {file}"
         made = Study(plan, command, folder, study_markdown, only or (), prune=prune)
         if listing:

