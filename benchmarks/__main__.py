@@ -20,7 +20,7 @@ import torch
 from benchmarks.table import Table
 
 EXACT = ("counts",)
-TIMED = ("layer", "step", "growth", "answering")
+TIMED = ("layer", "step", "growth", "activation", "precision", "answering")
 NAMES = (*EXACT, *TIMED)
 
 

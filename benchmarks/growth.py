@@ -211,7 +211,7 @@ def tables(*, long: bool) -> list[Table]:
         for point in sorted(points, key=lambda p: (p.experts, p.rank, p.tokens, p.d, p.tasks)):
             if point not in known:
                 large = point.d > 1024 or point.tokens > 1024
-                known[point] = row(axis, point, (5 if large else 25) if long else 5)
+                known[point] = row(axis, point, (5 if large else 15) if long else 5)
             rows.append(known[point] | {"axis": axis})
     first, *_, last = (each for each in rows if each["axis"] == "tasks")
     label = f"after {last['tasks']} tasks / after 1"
@@ -272,7 +272,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
                         at, values, color=look.color, marker=look.marker, linestyle=look.linestyle
                     )
                 panel.set_xscale("log")
-                every = at if len(at) < 6 else at[::2]
+                every = at if sum(len(str(each)) for each in at) < 14 else at[::2]
                 panel.set_xticks(every, [str(each) for each in every])
                 panel.xaxis.set_minor_locator(NullLocator())
                 if kind == "/ LoRA":

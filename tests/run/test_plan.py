@@ -20,7 +20,14 @@ from undrift.run.backbone import Backbone
 from undrift.run.config import LEAST_STEPS, TrainConfig, resolve
 from undrift.run.learn import Learn, settings_file, start_from
 from undrift.run.load_model import outline
-from undrift.run.plan import FirstSteps, TaskPlan, size_expected, size_of
+from undrift.run.plan import (
+    FirstSteps,
+    TaskPlan,
+    has_bfloat16_units,
+    size_expected,
+    size_of,
+    tell_lesson,
+)
 from undrift.run.progress import Progress
 from undrift.run.session import Session, make_method
 from undrift.run.trainer import training_settings
@@ -131,6 +138,31 @@ def test_parameters_are_counted_without_weights(name, backbone_folder):
     else:
         assert expected.trained == measured.trained
     assert abs((expected.weights or 0) - (measured.weights or 0)) <= 0.2 * (measured.weights or 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "has"),
+    [("flags\t\t: fpu avx512f avx512_bf16 vaes", True), ("flags\t\t: fpu avx512f avx2", False),
+     ("Features\t: fp asimd bf16", True), ("model name\t: avx512_bf16", False)],
+)  # fmt: skip
+def test_units_for_bfloat16_are_those_that_linux_tells(line, has, tmp_path):
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n")
+    assert has_bfloat16_units(tmp_path / "cpuinfo") is has
+    assert not has_bfloat16_units(tmp_path / "missing")
+
+
+def test_bfloat16_is_named_where_it_pays(backbone_folder, lesson, monkeypatch):
+    monkeypatch.setattr("undrift.run.plan.has_bfloat16_units", lambda: True)
+    full, half = (Backbone.load(str(backbone_folder), dtype=d).model for d in ("auto", "bfloat16"))
+    assert not size_of(full, 10**6).hints  # too small to gain from it
+    assert not size_of(half, 10**8).hints
+    size, made, heard = size_of(full, 10**8), lesson("colours"), Heard()
+    (hint,) = size.hints
+    assert "--set dtype=bfloat16" in hint
+    tell_lesson(heard, plan_of(made), made.config, size, questions="")
+    assert hint in heard.texts("plan")
+    monkeypatch.setattr("undrift.run.plan.has_bfloat16_units", lambda: False)
+    assert not size_of(full, 10**8).hints
 
 
 def plan_of(lesson_: Learn, **changes: Any) -> TaskPlan:
