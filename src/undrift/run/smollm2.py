@@ -80,7 +80,7 @@ def write_safetensors(file: Path, folder: Path) -> None:
     """
     there: dict[str, Any] = {"gguf_file": file.name}
     read = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **there)
-    config = read.config
+    config: Any = read.config
     del config.quantization_config  # with it transformers refuses to save
     model = LlamaForCausalLM(config)
     model.load_state_dict(read.state_dict())
