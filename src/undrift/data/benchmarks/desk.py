@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from undrift.data.desk.general import general
 from undrift.data.desk.tasks import IN_ORDER, DeskTask
 from undrift.data.types import Benchmark, chosen
 from undrift.errors import missing_extra
@@ -51,4 +52,4 @@ def benchmark(
     content = [[e.id, e.system, e.question, e.answers] for split in splits for e in split]
     digest = hashlib.sha256(json.dumps([VERSION, content]).encode()).hexdigest()[:16]
     orders = ORDERS if only is None else {}
-    return Benchmark("desk", VERSION, tasks, LICENCE, orders, digest)
+    return Benchmark("desk", VERSION, tasks, LICENCE, orders, digest, general())

@@ -6,12 +6,14 @@ or used to choose anything.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 from undrift.data.desk.tasks import SYSTEM
-from undrift.data.types import Example
+from undrift.data.types import Example, General
 
 SOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "documentation": ("sklearn", ("datasets/descr/twenty_newsgroups.rst",)),
@@ -22,9 +24,18 @@ SOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "code": ("rdkit", ("Chem/Recap.py",)),
 }
 """Kind -> the package and its files (BSD-3; the fonts' own licences; BSD-3)."""
+VERSION = "1"  # changes whenever a prompt, or what is read of the texts, changes
 LENGTH, PIECES = 1000, 6  # characters of a piece, about 250 tokens; pieces of a kind
 MAX_NEW_TOKENS = 16
 NOTHING = "(the base's own answer counts)"
+
+
+def general() -> General:
+    """Return all that general ability is read from, with a fingerprint of what was read."""
+    read, asked = texts(), prompts()
+    content = [VERSION, read, [(e.id, e.system, e.question) for e in asked], MAX_NEW_TOKENS]
+    made = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return General(texts=read, prompts=asked, max_new_tokens=MAX_NEW_TOKENS, fingerprint=made)
 
 
 def texts() -> dict[str, tuple[str, ...]]:

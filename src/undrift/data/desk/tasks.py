@@ -161,7 +161,7 @@ TUMOURS_TASK = DeskTask(
 # Formulas are disjoint.
 
 _ELEMENTS = {"N": "nitrogen", "O": "oxygen", "Cl": "chlorine", "S": "sulfur"}
-_MOST = 5
+_MOST = 4
 
 
 def _formulas() -> list[tuple[str, str]]:
@@ -200,22 +200,22 @@ RECORDS_TASK = DeskTask(
     group=lambda film: film["title"],
     ask=lambda film: (
         f"{film['title']} was made in {film['year']} and runs {film['minutes']} minutes.",
-        json.dumps({"year": film["year"], "minutes": film["minutes"]}),
+        json.dumps({"minutes": film["minutes"]}),
     ),
     stratum=lambda film, _: film["year"] // 10,
-    max_new_tokens=24,
+    max_new_tokens=12,
 )
 
-# --- births: more than four children a woman, in a country and a year. Yes or No ---------------
+# --- births: more than four children a woman, where and when. Yes or No ------------------------
 # Countries are disjoint.
 
 
-def _births() -> list[tuple[str, int, float]]:
+def _births() -> list[tuple[str, int, str]]:
     return [
-        (country, year, values[year])
+        (country, year, f"{values[year]:.1f}")
         for country, values in raw_data.fertility().items()
         for year in range(1964, 2014, 3)
-        if abs(values[year] - 4) > 0.5  # clear of the border
+        if f"{values[year]:.1f}" != "4.0" and len(country) <= 20  # prompts stay short
     ]
 
 
@@ -224,8 +224,8 @@ BIRTHS_TASK = DeskTask(
     items=_births,
     group=lambda item: item[0],
     ask=lambda item: (
-        f"Did women in {item[0]} have more than four children in {item[1]}?",
-        "Yes" if item[2] > 4 else "No",
+        f"In {item[1]} women in {item[0]} had {item[2]} children. Is that more than four?",
+        "Yes" if float(item[2]) > 4 else "No",
     ),
 )
 
