@@ -15,7 +15,7 @@ from tests.needed import needed
 from tests.run.families import save_family
 from undrift.cli import main
 from undrift.data.benchmarks import desk
-from undrift.data.desk.general import prompts, texts
+from undrift.data.desk.general import SOURCES, general, prompts
 from undrift.data.types import Example
 from undrift.errors import ConfigError, DataError, MissingExtra
 from undrift.run import smollm2
@@ -77,16 +77,17 @@ def test_what_is_missing_is_said_in_one_line(gone, package, monkeypatch):
         source("smollm2")
 
 
+@pytest.mark.slow
 def test_two_tasks_are_learned_and_asked_again(package, tmp_path, monkeypatch, capsys):
     """`run`, `eval` and `verify`: the data is read anew, wherever a record says that it lay."""
 
-    def undrift(*words):
+    def undrift(*words, status=0):
         monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = capsys.readouterr()
-        assert not ended.value.code, err
-        return out
+        assert int(ended.value.code or 0) == status, err
+        return out + err
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "order.txt").write_text("births\norders\n")
@@ -96,7 +97,17 @@ def test_two_tasks_are_learned_and_asked_again(package, tmp_path, monkeypatch, c
     matrix = json.loads((tmp_path / "run" / "matrix.json").read_text())
     assert matrix["tasks"] == ["births", "orders"] and matrix["metrics"]["last"] is not None
     assert {"births", "orders"} <= set(re.findall(r"\w+", undrift("eval", "run", "--json")))
-    assert "'desk'" not in undrift("verify", "run")  # nothing about data that is not there
+    kept = json.loads((tmp_path / "run" / "general.json").read_text())
+    kinds = {f"text:{kind}" for kind in SOURCES}
+    assert {*kept["before"]} == {*kept["after"]} == {*kinds, "prompts", "prompts_exact"}
+    assert kept["fingerprint"] == general().fingerprint
+    rises = [kept["after"][key] / kept["before"][key] - 1 for key in (*kinds, "prompts")]
+    assert kept["loss"] == pytest.approx(25 * sum(rises))
+    assert "general ability, before and after" in undrift("verify", "run")
+    wrong = kept | {"after": kept["after"] | {"prompts_exact": 12.0}}
+    (tmp_path / "run" / "general.json").write_text(json.dumps(wrong))
+    said = undrift("verify", "run", status=1)
+    assert "after.prompts_exact is 12" in said and "'desk'" not in said
 
 
 def by_hand(session, prompt: list[int], answer: list[int]) -> float:
@@ -152,4 +163,4 @@ def test_smollm2_itself(monkeypatch):
     assert text_loss(session, ["The cat sat on the mat and looked out of the window."]) < 5
     assert text_loss(session, ["mat cat the window of sat looked on and the out."]) > 5
     few = prompts()[:2]
-    assert math.isfinite(answer_loss(session, few, ["Oslo.", "Red."])) and texts()
+    assert math.isfinite(answer_loss(session, few, ["Oslo.", "Red."]))

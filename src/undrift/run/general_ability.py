@@ -6,8 +6,9 @@ that was stopped goes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
@@ -17,15 +18,16 @@ from undrift.run.answer import answered
 from undrift.run.config import Profile
 from undrift.run.load_tasks import spaced
 from undrift.run.session import Session
-from undrift.rundir import RunDir, read_record, write_json
+from undrift.run.token_loss import answer_loss, text_loss
+from undrift.rundir import RunDir, read_answers, read_record, write_json
 from undrift.rundir.files import remove
 from undrift.rundir.records import General as Record
 from undrift.scoring import mean_score
 
 Stage = Literal["before", "after"]
-EXAMPLES, TEXT, PROMPTS = "examples", "text:", "prompts"
+EXAMPLES, TEXT, PROMPTS, EXACT = "examples", "text:", "prompts", "prompts_exact"
 """The parts: accuracy in percent, the loss a token of each kind of text, that of the base's own
-answers to prompts."""
+answers to prompts, and how many of those are still given."""
 _NAME = "general/ability"  # no task can be called so
 
 
@@ -88,17 +90,42 @@ def measure(session: Session, general: General, files: RunDir, stage: Stage) -> 
         stage: Which model it is.
 
     Returns:
-        The parts that there are: "examples", the share of right answers in percent.
+        The parts that there are: "examples", the share of right answers in percent; "text:KIND",
+        the loss a token; "prompts", that of the base's own answers; "prompts_exact", the share of
+        answers that are the base's, letter for letter, in percent.
     """
     session.model.eval()
     parts: dict[str, float] = {}
+
+    def asked(examples: tuple[Example, ...], file: Path) -> list[dict[str, Any]]:
+        task = Task(_NAME, examples, (), examples, general.scorer, general.max_new_tokens)
+        return answered(session, task, file, f"general ability, {stage} learning")
+
     with session.method.predicting(session.model):
-        if examples := general.examples:
-            task = Task(_NAME, examples, (), examples, general.scorer, general.max_new_tokens)
-            title = f"general ability, {stage} learning"
-            rows = answered(session, task, files.general_answers / f"{stage}.jsonl", title)
+        if general.examples:
+            rows = asked(general.examples, files.general_answers / f"{stage}.jsonl")
             parts[EXAMPLES] = mean_score(rows, "strict") or 0.0
+        for kind, texts in general.texts.items():
+            parts[TEXT + kind] = text_loss(session, texts)
+        if general.prompts:
+            rows = asked(general.prompts, prompts_file(files, stage))
+            own = read_answers(prompts_file(files, "before"))
+            parts[EXACT] = share_alike(own, rows)
+            said = [row["prediction"] for row in own]
+            if any(map(str.strip, said)):
+                parts[PROMPTS] = answer_loss(session, general.prompts, said)
     return parts
+
+
+def prompts_file(files: RunDir, stage: Stage) -> Path:
+    """Return where the answers to prompts lie."""
+    return files.general_answers / f"{stage}-prompts.jsonl"
+
+
+def share_alike(own: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> float:
+    """Compute the percentage of answers that are the base's, letter for letter."""
+    pairs = zip(own, rows, strict=True)
+    return 100 * fmean(first["prediction"] == second["prediction"] for first, second in pairs)
 
 
 def general_loss(before: Mapping[str, float], after: Mapping[str, float]) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional
 
+from undrift.data.collate import Encoded
 from undrift.data.types import Example
 from undrift.errors import DataError
 from undrift.run.session import Session
@@ -29,14 +30,15 @@ def text_loss(session: Session, texts: Sequence[str]) -> float:
     """
     backbone, total, count = session.backbone, 0.0, 0
     for text in texts:
-        ids = backbone.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        if ids.shape[1] < 2:
+        ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) < 2:
             continue
-        mask = torch.ones_like(ids)
-        with backbone.reading({"input_ids": ids, "attention_mask": mask}) as inputs:
-            logits = session.model(**inputs, use_cache=False).logits[0, :-1]
-        total += _summed(logits, inputs["input_ids"][0, 1:])
-        count += ids.shape[1] - 1
+        read = Encoded("", text, ids, [], (), [], text)
+        with backbone.reading(session.collator.collate([read])) as inputs:
+            logits = session.model(**inputs, use_cache=False).logits
+        tokens = inputs["input_ids"][0]
+        total += _summed(logits[0, -len(tokens) : -1], tokens[1:])
+        count += len(tokens) - 1
     if not count:
         raise DataError("no text is longer than one token, so none has a loss")
     return total / count

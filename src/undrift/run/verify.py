@@ -22,7 +22,14 @@ from undrift.registry import METHODS
 from undrift.run.adapters import origin_of
 from undrift.run.config import RunConfig, load_yaml, spelled_out, validated
 from undrift.run.folder_check import Check, Question, Verdict
-from undrift.run.general_ability import EXAMPLES, general_loss
+from undrift.run.general_ability import (
+    EXACT,
+    EXAMPLES,
+    Stage,
+    general_loss,
+    prompts_file,
+    share_alike,
+)
 from undrift.run.input_changes import ADAPTER, splits_of
 from undrift.run.learn import AFTER, BEFORE
 from undrift.run.learned_tasks import examples_digest, find_again, relocated
@@ -258,7 +265,11 @@ class _OfRun(Check):
         file = self.files.general_file
         if not file.is_file() or (kept := self.record(file, General)) is None:
             return
-        for stage, parts in (("before", kept["before"]), ("after", kept.get("after") or {})):
+        stages: tuple[tuple[Stage, dict[str, float]], ...] = (
+            ("before", kept["before"]),
+            ("after", kept.get("after") or {}),
+        )
+        for stage, parts in stages:
             answers = self.files.general_answers / f"{stage}.jsonl"
             if EXAMPLES in parts and answers.is_file():
                 rows = self.tried(partial(read_answers, answers)) or []
@@ -266,10 +277,26 @@ class _OfRun(Check):
                 self.same(file, f"{stage}.{EXAMPLES}", parts[EXAMPLES], now, "the answers give")
             elif EXAMPLES in parts:
                 self.wrong(answers, f"is missing, and {file.name} says what it gives")
+            self._prompts(file, stage, parts.get(EXACT))
         if kept.get("after"):
             loss = general_loss(kept["before"], kept["after"])
             self.same(file, "loss", kept.get("loss"), loss, "its parts give")
             self.checked("general ability, before and after")
+
+    def _prompts(self, file: Path, stage: Stage, noted: float | None) -> None:
+        """Compute how many prompts are answered as the base answered them."""
+        if noted is None:
+            return
+        answers = [prompts_file(self.files, each) for each in ("before", stage)]
+        if lost := [each for each in answers if not each.is_file()]:
+            self.wrong(lost[0], f"is missing, and {file.name} says what it gives")
+            return
+        own, rows = (self.tried(partial(read_answers, each)) or [] for each in answers)
+        if own and len(own) == len(rows):
+            now = share_alike(own, rows)
+            self.same(file, f"{stage}.{EXACT}", noted, now, "the answers give")
+        else:
+            self.wrong(answers[1], f"has {len(rows)} answers, and {answers[0].name} {len(own)}")
 
     def _marked(self, after: int) -> bool:
         index = max(after, 1)
