@@ -18,7 +18,8 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -163,7 +164,12 @@ def parse_json(text: str, *, unique: bool = False) -> Any:
     Returns:
         Its value: no deeper than `MAX_DEPTH`, every number finite.
     """
-    return _parsed(_Reader(unique=unique), text)
+    return json_parser(unique=unique)(text)
+
+
+def json_parser(*, unique: bool = False) -> Callable[[str], Any]:
+    """Return `parse_json` for many texts, one after another: to make a reader takes as long."""
+    return partial(_parsed, _Reader(unique=unique))
 
 
 def _parsed(reader: _Reader, text: str) -> Any:

@@ -8,10 +8,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.diagnose.conftest import WEIGHTS, plant, renamed
 from undrift.data.collate import FeatureCollator
-from undrift.diagnose import Scope, causes, diagnose, expert_drift, reroute, route_drift
+from undrift.diagnose import Scope, causes, diagnose, expert_drift, route_drift
 from undrift.diagnose.adapter_series import mix
 from undrift.diagnose.causes import ask, split
-from undrift.diagnose.experts import Factors, Moved
+from undrift.diagnose.experts import Factors, Moved, latent
+from undrift.diagnose.reroute import reroute
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.shared.pool import PoolMethod
 from undrift.registry import METHODS
@@ -62,8 +63,8 @@ def test_movement_is_the_trace_with_dense_matrices():
         for shape in ((3, 2, 6), (3, 2, 5), (3, 4, 6), (3, 4, 5), (11, 6))
     )
     moved = Moved(Factors(A, Bt), Factors(A2, B2t))
-    moved.see(x[:4])
-    moved.see(x[4:])
+    moved.see(x[:4], latent(moved.old, x[:4]))
+    moved.see(x[4:], latent(moved.old, x[4:]))
     W, W2 = Bt.mT @ A, B2t.mT @ A2  # (N, d_out, d_in)
     C = x.mT @ x
     for found, change in ((moved.change(), W2 - W), (moved.size(), W)):

@@ -12,7 +12,6 @@ from undrift.diagnose.adapter_series import AdapterSeries, Scope, nothing_later
 from undrift.diagnose.causes import causes
 from undrift.diagnose.experts import expert_drift
 from undrift.diagnose.questions import diagnose
-from undrift.diagnose.reroute import reroute
 from undrift.diagnose.routes import route_drift
 
 __all__ = [
@@ -22,6 +21,5 @@ __all__ = [
     "diagnose",
     "expert_drift",
     "nothing_later",
-    "reroute",
     "route_drift",
 ]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from undrift.data.collate import Encoded
 from undrift.data.subset import subset
 from undrift.data.types import Benchmark, Example, Task
@@ -108,6 +110,7 @@ class AdapterSeries:
         if why := nothing_later(self.results):
             raise ConfigError(f"{folder}: {why}")
         self.progress, self.limit = progress or Progress(), limit
+        self._weights: dict[int, Mapping[str, Tensor]] = {}
         self.first = self._first()
         given = {"data": data, "device": device, "backbone": backbone}
         chosen = {key: value for key, value in given.items() if value is not None}
@@ -169,6 +172,12 @@ class AdapterSeries:
                 f"undrift run {self.files.config_file} --out OTHER-FOLDER"
             )
         return folder
+
+    def weights(self, after: int) -> Mapping[str, Tensor]:
+        """Return the weights of the adapter after so many tasks, read once."""
+        if after not in self._weights:
+            self._weights[after] = load_tensors(self.adapter(after) / WEIGHTS)
+        return self._weights[after]
 
     def number(self, name: str) -> int:
         """Return the number of a task by its name, its number from 1, or its adapter's folder."""

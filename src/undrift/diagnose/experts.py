@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from undrift.diagnose.adapter_series import WEIGHTS, AdapterSeries, Scope, does_not_apply
 from undrift.diagnose.routes import ENTANGLED, PREFIX
-from undrift.methods.shared.tensor_files import load_tensors
 from undrift.rundir import damaged
 from undrift.tuner.route_recorder import inputs_seen, routed_layers
 
@@ -35,6 +34,12 @@ class Factors(NamedTuple):
     Bt: Tensor
 
 
+def latent(experts: Factors, x: Tensor) -> Tensor:
+    """Compute z = A x of each expert, (N, T, r), of x (T, d_in) in float64."""
+    N, r, d = experts.A.shape
+    return (x @ experts.A.reshape(N * r, d).mT).view(-1, N, r).transpose(0, 1)
+
+
 class Moved:
     """The movement of one linear's experts, summed over tokens.
 
@@ -47,9 +52,9 @@ class Moved:
         self.old, self.new = old, new
         self._sums = [torch.zeros(()).double()] * 3
 
-    def see(self, x: Tensor) -> None:
-        """Count tokens; x is what the linear reads, (T, d_in)."""
-        z, later = (torch.einsum("td,nrd->ntr", x.double(), f.A) for f in (self.old, self.new))
+    def see(self, x: Tensor, z: Tensor) -> None:
+        """Count tokens; x is what the linear reads, (T, d_in), and z what `old` makes of it."""
+        later = latent(self.new, x)
         seen = (later.mT @ later, later.mT @ z, z.mT @ z)
         self._sums = [total + each for total, each in zip(self._sums, seen, strict=True)]
 
@@ -101,9 +106,10 @@ def _moved(
         found[after] = {name: Moved(old[name], new[name]) for name in names}
 
     def see(name: str, layer: nn.Module, x: Tensor, kept: Tensor) -> None:
-        rows = x.reshape(-1, x.shape[-1])[kept].cpu()
+        rows = x.reshape(-1, x.shape[-1])[kept].cpu().double()
+        z = latent(old[name], rows)
         for each in found.values():
-            each[name].see(rows)
+            each[name].see(rows, z)
 
     with inputs_seen(series.model, see, names):
         series.read(task, count)
@@ -124,8 +130,7 @@ def _factors(
     series: AdapterSeries, after: int, names: Mapping[str, nn.Module]
 ) -> Mapping[str, Factors]:
     """Read the experts of a snapshot; a pool that is added up counts as one expert."""
-    file = series.adapter(after) / WEIGHTS
-    saved = load_tensors(file)
+    file, saved = series.adapter(after) / WEIGHTS, series.weights(after)
 
     def get(name: str, key: str) -> Tensor:
         if f"{PREFIX}{name}.{key}" not in saved:

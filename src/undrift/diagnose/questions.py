@@ -9,12 +9,10 @@ from typing import Any
 from undrift.diagnose.adapter_series import AdapterSeries, Scope, does_not_apply, nothing_later
 from undrift.diagnose.causes import causes
 from undrift.diagnose.experts import expert_drift
-from undrift.diagnose.reroute import reroute
 from undrift.diagnose.routes import route_drift
 from undrift.report import Results, load
 from undrift.run.ranks import alone_in
 from undrift.run.thumbnails import keep_pictures
-from undrift.run.trainer import training_work
 from undrift.rundir import read_record, write_json
 from undrift.rundir.files import remove
 from undrift.rundir.records import PARTS
@@ -119,6 +117,9 @@ def _questions(
         "causes": (lambda: causes(run, scope), mixed),
     }
     if task is not None:
+        from undrift.diagnose.reroute import reroute  # it trains: what that needs takes seconds
+        from undrift.run.trainer import training_work
+
         chosen, stages = run.tasks[task - 1], len(scope.afters(task))
         training = training_work(chosen, run.config.train)
         work = stages * (training + len(chosen.test) + READ * probe)

@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from undrift.diagnose.adapter_series import ROUTER, WEIGHTS, AdapterSeries, Scope, does_not_apply
-from undrift.methods.shared.tensor_files import load_tensors
+from undrift.diagnose.adapter_series import ROUTER, AdapterSeries, Scope, does_not_apply
 from undrift.tuner import MoeLoraLayer
 from undrift.tuner.adapted_linear import AdaptedLinear
 from undrift.tuner.route_recorder import Recorder, RouteDrift, Routes, drift, inputs_seen, mean, use
@@ -87,7 +86,7 @@ class Later(Recorder):
 
     def __init__(self, series: AdapterSeries, after: int) -> None:
         super().__init__()
-        saved = load_tensors(series.adapter(after) / WEIGHTS)
+        saved = series.weights(after)
         self._routers = {name: each for name, each in saved.items() if name.endswith(ROUTER)}
 
     def routed(self, layer: AdaptedLinear, x: Tensor) -> Tensor:

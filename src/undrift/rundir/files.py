@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 
 from undrift.errors import RunDirError
-from undrift.untrusted import NotJson, parse_json
+from undrift.untrusted import NotJson, json_parser
 
 FORMAT = 1
 """The format of every file that undrift writes. A reader takes this one and all before it."""
@@ -387,13 +387,14 @@ def check_regular(path: Path) -> None:
         raise damaged(path, f"it is {kind} and no file")
 
 
-def parsed(path: Path, text: str, line: int = 1) -> Any:
+def parsed(path: Path, text: str, line: int = 1, parse: Callable[[str], Any] | None = None) -> Any:
     """Parse JSON strictly.
 
     Args:
         path: Where it comes from, for the message.
         text: The JSON.
         line: The number of its first line.
+        parse: From `json_parser`, where there are many texts.
 
     Returns:
         Its value.
@@ -403,7 +404,7 @@ def parsed(path: Path, text: str, line: int = 1) -> Any:
             or has hundreds of digits, or is nested too deep.
     """
     try:
-        return parse_json(text, unique=True)
+        return (parse or json_parser(unique=True))(text)
     except NotJson as error:
         where = "" if error.line is None else f"line {line + error.line - 1}: "
         raise damaged(path, f"{where}{error.reason}") from error
@@ -435,17 +436,18 @@ def line_of(path: Path, row: Mapping[str, object]) -> str:
     return _text(path, row) + "\n"
 
 
-def read_line(path: Path, line: str, number: int) -> Any:
-    """Parse one line of a file of JSON lines, without the format of an object."""
-    return known_format(path, parsed(path, line, number))
+def read_line(path: Path, line: str, number: int, parse: Callable[[str], Any] | None = None) -> Any:
+    """Parse one line of a file of JSON lines, without the format of an object, see `parsed`."""
+    return known_format(path, parsed(path, line, number, parse))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects in a file of JSON lines, without their format."""
     rows: list[dict[str, Any]] = []
+    parse = json_parser(unique=True)
     for number, line in enumerate(text_of(path).split("\n"), 1):
         if line:
-            value = read_line(path, line, number)
+            value = read_line(path, line, number, parse)
             if not isinstance(value, dict):
                 raise damaged(path, f"line {number}: expected an object, not {short(value)}")
             rows.append(value)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Literal, NamedTuple, get_args
 
@@ -243,6 +244,7 @@ class _Shape(NamedTuple):
 _SENTENCE = 4  # words or more
 
 
+@lru_cache(maxsize=2**15)  # a run says the same things again and again
 def _shape(text: str) -> _Shape:
     words = text.split()
     if _BOX.fullmatch(text):
