@@ -53,7 +53,7 @@ def generation_bars(rounds: int) -> list[Bar]:
 
     taken = measure({"one": lambda: said(1), "batch": lambda: said(BATCH)}, rounds)
     ratio = median(taken, lambda s: s["one"] / s["batch"])
-    return [Bar(f"generation: one by one / batches of {BATCH}", ratio, 4.0, at_most=False)]
+    return [Bar(f"generation: one by one / batches of {BATCH}", ratio, 5.0, at_most=False)]
 
 
 def help_bars(rounds: int) -> list[Bar]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tests.run import asking
-from undrift.data.collate import FeatureCollator, PixelCollator
+from undrift.data.collate import Encoded, FeatureCollator, PixelCollator
 from undrift.errors import DataError
-from undrift.run.answer import decode, greedy
-from undrift.run.session import make_method
+from undrift.run.answer import _parts, decode, greedy
+from undrift.run.session import Session, make_method
 
 NEW = 6
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -95,3 +95,17 @@ def test_a_prompt_beyond_the_positions_is_named(backbone, learned, questions, pi
     assert isinstance(collator, PixelCollator if pixels else FeatureCollator)
     with pytest.raises(DataError, match=rf"example 'long' takes \d+ tokens.* {limit} positions"):
         asking.said(backbone, learned, [questions[0], long], 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [([5] * 7, [3, 3, 1]), ([20, 9, 9, 9, 2, 2, 2, 2, 2], [3, 5, 1]), ([], [])],
+)
+def test_batches_of_short_prompts_have_more_rows(backbone, lengths, rows):
+    session = Session(backbone, backbone.model, make_method("zeroshot", {}), batch_size=3)
+    prompts = [Encoded(str(n), "", [0] * k, [], (), [], "") for n, k in enumerate(lengths)]
+    parts = _parts(session, prompts, 4)
+    most = 3 * (max(lengths, default=0) + 4)
+    assert all(len(part) * (len(part[0].prompt) + 4) <= most for part in parts)
+    assert [len(part) for part in parts] == rows
+    assert sorted(e.id for part in parts for e in part) == [str(n) for n in range(len(lengths))]

@@ -179,7 +179,7 @@ def answers(
         (id, answer text), most pictures first, then longest prompts.
     """
     backbone = session.backbone
-    parts = _parts(session, examples)
+    parts = _parts(session, examples, max_new_tokens)
     session.method.facts()  # of what was read before
     for start in range(0, len(parts), processes()):
         own = []
@@ -225,11 +225,25 @@ def read(
         progress(len(part))
 
 
-def _parts(session: Session, examples: Sequence[Encoded]) -> list[list[Encoded]]:
-    """Divide prompts into batches, most pictures first, then the longest."""
+def _parts(session: Session, examples: Sequence[Encoded], new: int = 0) -> list[list[Encoded]]:
+    """Divide prompts into batches, most pictures first, then the longest.
+
+    No batch takes more memory than `batch_size` of the longest prompts with `new` tokens each, and
+    as many pictures: of shorter ones it has more.
+    """
     order = sorted(examples, key=lambda e: (-len(e.images), -len(e.prompt), e.text, e.id))
-    size = session.batch_size
-    return [order[start : start + size] for start in range(0, len(order), size)]
+    tokens = session.batch_size * (max((len(e.prompt) for e in order), default=0) + new)
+    pictures = session.batch_size * max((len(e.images) for e in order), default=0)
+    parts: list[list[Encoded]] = []
+    longest = shown = 0
+    for example in order:
+        longest, shown = max(longest, len(example.prompt)), shown + len(example.images)
+        if parts and (len(parts[-1]) + 1) * (longest + new) <= tokens and shown <= pictures:
+            parts[-1].append(example)
+        else:
+            parts.append([example])
+            longest, shown = len(example.prompt), len(example.images)
+    return parts
 
 
 def _collated(session: Session, part: list[Encoded]) -> dict[str, Any]:
