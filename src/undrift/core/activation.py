@@ -36,19 +36,21 @@ class Usage:
         self,
         w: Tensor,
         x_energy: Tensor,
-        tokens: Tensor | int | None = None,
+        tokens: Tensor | float | None = None,
         active: Tensor | None = None,
+        times: float = 1.0,
     ) -> None:
         """Add a batch of tokens; nothing is read back from the device.
 
         Args:
             w: The route of every token, (T, N), or (T, n) with `active`. Rows of zeros add nothing.
             x_energy: ||x||^2 of every token, (T,).
-            tokens: How many of the rows count; T where not given.
+            tokens: How many tokens the rows stand for; T where not given.
             active: The experts that w's columns stand for, (n,) int64; all where not given.
+            times: What every row counts for, where tokens were sampled.
         """
-        w, x_energy = w.float(), x_energy.float()
-        used = w.sum(0).double()
+        w, x_energy = w.float(), x_energy.float() * times
+        used = w.sum(0).double() * times
         energy = (x_energy @ w.pow(self.power)).double()
         if active is None:
             self.w += used

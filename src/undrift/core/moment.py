@@ -59,21 +59,28 @@ class MomentSketch:
         self.weight = torch.zeros((), dtype=torch.float64, device=device)
 
     def update(
-        self, x: Tensor, tokens: Tensor | int | None = None, weights: Tensor | None = None
+        self,
+        x: Tensor,
+        tokens: Tensor | float | None = None,
+        weights: Tensor | None = None,
+        energy: Tensor | None = None,
     ) -> None:
         """Add a batch of tokens; nothing is read back from the device.
 
         Args:
             x: The tokens, (T, d), any float dtype. A row of zeros adds nothing, so tokens that
                 shall not count (padding, tokens left out by subsampling) may be zeroed.
-            tokens: How many of the rows count; T where not given.
+            tokens: How many tokens the rows stand for; T where not given.
             weights: u >= 0 of every token, (T,), in a unit that is the same for the whole task;
                 1 where not given.
+            energy: ||x||^2 of every token, (T,), where it is known already.
         """
         x = x.float()
-        ux = x if weights is None else x * weights[:, None]
-        self.Y.addmm_(ux.mT, x if self.exact else x @ self.Omega)
-        self.trace += (ux * x).sum()
+        if energy is None:
+            energy = torch.linalg.vector_norm(x, dim=1).square()
+        seen = x if self.exact else x @ self.Omega  # (T, l), the smaller one to weigh
+        self.Y.addmm_(x.mT, seen if weights is None else seen * weights[:, None])
+        self.trace += energy.sum() if weights is None else energy @ weights
         count = x.shape[0] if tokens is None else tokens
         self.tokens += count
         self.weight += count if weights is None else weights.sum()

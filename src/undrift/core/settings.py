@@ -29,7 +29,9 @@ class Metrics:
         delta: The share of energy that the kept eigenpairs hold [Eq. 4, 5].
         max_components: The most eigenpairs kept between tasks.
         columns: l, the columns of the sketch; at least 2 `max_components` is advised.
-        token_fraction: The share of tokens the statistics are taken over.
+        token_fraction: The share of tokens the statistics are taken over, each of which stands for
+            1 / share; where None, an eighth, and more, up to all, in a task too short to give 30
+            sampled tokens for every dimension of the linear's input.
         token_weights: What a token counts for in C and C_z, with g the gradient of the loss with
             respect to the linear's output at the token: all the "same" (the paper); "gradient",
             ||g||^2, so that the past is held where the answers depend on it; or "share", the
@@ -54,7 +56,7 @@ class Metrics:
     delta: float = 0.99
     max_components: int = 64
     columns: int = 128
-    token_fraction: float = 1.0
+    token_fraction: float | None = None
     token_weights: Literal["same", "gradient", "share"] = "share"
     task_weights: Literal["tokens", "equal"] = "equal"
     rebase_share: float = 0.02
@@ -64,7 +66,7 @@ class Metrics:
         check_choices(self)
         for name, low, high in _RANGES:
             value = getattr(self, name, low)
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise ConfigError(f"{name} is {value}, expected a number from {low} to {high}")
         for name in ("mu", "mu_b", "delta", "token_fraction"):
             if getattr(self, name) == 0:
@@ -188,6 +190,7 @@ PAPER = Settings(
     normalise=False,
     b_metric="none",
     delta=0.9,
+    token_fraction=1.0,
     token_weights="same",
     task_weights="tokens",
     tau=0.1,

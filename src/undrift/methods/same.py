@@ -82,7 +82,7 @@ class Same(HistoryMethod, moelora.MoeLora):
         """
         super().task_start(model, task_index, steps_total)
         if self.observes:
-            self._prepare(model, resumed=self._step > 0)
+            self._prepare(model, steps_total, resumed=self._step > 0)
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
         """Re-base the sketches, refresh V where it runs along, freeze experts: each when due."""
@@ -130,11 +130,11 @@ class Same(HistoryMethod, moelora.MoeLora):
 
     # ------------------------------------------------------------ how it is made ready
 
-    def _prepare(self, model: nn.Module, *, resumed: bool) -> None:
+    def _prepare(self, model: nn.Module, steps_total: int, *, resumed: bool) -> None:
         self._layers = moelora.expert_layers(model)
         self._adapter = active_adapter(peft_model(model))
         self.statistics = self._find_statistics(model)
-        self.begin(resumed=resumed)
+        self.begin(steps_total, resumed=resumed)
         self._bases = self.bases()
         if self.config.expert:
             for name, layer in self._layers.items():

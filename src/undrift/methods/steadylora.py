@@ -102,7 +102,7 @@ class SteadyLora(HistoryMethod, Finetune):
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Begin a task, or go on with the sums there are; the history's metrics are made ready."""
         self.bind(model)
-        self.begin(resumed=self._step > 0)
+        self.begin(steps_total, resumed=self._step > 0)
         bases = self.bases()
         for name, layer in self._layers.items():
             A, B = factors(layer, self._adapter)

@@ -19,6 +19,8 @@ from undrift.core.moment import History, MomentSketch
 from undrift.tuner.distributed import rank
 from undrift.tuner.token_mask import Tokens
 
+LEAST, ENOUGH = 1 / 8, 30  # of the tokens; sampled tokens for every dimension of an input
+
 _HISTORY = ("V", "s", "k", "trace", "tokens", "dropped")
 _SKETCH = ("Y", "trace", "tokens", "weight")
 _RUNNING = (*_SKETCH, "Omega", "w", "energy", "usage_tokens", "z", "z_tokens", "z_weight")
@@ -50,7 +52,8 @@ class LayerStatistics(nn.Module):
         rank: r of each expert.
         columns: l of the sketch.
         max_components: The most eigenpairs that the history keeps.
-        token_fraction: The share of the tokens that count.
+        token_fraction: The share of the tokens that count; as many as are needed where None, see
+            `core.settings.Metrics`.
         token_weights: What a token counts for in C and C_z, see `core.settings.Metrics`.
         task_weights: What a task counts for in them, see there.
         importance_power: 1 or 2, see `Usage`.
@@ -59,6 +62,7 @@ class LayerStatistics(nn.Module):
             this one as well.
 
     Attributes:
+        batches: How many batches the task has, over all processes; 0 where it is not known.
         collecting: Whether `observe` counts anything.
         collecting_z: Whether `observe` counts B's inputs.
         cz: C_z, the mean of z z^T over the tokens of the tasks so far, (N r, N r) float32.
@@ -85,7 +89,7 @@ class LayerStatistics(nn.Module):
         *,
         columns: int = 128,
         max_components: int = 64,
-        token_fraction: float = 1.0,
+        token_fraction: float | None = 1.0,
         token_weights: str = "same",
         task_weights: str = "tokens",
         importance_power: int = 1,
@@ -98,6 +102,7 @@ class LayerStatistics(nn.Module):
         self.token_fraction, self.seed = token_fraction, seed
         self.token_weights, self.task_weights = token_weights, task_weights
         self.importance_power = importance_power
+        self.batches = 0
         self.collecting = self.collecting_z = True
         self._shared = (shared,)  # in a tuple: not a submodule, so it is saved once
         if shared is None:
@@ -128,8 +133,13 @@ class LayerStatistics(nn.Module):
 
     # ---------------------------------------------------------------- the current task
 
-    def start_task(self) -> None:
-        """Begin a task: the running sums are zero, all experts take part."""
+    def start_task(self, batches: int = 0) -> None:
+        """Begin a task: the running sums are zero, all experts take part.
+
+        Args:
+            batches: How many batches it has, over all processes, where that is known.
+        """
+        self.batches = batches
         self.active.fill_(True)
         self._empty_running()
         self._make_sums()
@@ -159,13 +169,14 @@ class LayerStatistics(nn.Module):
         if self._usage is None:
             self._make_sums()
         usage, z = self.usage, self._z
-        chosen = tokens.choose(x.shape[0], self.token_fraction, self.seed, x.device)
+        chosen = tokens.choose(x.shape[0], self.fraction(x.shape[0]), self.seed, x.device)
         x, w, h = chosen.rows(x).float(), chosen.rows(w), chosen.rows(h).float()
+        energy = torch.linalg.vector_norm(x, dim=1).square()
         active = self.active_index
-        usage.update(w, torch.linalg.vector_norm(x, dim=1).square(), chosen.count, active)
+        usage.update(w, energy, chosen.count, active, chosen.times)
         u = tokens.weights(self.token_weights, chosen, g)
         if self._sketch is not None:
-            self._sketch.update(x, chosen.count, u)
+            self._sketch.update(x, chosen.count, u, energy)
         if self.collecting_z and z is not None:
             uh = h if u is None else h * u[:, None]
             if active is None:
@@ -175,6 +186,22 @@ class LayerStatistics(nn.Module):
                 z.total.index_put_((block[:, None], block[None, :]), uh.mT @ h, accumulate=True)
             z.tokens.add_(chosen.count)
             z.weight.add_(chosen.count if u is None else u.sum())
+
+    def fraction(self, rows: int) -> float:
+        """Say which share of a batch's tokens counts.
+
+        Args:
+            rows: T, how many tokens the batch has, padding included.
+
+        Returns:
+            `token_fraction`; where it is None an eighth, or as much more as a short task needs to
+            give 30 sampled tokens for every dimension, and all where its length is not known. It
+            follows from the batch alone, so a resumed task goes on alike.
+        """
+        if self.token_fraction is not None:
+            return self.token_fraction
+        total = rows * self.batches
+        return min(1.0, max(LEAST, ENOUGH * self.dim / total)) if total else 1.0
 
     def rebase(self) -> None:
         """Turn the sketch towards what was seen; call inside `summed`."""
@@ -285,11 +312,16 @@ class LayerStatistics(nn.Module):
         """Whether it was loaded from what `flush` has saved inside a task."""
         return self._usage is None and getattr(self, "running_usage_tokens").dim() == 0  # noqa: B009
 
-    def resume_task(self) -> None:
-        """Go on with the running sums that `flush` saved; a new task where there are none."""
+    def resume_task(self, batches: int = 0) -> None:
+        """Go on with the running sums that `flush` saved; a new task where there are none.
+
+        Args:
+            batches: As for `start_task`.
+        """
+        self.batches = batches
         saved = {name: getattr(self, f"running_{name}") for name in _RUNNING}
         if saved["usage_tokens"].dim() > 0:  # empty
-            return self.start_task()
+            return self.start_task(batches)
         self._make_sums()
         if self._sketch is not None and not self._sketch.exact:
             self._sketch.Omega = saved["Omega"]

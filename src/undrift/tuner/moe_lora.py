@@ -43,7 +43,8 @@ class MoeLoraConfig(LinearConfig):
             and the history of earlier tasks with the adapter.
         columns: l, the columns of the sketch of each input [see `core.moment`].
         max_components: The most eigenpairs a history keeps.
-        token_fraction: The share of the tokens that enter the statistics, in (0, 1].
+        token_fraction: The share of the tokens that enter the statistics, in (0, 1]; where None,
+            as many as are needed, see `core.settings.Metrics`.
         token_weights: What a token counts for in them, "same", "gradient" or "share", see
             `core.settings.Metrics`.
         task_weights: What a task counts for in the history, "tokens" or "equal", see there.
@@ -58,7 +59,7 @@ class MoeLoraConfig(LinearConfig):
     collect: bool = field(default=False)
     columns: int = field(default=128)
     max_components: int = field(default=64)
-    token_fraction: float = field(default=1.0)
+    token_fraction: float | None = field(default=1.0)
     token_weights: str = field(default="same")
     task_weights: str = field(default="tokens")
     importance_power: int = field(default=1)
@@ -81,7 +82,7 @@ class MoeLoraConfig(LinearConfig):
         self.check_among("gate", ("token", "constant"))
         self.check_among("token_weights", ("same", "gradient", "share"))
         self.check_among("task_weights", ("tokens", "equal"))
-        if not 0 < self.token_fraction <= 1:
+        if self.token_fraction is not None and not 0 < self.token_fraction <= 1:
             raise ConfigError(f"token_fraction must lie in (0, 1], not {self.token_fraction}")
 
 

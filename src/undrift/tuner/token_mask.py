@@ -25,14 +25,16 @@ class Choice:
     """The rows that count, of matrices with one row per token.
 
     Attributes:
-        count: How many tokens count.
+        count: How many tokens count; an estimate where they are sampled.
         index: The rows to gather, (K,) int64; all rows where None.
         weight: 1 for a row that counts and 0 for one that does not, (K,); all count where None.
+        times: How many tokens a row stands for, one over the share that is sampled.
     """
 
-    count: Tensor | int
+    count: Tensor | float
     index: Tensor | None = None
     weight: Tensor | None = None
+    times: float = 1.0
 
     def rows(self, x: Tensor) -> Tensor:
         """Gather the rows of x (T, d); a row that does not count is zero."""
@@ -91,7 +93,10 @@ class Tokens:
         if mask is None:
             return Choice(count)
         index = mask.flatten().to(device).nonzero().flatten()
-        return Choice(count) if len(index) == count else Choice(len(index), index)
+        times = 1 / fraction
+        if len(index) == count:
+            return Choice(count * times, times=times)
+        return Choice(len(index) * times, index, times=times)
 
     def fixed_size(self, count: int, fraction: float, seed: int, device: torch.device) -> Choice:
         """Make the same choice in sizes that do not depend on the data: nothing is read back.
@@ -106,7 +111,9 @@ class Tokens:
             return Choice(keep.sum(), None, keep.float())
         size = min(count, int(1.5 * fraction * count) + 64)
         index = torch.nonzero_static(keep, size=size, fill_value=-1).flatten()
-        return Choice((index >= 0).sum(), index.clamp_min(0), (index >= 0).float())
+        times = 1 / fraction
+        there = (index >= 0).float()
+        return Choice(there.sum() * times, index.clamp_min(0), there, times)
 
     def _counting(self, count: int, fraction: float, seed: int) -> Tensor | None:
         """The mask of the tokens that count, (batch, length); None where all do."""
@@ -143,7 +150,9 @@ class Tokens:
         return self._summed(_mixed(bits.long() + place) * mask)
 
     def weights(self, kind: str, chosen: Choice, g: Tensor) -> Tensor | None:
-        """Weigh the rows that count.
+        """Weigh the rows that count, so that the sum over them is unbiased for all tokens.
+
+        An example's shares are taken over all of its tokens, sampled or not.
 
         Args:
             kind: "same", "gradient" or "share", see `core.settings.Metrics`.
@@ -151,14 +160,15 @@ class Tokens:
             g: The gradient at every token, (T, anything).
 
         Returns:
-            u, (K,); None where all weigh the same.
+            u, (K,); None where all weigh 1.
         """
         if kind == "same":
-            return None
+            return _stand_for(chosen, g)
         if kind == "gradient":
-            return torch.linalg.vector_norm(chosen.rows(g), dim=1, dtype=torch.float32).square()
+            sizes = torch.linalg.vector_norm(chosen.rows(g), dim=1, dtype=torch.float32)
+            return sizes.square().mul_(chosen.times)
         shares = self.shares(torch.linalg.vector_norm(g, dim=1, dtype=torch.float32))
-        return chosen.rows(shares[:, None]).squeeze(1)
+        return chosen.rows(shares[:, None]).squeeze(1).mul_(chosen.times)
 
     def shares(self, sizes: Tensor) -> Tensor:
         """Divide what each token has by the sum over its example.
@@ -227,6 +237,16 @@ class Tokens:
                 "set share_inputs=False in the MoeLoraConfig"
             )
         self._inputs[group] = (address, members | {member})
+
+
+def _stand_for(chosen: Choice, like: Tensor) -> Tensor | None:
+    """How many tokens each row stands for, (K,); None where that is one."""
+    if chosen.times == 1:
+        return None
+    if chosen.weight is not None:
+        return chosen.weight * chosen.times
+    rows = len(like if chosen.index is None else chosen.index)
+    return torch.full((rows,), chosen.times, device=like.device)
 
 
 def packed_examples(given: Mapping[str, Any]) -> Tensor | None:

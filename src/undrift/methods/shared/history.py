@@ -15,6 +15,7 @@ from undrift.core.step_hook import StepTransform
 from undrift.methods import base
 from undrift.methods.shared.state import State
 from undrift.tuner import LayerStatistics, summed
+from undrift.tuner.distributed import processes
 from undrift.tuner.moe_lora import SAME_INPUT
 
 Basis = tuple[Tensor, Tensor]
@@ -47,20 +48,23 @@ class HistoryMethod(base.Method):
 
     # ------------------------------------------------------------ the moments of a task
 
-    def begin(self, *, resumed: bool) -> None:
+    def begin(self, steps_total: int, *, resumed: bool) -> None:
         """Begin a task, or go on with the running sums that a checkpoint brought.
 
         An adapter that was saved inside a task and begins another has what it saw merged first.
 
         Args:
+            steps_total: How many steps the task takes.
             resumed: Whether a checkpoint brought sums.
         """
         self._turns = {}
         if not resumed and any(each.interrupted for each in self.statistics.values()):
-            self.begin(resumed=True)
+            self.begin(steps_total, resumed=True)
             self._merge()
+        parts = getattr(self._args, "gradient_accumulation_steps", 1)
+        batches = steps_total * parts * processes()
         for each in self.statistics.values():
-            each.resume_task() if resumed else each.start_task()
+            each.resume_task(batches) if resumed else each.start_task(batches)
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
         """Turn the sketches once, early in the task, towards what was seen."""
