@@ -259,10 +259,10 @@ def tables(*, long: bool) -> list[Table]:
     title = "A whole training step against plain LoRA of the same total rank"
     notes = (
         "CPU time of one thread; ratios within a round, median over rounds; parts are means.",
-        "Weights and text of the two larger models are random; of SmolLM2's 30 layers and 49,152 words"
-        " a tenth each, so that the head keeps its share of the work.",
-        "The tasks are said to be long: 50 steps of the pocket's own, 500 of 1,024 tokens, 4.1 million"
-        " tokens for the block. In a short task all tokens are read: see the rows of every token.",
+        "Weights and text of the two larger models are random.",
+        "Of SmolLM2's 30 layers and 49,152 words a tenth each: the head keeps its share of work.",
+        "Tasks are as long as real ones: 50 steps of the pocket, 0.5 and 4.1 million tokens else.",
+        "In a short task the statistics read every token; what that costs has rows of its own.",
         "Peak: all that is allocated besides the frozen model, at the fullest moment of a step.",
     )
     return [Table("step", title, rows, bars, notes)]

@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 
+from benchmarks.counts import Operations
 from tests.precision import TRAINED, assert_same
 from tests.tuner.llava import tiny_batch, tiny_experts, tiny_llava
 from undrift.core import naive
@@ -120,8 +121,46 @@ def test_sampled_tokens_are_the_same_whatever_the_batch_and_the_padding():
         learn(other, one)
     expected = sums(other)
     counted = expected["model.language_model.layers.0.mlp.down_proj.tokens"]
-    assert 0.25 * 150 < counted < 0.55 * 150
+    assert 0.7 * 150 < counted < 1.3 * 150  # each stands for 2.5
     assert_same_sums(model, expected)
+
+
+@pytest.mark.parametrize("weights", ["same", "gradient", "share"])
+def test_what_is_sampled_stands_for_all_tokens(weights):
+    generator = torch.Generator().manual_seed(0)
+    shape = 400, 50
+    x, h, g = (torch.randn(20000, size, generator=generator) for size in (DIM, N * r, 5))
+    w = torch.rand(20000, N, generator=generator).softmax(1)
+    whole, part = (make(token_weights=weights, token_fraction=f) for f in (1.0, 0.25))
+    for each in (whole, part):
+        each.observe(Tokens(torch.ones(shape), torch.arange(400)), x, w, h, g)
+    for key, value in whole.running().items():
+        error = (part.running()[key] - value).abs().max() / value.abs().max()
+        assert error < 0.08, key
+
+
+def test_a_short_task_reads_all_tokens_and_a_long_one_an_eighth():
+    each = make(token_fraction=None)
+    each.start_task()
+    assert each.fraction(1000) == 1  # how long the task is is not known
+    each.start_task(batches=10)
+    assert each.fraction(16) == 1
+    assert each.fraction(36) == 30 * DIM / 360
+    assert each.fraction(1000) == 1 / 8
+    make(token_fraction=1.0).start_task(batches=10**6)
+    assert make(token_fraction=1.0).fraction(1000) == 1
+
+
+def test_a_sample_costs_a_linear_few_operations():
+    counts = {}
+    for fraction in (1.0, 1 / 8):
+        each = make(token_fraction=fraction, token_weights="share")
+        seen = Tokens(torch.ones(4, 16), torch.arange(4)), *tokens_of(64)
+        each.observe(*seen)  # the choice is made once for all linears
+        with Operations() as counted:
+            each.observe(*seen)
+        counts[fraction] = counted.names.total()
+    assert counts[1.0] <= 32 and counts[1 / 8] <= 36, counts
 
 
 def test_evaluation_and_a_layer_that_rests_count_nothing():

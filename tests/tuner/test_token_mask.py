@@ -38,8 +38,16 @@ def test_ids_and_positions_decide_not_the_place_in_the_batch():
 def test_about_the_asked_share_is_sampled():
     tokens = Tokens(ids=torch.arange(100), mask=torch.ones(100, 200))
     for fraction in (0.125, 0.5):
-        count = tokens.choose(20000, fraction, 0, CPU).count
-        assert abs(count / 20000 - fraction) < 0.015
+        chosen = tokens.choose(20000, fraction, 0, CPU)
+        assert chosen.index is not None and chosen.times == 1 / fraction
+        assert abs(len(chosen.index) / 20000 - fraction) < 0.015
+        assert chosen.count == len(chosen.index) / fraction
+        of_a_device = tokens.fixed_size(20000, fraction, 0, CPU)
+        assert of_a_device.count == chosen.count
+        x = torch.ones(20000, 1)
+        for kind in ("same", "gradient"):
+            u, v = (tokens.weights(kind, each, x) for each in (chosen, of_a_device))
+            assert u.sum() == v.sum() == chosen.count
 
 
 def test_the_fixed_size_choice_of_an_accelerator_is_the_same_choice():

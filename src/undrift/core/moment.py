@@ -76,8 +76,7 @@ class MomentSketch:
             energy: ||x||^2 of every token, (T,), where it is known already.
         """
         x = x.float()
-        if energy is None:
-            energy = torch.linalg.vector_norm(x, dim=1).square()
+        energy = x.square().sum(1) if energy is None else energy
         seen = x if self.exact else x @ self.Omega  # (T, l), the smaller one to weigh
         self.Y.addmm_(x.mT, seen if weights is None else seen * weights[:, None])
         self.trace += energy.sum() if weights is None else energy @ weights
