@@ -20,7 +20,7 @@ import torch
 from benchmarks.table import Table
 
 EXACT = ("counts",)
-TIMED = ("layer", "step", "growth", "activation", "precision", "answering", "sequence")
+TIMED = ("layer", "step", "growth", "activation", "precision", "compiled", "answering", "sequence")
 NAMES = (*EXACT, *TIMED)
 
 
