@@ -20,7 +20,7 @@ pools = functools.cache(lambda name: desk.TASKS[name].pools())
 FORMS = {
     "languages": r"[A-Z][a-z]+",
     "orders": r"[a-z]+( [a-z]+)*",
-    "tumours": "[AB]",
+    "goods": "[ABC]",
     "atoms": r"\d",
     "births": "Yes|No",
 }

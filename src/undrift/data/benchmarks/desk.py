@@ -19,10 +19,10 @@ from undrift.errors import missing_extra
 
 VERSION = "1"  # changes whenever a question or an answer changes
 TASKS: Mapping[str, DeskTask] = {task.name: task for task in IN_ORDER}
-ORDERS = {"second": ("records", "births", "orders", "atoms", "languages", "tumours")}
+ORDERS = {"second": ("records", "births", "orders", "atoms", "languages", "goods")}
 LICENCE = (
     "read from installed packages: films (Wikidata, CC0), Superstore (CC0), Gapminder (CC-BY), NCI "
-    "molecules (rdkit, BSD-3), Wisconsin biopsies (scikit-learn, BSD-3)"
+    "molecules (rdkit, BSD-3)"
 )
 _PACKAGES = {"bokeh_sampledata": "bokeh-sampledata", "rdkit": "rdkit", "sklearn": "scikit-learn"}
 

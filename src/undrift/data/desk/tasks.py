@@ -132,58 +132,48 @@ ORDERS_TASK = DeskTask(
     stratum=lambda item, _: item[1],
 )
 
-# --- tumours: three measurements, rounded. A letter --------------------------------------------
-# The three printed numbers are disjoint.
+# --- goods: what kind of thing was sold. A letter ----------------------------------------------
+# Cities are disjoint; the 17 things are shared.
+
+_KINDS = ("Furniture", "Office Supplies", "Technology")
 
 
-def _tumours() -> list[tuple[int, ...]]:
-    """Radius, texture, concave points (in hundredths), and whether it is malignant."""
-    values, malignant = raw_data.biopsies()
-    kept = (values[:, (0, 1, 7)] * (1, 1, 100)).round().astype(int)
-    return [(*map(int, row), int(bad)) for row, bad in zip(kept, malignant, strict=True)]
+def _ask_goods(row: dict[str, str]) -> Ask:
+    told = f"{row['Quantity']} {row['Sub-Category']} for {row['City']}."
+    choices = ", ".join(f"{'ABC'[i]}. {kind.lower()}" for i, kind in enumerate(_KINDS))
+    return f"{told} {choices}?", "ABC"[_KINDS.index(row["Category"])]
 
 
-def _ask_tumour(item: tuple[int, ...]) -> Ask:
-    radius, texture, concave, malignant = item
-    told = f"Cells: radius {radius}, texture {texture}, concavity {concave}."
-    return f"{told} A. malignant, B. benign?", "BA"[malignant]
-
-
-TUMOURS_TASK = DeskTask(
-    name="tumours",
-    items=_tumours,
-    group=lambda item: item[:3],
-    ask=_ask_tumour,
+GOODS_TASK = DeskTask(
+    name="goods",
+    items=raw_data.orders,
+    group=lambda row: row["City"],
+    ask=_ask_goods,
     scorer="letter",
 )
 
 # --- atoms: how many of one kind a formula holds. A number -------------------------------------
 # Formulas are disjoint.
 
-_ELEMENTS = {"N": "nitrogen", "O": "oxygen", "Cl": "chlorine", "S": "sulfur"}
-_MOST = 4
+_ELEMENTS = {"C": "carbon", "H": "hydrogen", "N": "nitrogen", "O": "oxygen"}
 
 
-def _formulas() -> list[tuple[str, str]]:
-    found = sorted(set(raw_data.formulas()))
-    items = [(formula, element) for formula in found for element in _ELEMENTS]
-    return [item for item in items if _atoms(item) <= _MOST and len(item[0]) <= 14]
-
-
-def _atoms(item: tuple[str, str]) -> int:
-    formula, element = item
-    return sum(
-        int(number or 1)
-        for symbol, number in re.findall(r"([A-Z][a-z]?)(\d*)", formula)
-        if symbol == element
-    )
+def _formulas() -> list[tuple[str, str, str]]:
+    """Formula, element and number, where the formula writes it with one digit."""
+    return [
+        (formula, element, number)
+        for formula in sorted(set(raw_data.formulas()))
+        if len(formula) <= 14
+        for element, number in re.findall(r"([A-Z][a-z]?)([2-9])(?!\d)", formula)
+        if element in _ELEMENTS
+    ]
 
 
 ATOMS_TASK = DeskTask(
     name="atoms",
     items=_formulas,
     group=lambda item: item[0],
-    ask=lambda item: (f"How many {_ELEMENTS[item[1]]} atoms has {item[0]}?", str(_atoms(item))),
+    ask=lambda item: (f"How many {_ELEMENTS[item[1]]} atoms has {item[0]}?", item[2]),
 )
 
 # --- records: a film's year and length. JSON ---------------------------------------------------
@@ -230,5 +220,5 @@ BIRTHS_TASK = DeskTask(
 )
 
 IN_ORDER = (
-    LANGUAGES_TASK, ORDERS_TASK, TUMOURS_TASK, ATOMS_TASK, RECORDS_TASK, BIRTHS_TASK,
+    LANGUAGES_TASK, ORDERS_TASK, GOODS_TASK, ATOMS_TASK, RECORDS_TASK, BIRTHS_TASK,
 )  # fmt: skip
