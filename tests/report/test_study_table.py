@@ -68,10 +68,14 @@ def test_orders_of_a_seed_are_no_seeds_of_their_own():
     found = pairs(ours, theirs)
     assert found is not None
     assert (found.mean, found.wins, found.count) == (2.5, 4, 4)
-    assert found.interval == (2.0, 3.0)
+    low, high = found.interval  # differences of 1, 3 under seed 0, of 2, 4 under seed 1
+    # MS of orders 4, of seeds 1, of the rest 0: V = 5 / 4, freedom 25 / 17
+    assert (high - low) / 2 == pytest.approx(12.706 * 1.25**0.5)
+    assert (high + low) / 2 == pytest.approx(2.5)
     assert by_seed(ours, "last") == {0: 52.0, 1: 53.0}
-    one = pairs(ours[:2], theirs)
-    assert one is not None and one.interval is None and one.count == 2
+    one = pairs(ours[:2], theirs)  # one seed: orders alone, MS 2 over 2
+    assert one is not None and one.count == 2
+    assert one.interval == pytest.approx((2.0 - 12.706, 2.0 + 12.706))
 
 
 def test_what_is_not_trained_is_the_same_on_every_seed():
@@ -141,3 +145,20 @@ def test_numbers_in_a_row_are_one_line():
     text = compact(value)
     assert json.loads(text) == {"format": 1, **value}
     assert "\n  [1.0, null],\n" in text and text.endswith("}\n")
+
+
+def test_orders_have_a_table_of_their_own():
+    names = ("report-1", "report-2", "default")
+    runs = [entry("b", s, 50.0 + i, o) for s in (0, 1) for i, o in enumerate(names)]
+    runs += [entry("a", 0, 60.0 + 4 * i, o) for i, o in enumerate(names)]
+    paired = [{"label": "a", "learning_rate": 0.01, "detectable": 3.21}]
+    text = study_markdown(results(runs, against="b", paired=paired))
+    main, orders = rows_of(text)[:4], rows_of(text)[4:]
+    assert main[0][-1] == "could show" and [row[-1] for row in main[2:]] == ["", "3.2"]
+    assert orders == [
+        ["last, by order", "rate", "mean of the drawn", "worst", "spread", *names],
+        ["---", *["---:"] * 7],
+        ["b", "0.01", "50.5", "50.0", "0.7", "50.0", "51.0", "52.0"],
+        ["a", "0.01", "62.0", "60.0", "2.8", "60.0 (+10.0)", "64.0 (+13.0)", "68.0 (+16.0)"],
+    ]
+    assert "orders and seeds are separate sources" in text and "80 of 100" in text

@@ -73,6 +73,7 @@ def study(
       undrift study FILE --gather
     """  # noqa: D301
     calm(None)
+    from undrift.report.paired import Pairing
     from undrift.report.study_table import study_markdown
     from undrift.run.study import Study
     from undrift.run.study_plan import Plan, load_study
@@ -93,7 +94,8 @@ def study(
         reading = {"progress": not (quiet or as_json), **config.run.get("reading", {})}
         benchmark = load(None if data is None else Path(data), **reading)
         plan, command = Plan(config, benchmark), f"undrift study {file}"
-        made = Study(plan, command, folder, study_markdown, only or (), prune=prune)
+        how = {"prune": prune, "paired": Pairing()}
+        made = Study(plan, command, folder, study_markdown, only or (), **how)
         if listing:
             _list(made, as_json)
             return

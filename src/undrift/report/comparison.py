@@ -13,9 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean, stdev, variance
 
 from undrift.errors import ConfigError
+from undrift.report.paired import RULE as PAIRED_RULE
+from undrift.report.paired import Answers, answers_of, difference
 from undrift.report.results import (
     GENERAL,
     GENERAL_LOST,
@@ -64,6 +67,7 @@ SIZES = {
     "active": "parameters active",
     "state_bytes": "bytes of state",
 }
+PAIRED = "Question by question"
 DIFFERENCES = "Protocol differences"
 METRICS_TITLE = "All metrics"
 TIME = "Learning: time and memory"
@@ -192,7 +196,7 @@ def half_width(values: Sequence[float]) -> float | None:
     """Compute half the 95 % interval of a mean, t(n-1) s / sqrt(n); None for fewer than two."""
     if len(values) < 2:
         return None
-    return _t(len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return student(len(values) - 1) * stdev(values) / math.sqrt(len(values))
 
 
 def margin(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Margin:
@@ -236,11 +240,11 @@ def _welch(sides: Sequence[Sequence[float]]) -> float:
     if not sum(shares):
         return 0.0
     spread = sum(s**2 / (len(v) - 1) for s, v in zip(shares, sides, strict=True))
-    return _t(int(sum(shares) ** 2 / spread)) * math.sqrt(sum(shares))
+    return student(int(sum(shares) ** 2 / spread)) * math.sqrt(sum(shares))
 
 
-def _t(freedom: int) -> float:
-    """Student's t; beyond 30 degrees of freedom that of 30, which is a little too wide."""
+def student(freedom: int) -> float:
+    """Student's t, 97.5 %; beyond 30 degrees of freedom that of 30, which is a little too wide."""
     return _T[min(max(freedom, 1), len(_T)) - 1]
 
 
@@ -325,6 +329,7 @@ def sections(runs: Sequence[Results]) -> list[Section]:
         _rules(groups),
         _learning(groups),
         margin_section(groups, METRICS),
+        paired_section(groups),
         difference_section(groups, everything=True),
     ]
     return [section for section in found if section.rows or section.notes]
@@ -411,6 +416,51 @@ def margin_section(groups: Sequence[Group], metrics: Iterable[str]) -> Section:
     header = ["metric", "between", "margin", "seeds", "verdict"] if rows else []
     notes = [RULE] if rows or any(len(group.runs) > 1 for group in groups) else []
     return Section("Margins between methods, and the noise of the seeds", header, rows, notes)
+
+
+def paired_section(groups: Sequence[Group]) -> Section:
+    """Compare runs of one seed and order question by question, by `paired.RULE`.
+
+    Args:
+        groups: The runs.
+
+    Returns:
+        A row for every two methods, seed and order; none where no two runs share these.
+    """
+    answers: dict[Path, Answers] = {}
+
+    def of(run: Results) -> Answers:
+        if run.folder not in answers:
+            answers[run.folder] = answers_of(run)
+        return answers[run.folder]
+
+    rows = []
+    for ours, theirs in pairs(groups):
+        for one, other in _alike(ours, theirs):
+            found = difference([(of(one), of(other))])
+            if found is not None:
+                below = found.noise is None or abs(found.mean) <= found.noise
+                noise = "" if found.noise is None else f" ± {number(found.noise)}"
+                seed = str((one if ours.trained else other).seed)
+                rows.append(
+                    [f"{ours.label} − {theirs.label}", words(one.protocol["order"]), seed,
+                     f"{found.mean:+z.1f}{noise}", number(found.detectable),
+                     f"{found.questions:,} over {found.pictures:,}", BELOW if below else ABOVE]
+                )  # fmt: skip
+    header = ["between", "order", "seed", "at the end", "could have shown",
+              "questions over pictures", "verdict"]  # fmt: skip
+    return Section(PAIRED, header if rows else (), rows, [PAIRED_RULE] if rows else ())
+
+
+def _alike(ours: Group, theirs: Group) -> list[tuple[Results, Results]]:
+    """Return the runs of two groups that share order and seed; an untrained one has any seed."""
+    return [
+        (one, other)
+        for one in ours.runs
+        for other in theirs.runs
+        if one.protocol["order"] == other.protocol["order"]
+        and (one.seed == other.seed or not (ours.trained and theirs.trained))
+    ]
 
 
 def difference_section(groups: Sequence[Group], *, everything: bool = False) -> Section:

@@ -27,6 +27,8 @@ from undrift.rundir.records import Manifest, StudyResults
 from undrift.rundir.study_results import compact, run_entry, surroundings
 
 PROGRAM = (sys.executable, "-m", "undrift.cli")
+Paired = Callable[[Sequence[tuple[Mapping[str, Any], Path]], str], list[dict[str, Any]]]
+"""Called with the entry and the folder of every finished cell, and the label of `against`."""
 _TICK = 0.1  # seconds between two looks at the processes
 _TAIL = 12  # lines of a failed cell's output that are shown
 _FAILED = float("-inf")
@@ -62,6 +64,7 @@ class Study:
         only: Labels to run; all by itself. The others keep what there is of them.
         prune: Delete the adapters of each cell once it is finished.
         program: What is put before `run ...`.
+        paired: Compares rows with the one of `against`, question by question.
 
     Attributes:
         failures: By folder name, the cells that have failed since this object was made.
@@ -80,6 +83,7 @@ class Study:
         *,
         prune: bool = False,
         program: Sequence[str] = PROGRAM,
+        paired: Paired | None = None,
     ) -> None:
         labels = [row.label for row in plan.study.rows]
         for label in only:
@@ -91,6 +95,7 @@ class Study:
         self.table = table
         self.only = tuple(only) or tuple(labels)
         self.program = tuple(program)
+        self._paired = paired
         self.failures: dict[str, Failure] = {}
         self._prune = prune
         self._finished: dict[str, float] = {}
@@ -286,6 +291,8 @@ class Study:
                 chosen[row.label] = best
         if study.against is not None:
             out["against"] = study.against
+            if paired := self._pairs(done, runs, old):
+                out["paired"] = paired
         if study.rates:
             out["chosen"] = chosen
         if self.failures:
@@ -294,6 +301,18 @@ class Study:
                 for failure in self.failures.values()
             ]
         return {**out, "runs": runs}
+
+    def _pairs(
+        self, done: Sequence[Cell], runs: Sequence[Mapping[str, Any]], old: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Pair what is at hand with the row of `against`; what is not keeps its lines."""
+        found: list[dict[str, Any]] = []
+        if self._paired is not None and self.plan.study.against is not None:
+            cells = [(self._entry(cell), self.folder(cell)) for cell in done]
+            found = self._paired(cells, self.plan.study.against)
+        new, labels = {line["label"] for line in found}, {run["label"] for run in runs}
+        kept = [line for line in old.get("paired", ()) if line["label"] in labels - new]
+        return [*found, *kept]
 
     def _entry(self, cell: Cell) -> dict[str, Any]:
         command = shlex.join(["undrift", *cell.words])
