@@ -43,6 +43,7 @@ PHASES: dict[str, tuple[str, ...]] = {
         "undrift.tuner.input_statistics:LayerStatistics.flush",
         "undrift.tuner.input_statistics:LayerStatistics.rebase",
         "undrift.tuner.input_statistics:LayerStatistics.history_now",
+        "undrift.tuner.input_statistics:LayerStatistics.end_task",
     ),
     "step": (
         "undrift.run.trainer:TaskTrainer._clip_grad_norm",
@@ -50,6 +51,7 @@ PHASES: dict[str, tuple[str, ...]] = {
         "torch.optim:Optimizer.zero_grad",
     ),
     "generate": ("undrift.run.answer:greedy", "undrift.run.answer:decode"),
+    "general ability": ("undrift.run.general_ability:measure",),
     "read prompts": ("undrift.run.answer:read",),
     "score": ("undrift.run.answer:scored", "undrift.scoring:task_score"),
     "save": (
