@@ -33,5 +33,4 @@ def taught(
 ) -> list[dict[str, Any]]:
     """Train a method's model on examples with seed 0; return what was logged."""
     session = Session(backbone, model, method)
-    encoded = session.collator.encode(examples, answered=True)
-    return train(session, encoded, settings, folder, 0)
+    return train(session, examples, settings, folder, 0)

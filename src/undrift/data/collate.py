@@ -1,14 +1,14 @@
 """Examples to tensors: the prompt, the pictures, and labels on the answer alone.
 
 A prompt is tokenised exactly as at inference; the answer's tokens are put behind it, and only they
-carry labels. `encode` is called once a task and `collate` once a batch: `FeatureCollator` puts kept
-image features in the place of image tokens, `PixelCollator` hands pixels to the processor of any
-model, `TextCollator` serves text-only ones.
+carry labels. `encode` makes the tokens and `collate` a batch: `FeatureCollator` puts kept image
+features in the place of image tokens, `PixelCollator` hands pixels to the processor of any model,
+`TextCollator` serves text-only ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,8 +22,10 @@ from undrift.data.prompts import Renderer
 from undrift.data.types import Example
 from undrift.errors import DataError
 
+_AT_ONCE = 1024  # texts that are tokenised together: what a tokenizer tells of each takes kilobytes
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Encoded:
     """One example, rendered and tokenised.
 
@@ -81,7 +83,7 @@ class _Collator:
         self._pad = own.eos_token_id if own.pad_token_id is None else own.pad_token_id
 
     def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
-        """Render and tokenise, once per task; pictures are not opened.
+        """Render and tokenise; pictures are not opened.
 
         Args:
             examples: The examples.
@@ -94,16 +96,37 @@ class _Collator:
             DataError: If a prompt has not one image token for each picture, if a text holds a token
                 that stands for one or ends one, or if the model cannot read an example's pictures.
         """
+        parts = (examples[at : at + _AT_ONCE] for at in range(0, len(examples), _AT_ONCE))
+        return [one for part in parts for one in self._encoded(part, answered=answered)]
+
+    def check(self, examples: Iterable[Example]) -> None:
+        """Refuse what `encode` would refuse for a token in a text, without encoding the rest.
+
+        Args:
+            examples: The examples; the first of each kind, and texts with the name of such a token,
+                are encoded.
+
+        Raises:
+            DataError: As `encode` does. What a chat template refuses for other reasons is not
+                found.
+        """
+        kinds, doubtful = set[tuple[int, bool]](), list[Example]()
+        for example in examples:
+            kind = len(example.images), bool(example.system)
+            if kind not in kinds or self._renderer.suspicious(example):
+                kinds.add(kind)
+                doubtful.append(example)
+        self.encode(doubtful, answered=True)
+
+    def _encoded(self, examples: Sequence[Example], *, answered: bool) -> Iterator[Encoded]:
         texts = self._renderer.prompts(examples)
         prompts = self._renderer.ids([self._spread(text) for text in texts])
         empty: list[list[int]] = [[] for _ in examples]
         answers = self._renderer.answers(examples, texts) if answered else empty
-        encoded = []
         for example, text, prompt, answer in zip(examples, texts, prompts, answers, strict=True):
             self._renderer.check(example, text, prompt, answer, self._times())
             images, rows, question = example.images, self._rows(example), example.question
-            encoded.append(Encoded(example.id, text, prompt, answer, images, rows, question))
-        return encoded
+            yield Encoded(example.id, text, prompt, answer, images, rows, question)
 
     def _spread(self, text: str) -> str:
         return text
@@ -220,7 +243,7 @@ class TextCollator(_Collator):
         self._positions = positions
 
     def encode(self, examples: Sequence[Example], *, answered: bool) -> list[Encoded]:
-        """Render and tokenise, once per task; a DataError names an example with a picture."""
+        """Render and tokenise; a DataError names an example with a picture."""
         for example in examples:
             if example.images:
                 raise DataError(

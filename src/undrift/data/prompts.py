@@ -34,6 +34,7 @@ from undrift.errors import ConfigError, DataError, unknown
 PROBE = "undrift?"  # a question, and an answer, that no template holds
 _TEMPLATES = Path(__file__).parent / "templates"
 _BLANK = Example("blank", PROBE, (PROBE,))
+_KNOWN = 4096  # answers whose tokens are remembered
 _PRINTED = re.compile(r"""['"]type['"]: ?['"]text['"]""")
 _REFUSALS = (TemplateError, TypeError, ValueError, AttributeError, LookupError)
 
@@ -169,6 +170,7 @@ class Renderer:
         self._spelled: Any = ...  # made when an answer needs it
         self._starts_itself = False  # whether the processor puts a start token of its own
         self._tails: dict[str, str] = {}
+        self._answers: dict[tuple[str, str], list[int]] = {}
         self._marks: dict[tuple[int, bool], Counter[int]] = {}
         self.media = {} if text_only(processor) else media_tokens(processor, config)
         ends = {token: self.tokenizer.convert_ids_to_tokens(token) for token in self._ends}
@@ -292,8 +294,8 @@ class Renderer:
     def answers(self, examples: Sequence[Example], prompts: Sequence[str]) -> list[list[int]]:
         """Tokenise each first answer with its end-of-turn token, as a continuation of its prompt.
 
-        What a template puts around an answer does not depend on the question, so equal answers
-        behind equal ends of prompts are rendered and tokenised once.
+        What a template puts around an answer does not depend on the question, so of equal answers
+        behind equal ends of prompts the tokens are remembered, for some thousands of them.
 
         Args:
             examples: The examples.
@@ -306,14 +308,16 @@ class Renderer:
             DataError: If the template refuses or changes an answer, or if an answer holds a token
                 that would end it and cannot be taken for plain text.
         """
-        known: dict[tuple[str, str], list[int]] = {}
-        found = []
+        known, found = self._answers, list[list[int]]()
         for example, prompt in zip(examples, prompts, strict=True):
             place = prompt.rfind(example.question)
             end = prompt[place + len(example.question) :] if place >= 0 else ""
             key = (end or prompt, example.answers[0])
             if key not in known:
-                known[key] = self._answer(example, prompt, key[0])
+                made = self._answer(example, prompt, key[0])
+                if len(known) >= _KNOWN:
+                    known.clear()
+                known[key] = made
             found.append(known[key])
         return found
 

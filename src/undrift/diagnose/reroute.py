@@ -119,7 +119,7 @@ def _train(series: AdapterSeries, task: int, title: str) -> None:
     with own_folder() as folder:
         train(
             learning,
-            learning.collator.encode(asked.train, answered=True),
+            asked.train,
             settings,
             folder,
             seed,

@@ -15,7 +15,12 @@ from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from undrift.data.collate import Encoded
+from undrift.data.types import Example
 from undrift.errors import ConfigError
+from undrift.run.backbone import Collator
+
+KEPT = 8192
+"""Examples of a training that are encoded before its first step, and kept: some 50 MB."""
 
 
 class Share(NamedTuple):
@@ -58,6 +63,26 @@ def share_of(global_batch: int, most: int, processes: int) -> Share:
     return Share(global_batch, -(-own // pieces), pieces)
 
 
+class Step(NamedTuple):
+    """What all processes take together.
+
+    Attributes:
+        examples: The places of its examples among those of the training.
+        pieces: Micro-batches of all processes.
+    """
+
+    examples: Sequence[int]
+    pieces: int
+
+
+class Place(NamedTuple):
+    """An example of a micro-batch, and whether it is read to keep step only."""
+
+    example: int
+    step: Step
+    idle: bool = False
+
+
 class Dealt(NamedTuple):
     """An example of a micro-batch.
 
@@ -73,46 +98,78 @@ class Dealt(NamedTuple):
     examples: float
 
 
-Place = tuple[int, float, float]  # of an example, with what is to become of it
+class Encodings(Dataset[Dealt]):
+    """The examples of a training as the model reads them, by what the dealer names.
 
+    Up to `KEPT` are encoded before the first step, and kept. Of more, those that could be refused
+    for a token in a text are tried before the first step, and each is encoded when its step comes:
+    then encodings take no memory, and no time before.
 
-class _Examples(Dataset[Dealt]):
-    """The examples by what the dealer names."""
+    Args:
+        examples: The examples.
+        collator: Encodes them.
 
-    def __init__(self, examples: Sequence[Encoded]) -> None:
-        self._examples = examples
+    Raises:
+        DataError: If one is refused.
+    """
+
+    def __init__(self, examples: Sequence[Example], collator: Collator) -> None:
+        self._examples, self._collator = examples, collator
+        self._kept: Sequence[Encoded] | None = None
+        self._step: Step | None = None
+        self._own: dict[int, Encoded] = {}  # of that step
+        if len(examples) <= KEPT:
+            self._kept = collator.encode(examples, answered=True)
+        else:
+            collator.check(examples)
 
     def __len__(self) -> int:
         return len(self._examples)
 
     def __getitem__(self, place: Place) -> Dealt:
-        return Dealt(self._examples[place[0]], *place[1:])
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: Sequence[Place]) -> list[Dealt]:
+        """Return a micro-batch."""
+        step = places[0].step
+        if step is not self._step:
+            self._own = dict(zip(step.examples, self._encoded(step.examples), strict=True))
+            self._step = step
+        labels = sum(len(example.answer) for example in self._own.values()) / step.pieces
+        examples = len(step.examples) / step.pieces
+        return [
+            Dealt(self._own[at], *((0.0, 0.0) if idle else (labels, examples)))
+            for at, _, idle in places
+        ]
+
+    def _encoded(self, places: Sequence[int]) -> Sequence[Encoded]:
+        if self._kept is not None:
+            return [self._kept[at] for at in places]
+        return self._collator.encode([self._examples[at] for at in places], answered=True)
 
 
 class Dealer(Sampler[list[Place]]):
     """Names the micro-batches of one process, an epoch at a time.
 
     Args:
-        examples: All examples of the task.
+        examples: How many examples there are.
         share: What a process takes of a step.
         rank: The number of this process.
         processes: How many there are.
         seed: Decides the order, with the number of the epoch.
     """
 
-    def __init__(
-        self, examples: Sequence[Encoded], share: Share, rank: int, processes: int, seed: int
-    ) -> None:
-        self._labels = [len(example.answer) for example in examples]
+    def __init__(self, examples: int, share: Share, rank: int, processes: int, seed: int) -> None:
+        self._examples = examples
         self._share, self._rank, self._processes = share, rank, processes
-        self._order = SeedableRandomSampler(range(len(examples)), data_seed=seed)
+        self._order = SeedableRandomSampler(range(examples), data_seed=seed)
 
     def set_epoch(self, epoch: int) -> None:
         """Deal in the order of an epoch, from 0."""
         self._order.set_epoch(epoch)
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self._labels), self._share.step)
+        whole, rest = divmod(self._examples, self._share.step)
         return whole * self._share.accumulation + -(-rest // self._together)
 
     def __iter__(self) -> Iterator[list[Place]]:
@@ -121,11 +178,12 @@ class Dealer(Sampler[list[Place]]):
             places = order[start : start + self._share.step]
             pieces = -(-len(places) // self._together)  # micro-batches of each process
             count = pieces * self._processes
-            means = sum(self._labels[place] for place in places) / count, len(places) / count
+            step = Step(places, count)
             for piece in range(pieces):
                 number = piece * self._processes + self._rank
                 first, end = (len(places) * n // count for n in (number, number + 1))
-                yield [(p, *means) for p in places[first:end]] or [(places[0], 0.0, 0.0)]
+                own = [Place(at, step) for at in places[first:end]]
+                yield own or [Place(places[0], step, idle=True)]
 
     @property
     def _together(self) -> int:
@@ -137,15 +195,15 @@ class Batches(DataLoader[Dealt]):
     """The micro-batches of one process.
 
     Args:
-        examples: All examples of the task.
+        examples: All examples of the training.
         dealer: Deals them out.
         **options: What `DataLoader` takes.
     """
 
     batch_sampler: Dealer
 
-    def __init__(self, examples: Sequence[Encoded], dealer: Dealer, **options: object) -> None:
-        super().__init__(_Examples(examples), batch_sampler=dealer, **options)  # type: ignore[arg-type]
+    def __init__(self, examples: Encodings, dealer: Dealer, **options: object) -> None:
+        super().__init__(examples, batch_sampler=dealer, **options)  # type: ignore[arg-type]
 
     def set_epoch(self, epoch: int) -> None:
         """Begin with the order of an epoch, from 0."""

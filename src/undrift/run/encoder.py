@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import torch
@@ -135,6 +135,10 @@ class EncodingCollator:
             One encoded example each, in the same order.
         """
         return self._inner.encode(examples, answered=answered)
+
+    def check(self, examples: Iterable[Example]) -> None:
+        """Refuse what `encode` would refuse for a token in a text."""
+        self._inner.check(examples)
 
     def collate(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """Make a batch, and encode it."""

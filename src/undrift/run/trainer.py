@@ -1,8 +1,8 @@
 """A task taught to a method: transformers' Trainer with the method's loss, the method a callback.
 
-The batches are tokenised beforehand and the image features kept, so a step costs the model and
-little else; what a Trainer adds to a bare loop is measured in docs/decisions.md. Precision,
-accumulation, clipping, schedule and data order are the Trainer's.
+Examples are tokenised beforehand, or step by step where they are many, and image features are
+kept, so a step costs the model and little else; what a Trainer adds to a bare loop is measured in
+docs/decisions.md. Precision, accumulation, clipping, schedule and data order are the Trainer's.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from undrift.data.collate import Encoded, fitting
 from undrift.data.processor import REFUSALS
-from undrift.data.types import Task
+from undrift.data.types import Example, Task
 from undrift.errors import DataError, TrainingDiverged, first_line
 from undrift.methods.base import Method
 from undrift.methods.shared.projector import trained_modules
-from undrift.run.batches import Batches, Dealer, Dealt, Share, share_of
+from undrift.run.batches import Batches, Dealer, Dealt, Encodings, Share, share_of
 from undrift.run.checkpoint import (
     latest,
     load_optimizer,
@@ -349,7 +349,7 @@ class TaskTrainer(Trainer):
     def get_train_dataloader(self) -> Batches:
         """Deal the examples out by a plan that is the same on any number of processes."""
         examples: Any = self.train_dataset
-        dealer = Dealer(examples, self.share, rank(), processes(), self.args.data_seed or 0)
+        dealer = Dealer(len(examples), self.share, rank(), processes(), self.args.data_seed or 0)
         pin = self.args.dataloader_pin_memory
         return Batches(examples, dealer, collate_fn=self.data_collator, pin_memory=pin)
 
@@ -429,13 +429,12 @@ def teach(
     own = seed * 1000 + index
     set_seed(own)
     method.task_index = index
-    encoded = session.collator.encode(examples, answered=True)
-    return train(session, encoded, settings, snapshots, own, callbacks, routes)
+    return train(session, examples, settings, snapshots, own, callbacks, routes)
 
 
 def train(
     session: Session,
-    examples: Sequence[Encoded],
+    examples: Sequence[Example],
     config: TrainConfig,
     folder: Path,
     seed: int,
@@ -446,7 +445,7 @@ def train(
 
     Args:
         session: What learns; its method is one of the trainer's callbacks.
-        examples: Encoded examples with answers.
+        examples: What is learned; see `Encodings` for when each is encoded.
         config: Rates, sizes and lengths.
         folder: For snapshots.
         seed: Decides the order of the examples.
@@ -512,7 +511,7 @@ def train(
             backbone.model.dtype,
             config.passes(len(examples)),
         ),
-        train_dataset=list(examples),  # type: ignore[arg-type]  # any sequence will do
+        train_dataset=Encodings(examples, collator),
         data_collator=collate,
         callbacks=[watch, *callbacks, method, *([routes] if routes else [])],
     )

@@ -1,0 +1,129 @@
+"""What an example costs before it is learned: memory, and seconds until the first step is made.
+
+Each number of rows is learned in a process of its own, for one step, by what `undrift learn` does.
+Memory is the peak of the process above what a training of 1,000 rows takes, shared among the rows
+that are more: the rows as read, the examples, their digests and whatever a batch is made of.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.meter import Bar
+from benchmarks.table import Table
+from undrift.data.benchmarks.folder import OwnTask
+from undrift.run.backbone import Backbone
+from undrift.run.learn import Learn, start_from
+from undrift.run.progress import Progress
+
+FEW = 1_000
+PICTURES = 200
+TESTED = 8
+WORDS = "which what colour shape number thing left right small large round behind under".split()
+FORMAT = "Answer the question using a single word or phrase."
+
+
+def write_rows(folder: Path, rows: int) -> None:
+    """Write questions as VQAv2 has them, a picture each, with the line that public code adds."""
+    drawn = random.Random(0)
+    (folder / "pictures").mkdir(parents=True)
+    for number in range(PICTURES):
+        picture = Image.frombytes("RGB", (32, 32), drawn.randbytes(3 * 32 * 32))
+        picture.save(folder / "pictures" / f"COCO_train2014_{number:012}.png")
+    for name, count in (("train", rows), ("test", TESTED)):
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for number in range(count):
+                text = " ".join(drawn.choices(WORDS, k=drawn.randint(4, 10)))
+                picture = f"pictures/COCO_train2014_{drawn.randrange(PICTURES):012}.png"
+                answer = drawn.choice(WORDS)
+                row = {"question_id": 458752000 + number, "image": picture}
+                row |= {"text": f"{text}?\n{FORMAT}", "answer": answer}
+                file.write(json.dumps(row) + "\n")
+
+
+class _Clock(Progress):
+    """Notes when a training was set up, and when its first step was made."""
+
+    def __init__(self) -> None:
+        self.learning, self.stepped = False, 0.0
+
+    def stage(self, title: str, total: int, work: float = 0.0) -> None:
+        """Take note that steps are what moves the bar now."""
+        self.learning = title.startswith("learning")
+
+    def advance(self, pieces: int = 1) -> None:
+        """Take note of the first step."""
+        if self.learning and not self.stepped:
+            self.stepped = time.perf_counter()
+
+
+def learn(folder: Path) -> dict[str, float]:
+    """Learn one step of a folder's rows, and say what it took."""
+    clock, backbone = _Clock(), Backbone.load("pocket", device="cpu")
+    train = {"max_steps": 2, "batch_size": 16, "learning_rate": 1e-4}
+    layer: dict[str, Any] = {"method": {"name": "finetune", "rank": 2}, "train": train}
+    own = OwnTask(
+        "asked", folder / "train.jsonl", folder, test=folder / "test.jsonl", max_new_tokens=1
+    )
+    begin = time.perf_counter()
+    lesson = Learn(start_from("pocket", layer), own, folder / "out", clock, backbone=backbone)
+    read = time.perf_counter()
+    lesson.go()
+    return {
+        "read": read - begin,
+        "first_step": clock.stepped - read,
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _measured(rows: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "data"
+        write_rows(folder, rows)
+        took = subprocess.run(
+            [sys.executable, "-m", "benchmarks.large_data", str(folder)],
+            env={**os.environ, "UNDRIFT_CACHE": f"{place}/cache", "OMP_NUM_THREADS": "1"},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return json.loads(took.stdout.splitlines()[-1])
+
+
+def tables(*, long: bool) -> list[Table]:
+    """A few sizes, or up to a million rows."""
+    base = _measured(FEW)
+    rows, bars = [], []
+    for count in (30_000, 100_000, *((300_000, 1_000_000) if long else ())):
+        took = _measured(count)
+        each = (took["peak"] - base["peak"]) / (count - FEW)
+        rows.append(
+            {
+                "rows": count,
+                "seconds of reading": took["read"],
+                "seconds to the first step": took["first_step"],
+                "peak, MB": took["peak"] / 1e6,
+                "bytes a row": each,
+            }
+        )
+        bars += [
+            Bar(f"large data: bytes a row, {count:,} rows", each, 1000),
+            Bar(f"large data: seconds to the first step, {count:,} rows", took["first_step"], 10),
+        ]
+    title = f"A training of many rows: one step of one process, {PICTURES} pictures"
+    return [Table("large_data", title, rows, bars)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(learn(Path(sys.argv[1]))))
