@@ -32,7 +32,7 @@ from undrift.data.row_pictures import (
     unread_media,
 )
 from undrift.data.subset import hold_out
-from undrift.data.types import Example, Task
+from undrift.data.types import NOTHING, Example, Task
 from undrift.errors import DataError, brief
 
 Row = dict[str, Any]
@@ -221,7 +221,7 @@ def examples_of(
     if wrong := [*unread_media(kept, [one for each in shown for one in each]), *wrong]:
         raise DataError("; ".join(wrong))
     system = _system(row, parsed)
-    extra = MappingProxyType(kept)
+    extra = MappingProxyType(kept) if kept else NOTHING
     found: dict[int, Path] = {}  # a picture that several turns see is looked for once
     made = []
     for place, (turn, seen) in enumerate(zip(parsed.turns, shown, strict=True), 1):

@@ -71,6 +71,7 @@ class PictureFolder:
         self.root = root
         self._real = root.resolve()
         self._listed: dict[Path, dict[str, int]] = {}
+        self._found: dict[str, Path] = {}
         self._names = functools.cache(_sorted_names)
         self._missing = 0
 
@@ -87,6 +88,8 @@ class PictureFolder:
             DataError: If it leads out of `root` (see `place`) or if there is no such file; the
                 message names the nearest one.
         """
+        if (known := self._found.get(name)) is not None:
+            return known
         path = self.place(name)
         if not self._has(path):
             others = (name.strip(), unquote(name.strip()))
@@ -98,6 +101,7 @@ class PictureFolder:
             self._missing += 1  # comparing names is slow, and whole folders may be missing
             nearest = _instead(path, self._names) if self._missing <= _NEAREST else ""
             raise DataError(f"there is no picture {path}{nearest}")
+        self._found[name] = path
         return path
 
     def _has(self, path: Path) -> bool:

@@ -17,9 +17,10 @@ from undrift.scoring import check_scorer
 from undrift.untrusted import half_character
 
 T = TypeVar("T")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One question with its pictures and its accepted answers.
 
@@ -40,7 +41,7 @@ class Example:
     question: str
     answers: tuple[str, ...]
     images: tuple[Path, ...] = ()
-    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    extra: Mapping[str, Any] = field(default_factory=lambda: NOTHING, hash=False)
     system: str = ""
 
     def __post_init__(self) -> None:
@@ -49,7 +50,7 @@ class Example:
                 f"example {self.id!r} has no answer or an empty one: {self.answers!r}; "
                 "give at least one text that is not blank"
             )
-        if half_character((self.id, self.question, self.answers, self.system)):
+        if half_character("".join((self.id, self.question, *self.answers, self.system))):
             raise DataError(
                 f"example {self.id!r} holds half a character (a lone surrogate) in its id, "
                 "question, answers or system turn; write these texts as UTF-8"
@@ -98,8 +99,9 @@ class Task:
 
 
 def _refuse_repeated(examples: Sequence[Example], whose: str) -> None:
-    times = Counter(example.id for example in examples)
-    if twice := [identity for identity, count in times.items() if count > 1]:
+    if len({example.id for example in examples}) < len(examples):
+        times = Counter(example.id for example in examples)
+        twice = [identity for identity, count in times.items() if count > 1]
         raise DataError(
             f"{whose} with the id {twice[0]!r}; predictions are matched by id, so ids must be "
             "unique"

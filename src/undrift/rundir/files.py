@@ -40,6 +40,7 @@ _LEFT = re.compile(
     r"(?P<name>.*)\.(?P<process>\d+)(-(?P<host>[0-9a-f]{4}(?=[0-9a-f]{8}\.))?[0-9a-f]+)?"
     rf"(?P<kind>|\.replaced|\.removed){re.escape(TEMPORARY)}"
 )
+_HALF = "half a character (U+D800 to U+DFFF)"
 _HOST = hashlib.sha256(platform.node().encode()).hexdigest()[:4]
 _HOUR, _DAY = 3600.0, 86400.0  # seconds
 
@@ -205,7 +206,7 @@ def atomic_write(path: Path, content: str | bytes) -> None:
     try:
         written = content.encode() if isinstance(content, str) else content
     except UnicodeEncodeError as error:
-        raise RunDirError(f"cannot write {path}: half a character (U+D800 to U+DFFF)") from error
+        raise RunDirError(f"cannot write {path}: {_HALF}") from error
     with atomic_file(path) as temporary:
         temporary.write_bytes(written)
 
@@ -418,7 +419,14 @@ def short(value: Any) -> str:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object as indented JSON with its format; nan and infinity are refused."""
-    atomic_write(path, _text(path, value, indent=1) + "\n")
+    encoder = json.JSONEncoder(indent=1, ensure_ascii=False, allow_nan=False)
+    with (
+        atomic_file(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+        _as_json(path),
+    ):
+        file.writelines(encoder.iterencode(_with_format(value)))  # never whole in memory
+        file.write("\n")
 
 
 def read_json(path: Path) -> Any:
@@ -473,9 +481,21 @@ def check_format(path: Path, number: Any) -> None:
         )
 
 
-def _text(path: Path, value: Mapping[str, Any], indent: int | None = None) -> str:
-    whole = {"format": FORMAT, **value, "format": FORMAT}  # noqa: F601 (first, whatever comes)
+def _text(path: Path, value: Mapping[str, Any]) -> str:
+    with _as_json(path):
+        return json.dumps(_with_format(value), ensure_ascii=False, allow_nan=False)
+
+
+def _with_format(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format": FORMAT, **value, "format": FORMAT}  # noqa: F601 (first, whatever comes)
+
+
+@contextmanager
+def _as_json(path: Path) -> Generator[None]:
+    """Turn what cannot be written as JSON into one of our errors."""
     try:
-        return json.dumps(whole, indent=indent, ensure_ascii=False, allow_nan=False)
+        yield
+    except UnicodeEncodeError as error:
+        raise RunDirError(f"cannot write {path}: {_HALF}") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise RunDirError(f"cannot write {path} as JSON: {error}") from error
