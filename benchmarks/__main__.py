@@ -20,7 +20,17 @@ import torch
 from benchmarks.table import Table
 
 EXACT = ("counts",)
-TIMED = ("layer", "step", "growth", "activation", "precision", "compiled", "answering", "sequence")
+TIMED = (
+    "layer",
+    "step",
+    "growth",
+    "activation",
+    "precision",
+    "compiled",
+    "answering",
+    "sequence",
+    "large_data",
+)
 NAMES = (*EXACT, *TIMED)
 
 
