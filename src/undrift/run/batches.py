@@ -20,7 +20,7 @@ from undrift.errors import ConfigError
 from undrift.run.backbone import Collator
 
 KEPT = 8192
-"""Examples of a training that are encoded before its first step, and kept: some 50 MB."""
+"""Examples of a training that are encoded before its first step, and kept."""
 
 
 class Share(NamedTuple):
