@@ -33,6 +33,7 @@ PICTURES = 50
 TESTED = 8
 WORDS = "which what colour shape number thing left right small large round behind under".split()
 FORMAT = "Answer the question using a single word or phrase."
+_VARIES = "what a process holds differs by 50 MB from one time to the next, whatever is learned"
 
 
 def write_rows(folder: Path, rows: int) -> None:
@@ -141,7 +142,7 @@ def tables(*, long: bool) -> list[Table]:
         f"{FEW:,} rows have their first step {base['first_step']:.1f} s after loading, and a peak "
     )
     note += f"of {base['peak'] / 1e6:.0f} MB: that of the model and its vision tower"
-    return [Table("large_data", title, rows, bars, [note])]
+    return [Table("large_data", title, rows, bars, [note, _VARIES])]
 
 
 if __name__ == "__main__":
