@@ -29,8 +29,8 @@ def test_a_benchmarks_own_options_are_checked_and_handed_over():
     assert plain.fingerprint != diverse.fingerprint
     with pytest.raises(UnknownName, match=r"reading.instruction.*reading.instructions"):
         read("coin", FIXTURES / "coin", reading={"instruction": "Diverse"})
-    with pytest.raises(DataError, match="'pocket' has no options"):
-        read("pocket", FIXTURES, reading={"only": []})
+    with pytest.raises(DataError, match="'desk' has no options"):
+        read("desk", FIXTURES, reading={"only": []})
 
 
 def test_an_order_of_some_tasks_reads_only_these(tmp_path):
