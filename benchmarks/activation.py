@@ -77,6 +77,7 @@ def tables(*, long: bool) -> list[Table]:
     rows = [row(*sizes, 11 if long else 7) for sizes in (LONG if long else SHORT)]
     notes = [
         f"{N} experts, {TOKENS} tokens, float32; step: passes, statistics, AdamW, its transforms",
+        "a long task, of which one token in eight enters the statistics",
         "activations: what the forward pass of the block keeps for the backward pass",
     ]
     return [Table("activation", "Half of the experts at rest, against all", rows, (), notes)]

@@ -31,6 +31,7 @@ from undrift.methods.steadylora import SteadyLora
 
 METHODS: Mapping[str, type[HistoryMethod]] = {"same": Same, "steadylora": SteadyLora}
 STEPS = 4  # of the tasks before, with other inputs each
+LONG = 10_000  # steps of the task that is timed: long enough for a sample of its tokens
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def learner(method: HistoryMethod, model: nn.Module, passes: Passes, tasks: int 
             method.step_end(model, number, STEPS)
         method.task_end(model)
     kept = [t for each in method.statistics.values() for t in each.buffers()]
-    method.task_start(model, tasks + 1, 100)
+    method.task_start(model, tasks + 1, LONG)
     step, optimizer = _stepping(model, passes(model, tasks + 1), method)
     sums = [t for each in method.statistics.values() for t in each.running().values()]
     sketches = {each.owner: each.owner._sketch for each in method.statistics.values()}
@@ -181,17 +182,26 @@ def block_passes(x: Tensor) -> Passes:
     return passes
 
 
-def row(axis: str, point: Point, rounds: int) -> dict[str, Cell]:
-    """Measure a point."""
+def subject(point: Point) -> tuple[nn.Module, Passes]:
+    """The frozen block of a point, and its inputs."""
     torch.manual_seed(0)
     base = Model(point.d, point.m).requires_grad_(False)
-    passes = block_passes(batch(point.d, point.tokens))
+    return base, block_passes(batch(point.d, point.tokens))
+
+
+def made(name: str, point: Point, base: nn.Module, passes: Passes) -> Learner:
+    """A method at a point."""
+    method = METHODS[name](experts=point.experts, rank=point.rank)
+    return learner(method, attached(method, sharing(base)), passes, point.tasks)
+
+
+def row(point: Point, rounds: int) -> dict[str, Cell]:
+    """Measure a point."""
+    base, passes = subject(point)
     learners = {"LoRA": plain(lora(sharing(base), point.experts * point.rank), passes)}
-    for name, kind in METHODS.items():
-        method = kind(experts=point.experts, rank=point.rank)
-        learners[name] = learner(method, attached(method, sharing(base)), passes, point.tasks)
+    learners |= {name: made(name, point, base, passes) for name in METHODS}
     taken = measure({name: each.step for name, each in learners.items()}, rounds)
-    found: dict[str, Cell] = {"axis": axis, "N": point.experts, "r": point.rank}
+    found: dict[str, Cell] = {"N": point.experts, "r": point.rank}
     found |= {"tokens": point.tokens, "d_in": point.m, "tasks": point.tasks}
     found["LoRA ms"] = 1000 * median(taken, lambda s: s["LoRA"])
     for name in METHODS:
@@ -203,28 +213,37 @@ def row(axis: str, point: Point, rounds: int) -> dict[str, Cell]:
     return found
 
 
+def task_bars(most: int, rounds: int) -> list[Bar]:
+    """A step and what is kept after many tasks against after one, within the same rounds."""
+    bars: list[Bar] = []
+    base, passes = subject(BASE)
+    for name in METHODS:
+        one, many = (made(name, replace(BASE, tasks=n), base, passes) for n in (1, most))
+        taken = measure({"one": one.step, "many": many.step}, rounds)
+        time = median(taken, lambda s: s["many"] / s["one"])
+        about = f"after {most} tasks / after 1"
+        bars.append(Bar(f"growth: bytes that {name} keeps {about}", many.kept / one.kept, 1.0))
+        bars.append(Bar(f"growth: time of a step of {name} {about}", time, 1.05))
+    return bars
+
+
 def tables(*, long: bool) -> list[Table]:
     """A row a point, and the bars on the number of tasks."""
-    rows, known = [], {}
+    rows: list[dict[str, Cell]] = []
+    known: dict[Point, dict[str, Cell]] = {}
     for axis, (short, more) in AXES.items():
         points = [*short, *more] if long else short
         for point in sorted(points, key=lambda p: (p.experts, p.rank, p.tokens, p.d, p.tasks)):
             if point not in known:
                 large = point.d > 1024 or point.tokens > 1024
-                known[point] = row(axis, point, (5 if large else 15) if long else 5)
-            rows.append(known[point] | {"axis": axis})
-    first, *_, last = (each for each in rows if each["axis"] == "tasks")
-    label = f"after {last['tasks']} tasks / after 1"
-    bars = []
-    for name in METHODS:
-        kept = float(last[f"{name} kept MB"]) / float(first[f"{name} kept MB"])
-        bars.append(Bar(f"growth: bytes that {name} keeps {label}", kept, 1.0))
-        time = float(last[f"{name} / LoRA"]) / float(first[f"{name} / LoRA"])
-        bars.append(Bar(f"growth: time of a step of {name} {label}", time, 1.05))
+                known[point] = row(point, (5 if large else 15) if long else 5)
+            rows.append({"axis": axis} | known[point])
+    bars = task_bars(50 if long else 10, 30 if long else 15)
     notes = [
         "one block, down_proj reads d_in, gate and up 0.37 of it; LoRA of rank N r; float32",
         "kept: histories, C_z and what routes weigh, between tasks; sums: of a task, and sketches",
         "random weights and inputs; what happens once a task (re-basing, merging) is left out",
+        f"the task that is timed has {LONG} steps, so that one token in eight enters the sums",
     ]
     return [Table("growth", "A step and its state against sizes", rows, bars, notes)]
 
