@@ -22,7 +22,7 @@ POINTS ?= 200
 SEED ?= 17
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-slow test-cpus test-browser test-extras test-versions fuzz kill counts times \
+.PHONY: help install dev demo test test-slow test-cpus test-browser test-extras test-versions fuzz kill counts \
 	bench lint docs dist dockerfile serve-check clean
 
 help:  ## list the targets
@@ -109,9 +109,6 @@ test-extras: $(EXTRAS)/.installed  ## chat in a browser, lmms-eval, lm-eval, Smo
 
 counts: dev  ## the exact bars (bytes, operations, tokens, accuracy); fails if one falls short
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks counts
-
-times: dev  ## the bars on ratios of times: says which hold, and never fails
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks times
 
 # Each environment takes about 6 GB while it is used, all of it below build/versions.
 test-versions: dev  ## the default suite on Python 3.11 to 3.13, lowest to newest releases
