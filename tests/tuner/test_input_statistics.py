@@ -145,7 +145,8 @@ def test_a_short_task_reads_all_tokens_and_a_long_one_an_eighth():
     assert each.fraction(1000) == 1  # how long the task is is not known
     each.start_task(batches=10)
     assert each.fraction(16) == 1
-    assert each.fraction(36) == 30 * DIM / 360
+    assert each.fraction(143) == 1  # 8 * 30 for every dimension are 144 in each of 10 batches
+    assert each.fraction(144) == 1 / 8
     assert each.fraction(1000) == 1 / 8
     make(token_fraction=1.0).start_task(batches=10**6)
     assert make(token_fraction=1.0).fraction(1000) == 1

@@ -30,8 +30,8 @@ class Metrics:
         max_components: The most eigenpairs kept between tasks.
         columns: l, the columns of the sketch; at least 2 `max_components` is advised.
         token_fraction: The share of tokens the statistics are taken over, each of which stands for
-            1 / share; where None, an eighth, and more, up to all, in a task too short to give 30
-            sampled tokens for every dimension of the linear's input.
+            1 / share; where None, an eighth, or all in a task too short to give 30 sampled tokens
+            for every dimension of the linear's input.
         token_weights: What a token counts for in C and C_z, with g the gradient of the loss with
             respect to the linear's output at the token: all the "same" (the paper); "gradient",
             ||g||^2, so that the past is held where the answers depend on it; or "share", the

@@ -194,14 +194,14 @@ class LayerStatistics(nn.Module):
             rows: T, how many tokens the batch has, padding included.
 
         Returns:
-            `token_fraction`; where it is None an eighth, or as much more as a short task needs to
-            give 30 sampled tokens for every dimension, and all where its length is not known. It
-            follows from the batch alone, so a resumed task goes on alike.
+            `token_fraction`; where it is None an eighth, and all in a task too short to give 30
+            sampled tokens for every dimension, or whose length is not known. Nothing between the
+            two: padding differs with the number of processes, and the sums must not.
         """
         if self.token_fraction is not None:
             return self.token_fraction
         total = rows * self.batches
-        return min(1.0, max(LEAST, ENOUGH * self.dim / total)) if total else 1.0
+        return LEAST if LEAST * total >= ENOUGH * self.dim else 1.0
 
     def rebase(self) -> None:
         """Turn the sketch towards what was seen; call inside `summed`."""
