@@ -8,12 +8,11 @@ GPU [Fig. 5], against a layer that computes one expert after the other.
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks.growth import Model, attached, block_passes, learner, sharing
 from benchmarks.meter import measure, median
 from benchmarks.table import Cell, Table
-from benchmarks.variants import N, batch
+from benchmarks.variants import N, batch, saved_bytes
 from undrift.methods.same import Same
 
 TOKENS = 512
@@ -26,23 +25,6 @@ def rest(method: Same) -> None:
     for each in method.statistics.values():
         each.active[::2] = False
     method._turn_experts()
-
-
-def saved_bytes(model: nn.Module, x: Tensor) -> int:
-    """What a forward pass keeps for the backward pass, besides weights and x."""
-    known = {p.untyped_storage().data_ptr() for p in [x, *model.parameters()]}
-    kept: dict[int, int] = {}
-
-    def keep(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        y = model(inputs_embeds=x)
-    del y
-    return sum(kept.values())
 
 
 def row(d: int, m: int, rank: int, rounds: int) -> dict[str, Cell]:

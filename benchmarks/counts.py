@@ -24,6 +24,7 @@ from benchmarks.variants import (
     R,
     batch,
     experts,
+    saved_bytes,
     training_step,
 )
 from undrift.tuner import layers, statistics
@@ -58,20 +59,8 @@ class DeviceTokens(Tokens):
 def saved_bar() -> Bar:
     """Elements kept for the backward pass beyond x, over T (N r + N)."""
     model, x = experts(Linear(), UP), batch()
-    known = {p.untyped_storage().data_ptr() for p in [x, *model.parameters()]}
-    kept: dict[int, int] = {}
-
-    def keep(t: Tensor) -> Tensor:
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        y = model(inputs_embeds=x)
     bound = TOKENS * (N * R + N) * 4
-    del y
-    return Bar("layer: saved bytes beyond x / 4 T (N r + N)", sum(kept.values()) / bound, 1.25)
+    return Bar("layer: saved bytes beyond x / 4 T (N r + N)", saved_bytes(model, x) / bound, 1.25)
 
 
 def operation_bars() -> list[Bar]:

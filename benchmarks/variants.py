@@ -106,3 +106,20 @@ def training_step(model: nn.Module, x: Tensor) -> Callable[[], None]:
         model(inputs_embeds=x).backward(dy)
 
     return run
+
+
+def saved_bytes(model: nn.Module, x: Tensor) -> int:
+    """What a forward pass keeps for the backward pass, besides weights and x."""
+    known = {p.untyped_storage().data_ptr() for p in [x, *model.parameters()]}
+    kept: dict[int, int] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = model(inputs_embeds=x)
+    del y
+    return sum(kept.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.distributed.forked import forked
@@ -23,6 +25,7 @@ def test_all_processes_are_refused_where_the_first_one_is(tmp_path):
 
     def alone() -> None:
         with joined(), alone_in(run), alone_in(run):
+            time.sleep(0.5 * rank())  # it is held until the slowest is through
             assert (run / LOCK).is_file()
             (run / str(rank())).touch()
 

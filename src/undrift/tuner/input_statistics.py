@@ -52,8 +52,8 @@ class LayerStatistics(nn.Module):
         rank: r of each expert.
         columns: l of the sketch.
         max_components: The most eigenpairs that the history keeps.
-        token_fraction: The share of the tokens that count; as many as are needed where None, see
-            `core.settings.Metrics`.
+        token_fraction: The share of the tokens that count; an eighth, or all in a short task, where
+            None, see `core.settings.Metrics`.
         token_weights: What a token counts for in C and C_z, see `core.settings.Metrics`.
         task_weights: What a task counts for in them, see there.
         importance_power: 1 or 2, see `Usage`.
@@ -196,7 +196,8 @@ class LayerStatistics(nn.Module):
         Returns:
             `token_fraction`; where it is None an eighth, and all in a task too short to give 30
             sampled tokens for every dimension, or whose length is not known. Nothing between the
-            two: padding differs with the number of processes, and the sums must not.
+            two: with another number of processes batches are padded otherwise, and only where a
+            task's length is right at the limit may that change the sums.
         """
         if self.token_fraction is not None:
             return self.token_fraction

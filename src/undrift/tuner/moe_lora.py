@@ -44,7 +44,7 @@ class MoeLoraConfig(LinearConfig):
         columns: l, the columns of the sketch of each input [see `core.moment`].
         max_components: The most eigenpairs a history keeps.
         token_fraction: The share of the tokens that enter the statistics, in (0, 1]; where None,
-            as many as are needed, see `core.settings.Metrics`.
+            an eighth, or all in a short task, see `core.settings.Metrics`.
         token_weights: What a token counts for in them, "same", "gradient" or "share", see
             `core.settings.Metrics`.
         task_weights: What a task counts for in the history, "tokens" or "equal", see there.
