@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -14,6 +15,7 @@ from tests.tuner.llava import tiny_batch, tiny_llava
 from undrift.core import naive
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.finetune import Finetune
+from undrift.methods.same import Same
 from undrift.methods.shared.model_card import RECORD
 from undrift.methods.steadylora import SteadyLora
 
@@ -29,6 +31,15 @@ def lora_layers(model):
         for name, module in model.named_modules()
         if isinstance(module, peft.tuners.lora.LoraLayer)
     }
+
+
+@pytest.mark.parametrize("method", [Same(**SMALL), SteadyLora(**SMALL)], ids=lambda m: m.name)
+def test_a_tasks_length_counts_pieces_of_steps_and_processes(method, monkeypatch):
+    model = attached(method)
+    method._args = SimpleNamespace(gradient_accumulation_steps=3)
+    monkeypatch.setattr("undrift.methods.shared.history.processes", lambda: 2)
+    method.task_start(model, 1, 50)
+    assert {each.batches for each in method.statistics.values()} == {50 * 3 * 2}
 
 
 def test_the_statistics_are_the_moments_of_what_each_factor_reads():

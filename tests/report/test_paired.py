@@ -106,6 +106,15 @@ def test_seeds_that_lack_an_order():
     assert spread_of({("x", 0): 1.0}).error is None
 
 
+def test_of_one_order_or_one_seed_it_is_the_error_of_a_mean():
+    for cells in (
+        {("x", s): float(s) for s in range(3)},
+        {(o, 0): float("xyz".find(o)) for o in "xyz"},
+    ):
+        found = spread_of(cells)
+        assert (found.mean, found.error, found.freedom) == (1.0, pytest.approx(1 / 3**0.5), 2)
+
+
 def test_a_line_holds_every_cell_and_all_three_sources():
     base = answers(a=[0, 0, 1, 1])
     cells = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,3 +110,15 @@ def test_batches_of_short_prompts_have_more_rows(backbone, lengths, rows):
     assert all(len(part) * (len(part[0].prompt) + 4) <= most for part in parts)
     assert [len(part) for part in parts] == rows
     assert sorted(e.id for part in parts for e in part) == [str(n) for n in range(len(lengths))]
+
+
+def test_no_batch_has_more_pictures_than_as_many_prompts_with_the_most(backbone):
+    session = Session(backbone, backbone.model, make_method("zeroshot", {}), batch_size=2)
+    shown = [(Path("a"), Path("b"))] * 3 + [(Path("a"),)] * 7
+    prompts = [
+        Encoded(str(n), "", [0] * (9 if n == 0 else 1), [], each, [], "")
+        for n, each in enumerate(shown)
+    ]
+    assert [[len(e.images) for e in part] for part in _parts(session, prompts)] == [
+        [2, 2], [2, 1, 1], [1] * 4, [1],
+    ]  # fmt: skip

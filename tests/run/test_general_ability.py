@@ -66,6 +66,9 @@ def test_a_run_that_goes_on_does_not_ask_the_base_again(make_run, asking, tmp_pa
     monkeypatch.undo()
     make_run(out="whole", benchmark_=asking).go()
     assert read_json(tmp_path / "run/general.json") == read_json(tmp_path / "whole/general.json")
+    before, after = (tmp_path / "run/general" / f"{stage}.jsonl" for stage in ("before", "after"))
+    assert after.read_bytes() == (tmp_path / "whole/general/after.jsonl").read_bytes()
+    assert after.read_bytes() != before.read_bytes()  # it is the model that has learned
 
 
 def test_other_questions_are_asked_anew(make_run, asking, tmp_path, monkeypatch):

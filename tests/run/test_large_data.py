@@ -72,6 +72,14 @@ def dealt(examples, collator, rank: int, epoch: int) -> list:
     return list(made)
 
 
+def test_a_micro_batch_knows_its_mean_share_of_the_step(examples, collator):
+    first = [dealt(examples, collator, rank, 0)[:2] for rank in range(2)]  # of 12, in 4 pieces
+    step = [each for rank in first for piece in rank for each in piece]
+    labels = sum(len(each.example.answer) for each in step)
+    assert len(step) == 12
+    assert {(each.labels, each.examples) for each in step} == {(labels / 4, 3.0)}
+
+
 def test_many_examples_are_dealt_as_few_are(examples, collator, monkeypatch):
     where = [(rank, epoch) for rank in (0, 1) for epoch in (0, 1)]
     few = [dealt(examples, collator, *each) for each in where]
