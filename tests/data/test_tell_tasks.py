@@ -72,3 +72,9 @@ def test_published_benchmarks_are_looked_at_as_well(monkeypatch):
     assert len(found.items) == 8
     sound = report.sound
     assert sound == all(f.severity == "note" for f in report.findings if f is not found)
+
+
+def test_a_small_task_weighs_as_much_as_a_large_one():
+    small, large = ["which is it?"] * 4, ["which is it?", "where?"] * 150
+    parts = [text_features(texts) for texts in (small, large)]
+    assert told_apart(parts, parts) == [1.0, 0.5]
