@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from benchmarks.meter import Bar
@@ -27,6 +28,7 @@ from undrift.data.benchmarks.folder import OwnTask
 from undrift.run.backbone import Backbone
 from undrift.run.learn import Learn, start_from
 from undrift.run.progress import Progress
+from undrift.run.training_cost import peak
 
 FEW = 1_000
 PICTURES = 50
@@ -81,24 +83,20 @@ def learn(folder: Path) -> dict[str, float]:
     before, begin = _resident(), time.process_time()
     start = start_from("pocket", layer)
     lesson = Learn(start, own, folder / "out", clock, backbone=backbone, keep_tests=0)
-    loaded, load_peak = time.process_time(), _peak()
+    loaded, load_peak = time.process_time(), peak(torch.device("cpu"))
     lesson.go()
     return {
         "load": loaded - begin,
         "load_bytes": load_peak - before,
         "first_step": clock.stepped - loaded,
         "resident": clock.resident,
-        "peak": _peak(),
+        "peak": peak(torch.device("cpu")),
     }
 
 
 def _resident() -> int:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize()
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _measured(rows: int) -> dict[str, float]:

@@ -262,6 +262,35 @@ def test_rates_are_widened_until_the_best_has_neighbours(make):
     assert starter.started == [] and len(again.cells) == 10
 
 
+def test_a_rate_that_is_clearly_out_gets_one_seed(make):
+    reach = {5e-4: 40.0, 1e-3: 45.0, 2e-3: 59.0, 4e-3: 60.0, 8e-3: 55.0}
+
+    def last(cell):  # with the other seed 0.002 is better
+        return reach.get(cell.rate or 0, 30.0) + (cell.seed == 101 and cell.rate == 2e-3) * 9
+
+    study, starter = make(TUNING + "drop: 3\n", last)
+    assert len(study.cells) == 2 + 2  # finetune, and two rates with one seed
+    study.go(1, Progress())
+    written = read_json(Path("results/tuning.json"))
+    assert written["chosen"] == {"moelora": 2e-3} and written["drop"] == 3
+    runs = [(run["learning_rate"], run["seed"]) for run in written["runs"][:-2]]
+    assert runs == [(1e-3, 100), (2e-3, 100), (2e-3, 101), (4e-3, 100), (4e-3, 101), (8e-3, 100)]
+    assert "more than 3 points below" in Path("results/tuning.md").read_text()
+    again, starter = make(TUNING + "drop: 3\n")
+    again.go(2, Progress())
+    assert starter.started == [] and len(again.cells) == 8
+
+
+def test_rates_are_widened_by_all_seeds_too(make):
+    reach = {(1e-3, 100): 50.0, (2e-3, 100): 52.0, (4e-3, 100): 51.0, (1e-3, 101): 60.0}
+    study, _ = make(TUNING + "drop: 3\n", lambda cell: reach.get((cell.rate, cell.seed), 30.0))
+    study.go(1, Progress())
+    written = read_json(Path("results/tuning.json"))
+    assert written["chosen"] == {"moelora": 1e-3}
+    assert (5e-4, 101) not in {(r["learning_rate"], r["seed"]) for r in written["runs"]}
+    assert (5e-4, 100) in {(r["learning_rate"], r["seed"]) for r in written["runs"]}
+
+
 def test_a_rate_that_fails_is_not_chosen(make):
     reach = {1e-3: 45.0, 2e-3: 50.0, 4e-3: None}
     study, _ = make(TUNING, lambda cell: reach.get(cell.rate, 30.0))

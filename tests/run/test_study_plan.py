@@ -32,6 +32,7 @@ from undrift.run.study_plan import best_rate, next_rate
             "'moelora' has several rates",
         ),
         ({"results": "widen: true\nresults"}, "no `rates` to widen"),
+        ({"results": "drop: 3\nresults"}, "no `rates` to drop"),
         ({"results": "run: {seed: 3}\nresults"}, "run.seed: give it as `seeds:`"),
         ({"results": "run: {out: x}\nresults"}, "run.out: a study decides that itself"),
         ({"results": "run: {method: same}\nresults"}, "run.method: options only"),

@@ -64,7 +64,8 @@ def study(
     \b
     More keys: `orders: [default, second]`, also lists of task names;
     `rates: {same: [3e-3, 6e-3]}`, learning rates to try, by row;
-    `widen: true`, to try the rate beyond the edge where the best one lies.
+    `widen: true`, to try the rate beyond the edge where the best one lies;
+    `drop: 3`, to run a rate that is three points behind with the first seed only.
 
     \b
     On a cluster, or with xargs or GNU parallel, in a folder that all machines see:

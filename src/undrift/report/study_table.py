@@ -228,6 +228,9 @@ def _notes(results: Mapping[str, Any]) -> str:
         text += " After the last task: parameters stored, parameters that a token is multiplied "
         text += "with, bytes of all that answering and learning on need. ms/step: CPU time of a "
         text += "training step, mean over all tasks."
+    if (drop := results.get("drop")) is not None:
+        text += f" A rate more than {drop:g} points below its row's best with the first seed was "
+        text += "run with that seed only."
     failed = [_failed(failure) for failure in results.get("failed", ())]
     return text + (f" Failed: {'; '.join(failed)}." if failed else "")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from undrift.errors import RunDirError, unknown
 from undrift.run.processes import Process, begin, stopped_with_us
 from undrift.run.progress import Progress, clock
 from undrift.run.stopping import finishing_steps
-from undrift.run.study_plan import Cell, Plan, best_rate, next_rate
+from undrift.run.study_plan import Cell, Plan, Row, best_rate, next_rate
 from undrift.rundir import RunDir, atomic_write, read_record
 from undrift.rundir.files import remove
 from undrift.rundir.lock import held
@@ -99,9 +100,7 @@ class Study:
         self.failures: dict[str, Failure] = {}
         self._prune = prune
         self._finished: dict[str, float] = {}
-        self._rates: dict[str, Sequence[float | None]] = {**plan.study.first_rates}
-        self._cells = plan.cells(self._rates)
-        self._widen()
+        self._cells = self._known_cells()
 
     # ------------------------------------------------------------ what there is
 
@@ -223,7 +222,7 @@ class Study:
                 said = _CHANGED.format(self.folder(cell))
             self.failures[cell.name] = Failure(cell, self.command_of(cell), said)
             progress.event("failed", f"{cell.title}: failed ({clock(seconds)})", **values)
-        self._widen()
+        self._cells = self._known_cells()
         self.write()
 
     def _tell(
@@ -242,26 +241,54 @@ class Study:
             rest = left / len(running)
         progress.cells(total - len(waiting), total, ", ".join(titles), rest)
 
-    def _widen(self) -> None:
-        """Add the rate beyond an edge where the best one lies, as long as there is news."""
-        for label, first in self.plan.study.rates.items() if self.plan.study.widen else ():
-            while (means := self._means(label)) is not None:
-                beyond = next_rate(means, first)
-                if beyond is None:
-                    break
-                self._rates[label] = sorted([*means, beyond])
-                self._cells = self.plan.cells(self._rates)
+    def _known_cells(self) -> list[Cell]:
+        """List the cells, as far as what is done says which there are."""
+        study = self.plan.study
+        return [c for row in study.rows for c in self._of_row(row, study.first_rates[row.label])]
 
-    def _means(self, label: str) -> dict[float, float] | None:
-        """Return what each rate of a row has reached; None while a cell of it is not done."""
+    def _of_row(self, row: Row, first: Sequence[float | None]) -> list[Cell]:
+        """List a row's cells: `widen` adds rates; one that `drop` leaves out has one seed."""
+        study, rates = self.plan.study, list(first)
+        while True:
+            cells = self.plan.of_row(row, rates)
+            if study.drop is not None and len(rates) > 1:
+                early = [cell for cell in cells if cell.seed == cells[0].seed]
+                means = self._means(early)
+                if means is None:
+                    return early
+                if (beyond := self._beyond(means, row.label)) is not None:
+                    rates = sorted([*means, beyond])
+                    continue
+                floor = max(means.values()) - study.drop
+                cells = [c for c in cells if c.seed == cells[0].seed or means[c.rate] >= floor]
+            means = self._means(cells)
+            beyond = None if means is None else self._beyond(means, row.label)
+            if means is None or beyond is None:
+                return cells
+            rates = sorted([*means, beyond])
+
+    def _beyond(self, means: Mapping[float, float], label: str) -> float | None:
+        """Return the rate beyond an edge where the best one lies, if such are asked for."""
+        first = self.plan.study.rates.get(label) if self.plan.study.widen else None
+        return next_rate(means, first) if first else None
+
+    def _means(self, cells: Sequence[Cell]) -> dict[float, float] | None:
+        """Return what each rate of a row's cells has reached; None while one is not done."""
         found: dict[float, list[float]] = {}
-        for cell in self._cells:
-            if cell.row.label == label and cell.rate is not None:
+        for cell in cells:
+            if cell.rate is not None:
                 last = self.last(cell)
                 if last is None:
                     return None
                 found.setdefault(cell.rate, []).append(last)
         return {rate: fmean(values) for rate, values in found.items()}
+
+    def _best(self, label: str) -> float | None:
+        """Return the best rate of a row, once all its cells are done, of those that stayed in."""
+        cells = [cell for cell in self._cells if cell.row.label == label]
+        count = Counter(cell.rate for cell in cells)
+        stayed = [cell for cell in cells if count[cell.rate] == max(count.values())]
+        return best_rate(self._means(stayed) or {}) if self._means(cells) else None
 
     # ------------------------------------------------------------ results
 
@@ -281,7 +308,7 @@ class Study:
         chosen: dict[str, float] = {}
         for row in study.rows:
             own = [cell for cell in done if cell.row.label == row.label]
-            best = best_rate(self._means(row.label) or {})
+            best = self._best(row.label)
             if own or row.label in self.only:
                 runs += map(self._entry, own)
             else:
@@ -295,6 +322,8 @@ class Study:
                 out["paired"] = paired
         if study.rates:
             out["chosen"] = chosen
+        if study.drop is not None:
+            out["drop"] = study.drop
         if self.failures:
             out["failed"] = [
                 {**failure.cell.known, "command": failure.command, "error": failure.error}

@@ -81,6 +81,8 @@ class StudyConfig(Frozen):
         against: The label of the row that the others are compared with, pair by pair.
         rates: Learning rates to try, by label; every rate of a row is a cell of its own.
         widen: While a row's best rate lies at the edge of those tried, try the one beyond it.
+        drop: A rate that lies this many points below its row's best with the first seed, in the
+            mean over orders, is not run with the other seeds; every rate is where not given.
     """
 
     benchmark: str
@@ -92,6 +94,7 @@ class StudyConfig(Frozen):
     against: str | None = None
     rates: dict[str, tuple[PositiveFloat, ...]] = Field(default={})
     widen: bool = False
+    drop: PositiveFloat | None = None
 
     @property
     def first_rates(self) -> dict[str, tuple[float | None, ...]]:
@@ -137,8 +140,9 @@ def _check(study: StudyConfig) -> None:
             raise ConfigError(f"rates.{label}: expected different rates (got {list(rates)})")
     if study.against and len(study.rates.get(study.against, (0,))) > 1:
         raise ConfigError(f"against: {study.against!r} has several rates; name a row with one")
-    if study.widen and not study.rates:
-        raise ConfigError("widen: there are no `rates` to widen")
+    for key, given in (("widen", study.widen), ("drop", study.drop)):
+        if given and not study.rates:
+            raise ConfigError(f"{key}: there are no `rates` to {key}")
     for key in study.run:
         if key in _OWN:
             raise ConfigError(f"run.{key}: give it as `{_OWN[key]}:` of the study itself")
@@ -248,15 +252,24 @@ class Plan:
         Returns:
             The cells.
         """
-        out: list[Cell] = []
-        for row in self.study.rows:
-            for rate in rates[row.label]:
-                if (row.label, rate) not in self._cells:
-                    self._cells[row.label, rate] = list(self._of_row(row, rate))
-                out += self._cells[row.label, rate]
-        return out
+        return [cell for row in self.study.rows for cell in self.of_row(row, rates[row.label])]
 
-    def _of_row(self, row: Row, rate: float | None) -> Iterator[Cell]:
+    def of_row(self, row: Row, rates: Sequence[float | None]) -> list[Cell]:
+        """List the cells of a row, by rate, order and seed.
+
+        Args:
+            row: The row.
+            rates: Which rates to try.
+
+        Returns:
+            The cells.
+        """
+        for rate in rates:
+            if (row.label, rate) not in self._cells:
+                self._cells[row.label, rate] = list(self._at_rate(row, rate))
+        return [cell for rate in rates for cell in self._cells[row.label, rate]]
+
+    def _at_rate(self, row: Row, rate: float | None) -> Iterator[Cell]:
         """Make the cells of a row at one rate; they differ in order and seed only."""
         own = spelled_out(self.study.run)
         profile = dict(own.get("profile", {}))
