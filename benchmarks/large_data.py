@@ -35,7 +35,9 @@ PICTURES = 50
 TESTED = 8
 WORDS = "which what colour shape number thing left right small large round behind under".split()
 FORMAT = "Answer the question using a single word or phrase."
-_VARIES = "what a process holds differs by 50 to 150 MB from one time to the next, whatever is learned"
+_VARIES = (
+    "what a process holds differs by 50 to 150 MB from one time to the next, whatever is learned"
+)
 
 
 def write_rows(folder: Path, rows: int) -> None:
