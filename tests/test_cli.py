@@ -95,7 +95,7 @@ for words in (["--help"], ["list"], *([command, "--help"] for command in command
 print(len(commands), "COMMANDS")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "15 COMMANDS" in done.stdout, done.stderr
+    assert "16 COMMANDS" in done.stdout, done.stderr
     for command in (
         "run",
         "study",

@@ -27,6 +27,7 @@ from undrift.cli.learn import learn
 from undrift.cli.options import process_number
 from undrift.cli.predict import predict
 from undrift.cli.push import push
+from undrift.cli.remember import remember
 from undrift.cli.report import report
 from undrift.cli.run import run
 from undrift.cli.score import score
@@ -87,7 +88,7 @@ def _options(
 
 
 _COMMANDS = (
-    *(run, learn, study, evaluate, predict, chat, score),
+    *(run, learn, remember, study, evaluate, predict, chat, score),
     *(export, push, compare, diagnose, report, verify, doctor, show),
 )
 for command in _COMMANDS:

@@ -83,6 +83,7 @@ def learn(
     method: Annotated[
         str | None, typer.Option(help="For a new adapter, such as same (by itself) or steadylora.")
     ] = None,
+    remember: options.Remember = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     backbone: options.Backbone = None,
     config: Annotated[
@@ -138,6 +139,7 @@ def learn(
 
     flags = options.given(
         method=method,
+        remember=remember,
         seed=seed,
         backbone=backbone,
         threads=threads,

@@ -56,6 +56,14 @@ ReportTo = Annotated[
         help="Live metrics: tensorboard, trackio, wandb, mlflow ... (repeatable).",
     ),
 ]
+Remember = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHAT",
+        help="What the history begins with: prompts, which the base answers itself; its weights; a "
+        "folder that `undrift remember` has written; or none.",
+    ),
+]
 WatchRoutes = Annotated[
     int | None,
     typer.Option(

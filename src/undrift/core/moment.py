@@ -11,10 +11,11 @@ on some CPUs: a resumed task would not be the uninterrupted one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # torch.linalg and Tensor's methods on its results carry no types
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -216,6 +217,25 @@ class History:
             trace=trace,
             tokens=alpha,
             dropped=self.tokens * self.dropped / alpha + s.sum() - s_kept.sum(),
+        )
+
+    def scaled(self, factor: Tensor) -> History:
+        """Return the history of inputs whose second moment is `factor`, (), times this one."""
+        return replace(
+            self, s=self.s * factor, trace=self.trace * factor, dropped=self.dropped * factor
+        )
+
+    def resized(self, max_components: int) -> History:
+        """Return it with room for so many eigenpairs; the smallest go where there is too little."""
+        K = min(max_components, self.V.shape[0])
+        room = max(0, K - self.V.shape[1])
+        kept = self.s[:K]
+        return replace(
+            self,
+            V=functional.pad(self.V[:, :K], (0, room)).contiguous(),
+            s=functional.pad(kept, (0, room)),
+            k=self.k.clamp_max(K),
+            dropped=self.dropped + self.s.sum() - kept.sum(),
         )
 
     def basis(self) -> tuple[Tensor, Tensor]:

@@ -151,6 +151,8 @@ class Benchmark:
         orders: Named task orders besides "default".
         fingerprint: A digest of all examples and pictures of the tasks.
         general: What measures general ability, where the benchmark has it.
+        prompts: What a base may be remembered by, with its own answers; of no task, and nothing of
+            `general`.
 
     Raises:
         DataError: If two tasks share a name.
@@ -164,6 +166,7 @@ class Benchmark:
     orders: Mapping[str, tuple[str, ...]]
     fingerprint: str
     general: General | None = None
+    prompts: tuple[Example, ...] = ()
 
     def __post_init__(self) -> None:
         names = [task.name for task in self.tasks]

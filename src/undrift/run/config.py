@@ -219,6 +219,9 @@ class RunConfig(Frozen):
         backbone_folder: Where that folder lies, from anywhere; a run notes it by itself.
         dtype: "auto", or a torch dtype's name.
         quantize: "none", or "8bit" or "4bit" for a frozen language model kept by bitsandbytes.
+        remember: What a method's history begins with: "none"; the base's own answers to the
+            benchmark's "prompts", or undrift's own where it has none; its "weights"; or a folder
+            that `undrift remember` has written.
         profile: How much of the benchmark is used.
         train: How tasks are trained.
         eval: How answers are generated.
@@ -243,6 +246,7 @@ class RunConfig(Frozen):
     backbone_folder: Path | None = None
     dtype: str = "auto"
     quantize: Literal["none", "8bit", "4bit"] = "none"
+    remember: str = "none"
     profile: Profile = Profile(name="full")
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
@@ -293,8 +297,9 @@ class RunConfig(Frozen):
         if whole:
             content = {k: v for k, v in content.items() if v is not None or k not in DO_NOT_MATTER}
         content["method"] = {"name": self.method.name, **self.method.options}
-        if self.match_budget == "none":  # as in the runs from before there was a choice
-            del content["match_budget"]
+        for key in ("match_budget", "remember"):
+            if content[key] == "none":  # as in the runs from before there was a choice
+                del content[key]
         if self.backbone_folder is None:
             del content["backbone_folder"]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -52,6 +52,7 @@ from undrift.run.manifest import manifest, note_resume
 from undrift.run.plan import Size, TaskPlan, size_expected, size_of, tell_lesson
 from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
+from undrift.run.remember import NONE, begin_with, check_remember
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.stopping import finishing_steps
@@ -158,6 +159,13 @@ def start_from(
             f"{folder} was made by {origin['method']!r}, and cannot be continued by {name!r}; "
             "leave out --method"
         )
+    if own.get("remember", origin["run"].get("remember", NONE)) != origin["run"].get(
+        "remember", NONE
+    ):
+        raise ConfigError(
+            f"{folder} has learned tasks, and only the first can begin with the base remembered; "
+            "leave out --remember, or begin again from the base"
+        )
     content = merged(spelled_out(origin["run"]), *map(spelled_out, asked))
     if "backbone" in own and "backbone_folder" not in own:
         content.pop("backbone_folder", None)  # that of another place
@@ -262,6 +270,8 @@ class Learn:
                 self._keep_epochs()
             check_reporters(self.config.report_to)
             self.method = make_method(self.config.method.name, self.config.method.options)
+            if start.adapter is None:
+                check_remember(self.config.remember, self.method)
             if self.method.schedule != "sequential":
                 raise ConfigError(f"{self.method.name!r} does not learn one task after another")
             self._backbone = backbone
@@ -462,6 +472,8 @@ class Learn:
         if self.start.adapter is not None:
             check_fits(self.method, backbone.model, self.start.adapter)
         base = count_parameters(backbone.model)
+        if self.start.adapter is None and not self.adapter.is_dir():
+            begin_with(config, self.method, backbone, self.files.remembered, (), self.progress)
         session = Session.open(config, self.method, backbone, self.progress)
         mention_unwatchable(config.watch_routes, session)
         self._tell(backbone.processor)

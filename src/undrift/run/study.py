@@ -260,7 +260,8 @@ class Study:
                     rates = sorted([*means, beyond])
                     continue
                 floor = max(means.values()) - study.drop
-                cells = [c for c in cells if c.seed == cells[0].seed or means[c.rate] >= floor]
+                stay = {rate for rate, mean in means.items() if mean >= floor}
+                cells = [c for c in cells if c.seed == cells[0].seed or c.rate in stay]
             means = self._means(cells)
             beyond = None if means is None else self._beyond(means, row.label)
             if means is None or beyond is None:

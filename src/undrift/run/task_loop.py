@@ -31,6 +31,7 @@ from undrift.run.manifest import manifest, note_resume
 from undrift.run.plan import Size, TaskPlan, size_expected, size_of, tell_run
 from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
+from undrift.run.remember import PROMPTS, begin_with, check_remember
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.stopping import finishing_steps
@@ -100,6 +101,7 @@ class Run:
             self.config = config
             self.progress = progress or Progress()
             self.method = make_method(config.method.name, config.method.options)
+            check_remember(config.remember, self.method)
             check_reporters(config.report_to)
             # told now, not after the drawing
             base = source(config.base) if backbone is None else None
@@ -233,9 +235,13 @@ class Run:
         with self._timed("features"):
             examples = [e for task in self.tasks for e in (*task.train, *task.test)]
             examples += asked_of(self.general)
+            examples += self.benchmark.prompts if config.remember == PROMPTS else ()
             keep_features(config, backbone, examples, self.progress)
         self._match_budget(backbone.model)
         self._backbone_size = count_parameters(backbone.model)
+        if self.stages and not self.files.adapter(1, self.stages[0].name).is_dir():
+            place, prompts = self.files.remembered, self.benchmark.prompts
+            begin_with(config, self.method, backbone, place, prompts, self.progress)
         session = Session.open(config, self.method, backbone, self.progress)
         self._planned(size_of(session.model, self._backbone_size))
         self._write_manifest(backbone)

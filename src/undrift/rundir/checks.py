@@ -16,6 +16,7 @@ from undrift.rundir.records import Record, read_record
 
 _PAGE = b'<meta name="generator" content="undrift"'
 _ANSWERS = r"on-\d+\.(jsonl|json|part)"
+_REMEMBERED = r"(remembered\.json|history\.safetensors|answers\.jsonl)"
 _ADAPTER = r"([^/]+/)?[^/]+\.(safetensors|json|md)"
 
 OF_RUN: Mapping[str, str] = {
@@ -24,6 +25,7 @@ OF_RUN: Mapping[str, str] = {
     "matrix.json": "",
     "general.json": "",
     "general": r"[a-z-]+\.(jsonl|part)",
+    "remembered": _REMEMBERED,
     "SHA256SUMS": "",
     "report.html": "",
     "report-figures": r"[^/]+\.(svg|pdf)",
@@ -42,6 +44,7 @@ OF_LEARN: Mapping[str, str] = {
     "manifest.json": "",
     "result.json": "",
     "SHA256SUMS": "",
+    "remembered": _REMEMBERED,
     "train.jsonl": "",
     "skipped.jsonl": "",
     "training": r".+",

@@ -8,6 +8,7 @@ ROOT/
 ├── matrix.json       {"tasks", "zero_shot", "matrix", "metrics"}, in percent
 ├── general.json      what the base could do "before", and "after" the last task, with the "loss"
 ├── general/          before.jsonl, after.jsonl: the answers behind it, a line a question
+├── remembered/       the base as task zero, if --remember asks so: see `undrift.run.remember`
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
 ├── skipped.jsonl     what --skip-bad has left out, if anything
 ├── eval/after-01/    on-01.jsonl: a prediction a line (after-00: untouched); on-01.json: tasks told
@@ -93,6 +94,7 @@ class RunDir:
         "manifest.json",
         "general.json",
         "general/*.jsonl",
+        "remembered/*",
         "eval/after-*/on-*.json",
         "eval/after-*/on-*.jsonl",
         "tasks/*/train.jsonl",
@@ -106,6 +108,7 @@ class RunDir:
         self.matrix_file = self.root / "matrix.json"
         self.general_file = self.root / "general.json"
         self.general_answers = self.root / "general"
+        self.remembered = self.root / "remembered"
         self.asked_anew: str | None = None
 
     @classmethod
@@ -416,6 +419,7 @@ class LearnDir(RunDir):
     ├── report.html     the page, which `undrift report` draws anew
     ├── diagnose/       what `undrift diagnose` has found
     ├── train.jsonl     a line each few steps
+    ├── remembered/     the base as task zero, if --remember asks so
     ├── live/01-birds/  TensorBoard's files, if --report-to asks so
     ├── manifest.json   what produced the numbers
     ├── SHA256SUMS      a digest of every file of the adapter, and of every file of answers
@@ -429,6 +433,7 @@ class LearnDir(RunDir):
         "learn.yaml",
         "manifest.json",
         "train.jsonl",
+        "remembered/*",
         "eval/*/*.jsonl",
         "tests/*/questions.jsonl",
         *(f"adapter/{name}" for name in ADAPTER_FILES),

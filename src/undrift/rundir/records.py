@@ -299,6 +299,26 @@ class General(Record):
     loss: Number = None
 
 
+class Remembered(Record):
+    """remembered.json: what a base reads before any task, see `undrift.run.remember`.
+
+    Attributes:
+        source: "prompts" or "weights".
+        backbone: Its name.
+        fingerprint: Of its weights.
+        prompts: How many it was asked.
+        measured: Whether the eigenvalues are those of inputs; those of weights have no such unit.
+        linears: For every linear the one whose history it reads.
+    """
+
+    source: str
+    backbone: str
+    fingerprint: str
+    prompts: NonNegativeInt
+    measured: bool
+    linears: Annotated[dict[str, str], Field(min_length=1)]
+
+
 class Begun(Record):
     """data.json: what a run was begun with, see `undrift.run.input_changes`."""
 

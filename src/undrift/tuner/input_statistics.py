@@ -73,6 +73,7 @@ class LayerStatistics(nn.Module):
         tasks: How many tasks were ended, () int64.
     """
 
+    history_tokens: Tensor
     cz: Tensor
     cz_tokens: Tensor
     importance: Tensor
@@ -133,6 +134,51 @@ class LayerStatistics(nn.Module):
 
     # ---------------------------------------------------------------- the current task
 
+    def begin_history(self, history: History) -> None:
+        """Let what is kept begin with the base's own inputs, before the first task.
+
+        Args:
+            history: Of the linear's input; it counts as much as it has tokens, or as one task.
+
+        Raises:
+            RuntimeError: If a task was learned already.
+        """
+        if self.tasks > 0:
+            raise RuntimeError(f"{self.name}: the history has begun already")
+        made = history.resized(self.max_components)
+        for field in _HISTORY:
+            getattr(self, f"history_{field}").copy_(getattr(made, field))
+        self.history_tokens.copy_(self._n(made.tokens))
+
+    def begin_cz(self, A: Tensor) -> None:
+        """Let C_z begin as what the history says of B's inputs, every expert with the gate 1 / N.
+
+        Args:
+            A: Of all experts, (N r, d_in).
+        """
+        V, s = self.history.basis()
+        AV = A.float() @ V / self.experts
+        self.cz.copy_((AV * s) @ AV.mT)
+        self.cz_tokens.copy_(self.history.tokens)
+
+    def task_per_history(self) -> Tensor:
+        """Tell by what a history without a unit is multiplied to be as large as this task's, ().
+
+        Call inside `summed`; 1 where nothing was seen.
+        """
+        sketch, trace = self.owner._sketch, self.history.trace
+        if sketch is None or not bool(trace > 0) or not bool(sketch.weight > 0):
+            return torch.ones_like(trace)
+        return sketch.trace / sketch.weight / trace
+
+    def scale_history(self, factor: Tensor) -> None:
+        """Multiply what is kept of inputs and of B's inputs by a factor, ()."""
+        self.cz.mul_(factor)
+        if self.owner is self:
+            made = self.history.scaled(factor)
+            for field in _HISTORY:
+                getattr(self, f"history_{field}").copy_(getattr(made, field))
+
     def start_task(self, batches: int = 0) -> None:
         """Begin a task: the running sums are zero, all experts take part.
 
@@ -186,6 +232,11 @@ class LayerStatistics(nn.Module):
                 z.total.index_put_((block[:, None], block[None, :]), uh.mT @ h, accumulate=True)
             z.tokens.add_(chosen.count)
             z.weight.add_(chosen.count if u is None else u.sum())
+
+    def observe_rows(self, x: Tensor) -> None:
+        """Count the rows of x, (T, d_in), in the sketch alone: they are no tokens of a route."""
+        if self.owner._sketch is not None:
+            self.owner._sketch.update(x)
 
     def fraction(self, rows: int) -> float:
         """Say which share of a batch's tokens counts.

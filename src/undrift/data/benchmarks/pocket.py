@@ -23,7 +23,13 @@ from typing import Literal, get_args
 from PIL import Image
 
 from undrift.data.picture_folder import cache_folder
-from undrift.data.pocket.general import GENERAL, MAX_NEW_TOKENS, general_questions
+from undrift.data.pocket.general import (
+    GENERAL,
+    HALVES,
+    MAX_NEW_TOKENS,
+    PROMPTS,
+    general_questions,
+)
 from undrift.data.pocket.shared_questions import shared_question
 from undrift.data.pocket.tasks import IN_ORDER, SPLITS, PocketTask
 from undrift.data.progress_bar import bar
@@ -93,7 +99,7 @@ def benchmark(
     missing = [
         (name, split)
         for name in TASKS
-        for split in (*SPLITS[1:], GENERAL)
+        for split in (*SPLITS[1:], *HALVES)
         if not (folder / name / f"{split}.json").exists()
     ]
     if missing:
@@ -109,7 +115,8 @@ def benchmark(
             splits[split] = _asked_alike(name, examples) if shared else examples
         tasks.append(Task(name, **splits, scorer=task.scorer, max_new_tokens=task.max_new_tokens))
     made = digest.hexdigest()[:16]
-    return Benchmark("pocket", VERSION, tuple(tasks), LICENCE, ORDERS, made, _general(folder))
+    general, prompts = _general(folder), _read(folder, PROMPTS)[1]
+    return Benchmark("pocket", VERSION, tuple(tasks), LICENCE, ORDERS, made, general, prompts)
 
 
 def _asked_alike(name: str, examples: Iterable[Example]) -> tuple[Example, ...]:
@@ -117,13 +124,18 @@ def _asked_alike(name: str, examples: Iterable[Example]) -> tuple[Example, ...]:
 
 
 def _general(folder: Path) -> General:
-    digest, examples = hashlib.sha256(GENERAL.encode()), list[Example]()
+    made, examples = _read(folder, GENERAL)
+    return General(examples, max_new_tokens=MAX_NEW_TOKENS, fingerprint=made)
+
+
+def _read(folder: Path, split: str) -> tuple[str, tuple[Example, ...]]:
+    """Read what is asked of one half of the pretraining pool, with a fingerprint of it."""
+    digest, examples = hashlib.sha256(split.encode()), list[Example]()
     for name in TASKS:
-        text = (folder / name / f"{GENERAL}.json").read_text(encoding="utf-8")
+        text = (folder / name / f"{split}.json").read_text(encoding="utf-8")
         digest.update(text.encode())
-        examples += _examples(text, folder / name / GENERAL)
-    made = digest.hexdigest()[:16]
-    return General(tuple(examples), max_new_tokens=MAX_NEW_TOKENS, fingerprint=made)
+        examples += _examples(text, folder / name / split)
+    return digest.hexdigest()[:16], tuple(examples)
 
 
 def _examples(text: str, pictures: Path) -> tuple[Example, ...]:
@@ -172,7 +184,8 @@ def draw_split(folder: Path, name: str, split: str) -> None:
     """Draw one split of one task into FOLDER/NAME/SPLIT/, then write FOLDER/NAME/SPLIT.json."""
     task, target = TASKS[name], folder / name / split
     target.mkdir(parents=True, exist_ok=True)
-    rows = _general_rows(task, target) if split == GENERAL else _rows(task, split, target)
+    halves = split in HALVES
+    rows = _general_rows(task, split, target) if halves else _rows(task, split, target)
     atomic_write(folder / name / f"{split}.json", json.dumps(rows, indent=0))
 
 
@@ -197,11 +210,11 @@ def _rows(task: PocketTask, split: str, target: Path) -> Sequence[Mapping[str, o
     return rows[: task.sizes[split]]
 
 
-def _general_rows(task: PocketTask, target: Path) -> Sequence[Mapping[str, object]]:
+def _general_rows(task: PocketTask, split: str, target: Path) -> Sequence[Mapping[str, object]]:
     return [
-        {"id": f"{task.name}-general-{number:04}", **_keep(drawn, target, number),
+        {"id": f"{task.name}-{HALVES[split][1]}-{number:04}", **_keep(drawn, target, number),
          "question": question, "answers": answers}
-        for number, (drawn, question, answers) in enumerate(general_questions(task))
+        for number, (drawn, question, answers) in enumerate(general_questions(task, split))
     ]  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,15 @@ from torch.nn import Parameter
 
 from undrift.core import steps
 from undrift.core.step_hook import StepTransform
+from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.state import State
 from undrift.tuner import LayerStatistics, summed
 from undrift.tuner.distributed import processes
 from undrift.tuner.moe_lora import SAME_INPUT
+
+if TYPE_CHECKING:
+    from undrift.methods.shared.task_zero import TaskZero
 
 Basis = tuple[Tensor, Tensor]
 """V (d, k) and s (k,) of one linear's input."""
@@ -45,6 +49,15 @@ class HistoryMethod(base.Method):
         super().__init__(setting, **options)
         self.statistics: Mapping[str, LayerStatistics] = {}
         self._turns: dict[Parameter, StepTransform] = {}
+        self._zero: TaskZero | None = None
+
+    def remember(self, zero: TaskZero | None) -> None:
+        """Let the history begin with the base's own; it has an effect on the first task only.
+
+        Args:
+            zero: What the base reads; None for an empty history.
+        """
+        self._zero = zero
 
     # ------------------------------------------------------------ the moments of a task
 
@@ -61,10 +74,29 @@ class HistoryMethod(base.Method):
         if not resumed and any(each.interrupted for each in self.statistics.values()):
             self.begin(steps_total, resumed=True)
             self._merge()
+        if self._zero is not None and not resumed and self._first:
+            self._begin_history(self._zero)
         parts = getattr(self._args, "gradient_accumulation_steps", 1)
         batches = steps_total * parts * processes()
         for each in self.statistics.values():
             each.resume_task(batches) if resumed else each.start_task(batches)
+
+    @property
+    def _first(self) -> bool:
+        """Whether no task was ended yet."""
+        return all(bool(each.tasks == 0) for each in self.statistics.values())
+
+    def _begin_history(self, zero: TaskZero) -> None:
+        """Put the base's history in the place of an empty one."""
+        for name, each in self.statistics.items():
+            history = zero.histories.get(name)
+            if history is None or history.V.shape[0] != each.dim:
+                raise ConfigError(
+                    f"what is remembered of the base does not fit {name}; remember it again with "
+                    "the same base and targets"
+                )
+            if each.owner is each:
+                each.begin_history(history)
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
         """Turn the sketches once, early in the task, towards what was seen."""
@@ -81,6 +113,10 @@ class HistoryMethod(base.Method):
 
     def _merge(self) -> None:
         with summed(self.statistics.values()):
+            if self._zero is not None and not self._zero.measured and self._first:
+                factors = [each.task_per_history() for each in self.statistics.values()]
+                for each, factor in zip(self.statistics.values(), factors, strict=True):
+                    each.scale_history(factor)
             for each in self.statistics.values():
                 each.end_task(self.config.delta)
 
@@ -162,6 +198,8 @@ class HistoryMethod(base.Method):
             The transform; None where nothing is known yet.
         """
         (V, s), c = basis, self.config
+        if c.b_metric == "z" and s.numel() and not bool(statistics.cz_tokens > 0):
+            statistics.begin_cz(A.detach().flatten(0, -2))  # of the base, which came without
         if c.b_metric == "z" and bool(statistics.cz_tokens > 0):
             P = steps.z_metric(statistics.cz.double(), c.mu_b, statistics.active).float()
             return partial(z, P=P)
