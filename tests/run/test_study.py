@@ -291,6 +291,17 @@ def test_rates_are_widened_by_all_seeds_too(make):
     assert (5e-4, 100) in {(r["learning_rate"], r["seed"]) for r in written["runs"]}
 
 
+def test_a_rate_that_is_added_late_leaves_the_others_running(make):
+    reach = {(1e-3, 100): 50.0, (2e-3, 100): 52.0, (4e-3, 100): 51.0, (1e-3, 101): 60.0}
+    study, starter = make(
+        TUNING + "drop: 3\n", lambda cell: reach.get((cell.rate, cell.seed), 30.0)
+    )
+    study.go(2, Progress())  # 0.0005 is added when the last cells of 0.002 or 0.004 still run
+    written = read_json(Path("results/tuning.json"))
+    assert written["chosen"] == {"moelora": 1e-3}
+    assert len(starter.started) == len(set(starter.started)) == len(study.cells)
+
+
 def test_a_rate_that_fails_is_not_chosen(make):
     reach = {1e-3: 45.0, 2e-3: 50.0, 4e-3: None}
     study, _ = make(TUNING, lambda cell: reach.get(cell.rate, 30.0))

@@ -100,6 +100,7 @@ class Study:
         self.failures: dict[str, Failure] = {}
         self._prune = prune
         self._finished: dict[str, float] = {}
+        self._begun: set[str] = set()  # folders of the cells that were started here or are done
         self._cells = self._known_cells()
 
     # ------------------------------------------------------------ what there is
@@ -205,6 +206,7 @@ class Study:
                 with finishing_steps():  # a stop must not come between a child and its place here
                     process = begin(cell.name, self.argv(cell), self.work / f"{cell.name}.log")
                     running += [process] if process is not None else []
+                    self._begun.add(cell.name)
 
     def _settle(self, process: Process, progress: Progress) -> None:
         """Take note of how a process has ended."""
@@ -254,8 +256,8 @@ class Study:
             if study.drop is not None and len(rates) > 1:
                 early = [cell for cell in cells if cell.seed == cells[0].seed]
                 means = self._means(early)
-                if means is None:
-                    return early
+                if means is None:  # a rate was added: what the others had begun stays
+                    return [c for c in cells if c in early or c.name in self._begun]
                 if (beyond := self._beyond(means, row.label)) is not None:
                     rates = sorted([*means, beyond])
                     continue
