@@ -78,13 +78,14 @@ def write_run(folder: Path, cell: Cell, last: float, **manifest: Any) -> None:
 
 
 class Child:
-    """A process that was over before it began."""
+    """A process that has written all before it is looked at."""
 
-    def __init__(self, status: int) -> None:
-        self.status = status
+    def __init__(self, status: int, looks: int = 0) -> None:
+        self.status, self.looks = status, looks  # how often it is looked at before it is over
 
-    def poll(self) -> int:
-        return self.status
+    def poll(self) -> int | None:
+        self.looks -= 1
+        return self.status if self.looks < 0 else None
 
 
 class Starter:
@@ -101,6 +102,7 @@ class Starter:
         self.started: list[str] = []
         self.busy: set[str] = set()
         self.manifest: dict[str, Any] = {}
+        self.looks: Callable[[Cell], int] = lambda cell: 0
 
     def __call__(self, name: str, argv: Sequence[str], log: Path) -> Process | None:
         if name in self.busy:
@@ -115,7 +117,8 @@ class Starter:
             log.write_text("Traceback\nerror: the loss is nan\n")
         else:
             write_run(folder, cell, last, **self.manifest)
-        return Process(name, Child(0 if last is not None else 1), log.open("ab"))  # type: ignore[arg-type]
+        child = Child(0 if last is not None else 1, self.looks(cell))
+        return Process(name, child, log.open("ab"))  # type: ignore[arg-type]
 
     def _cell(self, words: list[str]) -> Cell:
         """Make the cell anew from its command, as `undrift run` would."""
