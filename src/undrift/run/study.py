@@ -182,7 +182,7 @@ class Study:
         self.write()
         waiting, running, took = self.todo, list[Process](), list[float]()
         with stopped_with_us(running):
-            while waiting:
+            while waiting or running:
                 self._fill(waiting, running, jobs)
                 self._tell(progress, waiting, running, fmean(took) if took else None)
                 time.sleep(_TICK)
