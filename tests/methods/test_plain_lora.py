@@ -18,7 +18,9 @@ from undrift.registry import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
-PLAIN = {"ewc", "finetune", "joint", "olora", "osf", "replay", "sefe", "steadylora"}
+ONE = {"ewc", "finetune", "joint", "osf", "replay", "steadylora"}
+SUMS = {"eblora", "keeplora", "octopus", "olora", "sefe"}  # a LoRA a task
+PLAIN = ONE | SUMS
 BY_TOKEN = {"clmoe", "moelora", "same"}
 BY_PROMPT = {"continual_llava", "disco", "hide", "llava_cmoe", "proglora", "smolora"}
 NO_LINEARS = {"modalprompt"}
