@@ -16,10 +16,8 @@ from tests.methods.training import SMALL, attached, learn, weights
 from tests.tuner.llava import tiny_llava
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.continual_llava import ContinualLlava
-from undrift.methods.eblora import EbLora
 from undrift.methods.ewc import Ewc
 from undrift.methods.hide import Hide
-from undrift.methods.keeplora import KeepLora
 from undrift.methods.llava_cmoe import LlavaCMoE
 from undrift.methods.olora import OLora
 from undrift.methods.osf import Osf
@@ -41,8 +39,6 @@ ALL = MAKE | {
     "ewc": lambda: Ewc(**SMALL, samples=4),
     "sefe": lambda: Sefe(**SMALL, asd=False),
     "olora": lambda: OLora(**SMALL),
-    "keeplora": lambda: KeepLora(**SMALL, samples=4),
-    "eblora": lambda: EbLora(**SMALL, samples=4),
     "osf": lambda: Osf(experts=2, rank=2),
     "hide": lambda: Hide(**SMALL),
     "smolora": lambda: SMoLora(**SMALL),

@@ -115,9 +115,12 @@ def test_the_norm_is_pulled_down():
 
 def test_what_cannot_be_is_refused():
     method, model = taught(tasks=1)
-    method._args = SimpleNamespace(fp16=True)
-    with pytest.raises(ConfigError, match="train in bfloat16 or float32"):
-        method.task_start(model, 2, 4)
+    again = {"gradient_checkpointing": True}
+    again["gradient_checkpointing_kwargs"] = {"use_reentrant": True}
+    for args, why in (({"fp16": True}, "train in bfloat16 or float32"), (again, "to false in")):
+        method._args = SimpleNamespace(**args)
+        with pytest.raises(ConfigError, match=why):
+            method.task_start(model, 2, 4)
     method._args = None
     method.task_start(model, 2, 4)
     method._step = 3

@@ -14,9 +14,12 @@ from tests.tuner.llava import tiny_batch
 from undrift.errors import ConfigError
 from undrift.methods.clmoe import ClMoe
 from undrift.methods.disco import Disco
+from undrift.methods.eblora import EbLora
 from undrift.methods.finetune import Finetune
+from undrift.methods.keeplora import KeepLora
 from undrift.methods.modalprompt import ModalPrompt
 from undrift.methods.moelora import MoeLora
+from undrift.methods.octopus import Octopus
 from undrift.methods.proglora import ProgLora
 from undrift.methods.same import Same
 from undrift.methods.steadylora import SteadyLora
@@ -36,6 +39,9 @@ MAKE = {
     "modalprompt": lambda: ModalPrompt(**SMALL, prompt_length=4),
     "proglora": lambda: ProgLora("static", **SMALL),
     "clmoe": lambda: ClMoe(**SMALL),
+    "keeplora": lambda: KeepLora(**SMALL),
+    "eblora": lambda: EbLora(**SMALL),
+    "octopus": lambda: Octopus(**SMALL, free=0.4),  # the kill is in the second stage
 }
 
 

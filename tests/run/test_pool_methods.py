@@ -19,7 +19,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:Futur
 
 
 @pytest.mark.parametrize(
-    "name", mostly_slow(["olora", "proglora", "proglora-static"], ["proglora"])
+    "name",
+    mostly_slow(
+        ["olora", "keeplora", "eblora", "octopus", "proglora", "proglora-static"], ["proglora"]
+    ),
 )
 def test_two_tasks(name, make_run, tmp_path):
     result = make_run(name).go()

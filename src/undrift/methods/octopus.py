@@ -103,6 +103,12 @@ class Octopus(pool.PoolMethod[pool.Gate]):
             raise ConfigError(
                 "octopus adds two gradients, and float16 scales one: train in bfloat16 or float32"
             )
+        how = getattr(self._args, "gradient_checkpointing_kwargs", None) or {}
+        if getattr(self._args, "gradient_checkpointing", False) and how.get("use_reentrant"):
+            raise ConfigError(
+                "octopus takes gradients that reentrant checkpointing cannot give: set "
+                "use_reentrant to false in gradient_checkpointing_kwargs"
+            )
         self._hooks_on.close()
         self._found, self._sums, self._old = {}, {}, None
         self._free = round(self.config.free * steps_total)
