@@ -101,13 +101,40 @@ def test_all_singular_values_of_the_update_are_equal_whatever_adam_does():
     assert max(abs(each - 0.005) for each in scales) > 1e-3  # and c is learned
 
 
-def test_a_step_is_projected_off_past_gradients_and_retracted():
+def in_second_task():
+    """A model behind the first step of its second task."""
     method, model = taught(begin=0.5)
     method.task_start(model, 2, 10)
     model.train()
     method.loss(model, batch_of(2, 0)).backward()
     method.step_end(model, 1, 10)
     model.zero_grad()
+    return method, model
+
+
+def test_adam_sees_tangents_off_past_gradients_and_a_that_drifts_into_them_is_put_back():
+    method, model = in_second_task()
+    gradients, steps = method.gradient_transforms(model), method.step_transforms(model)
+    for name, layer in pool_layers(model).items():
+        F = method.past_gradients[name].double()
+        A, B = layer.pool_lora_A["default"], layer.pool_lora_B["default"]
+        V = B.detach()[0].double() / 0.5
+        T = gradients[A](drawn(3, len(F))[None].float())[0].double()
+        assert T.norm() > 1 and (T @ F).norm() < 1e-5
+        torch.testing.assert_close(T @ A[0].mT.double(), -(T @ A[0].mT.double()).mT, atol=1e-5,
+                                   rtol=0)  # fmt: skip
+        S = gradients[B](drawn(3, V.shape[1])[None].float())[0].double() @ V.mT
+        alike = torch.eye(3).double() * S.trace() / 3
+        torch.testing.assert_close((S + S.mT) / 2, alike, atol=1e-5, rtol=0)
+        with torch.no_grad():
+            A[0] += 0.01 * F.mT[:3].float()
+            assert (A[0].double() @ F).norm() > 1e-3
+            A += steps[A](torch.zeros_like(A))
+        assert (A[0].double() @ F).norm() < 1e-5
+
+
+def test_a_step_is_projected_off_past_gradients_and_retracted():
+    method, model = in_second_task()
     rate = 0.5
     own = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(own, lr=rate, weight_decay=0.1)
