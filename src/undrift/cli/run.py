@@ -29,6 +29,10 @@ def run(
     order: Annotated[
         str | None, typer.Option(help="default, reversed, another of the benchmark's, or a file.")
     ] = None,
+    boundaries: Annotated[
+        str | None,
+        typer.Option(help="tasks, or none: one stream in which tasks blend and return."),
+    ] = None,
     backbone: options.Backbone = None,
     data: options.Data = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/... by itself.")] = None,
@@ -64,6 +68,7 @@ def run(
         match_budget=match_budget,
         seed=seed,
         order=None if order is None else read_order(order),
+        boundaries=boundaries,
         backbone=backbone,
         data=data,
         out=out,

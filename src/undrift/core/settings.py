@@ -40,6 +40,9 @@ class Metrics:
         task_weights: What a task counts for in them: its number of "tokens" (the paper), or all
             tasks "equal", so that a small one is not drowned by a large one.
         rebase_share: Re-base the sketch once, after this share of a task's steps; 0 never does.
+        merge_share: Merge what was seen into the history on the way, after every such share of the
+            steps, for streams whose tasks have no ends; 0 merges at a task's end only. Each part
+            is then to the statistics what a task is.
         seed: What the sketches are drawn from and the tokens are chosen by.
 
     Raises:
@@ -60,6 +63,7 @@ class Metrics:
     token_weights: Literal["same", "gradient", "share"] = "share"
     task_weights: Literal["tokens", "equal"] = "equal"
     rebase_share: float = 0.02
+    merge_share: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -139,6 +143,7 @@ _RANGES = (
     ("columns", 1, _INF),
     ("token_fraction", 0, 1),
     ("rebase_share", 0, 1),
+    ("merge_share", 0, 1),
     ("warmup_share", 0, 1),
     ("tau", -1, 1),
 )

@@ -49,8 +49,6 @@ CutOff = Literal["refuse", "end", "go on"]
 Schedule = Literal["sequential", "joint", "none"]
 Settings = Mapping[str, Mapping[str, Any]]
 Parts = Literal["experts", "router", "router and experts", "entangled"]
-
-
 T = TypeVar("T")
 Allowed = tuple[str, Callable[[Any], bool]]
 """What the values of an option must be, in words for the message, and a test."""
@@ -126,6 +124,7 @@ class Method(TrainerCallback):
         why_not_sharded: Why it cannot learn where FSDP2 has sharded the model; empty where it can.
         cut_off: What becomes of a task whose training was cut off when the next one begins:
             "refuse" to go on, "end" it with what it had seen, or "go on" where nothing is due.
+        streams: Whether it can learn a stream without ends of tasks; never inherited.
         config: The options it has.
         task_index: The number of the task to learn next, or now, from 1.
         asked: The number of the task that is asked about, inside `predicting`; else None.
@@ -149,11 +148,13 @@ class Method(TrainerCallback):
     state_name: ClassVar[str] = ""
     why_not_sharded: ClassVar[str] = ""
     cut_off: ClassVar[CutOff] = "refuse"
+    streams: ClassVar[bool] = False
     config: Any
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         check_protocol(cls)
+        cls.streams = cls.__dict__.get("streams", False)
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         if setting is not None and setting not in self.settings:

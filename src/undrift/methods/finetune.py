@@ -19,6 +19,7 @@ class Finetune(Method):
 
     name: ClassVar[str] = "finetune"
     paper: ClassVar[str] = "LoRA, Hu et al., ICLR 2022, arXiv:2106.09685"
+    streams: ClassVar[bool] = True
 
     def peft_config(self, model: nn.Module | None = None) -> LoraConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""

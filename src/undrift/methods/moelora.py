@@ -29,6 +29,7 @@ class MoeLora(base.Method):
     name: ClassVar[str] = "moelora"
     paper: ClassVar[str] = "CoIN, Chen et al., NeurIPS 2024, arXiv:2403.08350"
     parts: ClassVar[base.Parts] = "router and experts"
+    streams: ClassVar[bool] = True
     Config: ClassVar[type[base.Config]] = Config
 
     def peft_config(self, model: nn.Module | None = None) -> MoeLoraConfig:

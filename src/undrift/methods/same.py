@@ -42,6 +42,7 @@ class Same(HistoryMethod, moelora.MoeLora):
     name: ClassVar[str] = "same"
     paper: ClassVar[str] = "SAME, arXiv:2602.01990"
     Config: ClassVar[type[base.Config]] = Config
+    streams: ClassVar[bool] = True
     settings: ClassVar[base.Settings] = {name: asdict(each) for name, each in SETTINGS.items()}
     config: Config
 
@@ -90,7 +91,10 @@ class Same(HistoryMethod, moelora.MoeLora):
         every = max(10, round(self.config.refresh_share * steps_total))
         if step % every == 0:
             self._refresh_router()
-        if self.config.activation and step == at_share(self.config.warmup_share, steps_total):
+        now, length = self.window(step, steps_total)
+        due = now == at_share(self.config.warmup_share, length)
+        merged = now == length and step < steps_total  # which has woken all experts
+        if self.config.activation and due and not merged:
             self._freeze()
 
     def before_save(self, model: nn.Module) -> None:
@@ -135,14 +139,18 @@ class Same(HistoryMethod, moelora.MoeLora):
         self._adapter = active_adapter(peft_model(model))
         self.statistics = self._find_statistics(model)
         self.begin(steps_total, resumed=resumed)
+        self.hold()
+        if resumed:
+            self._refresh_router()
+
+    def hold(self) -> None:
+        """Turn routers and experts by what the history says."""
         self._bases = self.bases()
         if self.config.expert:
             for name, layer in self._layers.items():
                 self.turn(layer.moe_lora_A[self._adapter], self.turn_a(self._bases[name]))
         self._turn_routers(self._bases)
         self._turn_experts()
-        if resumed:
-            self._refresh_router()
 
     def _find_statistics(self, model: nn.Module) -> dict[str, LayerStatistics]:
         """The statistics of every layer; made now if the adapter came without."""

@@ -44,6 +44,7 @@ class SteadyLora(HistoryMethod, Finetune):
     paper: ClassVar[str] = "ours"
     Config: ClassVar[type[base.Config]] = Config
     state_name: ClassVar[str] = "steadylora_state"
+    streams: ClassVar[bool] = True
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -103,6 +104,10 @@ class SteadyLora(HistoryMethod, Finetune):
         """Begin a task, or go on with the sums there are; the history's metrics are made ready."""
         self.bind(model)
         self.begin(steps_total, resumed=self._step > 0)
+        self.hold()
+
+    def hold(self) -> None:
+        """Turn A and B of every linear by what its history says."""
         bases = self.bases()
         for name, layer in self._layers.items():
             A, B = factors(layer, self._adapter)

@@ -157,19 +157,29 @@ class Dealer(Sampler[list[Place]]):
         rank: The number of this process.
         processes: How many there are.
         seed: Decides the order, with the number of the epoch.
+        order: The order itself, of a stream; each example as often as it stands there.
     """
 
-    def __init__(self, examples: int, share: Share, rank: int, processes: int, seed: int) -> None:
-        self._examples = examples
+    def __init__(
+        self,
+        examples: int,
+        share: Share,
+        rank: int,
+        processes: int,
+        seed: int,
+        order: Sequence[int] | None = None,
+    ) -> None:
         self._share, self._rank, self._processes = share, rank, processes
-        self._order = SeedableRandomSampler(range(examples), data_seed=seed)
+        shuffled = SeedableRandomSampler(range(examples), data_seed=seed)
+        self._order = shuffled if order is None else order
 
     def set_epoch(self, epoch: int) -> None:
-        """Deal in the order of an epoch, from 0."""
-        self._order.set_epoch(epoch)
+        """Deal in the order of an epoch, from 0; that of a stream is always its own."""
+        if isinstance(self._order, SeedableRandomSampler):
+            self._order.set_epoch(epoch)
 
     def __len__(self) -> int:
-        whole, rest = divmod(self._examples, self._share.step)
+        whole, rest = divmod(len(self._order), self._share.step)
         return whole * self._share.accumulation + -(-rest // self._together)
 
     def __iter__(self) -> Iterator[list[Place]]:

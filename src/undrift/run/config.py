@@ -168,6 +168,19 @@ class EvalConfig(Frozen):
     scoring: Literal["coin", "hide", "prism", "official", "official-2015", "lenient"] = "coin"
 
 
+class StreamConfig(Frozen):
+    """The stream of a run without boundaries; nothing here counts in another run.
+
+    Args:
+        points: At so many evenly spaced steps all tasks seen so far are asked, the last at the end.
+        blend: Which share of a task's visit is mixed with the visits beside it: at 0 the tasks
+            change sharply, at 1 two are mixed at any time, above that more.
+    """
+
+    points: PositiveInt = 10
+    blend: NonNegativeFloat = 1.0
+
+
 class Profile(Frozen):
     """How much of a benchmark a run uses.
 
@@ -215,6 +228,9 @@ class RunConfig(Frozen):
             last task. "none" leaves the rank alone.
         seed: Decides initial weights, order of examples and sketches.
         order: "default", a name the benchmark knows, or task names.
+        boundaries: "tasks", one training a task; or "none", one training over a stream in which
+            the tasks blend and return, and the method is told no task and no end of one.
+        stream: What that stream is like, and how often it is asked about.
         backbone: "pocket", a folder, or a Hub name, as it was typed.
         backbone_folder: Where that folder lies, from anywhere; a run notes it by itself.
         dtype: "auto", or a torch dtype's name.
@@ -242,6 +258,8 @@ class RunConfig(Frozen):
     match_budget: Literal["none", "total", "active", "state"] = "none"
     seed: NonNegativeInt = 0
     order: str | tuple[str, ...] = "default"
+    boundaries: Literal["tasks", "none"] = "tasks"
+    stream: StreamConfig = StreamConfig()
     backbone: str = "pocket"
     backbone_folder: Path | None = None
     dtype: str = "auto"
@@ -274,10 +292,15 @@ class RunConfig(Frozen):
             return self.out
         order = self.order if isinstance(self.order, str) else "own-order"
         matched = f"match-{self.match_budget}"
-        words = (order, self.profile.name, matched)
+        words = (order, self.profile.name, matched, "stream" if self.is_stream else "full")
         extra = [word for word in words if word not in ("default", "full", "match-none")]
         name = "-".join([self.benchmark, self.method.name, *extra, f"s{self.seed}"])
         return Path("runs") / name
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the method is told of no boundaries."""
+        return self.boundaries == "none"
 
     @property
     def base(self) -> str:
@@ -300,6 +323,8 @@ class RunConfig(Frozen):
         for key in ("match_budget", "remember"):
             if content[key] == "none":  # as in the runs from before there was a choice
                 del content[key]
+        if not self.is_stream:  # likewise
+            del content["boundaries"], content["stream"]
         if self.backbone_folder is None:
             del content["backbone_folder"]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -437,7 +437,7 @@ class Check:
             elif path.suffix == ".part" or "training" in rest.split("/")[:2]:
                 if self.finished:
                     self.verdict.left_over.append(f"{place}: of something that is finished")
-            elif top == "eval" and place not in found:
+            elif top in ("eval", "stream") and place not in found:
                 self.wrong(place, "belongs to no cell of this run")
             elif top == "tasks" and rest.partition("/")[0] not in self.tasks_there():
                 self.wrong(place, "belongs to no task of this run")

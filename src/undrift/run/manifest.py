@@ -78,6 +78,11 @@ def manifest(
             "image_features": "pixels" if backbone.store is None else "kept in float16",
             "pictures": _pictures(backbone.processor),
             "training": _training(config.train),
+            **(
+                {"boundaries": "none", "stream": config.stream.model_dump(mode="json")}
+                if config.is_stream
+                else {}
+            ),
         },
         "data": {
             "version": benchmark.version,

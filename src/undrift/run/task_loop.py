@@ -12,8 +12,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainerCallback
 
 from undrift.data.types import Benchmark, Task
 from undrift.methods.shared.budget import measured, rank_to_meet
@@ -35,6 +38,7 @@ from undrift.run.remember import PROMPTS, begin_with, check_remember
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import Session, keep_features, make_method, options_used
 from undrift.run.stopping import finishing_steps
+from undrift.run.stream import PointWatch, StreamPlan, for_stream
 from undrift.run.thumbnails import keep_pictures
 from undrift.run.trainer import (
     JOINT,
@@ -97,7 +101,7 @@ class Run:
         with nullcontext() if dry else alone_in(config.folder):
             there = RunDir(config.folder)
             replace = replace or there.only_planned
-            config = with_base_folder(config, None if replace else there)
+            config = for_stream(with_base_folder(config, None if replace else there))
             self.config = config
             self.progress = progress or Progress()
             self.method = make_method(config.method.name, config.method.options)
@@ -116,7 +120,10 @@ class Run:
             check_answers(self.tasks, config.eval.scoring, self.progress)
             general = self.benchmark.general
             self.general = None if general is None else cut_general(general, config.profile)
+            self.stream = StreamPlan.of(config, self.tasks) if config.is_stream else None
             self.stages = trainings(self.tasks, self.method.schedule)
+            if self.stream is not None:
+                self.stages = [self.stream.stream.task]
             self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
             self._text = config.text()
             at = RunDir.looked_at(config.folder, self._text, replace=replace, force=force)
@@ -174,6 +181,7 @@ class Run:
         self.progress.plan(
             sum(training_work(stage, self._settings(stage)) for stage in self.stages)
             + sum(len(self.tasks[i - 1].test) for row in self.cells.values() for i in row)
+            + sum(len(self.tasks[i - 1].test) for asked in self._points.values() for i in asked)
             + 2 * len(asked_of(self.general))
         )
         self._note_general(session, "before")  # nothing is restored yet: it is the base
@@ -194,6 +202,7 @@ class Run:
                 reporters.scores(self._named(matrix[-1]))
             if not self.files.is_done(index, stage.name):
                 self._write_matrix(zero_shot, matrix, unfinished=True)
+                self._write_stream(session, matrix[-1])
                 self._write_seconds()
                 self.files.note_sums()
                 self.files.mark_done(index, stage.name)
@@ -278,11 +287,16 @@ class Run:
         earlier = dict(enumerate(self.tasks[: index - 1], 1))
         every = self.config.watch_routes
         routes = RouteWatch.where_due(session, earlier, every, meter.paused)
-        callbacks = [bar, meter, reporters]
+        callbacks: list[TrainerCallback] = [bar, meter, reporters]
+        order = None
+        if self.stream is not None:
+            order = self.stream.stream.order
+            ask = partial(self._point, session)
+            callbacks.append(PointWatch(session, [*self._points], ask, meter.paused, bar.go_on))
         with self._timed("train"), meter, diverging(f"{place} ({stage.name})", self.files.root):
             seed = self.config.seed
             snapshots = self._snapshots(index, stage)
-            log = teach(session, stage, index, seed, settings, snapshots, callbacks, routes)
+            log = teach(session, stage, index, seed, settings, snapshots, callbacks, routes, order)
         last = log[-1] if log else {}
         write_lines(self.files.train_log(index, stage.name), log)
         with atomic_folder(self.files.adapter(index, stage.name)) as folder:
@@ -311,15 +325,37 @@ class Run:
         if fresh:
             self._restore(session, after)
         session.model.eval()
+        when = "at the end" if self.stream is not None and after else f"after task {after}"
         with self._timed("eval"):
             for i, file in asked.items():
                 task = self.tasks[i - 1]
-                title = f"after task {after}: asking {task.name}"
-                with self.method.predicting(session.model, task=i):
+                title = f"{when}: asking {task.name}"
+                told = i if self.stream is None else None
+                with self.method.predicting(session.model, task=told):
                     row[i - 1] = measure_cell(session, task, file, title, facts=True)
         if fresh:
             said = "  ".join(f"{name} {score:.1f}" for name, score in self._named(row).items())
-            self.progress.event("measured", f"after task {after}: {said}", after=after, row=row)
+            self.progress.event("measured", f"{when}: {said}", after=after, row=row)
+        return row
+
+    @property
+    def _points(self) -> dict[int, list[int]]:
+        """The tasks that are asked inside a stream, by its steps."""
+        stream = self.stream
+        return {} if stream is None else {step: stream.seen(step) for step in stream.points[:-1]}
+
+    def _point(self, session: Session, step: int) -> list[float | None]:
+        """Measure what is not measured yet of one point of a stream."""
+        row: Row = [None] * len(self.tasks)
+        files = {i: self.files.point(step, i) for i in self._points[step]}
+        fresh = not all(file.is_file() for file in files.values())
+        with self._timed("eval"):
+            for i, file in files.items():
+                title = f"at step {step}: asking {self.tasks[i - 1].name}"
+                row[i - 1] = measure_cell(session, self.tasks[i - 1], file, title)
+        if fresh:
+            said = "  ".join(f"{name} {score:.1f}" for name, score in self._named(row).items())
+            self.progress.event("point", f"at step {step}: {said}", step=step, row=row)
         return row
 
     def _note_general(self, session: Session, stage: Stage) -> None:
@@ -342,6 +378,8 @@ class Run:
         return self.files.task(index, stage.name) / "training"
 
     def _settings(self, stage: Task) -> Any:
+        if self.stream is not None:
+            return self.stream.settings(self.method)
         return training_settings(self.config, self.method, stage, len(self.tasks))
 
     @contextmanager
@@ -365,6 +403,12 @@ class Run:
         }
         write_json(self.files.matrix_file, content)
         return content
+
+    def _write_stream(self, session: Session, last: Row) -> None:
+        """Write what the tasks of a stream were worth against time."""
+        if self.stream is not None:
+            rows = [*(self._point(session, step) for step in self._points), last]
+            write_json(self.files.stream_file, self.stream.record(self.tasks, rows))
 
     def _write_card(self, index: int, stage: Task, zero_shot: Row, matrix: Sequence[Row]) -> None:
         """Let the adapter's card say what became of every task, unless all is done already."""

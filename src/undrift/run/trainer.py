@@ -246,6 +246,11 @@ class StepBar(TrainerCallback):
         if self.device is not None:
             self._timed = FirstSteps(self.progress, self.device, state.global_step)
 
+    def go_on(self, done: int, steps: int) -> None:
+        """Draw the bar anew for what is left, where something else was drawn meanwhile."""
+        left = steps - done
+        self.progress.stage(f"{self.title}, from step {done}", left, self.work * left / steps)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Pass on what was logged of a step."""
         known = {key: logs[key] for key in ("loss", "learning_rate") if key in (logs or {})}
@@ -273,6 +278,7 @@ class TaskTrainer(Trainer):
         blame: Called with a batch and what it made the model raise, to name an example at fault.
         modules_rate: Peak rate of modules trained in full beside the adapter, the projector's.
         share: What this process takes of a step.
+        order: The order of the examples, see `Dealer`.
         **options: What `Trainer` takes.
     """
 
@@ -285,10 +291,11 @@ class TaskTrainer(Trainer):
         blame: Callable[[Sequence[Encoded], Exception], None],
         modules_rate: float,
         share: Share,
+        order: Sequence[int] | None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.share = share
+        self.share, self.order = share, order
         self.modules_rate = modules_rate
         self.method = method
         self.reading = reading
@@ -349,7 +356,8 @@ class TaskTrainer(Trainer):
     def get_train_dataloader(self) -> Batches:
         """Deal the examples out by a plan that is the same on any number of processes."""
         examples: Any = self.train_dataset
-        dealer = Dealer(len(examples), self.share, rank(), processes(), self.args.data_seed or 0)
+        seed = self.args.data_seed or 0
+        dealer = Dealer(len(examples), self.share, rank(), processes(), seed, self.order)
         pin = self.args.dataloader_pin_memory
         return Batches(examples, dealer, collate_fn=self.data_collator, pin_memory=pin)
 
@@ -398,6 +406,7 @@ def teach(
     snapshots: Path,
     callbacks: Sequence[TrainerCallback],
     routes: RouteWatch | None = None,
+    order: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a method on its next task.
 
@@ -413,6 +422,7 @@ def teach(
         snapshots: Where snapshots go; the latest one there is gone on from.
         callbacks: Told about every step.
         routes: Watches where inputs of earlier tasks are sent.
+        order: Of a stream, the order of its examples.
 
     Returns:
         What was logged, see `train`.
@@ -429,7 +439,7 @@ def teach(
     own = seed * 1000 + index
     set_seed(own)
     method.task_index = index
-    return train(session, examples, settings, snapshots, own, callbacks, routes)
+    return train(session, examples, settings, snapshots, own, callbacks, routes, order)
 
 
 def train(
@@ -440,6 +450,7 @@ def train(
     seed: int,
     callbacks: Sequence[TrainerCallback] = (),
     routes: RouteWatch | None = None,
+    order: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Train one task, going on from the latest snapshot in `folder` if there is one.
 
@@ -451,6 +462,7 @@ def train(
         seed: Decides the order of the examples.
         callbacks: More callbacks, such as progress; they end the task before the method does.
         routes: Watches where inputs of earlier tasks are sent, after the method's steps.
+        order: Of a stream, the order of its examples.
 
     Returns:
         What the trainer logged: loss, learning rate, gradient norm and drift of routes by step.
@@ -501,6 +513,7 @@ def train(
         blame=partial(blame_example, backbone, model, collator),
         modules_rate=config.projector_learning_rate,
         share=share,
+        order=order,
         model=model,
         args=_arguments(
             config,

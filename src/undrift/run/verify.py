@@ -15,6 +15,7 @@ from typing import Any
 
 from undrift.data.benchmarks import DRAWN
 from undrift.data.benchmarks.folder import OwnTask
+from undrift.data.stream import STREAM
 from undrift.data.types import Benchmark, Task
 from undrift.errors import UndriftError
 from undrift.methods.shared.budget import state_bytes
@@ -35,12 +36,14 @@ from undrift.run.learn import AFTER, BEFORE
 from undrift.run.learned_tasks import examples_digest, find_again, relocated
 from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
+from undrift.run.stream import spaced_steps, stream_steps
 from undrift.run.task_loop import cells_to_measure
 from undrift.run.trainer import JOINT
 from undrift.rundir import RunDir, read_answers
 from undrift.rundir.paths import LearnDir
-from undrift.rundir.records import General, Identified, Matrix, Result
+from undrift.rundir.records import General, Identified, Matrix, Result, Stream
 from undrift.scoring import mean_score, metrics
+from undrift.scoring.over_time import over_time
 
 _NEVER = (
     "whether the adapters give these answers (undrift eval asks them again), what training did, "
@@ -87,6 +90,7 @@ class _OfRun(Check):
     tasks: Sequence[str] = ()
     stages: Sequence[str] = ()
     cells: Mapping[int, Sequence[int]] = {}
+    points: Sequence[int] = ()  # of a stream, but for its end
 
     @property
     def finished(self) -> bool:
@@ -99,6 +103,7 @@ class _OfRun(Check):
 
     def expected(self) -> set[str]:
         cells = [self.files.predictions(t, i) for t, row in self.cells.items() for i in row]
+        cells += [self.files.point(s, i) for s in self.points for i, _ in enumerate(self.tasks, 1)]
         return {self.place(c) for cell in cells for c in (cell, cell.with_suffix(".json"))}
 
     def tasks_there(self) -> set[str]:
@@ -119,6 +124,10 @@ class _OfRun(Check):
         if schedule is None:
             return
         self.stages = {"none": [], "joint": [JOINT]}.get(schedule, self.tasks)
+        if config.is_stream:
+            self.stages = [STREAM]
+            steps = stream_steps(config.train, [task["train"] for task in asked])
+            self.points = spaced_steps(steps, config.stream.points)[:-1]
         self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
         self.settings(config)
         done = [i for i, name in enumerate(self.stages, 1) if self._there(i, name)]
@@ -159,6 +168,9 @@ class _OfRun(Check):
             self.same(where, f"state_bytes of {name}", cost["state_bytes"], size, "its files have")
         limit = config.train.max_steps
         steps = None if cost is None else cost.get("steps")
+        if config.is_stream:
+            asked = self.manifest["protocol"]["tasks"]
+            limit = stream_steps(config.train, [task["train"] for task in asked])
         if limit is not None and steps is not None:
             due = limit * (len(self.tasks) if name == JOINT else 1)
             self.same(self.files.manifest_file, f"steps of {name}", steps, due, "run.yaml says")
@@ -256,9 +268,37 @@ class _OfRun(Check):
                 zero = scores
             else:
                 matrix.append(scores)
+        if config.is_stream:
+            read += self._against_time(questions, matrix[-1])
         self.told(read)
         if self._matrix:
             self._compare(zero, matrix or [zero])
+
+    def _against_time(self, questions: Sequence[Question], last: Row) -> int:
+        """Compute a stream's scores against time from the answers; return how many files it has."""
+        file, read, rows = self.files.stream_file, 0, []
+        for step in self.points:
+            row: Row = [None] * len(self.tasks)
+            for on, question in enumerate(questions, 1):
+                if (answers := self.files.point(step, on)).is_file():
+                    row[on - 1], read = self.answers(answers, question), read + 1
+            rows.append(row)
+        there = self.record(file, Stream) if file.is_file() else None
+        if there is None:
+            if self.finished and not file.is_file():
+                self.wrong(file, "is missing, and the run is finished")
+            return read
+        rows.append(last)
+        self.same(file, "tasks", there["tasks"], list(self.tasks), "the manifest says")
+        steps = [each["step"] for each in there["points"][:-1]]
+        self.same(file, "the steps of its points", steps, list(self.points), "run.yaml says")
+        for point, row in zip(there["points"], rows, strict=False):
+            for task, was, now in zip(self.tasks, point["scores"], row, strict=False):
+                self.same(file, f"step {point['step']}, {task}", was, now, "the answers give")
+        for key, now in over_time(rows).items():
+            self.same(file, key, there["metrics"].get(key), now, "the answers give")
+        self.checked(f"{len(rows)} points of the stream, and its metrics")
+        return read
 
     def _general(self) -> None:
         """Compute what became of general ability from the answers, where it was measured."""

@@ -32,6 +32,8 @@ OF_RUN: Mapping[str, str] = {
     "skipped.jsonl": "",
     "tasks": rf"\d+-[^/]+/(DONE|train\.jsonl|adapter/{_ADAPTER}|training/.+)",
     "eval": rf"after-\d+/{_ANSWERS}",
+    "stream.json": "",
+    "stream": rf"at-\d+/{_ANSWERS}",
     "pictures": r"\d+-[^/]+/\d+(-\d+)?\.webp",
     "live": r"\d+-[^/]+/.+",
     "diagnose": rf"([a-z]+\.json|adapters-\d+-\d+/[a-z]+\.json|answers[^/]*/[^/]+/{_ANSWERS})",

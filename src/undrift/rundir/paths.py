@@ -12,6 +12,8 @@ ROOT/
 ├── tasks/01-digits/  adapter/, train.jsonl, and DONE once everything about the task is written
 ├── skipped.jsonl     what --skip-bad has left out, if anything
 ├── eval/after-01/    on-01.jsonl: a prediction a line (after-00: untouched); on-01.json: tasks told
+├── stream.json       a stream's tasks against time: scores at its points, mixing weights, metrics
+├── stream/at-00012/  on-01.jsonl: a prediction a line, asked after step 12 of the stream
 ├── pictures/01-digits/  0001.webp: a small copy of the picture of line 1 of every on-01.jsonl, at
 │                     most 160 pixels long; 0001-2.webp if it has a second; of the first 2000 lines
 ├── live/01-digits/   TensorBoard's files about the learning of the task, if --report-to asks so
@@ -78,6 +80,7 @@ class RunDir:
         config_file: The configuration, YAML.
         manifest_file: What produced the numbers: versions, hardware, fingerprints, protocol.
         matrix_file: The accuracy matrix and the metrics.
+        stream_file: A stream's tasks against time; only of a run without boundaries.
         general_file: What became of general ability; only where the benchmark asks for it.
         general_answers: The folder of the answers behind it.
         asked_anew: The text of a configuration whose settings are not yet those of the run.
@@ -95,6 +98,8 @@ class RunDir:
         "general.json",
         "general/*.jsonl",
         "remembered/*",
+        "stream.json",
+        "stream/at-*/on-*.jsonl",
         "eval/after-*/on-*.json",
         "eval/after-*/on-*.jsonl",
         "tasks/*/train.jsonl",
@@ -106,6 +111,7 @@ class RunDir:
         self.config_file = self.root / self.config_name
         self.manifest_file = self.root / "manifest.json"
         self.matrix_file = self.root / "matrix.json"
+        self.stream_file = self.root / "stream.json"
         self.general_file = self.root / "general.json"
         self.general_answers = self.root / "general"
         self.remembered = self.root / "remembered"
@@ -241,6 +247,10 @@ class RunDir:
         if after < 0 or on < 1:
             raise RunDirError(f"no cell of the matrix is after task {after} on task {on}")
         return self.root / "eval" / f"after-{after:02d}" / f"on-{on:02d}.jsonl"
+
+    def point(self, step: int, on: int) -> Path:
+        """Return the answers to a task in a stream, such as ROOT/stream/at-00012/on-01.jsonl."""
+        return self.root / "stream" / f"at-{step:05d}" / f"on-{on:02d}.jsonl"
 
     def stages(self) -> list[Path]:
         """List the folders with predictions, by how many tasks had been trained."""

@@ -319,6 +319,46 @@ class Remembered(Record):
     linears: Annotated[dict[str, str], Field(min_length=1)]
 
 
+class _Point(Record):
+    step: PositiveInt
+    scores: list[Number]
+
+
+class _Mix(Record):
+    step: PositiveInt
+    shares: list[Annotated[float, Field(ge=0, le=1)]]
+
+
+class Stream(Record):
+    """stream.json of a run without boundaries.
+
+    Attributes:
+        tasks: Their names, in the order of their first visits.
+        steps: Of the whole stream.
+        points: After so many steps, the score of each task in percent; None before it was seen.
+        mix: Up to so many steps, since the entry before, the share of each task.
+        metrics: As `undrift.scoring.over_time` gives them.
+    """
+
+    tasks: list[Name] = Field(min_length=1)
+    steps: PositiveInt
+    points: list[_Point] = Field(min_length=1)
+    mix: list[_Mix] = Field(min_length=1)
+    metrics: dict[str, Number]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Stream:
+        if any(len(each.scores) != len(self.tasks) for each in self.points) or any(
+            len(each.shares) != len(self.tasks) for each in self.mix
+        ):
+            raise ValueError("expected a value for every task")
+        for name, entries in (("points", self.points), ("mix", self.mix)):
+            steps = [each.step for each in entries]
+            if steps != sorted(set(steps)) or steps[-1] != self.steps:
+                raise ValueError(f"{name}: expected rising steps up to the last")
+        return self
+
+
 class Begun(Record):
     """data.json: what a run was begun with, see `undrift.run.input_changes`."""
 

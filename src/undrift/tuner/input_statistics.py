@@ -266,8 +266,31 @@ class LayerStatistics(nn.Module):
         Args:
             delta: The share of the energy that the history keeps [Eq. 5].
         """
-        if self._usage is None or self._z is None:
+        if self._usage is None:
             return
+        self._merge(delta)
+        self.tasks += 1
+        self._empty_running()
+        self._forget()
+
+    def merge_on(self, delta: float, batches: int = 0) -> None:
+        """Merge what was seen into what is kept, inside a task; call inside `summed`.
+
+        The sums go on from zero, the sketch as it is turned, and all experts take part.
+
+        Args:
+            delta: As for `end_task`.
+            batches: As for `start_task`, until the next merge.
+        """
+        if self._usage is None:
+            return
+        self._merge(delta)
+        self.batches = batches
+        for total in self.running().values():
+            total.zero_()
+
+    def _merge(self, delta: float) -> None:
+        assert self._z is not None
         if self._sketch is not None:
             merged = self.history.merge(self._sketch, delta, self._n(self._sketch.tokens))
             for name in _HISTORY:
@@ -275,11 +298,8 @@ class LayerStatistics(nn.Module):
         self.cz.copy_(self.cz_now())
         self.cz_tokens += self._n(self._z.tokens)
         self.importance.copy_(self.importance_now())
-        self.importance_tokens += self._usage.tokens
-        self.tasks += 1
+        self.importance_tokens += self.usage.tokens
         self.active.fill_(True)
-        self._empty_running()
-        self._forget()
 
     # ---------------------------------------------------------------- what methods read
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,8 +30,9 @@ Basis = tuple[Tensor, Tensor]
 class HistoryMethod(base.Method):
     """A method whose steps go through metrics of what earlier tasks have seen.
 
-    Before a task `begin` is given the statistics of all linears and may `turn` the steps of any
-    parameter; a parameter without a turn is free.
+    Before a task `begin` is given the statistics of all linears, and `hold` may `turn` the steps of
+    any parameter; a parameter without a turn is free. Where the history is merged on the way,
+    `hold` is asked again.
 
     Args:
         setting: See `Method`.
@@ -76,8 +78,7 @@ class HistoryMethod(base.Method):
             self._merge()
         if self._zero is not None and not resumed and self._first:
             self._begin_history(self._zero)
-        parts = getattr(self._args, "gradient_accumulation_steps", 1)
-        batches = steps_total * parts * processes()
+        batches = self._batches(steps_total)
         for each in self.statistics.values():
             each.resume_task(batches) if resumed else each.start_task(batches)
 
@@ -99,12 +100,47 @@ class HistoryMethod(base.Method):
                 each.begin_history(history)
 
     def step_end(self, model: nn.Module, step: int, steps_total: int) -> None:
-        """Turn the sketches once, early in the task, towards what was seen."""
+        """Turn the sketches once, early in a window, towards what was seen; merge at its end."""
         share = self.config.rebase_share
-        if share > 0 and step == at_share(share, steps_total):
+        now, length = self.window(step, steps_total)
+        if share > 0 and now == at_share(share, length):
             with summed(self.statistics.values()):
                 for each in self.statistics.values():
                     each.rebase()
+        if now == length and step < steps_total:
+            batches = self._batches(steps_total)
+            with summed(self.statistics.values()):
+                for each in self.statistics.values():
+                    each.merge_on(self.config.delta, batches)
+            self.hold()
+
+    def window(self, step: int, steps_total: int) -> tuple[int, int]:
+        """Say which step of its window a step is, and how many the window has.
+
+        A window ends where what was seen is merged into the history: with the task, or after every
+        `merge_share` of its steps, where all windows are as long, but for a step.
+
+        Args:
+            step: From 1.
+            steps_total: How many steps the task takes.
+
+        Returns:
+            Both, from 1.
+        """
+        share = self.config.merge_share
+        parts = min(steps_total, round(1 / share)) if share else 1
+        ends = [round(n * steps_total / parts) for n in range(parts + 1)]
+        number = bisect_left(ends, step)
+        return step - ends[number - 1], ends[number] - ends[number - 1]
+
+    def _batches(self, steps_total: int) -> int:
+        """Count the batches of the window that the next step is in, over all processes."""
+        _, length = self.window(min(self._step + 1, steps_total), steps_total)
+        return length * getattr(self._args, "gradient_accumulation_steps", 1) * processes()
+
+    def hold(self) -> None:
+        """Make ready what the history now says of steps; a method says of which parameters."""
+        raise NotImplementedError
 
     def task_end(self, model: nn.Module) -> None:
         """Merge the task into the history."""
