@@ -123,6 +123,8 @@ def show_runs(runs: list[Results]) -> None:
     console = Console()
     report.print_table(console, runs)
     groups = report.grouped(runs)
+    if any(run.files.stream is not None for run in runs):
+        report.print_sections(console, [report.time_section(groups)])
     if any(len(group.runs) > 1 for group in groups):
         report.print_sections(console, [report.margin_section(groups, ["last"])])
     different = report.difference_section(groups)

@@ -15,6 +15,7 @@ from undrift.report.comparison import (
     grouped,
     margin_section,
     sections,
+    time_section,
 )
 from undrift.report.export import (
     as_csv,
@@ -55,4 +56,5 @@ __all__ = [
     "sections",
     "summary",
     "table",
+    "time_section",
 ]

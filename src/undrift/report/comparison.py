@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev, variance
+from typing import Any
 
 from undrift.errors import ConfigError
 from undrift.report.paired import RULE as PAIRED_RULE
@@ -38,6 +39,7 @@ from undrift.report.results import (
 )
 from undrift.scoring import FORMULAS, stage_averages
 from undrift.scoring.matrix import of_all
+from undrift.scoring.over_time import TIME_FORMULAS, seen_average
 
 # Student's t, 97.5 %, for 1, 2, 3 ... degrees of freedom.
 _T = (
@@ -70,6 +72,11 @@ SIZES = {
 PAIRED = "Question by question"
 DIFFERENCES = "Protocol differences"
 METRICS_TITLE = "All metrics"
+TIME_TITLE = "A stream against time: average of the tasks seen so far, in percent"
+_OVER_TIME = {
+    "anytime": "mean over the points",
+    "forgetting": "below each task's best point, at the end",
+}
 TIME = "Learning: time and memory"
 _SYMBOLS = (
     "A[t][i]: score on task i after training task t, strict rule, in percent; A[0][i]: the "
@@ -326,6 +333,7 @@ def sections(runs: Sequence[Results]) -> list[Section]:
         overview(runs),
         _metrics(groups),
         _stages(groups),
+        time_section(groups),
         _rules(groups),
         _learning(groups),
         margin_section(groups, METRICS),
@@ -367,6 +375,38 @@ def overview(runs: Sequence[Results]) -> Section:
     header = ["task", "zero-shot", *(group.label for group in groups)]
     title = "accuracy in percent: just learned → at the end"
     return Section(title, header, rows, [protocol(runs)])
+
+
+def time_section(groups: Sequence[Group]) -> Section:
+    """Say how a stream's tasks went against time: a row a point, and the metrics.
+
+    Args:
+        groups: The runs; those that were told of boundaries have empty cells.
+
+    Returns:
+        It; without rows where there is no stream.
+    """
+    found = [
+        [stream for run in group.runs if (stream := run.files.stream) is not None]
+        for group in groups
+    ]
+    steps = sorted({p["step"] for own in found for each in own for p in each["points"]})
+    averages = [[_averages(each) for each in own] for own in found]
+    rows = [
+        [f"step {step}", *(number(known_mean(a.get(step) for a in own)) for own in averages)]
+        for step in steps
+    ]
+    for metric, text in _OVER_TIME.items():
+        values = (known_mean(each["metrics"][metric] for each in own) for own in found)
+        rows.append([text, *map(number, values)])
+    notes = [f"{text}: {TIME_FORMULAS[metric]}" for metric, text in _OVER_TIME.items()]
+    return by_group(TIME_TITLE, groups, rows, notes) if steps else Section(TIME_TITLE)
+
+
+def _averages(stream: Mapping[str, Any]) -> dict[int, float | None]:
+    points = stream["points"]
+    averages = seen_average([each["scores"] for each in points])
+    return {each["step"]: average for each, average in zip(points, averages, strict=True)}
 
 
 def protocol(runs: Sequence[Results]) -> str:

@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -298,6 +299,34 @@ def reroute(title: str, runs: Mapping[str, Mapping[str, Any]]) -> Figure:
     for (name, own), look in zip(cells.items(), styles(len(cells)), strict=True):
         hollow = replace(look, linestyle=_DOTTED)
         _line(page.axes[0], _by_stage(own, "as_is"), hollow, f"{name}, as it is", fill="none")
+    return page.figure
+
+
+@STYLED
+def against_time(title: str, stream: Mapping[str, Any]) -> Figure:
+    """Draw a stream, of `stream.json`: each task's accuracy over the steps, and its share below."""
+    tasks, steps = stream["tasks"], stream["steps"]
+    looks = dict(zip(tasks, styles(len(tasks)), strict=True))
+    panels = ["accuracy, %", "share of the stream, %"] if stream["points"] else []
+    page = sheet(title, panels, x="step", y="", legend=legend_of(looks), across=1, below=0.2)
+    page.percent()
+    above, below = page.axes
+    ends = [0, *(each["step"] for each in stream["mix"])]
+    middles = [(start + end) / 2 for start, end in pairwise(ends)]
+    floor = [0.0] * (len(middles) + 2)
+    for place, (task, look) in enumerate(looks.items()):
+        scores = {each["step"]: each["scores"][place] for each in stream["points"]}
+        _line(above, scores, look, task)
+        own = [100 * each["shares"][place] for each in stream["mix"]]
+        top = [low + share for low, share in zip(floor, [own[0], *own, own[-1]], strict=True)]
+        area = below.fill_between(
+            [0, *middles, steps], floor, top, color=look.color, alpha=STRONGEST, linewidth=0
+        )
+        hover(area, f"{task}: {max(own):.0f} % of the stream where it has most of it")
+        floor = top
+    for panel in page.axes:
+        panel.set_xlim(0, 1.03 * steps)
+    below.set_ylim(0, 100)
     return page.figure
 
 

@@ -135,7 +135,7 @@ class PageContent:
         differs: What the runs differ in.
         recorded: All that was recorded of them.
         matrices: A heat map for each method.
-        curves: The score of each task over the sequence.
+        curves: The score of each task over the sequence, or over the steps of a stream.
         trainings: The loss while each task was learned.
         tables: The compact table, then all others.
         cards: Router, expert and format drift, and general ability where it was measured.
@@ -233,7 +233,7 @@ def page_content(runs: Sequence[Results]) -> PageContent:
         differs=differing_facts(groups),
         recorded=all_facts(groups),
         matrices=_matrices(means),
-        curves=_curves(means),
+        curves=[*_curves(means), *_streams(groups)],
         trainings=losses_while_learning(groups) if single else [],
         tables=_tables(runs),
         cards=drift_cards(groups, single=single),
@@ -387,6 +387,22 @@ def _curves(runs: Mapping[str, Results]) -> Figures:
         caption += f" Not drawn, because of other tasks or another order: {left}."
     figure = figures.curves("accuracy over the sequence", shown, first.tasks)
     return [CaptionedFigure("curves", "Each task", caption, figure)]
+
+
+def _streams(groups: Sequence[Group]) -> Figures:
+    """Draw the tasks of a stream without boundaries against time, of several seeds the first."""
+    found = [(group.label, group.runs[0].files.stream) for group in groups]
+    return [
+        CaptionedFigure(
+            f"stream-{place}",
+            f"{label}: a stream without boundaries",
+            "The accuracy of each task from when it was first seen, and its share of what was "
+            "being learned.",
+            figures.against_time(f"{label}: tasks against time", stream),
+        )
+        for place, (label, stream) in enumerate(found, 1)
+        if stream is not None
+    ]
 
 
 def _effects(runs: Mapping[str, Results]) -> Figures:

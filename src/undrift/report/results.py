@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from undrift.errors import RunDirError
 from undrift.rundir import RunDir, damaged, read_answers, read_record
 from undrift.rundir.files import SHORT, short_hash
-from undrift.rundir.records import PARTS, Identified, Manifest, Matrix
+from undrift.rundir.records import PARTS, Identified, Manifest, Matrix, Stream
 from undrift.rundir.study_results import cost, general_of
 from undrift.scoring import (
     KINDS,
@@ -222,6 +222,12 @@ class RunFiles:
     def general(self) -> dict[str, Any] | None:
         """general.json, if general ability was measured before and after."""
         return general_of(self.paths)
+
+    @cached_property
+    def stream(self) -> dict[str, Any] | None:
+        """stream.json, if the run has learned a stream without boundaries."""
+        file = self.paths.root / "stream.json"
+        return read_record(file, Stream) if file.is_file() else None
 
     def diagnosis(self, part: str) -> dict[str, Any] | None:
         """Read what `undrift diagnose` has found: routes, experts, causes or reroute; or None."""
