@@ -99,6 +99,20 @@ def test_history_of_two_tasks_equals_one_long_task_where_the_rank_fits(columns, 
     assert float(both.s.sum() / both.trace) == pytest.approx(1, abs=1e-5)
 
 
+@settings(max_examples=30, deadline=None)
+@given(cuts=st.lists(st.integers(1, 199), max_size=8, unique=True))
+def test_a_history_merged_on_the_way_is_that_of_one_merge_at_the_end(cuts):
+    """However often: nothing is forgotten where all components are kept."""
+    X = tokens(200, 16)
+    history = History.empty(16, 16)
+    for low, high in itertools.pairwise([0, *sorted(cuts), 200]):
+        history = history.merge(sketched(X[low:high], 16), delta=1.0)
+    once = History.empty(16, 16).merge(sketched(X, 16), delta=1.0)
+    assert relative(matrix(history), matrix(once)) <= 2e-6
+    assert float(history.trace) == pytest.approx(float(once.trace), rel=1e-6)
+    assert float(history.tokens) == float(once.tokens) == 200
+
+
 def test_kept_eigenpairs_merge_exactly_even_if_the_new_task_never_looks_their_way():
     """Omega re-based on task 2 is blind to task 1, whose eigenpairs stay all the same."""
     torch.manual_seed(0)

@@ -300,3 +300,50 @@ def test_sketches_are_rebased_once_when_a_share_of_the_steps_is_done(make, share
         assert len(names) == len(set(names)) and bool(names) == (at is not None)
         assert all(step == at for _, step in rebased)
         done.clear(), rebased.clear()
+
+
+@pytest.mark.parametrize("make", [Same, SteadyLora])
+def test_a_history_is_merged_on_the_way_at_the_end_of_every_window(make):
+    """Steps are free in the first window, and held from the second on; no task is counted."""
+    method = make(**SMALL, columns=64, delta=1.0, merge_share=0.34)
+    model = attached(method)
+    seen, held, rebased = [], [], []
+
+    def look(step):
+        each = next(iter(method.statistics.values()))
+        seen.append(float(each.history.tokens))
+        held.append(bool(method.step_transforms(model)))
+        rebased.append(int(each.tasks))
+
+    learn(method, model, steps=10, on_step=look)
+    assert seen == [0] * 2 + [1] * 4 + [2] * 3 + [2]  # windows end at 3, 7 and with the task
+    assert held == [False] * 2 + [True] * 8
+    assert rebased == [0] * 10
+    assert {int(each.tasks) for each in method.statistics.values()} == {1}
+    assert {float(each.history.tokens) for each in method.statistics.values()} == {3}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("steps_total", [1, 7, 20, 101])
+def test_windows_are_as_long_but_for_a_step_and_fill_the_task(share, steps_total):
+    method = Same(merge_share=share)
+    windows = [method.window(step, steps_total) for step in range(1, steps_total + 1)]
+    lengths = [length for now, length in windows if now == length]
+    assert sum(lengths) == steps_total and max(lengths) - min(lengths) <= 1
+    assert [now for now, _ in windows] == [n for length in lengths for n in range(1, length + 1)]
+    expected = min(steps_total, round(1 / share)) if share else 1
+    assert len(lengths) == expected
+
+
+def test_frozen_experts_wake_with_every_window():
+    options = {"activation": True, "tau": 1.0, "warmup_share": 0.5, "merge_share": 0.5}
+    method = Same(**SMALL, **options)
+    model = attached(method)
+    resting = []
+    learn(
+        method,
+        model,
+        steps=8,
+        on_step=lambda _: resting.append(sum(method.resting(model).values())),
+    )
+    assert not any(resting[:5]) and all(resting[5:])

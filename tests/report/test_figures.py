@@ -25,6 +25,7 @@ from undrift.report.drawing import (
 from undrift.report.figures import (
     LOSS,
     STRONGEST,
+    against_time,
     costs,
     curves,
     effects,
@@ -78,7 +79,15 @@ def spent(task, **more):
     return {"task": task, "seconds": 2.0, "state_bytes": 2500, **more}
 
 
+STREAM = {
+    "tasks": ["a", "b"],
+    "steps": 8,
+    "points": [{"step": 4, "scores": [80.0, None]}, {"step": 8, "scores": [60.0, 90.0]}],
+    "mix": [{"step": 4, "shares": [1.0, 0.0]}, {"step": 8, "shares": [0.25, 0.75]}],
+}
+
 FIGURES = {
+    "against_time": lambda: against_time("a stream", STREAM),
     "heat_map": lambda: heat_map("accuracy", TASKS, FORGETS, ZERO),
     "effects": lambda: effects("who taught whom", ["a", "b"], [[None, 3.0], [-40.0, None]]),
     "expert_use": lambda: expert_use("use of experts", routes()),
@@ -272,6 +281,19 @@ def test_errors_add_up_to_the_wrong_answers():
     assert bars == [(1, 0, 2), (1, 2, 3), (2, 0, 5)]
 
 
+def test_a_stream_shows_every_score_and_fills_all_of_its_steps():
+    figure = against_time("a stream", STREAM)
+    above, below = figure.axes
+    drawn = [dict(zip(*line.get_data(), strict=True)) for line in above.lines]
+    assert drawn == [{4: 80.0, 8: 60.0}, {8: 90.0}]
+    assert {"accuracy, %", "share of the stream, %", "step"} <= set(texts(figure))
+    assert told(figure)[-2:] == ["a: 100 % of the stream where it has most of it",
+                                 "b: 75 % of the stream where it has most of it"]  # fmt: skip
+    ends = [area.get_paths()[0].get_extents() for area in below.collections]
+    assert all((each.x0, each.x1) == (0, 8) for each in ends)
+    assert ends[1].y1 == pytest.approx(100)
+
+
 def test_costs_show_what_was_recorded():
     budget = [spent("a", tokens=3000, peak_bytes=None, resting={"x": 1, "y": 2})]
     figure = costs("c", {"same": budget, "old": [spent("a")], "joint": []})
@@ -301,6 +323,7 @@ def test_costs_show_what_was_recorded():
         lambda: form_scores("x", [form_cell(1)], 2),
         lambda: form_errors("x", [], 1),
         lambda: costs("x", {"a": []}),
+        lambda: against_time("x", {"tasks": [], "steps": 1, "points": [], "mix": []}),
     ],
 )
 def test_nothing_to_draw_is_an_error(make):

@@ -91,6 +91,27 @@ def test_a_split_over_batches_changes_nothing(weights):
         assert_same(parts.running()[key], value, terms=20, what=key)  # float32, whatever keeps them
 
 
+def test_what_is_merged_on_the_way_is_what_is_merged_at_the_end():
+    once, often = make(), make()
+    for each in (once, often):
+        each.start_task()
+    for count in range(5, 9):
+        for each in (once, often):
+            each.observe(Tokens(), *tokens_of(count, seed=count))
+        often.active[0] = False
+        with summed([often]):
+            often.merge_on(1.0, batches=7)
+        assert often.active.all() and often.batches == 7 and often.usage.tokens == 0
+    for each in (once, often):
+        end(each)
+    assert once.tasks == often.tasks == 1
+    for key in ("cz", "importance", "importance_tokens", "cz_tokens"):
+        torch.testing.assert_close(getattr(often, key), getattr(once, key), rtol=1e-5, atol=1e-5)
+    C, expected = (e.history.V.double() * e.history.s @ e.history.V.double().mT
+                   for e in (often, once))  # fmt: skip
+    torch.testing.assert_close(C, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_is_not_counted_on_either_side(side):
     padded, alone = tiny_experts(), tiny_experts()

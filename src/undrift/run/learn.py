@@ -74,7 +74,11 @@ from undrift.tuner.frozen import count_parameters
 
 BEFORE, AFTER = "before", "after"
 _COUNTED = ("digest", "examples")  # what a note says of the rows, which data.json tells better
-OF_A_RUN = ("benchmark", "reading", "match_budget", "order", "profile", "data", "out")
+OF_A_STREAM = ("boundaries", "stream")
+OF_A_RUN = (
+    *("benchmark", "reading", "match_budget", "order", "profile", "data", "out"),
+    *OF_A_STREAM,
+)
 """Keys of a configuration that `undrift run` alone has."""
 
 
@@ -166,7 +170,8 @@ def start_from(
             f"{folder} has learned tasks, and only the first can begin with the base remembered; "
             "leave out --remember, or begin again from the base"
         )
-    content = merged(spelled_out(origin["run"]), *map(spelled_out, asked))
+    run = {key: value for key, value in origin["run"].items() if key not in OF_A_STREAM}
+    content = merged(spelled_out(run), *map(spelled_out, asked))
     if "backbone" in own and "backbone_folder" not in own:
         content.pop("backbone_folder", None)  # that of another place
     config = validated(RunConfig, content)
@@ -274,6 +279,8 @@ class Learn:
                 check_remember(self.config.remember, self.method)
             if self.method.schedule != "sequential":
                 raise ConfigError(f"{self.method.name!r} does not learn one task after another")
+            if self.config.is_stream:
+                raise ConfigError("boundaries=none is for `undrift run`: a lesson is one task")
             self._backbone = backbone
             self.index = len(start.notes) + 1
             names = [note["name"] for note in start.notes]

@@ -162,7 +162,7 @@ class PointWatch(TrainerCallback):
         self,
         session: Session,
         points: Sequence[int],
-        ask: Callable[[int], None],
+        ask: Callable[[int], object],
         aside: Callable[[], AbstractContextManager[None]],
         behind: Callable[[int, int], None],
     ) -> None:

@@ -90,6 +90,7 @@ class _OfRun(Check):
     tasks: Sequence[str] = ()
     stages: Sequence[str] = ()
     cells: Mapping[int, Sequence[int]] = {}
+    stream_steps = 0
     points: Sequence[int] = ()  # of a stream, but for its end
 
     @property
@@ -126,8 +127,9 @@ class _OfRun(Check):
         self.stages = {"none": [], "joint": [JOINT]}.get(schedule, self.tasks)
         if config.is_stream:
             self.stages = [STREAM]
-            steps = stream_steps(config.train, [task["train"] for task in asked])
-            self.points = spaced_steps(steps, config.stream.points)[:-1]
+            counts = [task.get("train") or 0 for task in asked]
+            self.stream_steps = stream_steps(config.train, counts)
+            self.points = spaced_steps(self.stream_steps, config.stream.points)[:-1]
         self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
         self.settings(config)
         done = [i for i, name in enumerate(self.stages, 1) if self._there(i, name)]
@@ -169,8 +171,7 @@ class _OfRun(Check):
         limit = config.train.max_steps
         steps = None if cost is None else cost.get("steps")
         if config.is_stream:
-            asked = self.manifest["protocol"]["tasks"]
-            limit = stream_steps(config.train, [task["train"] for task in asked])
+            limit = self.stream_steps
         if limit is not None and steps is not None:
             due = limit * (len(self.tasks) if name == JOINT else 1)
             self.same(self.files.manifest_file, f"steps of {name}", steps, due, "run.yaml says")
