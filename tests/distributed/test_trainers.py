@@ -28,6 +28,7 @@ OPTIONS = {
     "ewc": {"samples": 24, "strength": 10.0},
     "sefe": {"key_share": 0.2, "sampled": 50},
     "llava_cmoe": {"epochs": 2, "probe_share": 0.3},
+    "steadylora": {"columns": 12, "rebase_share": 0.2, "merge_share": 0.5},
     "same": {
         "columns": 12,  # fewer than the 24 and 40 dimensions: real sketches, re-based
         "max_components": 8,

@@ -17,6 +17,7 @@ from undrift.registry import METHODS
 from undrift.report import load, time_section
 from undrift.report.comparison import grouped
 from undrift.report.page_content import page_content
+from undrift.run.batches import Dealer, share_of
 from undrift.run.config import resolve
 from undrift.run.learn import Learn, start_from
 from undrift.run.stream import spaced_steps, stream_steps
@@ -142,6 +143,19 @@ def test_being_asked_on_the_way_changes_nothing(make_run, tmp_path):
     weights = "tasks/01-stream/adapter/adapter_model.safetensors"
     often, once = ((tmp_path / name / weights).read_bytes() for name in ("often", "once"))
     assert often == once
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stream_is_dealt_in_its_order_to_any_number_of_processes(processes):
+    share = share_of(2, 2, processes)
+    dealers = [Dealer(4, share, rank, processes, 0, [3, 1, 1, 0, 2]) for rank in range(processes)]
+    for dealer in dealers:
+        dealer.set_epoch(1)  # there is one order only
+        steps = [[*batch[0].step.examples] for batch in dealer]
+        assert steps == [[3, 1], [1, 0], [2]] and len(dealer) == 3
+    dealt = zip(*dealers, strict=True)
+    used = [[p.example for own in step for p in own if not p.idle] for step in dealt]
+    assert used == [[3, 1], [1, 0], [2]]
 
 
 def test_which_methods_can():

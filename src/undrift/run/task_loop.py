@@ -122,8 +122,10 @@ class Run:
             self.general = None if general is None else cut_general(general, config.profile)
             self.stream = StreamPlan.of(config, self.tasks) if config.is_stream else None
             self.stages = trainings(self.tasks, self.method.schedule)
+            self._points: dict[int, list[int]] = {}  # who is asked inside a stream, by its steps
             if self.stream is not None:
                 self.stages = [self.stream.stream.task]
+                self._points = {step: self.stream.seen(step) for step in self.stream.points[:-1]}
             self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
             self._text = config.text()
             at = RunDir.looked_at(config.folder, self._text, replace=replace, force=force)
@@ -337,12 +339,6 @@ class Run:
             said = "  ".join(f"{name} {score:.1f}" for name, score in self._named(row).items())
             self.progress.event("measured", f"{when}: {said}", after=after, row=row)
         return row
-
-    @property
-    def _points(self) -> dict[int, list[int]]:
-        """The tasks that are asked inside a stream, by its steps."""
-        stream = self.stream
-        return {} if stream is None else {step: stream.seen(step) for step in stream.points[:-1]}
 
     def _point(self, session: Session, step: int) -> list[float | None]:
         """Measure what is not measured yet of one point of a stream."""
