@@ -169,6 +169,11 @@ def test_methods_that_need_boundaries_are_refused_in_a_line(make_run, tmp_path, 
     assert "\n" not in str(refused.value) and not (tmp_path / "run").exists()
 
 
+def test_routes_of_earlier_tasks_cannot_be_watched(make_run):
+    with pytest.raises(ConfigError, match="a stream has none"):
+        make_run("same", **STREAM, watch_routes=5)
+
+
 @pytest.mark.parametrize(
     ("train", "steps"),
     [({}, 6), ({"epochs": 2}, 12), ({"max_steps": 2}, 4), ({"max_steps": 50}, 6)],

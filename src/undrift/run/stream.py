@@ -41,7 +41,8 @@ def for_stream(config: RunConfig) -> RunConfig:
         The run; a method with a history merges it on the way.
 
     Raises:
-        ConfigError: If the method needs boundaries; those that do not are named.
+        ConfigError: If the method needs boundaries; those that do not are named. If routes of
+            earlier tasks are to be watched.
     """
     if not config.is_stream:
         return config
@@ -52,6 +53,10 @@ def for_stream(config: RunConfig) -> RunConfig:
         raise ConfigError(
             f"{config.method.name} cannot learn with boundaries=none, where no method is told a "
             f"task or the end of one: take {', '.join(able[:-1])} or {able[-1]}"
+        )
+    if config.watch_routes:
+        raise ConfigError(
+            "watch_routes compares the routes of earlier tasks, and a stream has none: leave it out"
         )
     if "merge_share" not in {each.name for each in fields(kind.Config)}:
         return config

@@ -294,7 +294,8 @@ class Run:
         if self.stream is not None:
             order = self.stream.stream.order
             ask = partial(self._point, session)
-            callbacks.append(PointWatch(session, [*self._points], ask, meter.paused, bar.go_on))
+            aside = partial(self._aside, meter)
+            callbacks.append(PointWatch(session, [*self._points], ask, aside, bar.go_on))
         with self._timed("train"), meter, diverging(f"{place} ({stage.name})", self.files.root):
             seed = self.config.seed
             snapshots = self._snapshots(index, stage)
@@ -345,10 +346,9 @@ class Run:
         row: Row = [None] * len(self.tasks)
         files = {i: self.files.point(step, i) for i in self._points[step]}
         fresh = not all(file.is_file() for file in files.values())
-        with self._timed("eval"):
-            for i, file in files.items():
-                title = f"at step {step}: asking {self.tasks[i - 1].name}"
-                row[i - 1] = measure_cell(session, self.tasks[i - 1], file, title)
+        for i, file in files.items():
+            title = f"at step {step}: asking {self.tasks[i - 1].name}"
+            row[i - 1] = measure_cell(session, self.tasks[i - 1], file, title)
         if fresh:
             said = "  ".join(f"{name} {score:.1f}" for name, score in self._named(row).items())
             self.progress.event("point", f"at step {step}: {said}", step=step, row=row)
@@ -383,6 +383,14 @@ class Run:
         start = time.perf_counter()
         yield
         self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def _aside(self, meter: Meter) -> Iterator[None]:
+        """Count what is done within a training as asking, and not as the training's time."""
+        start = time.perf_counter()
+        with meter.paused(), self._timed("eval"):
+            yield
+        self._seconds["train"] = self._seconds.get("train", 0.0) - (time.perf_counter() - start)
 
     # ------------------------------------------------------------ files
 
