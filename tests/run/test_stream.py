@@ -22,6 +22,7 @@ from undrift.run.config import resolve
 from undrift.run.learn import Learn, start_from
 from undrift.run.stream import spaced_steps, stream_steps
 from undrift.run.task_loop import Run
+from undrift.run.trainer import StepWatch
 from undrift.run.verify import verify
 from undrift.rundir import read_json, read_record
 from undrift.rundir.records import Stream
@@ -107,6 +108,16 @@ def test_a_method_is_told_no_task_and_no_end_of_one(make_run, monkeypatch):
     make_run("same", **STREAM, profile={"name": "lite"}).go()
     assert told == [("task_start", 1, 3), ("task_end",)]  # the whole stream, of half the examples
     assert asked == {None}
+
+
+def test_what_is_trained_on_is_the_stream_in_its_order(make_run, monkeypatch):
+    learned = []
+    monkeypatch.setattr(StepWatch, "see", lambda self, loss, ids: learned.extend(ids))
+    made = make_run("finetune", **STREAM, profile={"name": "lite"})
+    made.go()
+    stream = made.stream.stream
+    assert learned == [stream.task.train[place].id for place in stream.order]
+    assert len(learned) == 12 == len({*learned})
 
 
 @pytest.mark.parametrize("method", ["same", "steadylora"])
