@@ -82,6 +82,7 @@ def test_a_stream_is_told_in_tables_and_drawn(run):
     table = time_section(grouped([results]))
     assert [row[0] for row in table.rows][:3] == ["step 2", "step 4", "step 6"]
     content = page_content([results])
+    assert "below its best point, on average" in content.verdict
     assert "stream-1" in [figure.stem for figure in content.figures]
     assert table.title in [section.title for section in content.tables]
 

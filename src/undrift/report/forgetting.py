@@ -246,6 +246,12 @@ def verdict(losses: Sequence[RunLoss]) -> str:
     return first.sentence + hint + (f" {'; '.join(others)}." if others else "")
 
 
+def _fall(run: Results) -> float | None:
+    """Read how far a stream's tasks have fallen from their best; None where there is no stream."""
+    stream = run.files.stream
+    return None if stream is None else stream["metrics"]["forgetting"]
+
+
 def _explain(label: str, runs: Sequence[Results]) -> RunLoss:
     measured = [_measure(run) for run in runs]
     tasks = [_mean_task(seeds) for seeds in zip(*(found for found, _ in measured), strict=True)]
@@ -254,6 +260,11 @@ def _explain(label: str, runs: Sequence[Results]) -> RunLoss:
     parts = {part: of_all([getattr(task, part) for task in tasks]) for part in PARTS}
     if lost is None and not runs[0].trained:
         sentence = f"{label} was not trained, so there is nothing that it could forget."
+    elif (fall := of_all([_fall(run) for run in runs])) is not None:
+        sentence = (
+            f"{label} has learned a stream without boundaries; at its end each task is "
+            f"{fall:.1f} points below its best point, on average."
+        )
     elif lost is None:
         sentence = (
             f"{label} has no scores of tasks just learned, so there is nothing to compare the end "
