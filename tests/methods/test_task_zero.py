@@ -161,6 +161,21 @@ def test_weights_get_the_size_of_the_first_task(name):
     assert both == pytest.approx(alone, rel=1e-5)  # the mean of two of one size
 
 
+@pytest.mark.parametrize("source", [remembered, lambda model: of_weights(model, "ffn", ALL)])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_stream_is_begun_with_it_once(name, source):
+    torch.manual_seed(0)
+    method, base = METHODS[name](merge_share=0.5, delta=1.0), tiny_llava()
+    zero = source(tiny_llava().requires_grad_(False))
+    model = method.attach(base)
+    method.remember(zero)
+    learn(method, model, 1, steps=4)
+    assert all(float(each.history.tokens) == 3 for each in method.statistics.values())
+    each = next(s for n, s in method.statistics.items() if n.endswith(DOWN))
+    kept = each.history.s.sum() + each.history.dropped
+    assert 0 < float(kept) <= float(each.history.trace) * (1 + 1e-6)
+
+
 def test_what_does_not_fit_is_refused():
     method = METHODS["same"]()
     model = method.attach(tiny_llava())

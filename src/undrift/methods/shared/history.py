@@ -84,8 +84,8 @@ class HistoryMethod(base.Method):
 
     @property
     def _first(self) -> bool:
-        """Whether no task was ended yet."""
-        return all(bool(each.tasks == 0) for each in self.statistics.values())
+        """Whether nothing was merged into the history yet."""
+        return all(bool(each.importance_tokens == 0) for each in self.statistics.values())
 
     def _begin_history(self, zero: TaskZero) -> None:
         """Put the base's history in the place of an empty one."""
@@ -110,6 +110,7 @@ class HistoryMethod(base.Method):
         if now == length and step < steps_total:
             batches = self._batches(steps_total)
             with summed(self.statistics.values()):
+                self._match_unit()
                 for each in self.statistics.values():
                     each.merge_on(self.config.delta, batches)
             self.hold()
@@ -149,12 +150,16 @@ class HistoryMethod(base.Method):
 
     def _merge(self) -> None:
         with summed(self.statistics.values()):
-            if self._zero is not None and not self._zero.measured and self._first:
-                factors = [each.task_per_history() for each in self.statistics.values()]
-                for each, factor in zip(self.statistics.values(), factors, strict=True):
-                    each.scale_history(factor)
+            self._match_unit()
             for each in self.statistics.values():
                 each.end_task(self.config.delta)
+
+    def _match_unit(self) -> None:
+        """Give what the base's weights say the size of the first inputs that are merged into it."""
+        if self._zero is not None and not self._zero.measured and self._first:
+            factors = [each.task_per_history() for each in self.statistics.values()]
+            for each, factor in zip(self.statistics.values(), factors, strict=True):
+                each.scale_history(factor)
 
     def state(self, model: nn.Module) -> State:
         """Name the running sums; a method says where the statistics lie."""
