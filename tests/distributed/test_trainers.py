@@ -29,6 +29,7 @@ OPTIONS = {
     "sefe": {"key_share": 0.2, "sampled": 50},
     "llava_cmoe": {"epochs": 2, "probe_share": 0.3},
     "steadylora": {"columns": 12, "rebase_share": 0.2, "merge_share": 0.5},
+    "many": {"columns": 12, "max_components": 8, "token_fraction": 0.5, "rebase_share": 0.2},
     "same": {
         "columns": 12,  # fewer than the 24 and 40 dimensions: real sketches, re-based
         "max_components": 8,

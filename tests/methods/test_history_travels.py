@@ -19,6 +19,7 @@ from undrift.methods.continual_llava import ContinualLlava
 from undrift.methods.ewc import Ewc
 from undrift.methods.hide import Hide
 from undrift.methods.llava_cmoe import LlavaCMoE
+from undrift.methods.many import Many
 from undrift.methods.olora import OLora
 from undrift.methods.osf import Osf
 from undrift.methods.replay import Replay
@@ -45,6 +46,7 @@ ALL = MAKE | {
     "continual_llava": lambda: ContinualLlava(**SMALL),
     "llava_cmoe": lambda: LlavaCMoE(**SMALL, epochs=1),
     "replay": lambda: Replay(**SMALL),
+    "many": lambda: Many(**SMALL, columns=8),
 }
 QUICK = ("steadylora", "ewc", "disco")
 EACH = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ALL]

@@ -29,7 +29,7 @@ from undrift.run.checkpoint import load_optimizer, save_optimizer
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 LEARNING = [name for name in METHODS.names() if METHODS.load(name).schedule != "none"]
 SKETCHED = {"columns": 8, "rebase_share": 0.3}  # fewer than the tiny model is wide: no Omega = I
-OPTIONS = {"same": SKETCHED | {"history": "running"}, "steadylora": SKETCHED}
+OPTIONS = {"same": SKETCHED | {"history": "running"}, "steadylora": SKETCHED, "many": SKETCHED}
 OPTIMISERS = {
     "momentum": partial(torch.optim.SGD, momentum=0.9),
     "amsgrad": partial(torch.optim.AdamW, amsgrad=True),

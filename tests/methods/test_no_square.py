@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from tests.methods.training import learn
 from tests.tuner.llava import tiny_llava
 from undrift.core.moment import MomentSketch
+from undrift.methods.many import Many
 from undrift.methods.same import Same
 from undrift.methods.steadylora import SteadyLora
 
@@ -23,6 +24,7 @@ METHODS = {
         experts=4, rank=2, history="running", activation=True, tau=1.0, b_metric="aca"
     ),
     "steadylora": lambda: SteadyLora(experts=4, rank=2),
+    "many": lambda: Many(experts=4, rank=2),
 }
 
 

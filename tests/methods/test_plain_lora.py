@@ -18,7 +18,7 @@ from undrift.registry import METHODS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
-ONE = {"ewc", "finetune", "joint", "osf", "replay", "steadylora"}
+ONE = {"ewc", "finetune", "joint", "many", "osf", "replay", "riemannian", "steadylora"}
 SUMS = {"eblora", "keeplora", "octopus", "olora", "sefe"}  # a LoRA a task
 PLAIN = ONE | SUMS
 BY_TOKEN = {"clmoe", "moelora", "same"}

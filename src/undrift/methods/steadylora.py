@@ -45,6 +45,7 @@ class SteadyLora(HistoryMethod, Finetune):
     Config: ClassVar[type[base.Config]] = Config
     state_name: ClassVar[str] = "steadylora_state"
     streams: ClassVar[bool] = True
+    watches_b: ClassVar[bool] = True  # whether the moment of B's own input is kept as well
     config: Config
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
@@ -87,12 +88,13 @@ class SteadyLora(HistoryMethod, Finetune):
         self.statistics = make_statistics(
             {name: (A.shape[1], A.device) for name, A in zip(layers, found, strict=True)},
             experts=1,
-            rank=ranks.pop(),
+            rank=ranks.pop() if self.watches_b else 0,
             **statistics_options(self.config),
         )
         self._watch.close()
         context = self._watch.enter_context(ForwardContext.attached(wrapped))
         for name, layer in layers.items():
+            self.statistics[name].collecting_z = self.watches_b
             eye = _Eye(self.statistics[name], context)
             for hook, factor in ((eye.see_input, "lora_A"), (eye.see_output, "lora_B")):
                 module: nn.Module = getattr(layer, factor)[adapter]

@@ -315,6 +315,11 @@ class LayerStatistics(nn.Module):
             return self.history
         return self.history.merge(sketch, delta, self._n(sketch.tokens))
 
+    def history_of_task(self) -> History:
+        """C_hat^t, the current task alone, as all that its sketch tells; call inside `summed`."""
+        sketch, empty = self.owner._sketch, History.empty(self.dim, self.columns, self.cz.device)
+        return empty if sketch is None else empty.merge(sketch, 1.0, self._n(sketch.tokens))
+
     def _n(self, tokens: Tensor) -> Tensor:
         """n_t, how much the current task counts for, ()."""
         return tokens if self.task_weights == "tokens" else (tokens > 0).to(tokens.dtype)
