@@ -16,6 +16,7 @@ from tests.methods.training import SMALL, attached, learn, weights
 from tests.tuner.llava import tiny_llava
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.continual_llava import ContinualLlava
+from undrift.methods.dymoe import DyMoE
 from undrift.methods.ewc import Ewc
 from undrift.methods.hide import Hide
 from undrift.methods.llava_cmoe import LlavaCMoE
@@ -46,6 +47,7 @@ ALL = MAKE | {
     "continual_llava": lambda: ContinualLlava(**SMALL),
     "llava_cmoe": lambda: LlavaCMoE(**SMALL, epochs=1),
     "replay": lambda: Replay(**SMALL),
+    "dymoe": lambda: DyMoE(**SMALL),
     "many": lambda: Many(**SMALL, columns=8),
 }
 QUICK = ("steadylora", "ewc", "disco")
