@@ -14,6 +14,7 @@ from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.finetune import Finetune, factors
 from undrift.methods.many import Many, Part, merge
 from undrift.methods.shared.state import State
+from undrift.methods.shared.task_zero import TaskZero
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 DIM, OUT, RIDGE = 5, 4, 0.1
@@ -57,9 +58,9 @@ def one_by_one(found, rank, ridge=RIDGE):
     """The recursion: only the last merge and the sum of the moments are known."""
     past = history = None
     for B, A, x in found:
-        parts = [Part(B, A, seen(x))]
+        parts = [Part(A, B, seen(x))]
         if past is not None:
-            parts.append(Part(past[1], past[0], history, merged=True))
+            parts.append(Part(*past, history, merged=True))
         past = merge(parts, ridge, rank)
         history = seen(x) if history is None else joined(history, x)
     return past
@@ -67,14 +68,14 @@ def one_by_one(found, rank, ridge=RIDGE):
 
 def test_one_task_is_shrunk_by_the_ridge_alone():
     x = torch.diag(torch.tensor([2.0, 1.0]))  # C = diag(4, 1), lambda = 0.4 * 5 / 2 = 1
-    A, B = merge([Part(torch.eye(2).double(), torch.eye(2).double(), seen(x, 2, 2))], 0.4, 2)
+    A, B = merge([Part(torch.eye(2), torch.eye(2), seen(x, 2, 2))], 0.4, 2)
     torch.testing.assert_close(B @ A, torch.diag(torch.tensor([0.8, 0.5])).double())
 
 
 def test_two_tasks_are_right_where_each_has_inputs():
     first, second = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    one = Part(torch.tensor([[1.0]]).double(), torch.tensor([[3.0, 5.0]]).double(), seen(first))
-    two = Part(torch.tensor([[1.0]]).double(), torch.tensor([[7.0, 4.0]]).double(), seen(second))
+    one = Part(torch.tensor([[3.0, 5.0]]), torch.ones(1, 1), seen(first))
+    two = Part(torch.tensor([[7.0, 4.0]]), torch.ones(1, 1), seen(second))
     A, B = merge([one, two], 1e-6, 1)
     torch.testing.assert_close(B @ A, torch.tensor([[3.0, 4.0]]).double(), rtol=1e-4, atol=1e-4)
 
@@ -107,10 +108,10 @@ def test_what_is_cut_off_is_least_over_the_inputs():
     whole, x = least_squares(found), torch.cat([x for _, _, x in found]).double()
     C = x.mT @ x
     root = torch.linalg.cholesky(C + RIDGE * C.trace() / DIM * torch.eye(DIM))
-    A, B = merge([Part(B, A, seen(x)) for B, A, x in found], RIDGE, 2)
+    A, B = merge([Part(A, B, seen(x)) for B, A, x in found], RIDGE, 2)
     best = torch.linalg.svdvals(whole @ root)[2:].norm()
     torch.testing.assert_close(((whole - B @ A) @ root).norm(), best, rtol=1e-3, atol=1e-4)
-    A, B = merge([Part(B, A, seen(x)) for B, A, x in found], RIDGE, OUT + 2)
+    A, B = merge([Part(A, B, seen(x)) for B, A, x in found], RIDGE, OUT + 2)
     assert A.shape == (OUT + 2, DIM) and not A[OUT:].any() and not B[:, OUT:].any()
     torch.testing.assert_close(B @ A, whole, rtol=1e-4, atol=1e-4)
 
@@ -121,13 +122,13 @@ def test_equal_tasks_stay_as_they_are_whatever_a_sketch_leaves_out():
     inputs = [torch.randn(200, 40) * torch.linspace(0.2, 3, 40) for _ in range(2)]
     one, two = (seen(x, columns=8, kept=6) for x in inputs)
     assert int(one.k) == 6 and one.trace > one.s.sum()
-    found = merge([Part(B, A, one, merged=True), Part(B, A, two)], 1e-9, 2)
+    found = merge([Part(A, B, one, merged=True), Part(A, B, two)], 1e-9, 2)
     torch.testing.assert_close(found[1] @ found[0], B @ A, rtol=1e-6, atol=1e-6)
 
 
 def test_nothing_seen_changes_nothing():
     B, A, _ = tasks()[0]
-    found = merge([Part(B, A, History.empty(DIM, DIM))], RIDGE, 2)
+    found = merge([Part(A, B, History.empty(DIM, DIM))], RIDGE, 2)
     assert found[0] is A and found[1] is B
 
 
@@ -186,6 +187,22 @@ def test_after_two_tasks_every_linear_is_the_closed_form_of_what_both_learned_an
         by_hand = by_hand @ (total + shift).inverse()
         torch.testing.assert_close(W.double(), by_hand, rtol=1e-3, atol=1e-5)
         assert (W - second[name]).abs().max() > 1e-3
+
+
+def test_a_remembered_base_is_a_task_that_adds_nothing():
+    method = Many(experts=8, rank=4, ridge=0.05)
+    model = attached(method)
+    torch.manual_seed(3)
+    tokens = {name: torch.randn(50, each.dim) for name, each in method.statistics.items()}
+    for name, each in method.statistics.items():  # one input, one history
+        tokens[name] = tokens[each.owner.name]
+    method.remember(TaskZero({name: seen(x, 64, 64) for name, x in tokens.items()}))
+    first, C_1 = taught(method, model, 1)
+    for name, W in deltas(method, model).items():
+        total = C_1[name] + tokens[name].double().mT @ tokens[name].double()
+        shift = 0.05 * total.trace() / len(total) * torch.eye(len(total))
+        by_hand = first[name].double() @ C_1[name] @ (total + shift).inverse()
+        torch.testing.assert_close(W.double(), by_hand, rtol=1e-3, atol=1e-5)
 
 
 def test_equal_weights_count_tasks_and_not_tokens():
@@ -259,9 +276,9 @@ def test_a_task_that_was_saved_inside_is_merged_when_the_next_begins(tmp_path):
     def save(step):
         for name, layer in method._layers.items() if step == 2 else ():
             each, (A, B) = method.statistics[name], factors(layer, "default")
-            A_past, B_past = (method._past[f"{name}.past_{key}"].double() for key in "AB")
-            own = Part(B.detach().double(), A.detach().double(), each.history_of_task())
-            parts = [own, Part(B_past, A_past, each.history, merged=True)]
+            past = (method._past[f"{name}.past_{key}"] for key in "AB")
+            own = Part(A.detach(), B.detach(), each.history_of_task())
+            parts = [own, Part(*past, each.history, merged=True)]
             expected[name] = merge(parts, method.config.ridge, len(A))
         if step == 2:
             model.save_pretrained(tmp_path)

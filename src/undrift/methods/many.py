@@ -17,7 +17,6 @@ from undrift.methods import base
 from undrift.methods.finetune import factors
 from undrift.methods.shared.state import State
 from undrift.methods.steadylora import SteadyLora
-from undrift.tuner import summed
 from undrift.tuner.distributed import full_tensor, sharded_like
 from undrift.tuner.pool_lora import generator_of
 
@@ -33,6 +32,7 @@ class Config(base.Config):
     Attributes:
         ridge: lambda, in units of the mean eigenvalue of the inputs' second moment.
         task_weights: What a task counts for: its number of "tokens", or all tasks "equal".
+        delta: The share of the energy that the kept eigenpairs hold; with 1 all there is room for.
         max_components: The most eigenpairs of the sum of second moments kept between tasks.
         columns: l, the columns of a task's sketch; at least 2 `max_components` is advised. A
             linear of no more inputs than either is merged exactly.
@@ -44,6 +44,7 @@ class Config(base.Config):
 
     ridge: float = base.option(1e-3, base.POSITIVE)
     task_weights: Literal["tokens", "equal"] = "tokens"
+    delta: float = base.option(1.0, ("one above 0 up to 1", lambda v: 0 < v <= 1))
     max_components: int = base.option(64, base.POSITIVE)
     columns: int = base.option(128, base.POSITIVE)
     token_fraction: float | None = base.option(
@@ -72,6 +73,8 @@ class Many(SteadyLora):
       R directions of the output that hold most of it over the inputs of all tasks (least squares
       again, in the norm of the merge);
     - lambda is relative to the mean eigenvalue, so that one value serves all linears.
+
+    A base that is remembered (`--remember`) is a task zero whose W_0 is 0.
 
     A task that is cut off and begun anew, without a checkpoint, counts for nothing; one that was
     saved inside counts for what it had seen.
@@ -128,21 +131,18 @@ class Many(SteadyLora):
             B.zero_()
 
     @torch.no_grad()
-    def _merge(self) -> None:
-        """Let the LoRA become the merge, and add the task's moments to the sum."""
-        with summed(self.statistics.values()):
-            for name, layer in self._layers.items():
-                each = self.statistics[name]
-                own, A_B = each.history_of_task(), factors(layer, self._adapter)
-                A, B = (full_tensor(p.detach()).double() for p in A_B)
-                parts = [Part(B, A, own)]
-                if f"{name}.past_A" in self._past:
-                    A_past, B_past = (self._past[f"{name}.past_{key}"].double() for key in "AB")
-                    parts.append(Part(B_past, A_past, each.history, merged=True))
-                for p, whole in zip(A_B, merge(parts, self.config.ridge, len(A)), strict=True):
-                    p.copy_(sharded_like(p, whole.to(p.dtype)))
-            for each in self.statistics.values():
-                each.end_task(delta=1.0)
+    def before_merge(self) -> None:
+        """Let the LoRA become the merge."""
+        for name, layer in self._layers.items():
+            each, trained = self.statistics[name], factors(layer, self._adapter)
+            A, B = (full_tensor(p.detach()) for p in trained)
+            parts = [Part(A, B, each.history_of_task())]
+            if each.history.tokens > 0:  # of earlier tasks; or of the base, which adds nothing
+                A_past = self._past.get(f"{name}.past_A", torch.zeros_like(A))
+                B_past = self._past.get(f"{name}.past_B", torch.zeros_like(B))
+                parts.append(Part(A_past, B_past, each.history, merged=True))
+            for p, whole in zip(trained, merge(parts, self.config.ridge, len(A)), strict=True):
+                p.copy_(sharded_like(p, whole.to(p.dtype)))
         self._past = {}
 
     # ------------------------------------------------------------ state
@@ -182,14 +182,14 @@ class Part:
     """A product with the inputs that it is to be right on.
 
     Attributes:
-        B: (d_out, R).
         A: (R, d).
+        B: (d_out, R).
         moment: Of the inputs.
         merged: Whether B A is a merge already, W* and not some W_t.
     """
 
-    B: Tensor
     A: Tensor
+    B: Tensor
     moment: History
     merged: bool = False
 
@@ -214,10 +214,11 @@ def merge(parts: Sequence[Part], ridge: float, rank: int) -> tuple[Tensor, Tenso
         V, w, rest = _spread(p.moment)
         shift = ridge * p.moment.trace / len(V)
         held = rest + shift if p.merged else rest
-        rows.append(share * ((p.A @ V * w) @ V.mT + held * p.A))  # of W_t C_t, or W* (S + lambda I)
+        A = p.A.double()
+        rows.append(share * ((A @ V * w) @ V.mT + held * A))  # of W_t C_t, or W* (S + lambda I)
         roots.append(V * (share * w).sqrt())
         level = level + share * (rest + shift)
-    B, AC, G = torch.cat([p.B for p in parts], 1), torch.cat(rows), torch.cat(roots, 1)
+    B, AC, G = torch.cat([p.B.double() for p in parts], 1), torch.cat(rows), torch.cat(roots, 1)
     core = level * torch.eye(G.shape[1], dtype=G.dtype, device=G.device) + G.mT @ G
     A = (AC - torch.linalg.solve(core, G.mT @ AC.mT).mT @ G.mT) / level  # AC (level I + G G^T)^-1
     Q, R = torch.linalg.qr(B)

@@ -128,7 +128,7 @@ class HistoryMethod(base.Method):
         Returns:
             Both, from 1.
         """
-        share = self.config.merge_share
+        share: float = getattr(self.config, "merge_share", 0.0)  # a method may know no windows
         parts = min(steps_total, round(1 / share)) if share else 1
         ends = [round(n * steps_total / parts) for n in range(parts + 1)]
         number = bisect_left(ends, step)
@@ -151,8 +151,12 @@ class HistoryMethod(base.Method):
     def _merge(self) -> None:
         with summed(self.statistics.values()):
             self._match_unit()
+            self.before_merge()
             for each in self.statistics.values():
                 each.end_task(self.config.delta)
+
+    def before_merge(self) -> None:
+        """Make use of a task's own statistics, those of all processes; by default nothing is."""
 
     def _match_unit(self) -> None:
         """Give what the base's weights say the size of the first inputs that are merged into it."""
