@@ -176,6 +176,22 @@ def test_the_losses_move_new_rows_and_nothing_else():
     assert moved == {n for n in names if ".new." in n} and len(moved) == 6
 
 
+def test_checkpoints_that_would_lose_the_losses_are_refused():
+    method, model = taught(2)
+    model.enable_input_require_grads()
+    model.train()
+    found = []
+    for reentrant in (False, True):
+        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": reentrant})
+        if reentrant:
+            with pytest.raises(ConfigError, match="'use_reentrant': False"):
+                model(**batch_of(2, 0))
+        else:
+            found.append(float(model(**batch_of(2, 0)).loss.detach()))
+    model.get_base_model().gradient_checkpointing_disable()
+    assert found == [float(model(**batch_of(2, 0)).loss.detach())]
+
+
 def test_guidance_keeps_the_tokens_of_an_old_task_off_new_experts():
     ahead = {}
     for guidance in (0.0, 1.0):

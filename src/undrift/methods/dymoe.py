@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from undrift.core.routing import route
+from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
 from undrift.methods.shared.adapter import peft_model
@@ -122,8 +123,14 @@ class DyMoE(pool.PoolMethod["Routers"]):
     def _guided(self) -> Tensor | None:
         """Return the mean over linears, behind the warm-up of a task that is not the first."""
         losses, self._losses = self._losses, {}
-        if not losses or self._step < self.config.warmup_share * self._steps:
+        begun = self._step >= self.config.warmup_share * self._steps
+        if not (begun and len(self.gate.old["0"])):
             return None
+        if not losses:
+            raise ConfigError(
+                "dymoe's losses have no graph in checkpoints of the old kind: train with "
+                "gradient_checkpointing_kwargs={'use_reentrant': False}, or without them"
+            )
         return torch.stack(list(losses.values())).mean()
 
     # ------------------------------------------------------------ its size
