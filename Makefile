@@ -50,11 +50,12 @@ dev: $(VENV)/.installed-dev  ## the same with TRL and the development tools
 
 # Two one-thread processes side by side beat one two-thread process on two cores. The pictures are
 # drawn before, so that the two runs do not both draw them; the second run shows the progress.
+# moelora has twice its best rate: at its best one it forgets little because it learns little.
 demo: install  ## learn the pocket's tasks with moelora and same side by side, and compare them
 	@mkdir -p $(DEMO)
 	$(BIN)/python -c "from undrift.registry import BENCHMARKS; BENCHMARKS.load('pocket')(None)"
 	@echo "two runs side by side: moelora (quietly) and same"
-	@$(UNDRIFT) run pocket --method moelora --profile demo \
+	@$(UNDRIFT) run pocket --method moelora --profile demo --set train.learning_rate=1.5e-3 \
 			--out $(DEMO)/moelora --quiet & first=$$!; \
 		$(UNDRIFT) run pocket --method same --profile demo --out $(DEMO)/same; second=$$?; \
 		wait $$first && exit $$second

@@ -1,0 +1,63 @@
+"""What is committed of studies: tables are those of their numbers, and rates are those chosen."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import yaml
+
+from undrift.report.study_table import study_markdown
+from undrift.run.config import resolve
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+EARLIER = {"pocket-all", "pocket-causes", "pocket-orders"}  # made before tables looked as now
+STUDIES = [
+    path
+    for path in sorted(RESULTS.glob("*.json"))
+    if "undrift study" in json.loads(path.read_text()).get("command", "")
+    and path.stem not in EARLIER
+]
+TUNING = json.loads((RESULTS / "pocket-tuning.json").read_text())
+FORGETS = 5  # points, at most, of what finetune-low has just learned
+
+
+def study_of(results: dict) -> Path:
+    return ROOT / shlex.split(results["command"])[2]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_a_table_is_that_of_its_numbers(path):
+    results = json.loads(path.read_text())
+    assert study_of(results).is_file()
+    assert path.with_suffix(".md").read_text() == study_markdown(results)
+
+
+def test_rates_are_those_that_tuning_chose():
+    rows = {row["label"]: row for row in TUNING["runs"]}
+    assert len(TUNING["chosen"]) >= 12
+    for label, rate in TUNING["chosen"].items():
+        options = {key: value for key, value in rows[label]["options"].items() if "rate" not in key}
+        if options:  # a row that trains longer, say; a preset has the usual one
+            continue
+        method = rows[label]["method"]
+        config = resolve({"benchmark": "pocket", "method": method})
+        assert config.train.learning_rate == rate, label
+
+
+@pytest.mark.parametrize("name", ["pocket-orders", "pocket-shared"])
+def test_finetune_low_has_the_best_rate_of_those_that_forget_little(name):
+    found: dict[float, list[tuple[float, float]]] = {}
+    for run in TUNING["runs"]:
+        if run["label"] == "finetune":
+            found.setdefault(run["learning_rate"], []).append((run["last"], run["mft"]))
+    means = {r: (fmean(a for a, _ in v), fmean(b for _, b in v)) for r, v in found.items()}
+    low = {rate: last for rate, (last, mft) in means.items() if mft - last <= FORGETS}
+    rows = yaml.safe_load((ROOT / "studies" / f"{name}.yaml").read_text())["rows"]
+    (row,) = (r for r in rows if isinstance(r, dict) and r.get("label") == "finetune-low")
+    assert row["set"]["train.learning_rate"] == max(low, key=low.__getitem__)
+    assert row["set"]["train.learning_rate"] < TUNING["chosen"]["finetune"]
