@@ -177,7 +177,7 @@ def test_the_losses_move_new_rows_and_nothing_else():
 
 
 def test_checkpoints_that_would_lose_the_losses_are_refused():
-    method, model = taught(2)
+    _, model = taught(2)
     model.enable_input_require_grads()
     model.train()
     found = []
