@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from undrift.cli import options
 from undrift.cli.report import draw_page
-from undrift.errors import ConfigError, one_line
+from undrift.errors import ConfigError, RunDirError, one_line
 from undrift.registry import BENCHMARKS
 from undrift.run.progress import StudyBar, calm
 
@@ -80,6 +80,7 @@ def study(
     from undrift.run.study_plan import Plan, load_study
     from undrift.rundir import check_writable
     from undrift.rundir.lock import held
+    from undrift.rundir.paths import LOCK
 
     if listing + commands + gather > 1:
         raise ConfigError("--list, --commands and --gather exclude each other; give one of them")
@@ -110,6 +111,9 @@ def study(
                 made.go(jobs or os.cpu_count() or 1, progress)
             for done in made.finished:
                 draw_page(done)  # of a run that was killed between its last number and its page
+                if (done / LOCK).exists():  # which it has left as well, or another study is there
+                    with suppress(RunDirError), held(done):
+                        pass
         results, left = made.results(), len(made.todo)
         if as_json:
             options.print_json(results)
