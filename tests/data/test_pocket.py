@@ -18,6 +18,7 @@ from undrift.data.benchmarks.pocket import ORDERS, REPORTED, TASKS, TUNED, draw_
 from undrift.data.pocket import raw_data
 from undrift.data.pocket.general import (
     GENERAL,
+    PROMPTS,
     QUESTIONS,
     general_questions,
     half,
@@ -158,11 +159,14 @@ def test_the_connection_to_the_films_is_closed(monkeypatch):
 def test_general_questions_share_nothing_with_what_is_trained_or_remembered(name, tmp_path):
     task = TASKS[name]
     kept = {}
-    for split in (*SPLITS[1:], GENERAL):
+    for split in (*SPLITS[1:], GENERAL, PROMPTS):
         draw_split(tmp_path, name, split)
         kept[split] = json.loads((tmp_path / name / f"{split}.json").read_text())
-    general = kept.pop(GENERAL)
-    assert len(general) == QUESTIONS
+    general, prompts = kept.pop(GENERAL), kept.pop(PROMPTS)
+    assert len(general) == len(prompts) == QUESTIONS
+    for key in ("id", "pixels"):  # their questions are pretraining's, as the general ones are
+        asked = {row[key] for row in prompts}
+        assert not asked & {row[key] for rows in (general, *kept.values()) for row in rows}, key
     for key in ("id", "pixels", "question"):
         asked = {row[key] for row in general}
         assert not asked & {row[key] for rows in kept.values() for row in rows}, key

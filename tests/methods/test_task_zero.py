@@ -96,6 +96,24 @@ def test_weights_give_the_directions_that_they_read(model):
     assert zero.histories[GATE].V is zero.histories[UP].V
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(kind):
+    model = tiny_llava().requires_grad_(False)
+    linear = model.get_submodule(DOWN)
+    linear.weight = nn.Parameter(linear.weight.detach().to(kind), requires_grad=False)
+    with pytest.raises(ConfigError, match="quantised"):
+        of_weights(model, "ffn", ALL)
+
+
+def test_weights_have_no_tokens_to_count():
+    method, base = METHODS["same"](task_weights="tokens"), tiny_llava()
+    zero = of_weights(tiny_llava(), "ffn", ALL)
+    model = method.attach(base)
+    method.remember(zero)
+    with pytest.raises(ConfigError, match="has no tokens"):
+        learn(method, model, 1, steps=1)
+
+
 def test_a_history_is_cut_and_made_room_for():
     sketch = MomentSketch(6, 6)
     sketch.update(torch.randn(20, 6, generator=torch.Generator().manual_seed(0)))

@@ -75,6 +75,9 @@ def test_a_run_remembers_by_itself(what, make_run, tmp_path):
 def test_what_cannot_be_is_refused(folder, backbone, backbone_folder, make_run, tmp_path):
     with pytest.raises(ConfigError, match="moelora keeps no history"):
         make_run("moelora", remember="prompts")
+    off = {"name": "same", "router": False, "expert": False}
+    with pytest.raises(ConfigError, match="same keeps no history, as it is set"):
+        make_run("same", remember="prompts", method=off)
     with pytest.raises(RunDirError, match=r"nowhere holds no remembered\.json"):
         make_run("same", remember="nowhere")
     record = read_json(folder / "remembered.json")

@@ -11,15 +11,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from undrift.core.moment import MomentSketch
-from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.ewc import asked
 from undrift.methods.shared import pool
 from undrift.methods.shared.frozen_gradient import GradientPool, add_up
 from undrift.methods.shared.state import State
 from undrift.methods.shared.subspace import extension, leading, restored
-from undrift.tuner.peft_internals import Conv1D
 from undrift.tuner.pool_lora import PoolLoraLayer, generator_of
+from undrift.tuner.targets import frozen_weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +110,7 @@ class KeepLora(GradientPool):
 
     def _protected(self, name: str, layer: PoolLoraLayer) -> Tensor:
         """[W_p, M] of a linear, (d_in, k) float64."""
-        W = frozen_weight(name, layer, self.name)
+        W = frozen_weight(name, layer).double()
         room, none = layer.in_features - self.config.rank, W.new_zeros(layer.in_features, 0)
         W_p = extension(none, W.mT, self.config.weight_share, room)
         return torch.cat([W_p, self.features[name].to(W_p)], dim=1)
@@ -164,32 +163,6 @@ class KeepLora(GradientPool):
         for name, layer in self._layers.items():
             most = min(tasks * self.config.most, max(0, layer.in_features - self.config.rank))
             self.features[name] = torch.zeros(layer.in_features, most)
-
-
-def frozen_weight(name: str, layer: PoolLoraLayer, method: str) -> Tensor:
-    """Read the frozen weight of an adapted linear.
-
-    Args:
-        name: The linear's.
-        layer: It.
-        method: Who asks, for the message.
-
-    Returns:
-        (d_out, d_in) float64.
-
-    Raises:
-        ConfigError: If it is quantised.
-    """
-    linear: Any = layer.get_base_layer()
-    W = linear.weight.detach()
-    shape = (layer.out_features, layer.in_features)
-    W = W.mT if isinstance(linear, Conv1D) else W
-    if not W.is_floating_point() or W.dtype.itemsize < 2 or tuple(W.shape) != shape:
-        raise ConfigError(
-            f"{method} needs the frozen weight of {name} in floating-point numbers, and it is "
-            "quantised; load the base without quantisation, or train steadylora"
-        )
-    return W.double()
 
 
 METHOD = KeepLora

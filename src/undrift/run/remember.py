@@ -65,10 +65,10 @@ def check_remember(given: str, method: Method) -> None:
     """
     if given == NONE:
         return
-    if not isinstance(method, HistoryMethod):
+    if not isinstance(method, HistoryMethod) or not getattr(method, "observes", True):
         raise ConfigError(
-            f"remember: {method.name} keeps no history; give --method same or steadylora, or "
-            "leave out --remember"
+            f"remember: {method.name} keeps no history, as it is set; give --method same or "
+            "steadylora, or leave out --remember"
         )
     if given not in (PROMPTS, WEIGHTS) and not (Path(given) / RECORD).is_file():
         raise RunDirError(

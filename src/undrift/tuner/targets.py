@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from undrift.errors import ConfigError
 from undrift.tuner.peft_internals import BaseTunerLayer, Conv1D
@@ -480,6 +480,30 @@ def is_linear(module: nn.Module) -> bool:
 def base_of(module: nn.Module) -> nn.Module:
     """Take the adapter off a linear."""
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def frozen_weight(name: str, linear: nn.Module) -> Tensor:
+    """Read the frozen weight of a linear, adapted or not.
+
+    Args:
+        name: The linear's, for the message.
+        linear: Of any kind.
+
+    Returns:
+        (d_out, d_in), as it is kept.
+
+    Raises:
+        ConfigError: If it is quantised.
+    """
+    base: Any = base_of(linear)
+    W: Tensor = base.weight.detach()
+    W = W.mT if isinstance(base, Conv1D) else W
+    if not W.is_floating_point() or W.dtype.itemsize < 2 or tuple(W.shape) != widths(linear)[::-1]:
+        raise ConfigError(
+            f"the frozen weight of {name} is quantised, and is to be read as numbers; load the "
+            "base without quantisation, or take a method, or --remember, that does not read it"
+        )
+    return W
 
 
 def widths(linear: nn.Module) -> tuple[int, int]:

@@ -89,6 +89,11 @@ class HistoryMethod(base.Method):
 
     def _begin_history(self, zero: TaskZero) -> None:
         """Put the base's history in the place of an empty one."""
+        if not zero.measured and self.config.task_weights == "tokens":
+            raise ConfigError(
+                "what the base's weights read has no tokens to count beside a task's; set "
+                "method.task_weights=equal, or remember prompts"
+            )
         for name, each in self.statistics.items():
             history = zero.histories.get(name)
             if history is None or history.V.shape[0] != each.dim:

@@ -22,7 +22,7 @@ from undrift.errors import ConfigError
 from undrift.methods.shared.history import make_statistics
 from undrift.tuner import ForwardContext, LayerStatistics, find_targets, observed_identity
 from undrift.tuner.input_statistics import statistics_options
-from undrift.tuner.targets import Conv1D, base_of, blocks, widths
+from undrift.tuner.targets import blocks, frozen_weight, widths
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,13 +97,7 @@ def of_weights(model: nn.Module, targets: str | Sequence[str], options: Metrics)
     statistics = _empty(linears, options)
     for turn in range(2):  # once more after the sketches were turned towards what was seen
         for name, linear in linears.items():
-            weight: Any = base_of(linear).weight
-            if not weight.is_floating_point():
-                raise ConfigError(
-                    f"{name} is quantised, so its directions cannot be read; remember prompts"
-                )
-            rows = weight.detach().mT if isinstance(base_of(linear), Conv1D) else weight.detach()
-            statistics[name].observe_rows(rows)
+            statistics[name].observe_rows(frozen_weight(name, linear))
         for each in statistics.values() if turn == 0 else ():
             each.rebase()
     return TaskZero(_ended(statistics, options), measured=False)
