@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_weights_give_the_directions_that_they_read(model):
 @pytest.mark.parametrize("kind", [torch.int8, torch.float8_e4m3fn])
 def test_quantised_weights_are_refused(kind):
     model = tiny_llava().requires_grad_(False)
-    linear = model.get_submodule(DOWN)
+    linear: Any = model.get_submodule(DOWN)
     linear.weight = nn.Parameter(linear.weight.detach().to(kind), requires_grad=False)
     with pytest.raises(ConfigError, match="quantised"):
         of_weights(model, "ffn", ALL)
