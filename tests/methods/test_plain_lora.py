@@ -22,7 +22,16 @@ ONE = {"ewc", "finetune", "joint", "many", "osf", "replay", "riemannian", "stead
 SUMS = {"eblora", "keeplora", "octopus", "olora", "sefe"}  # a LoRA a task
 PLAIN = ONE | SUMS
 BY_TOKEN = {"clmoe", "moelora", "same"}
-BY_PROMPT = {"continual_llava", "disco", "dymoe", "hide", "llava_cmoe", "proglora", "smolora"}
+BY_PROMPT = {
+    "continual_llava",
+    "disco",
+    "dymoe",
+    "hide",
+    "llava_cmoe",
+    "nearlora",
+    "proglora",
+    "smolora",
+}
 NO_LINEARS = {"modalprompt"}
 NOTHING = {"zeroshot"}
 

@@ -303,7 +303,7 @@ class MatchedPool(pool.PoolMethod[pool.Gate]):
 
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
-        self._matcher = TaskMatcher(self.matching(), 0)
+        self._matcher = self.matcher(0, torch.device("cpu"))
         self._learning = False
 
     # ------------------------------------------------------------ what a method overrides
@@ -311,6 +311,13 @@ class MatchedPool(pool.PoolMethod[pool.Gate]):
     def matching(self) -> Matching:
         """Say how prompts are matched with tasks."""
         raise NotImplementedError
+
+    def matcher(self, size: int, device: torch.device) -> Any:
+        """Make what matches prompts with tasks, of a model whose features have `size` numbers.
+
+        It has the methods of `TaskMatcher`, which it is by default.
+        """
+        return TaskMatcher(self.matching(), size, device)
 
     def mixed(self, weights: Tensor) -> Gates | Mapping[str, Gates]:
         """Make gates of what a matching gave; by default it is the gates of every linear.
@@ -330,7 +337,7 @@ class MatchedPool(pool.PoolMethod[pool.Gate]):
         before = self._model
         super().bind(model)
         if self._model is not before:
-            self._matcher = TaskMatcher(self.matching(), len(self._centre), self._centre.device)
+            self._matcher = self.matcher(len(self._centre), self._centre.device)
 
     def gates(self, prompt: Prompt) -> Gates | Mapping[str, Gates]:
         """Match the prompts; those trained on are added to the task's prototype instead."""
