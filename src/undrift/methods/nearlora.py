@@ -1,14 +1,19 @@
 """A plain LoRA a task: the nearest task's answers a prompt, and the base where none is near.
 
-With phi(x) the look of a prompt, mu_c and Cov_c its mean and covariance over the prompts of task c,
-and S = sum_c Cov_c over the tasks learned so far:
+A prompt looks like phi(x): a unit vector for its pictures, one for its text, and whether it has
+either. With mu_c and Cov_c the mean and covariance of phi over the prompts of task c, and
+S = sum_c Cov_c over the tasks learned so far, the nearest task is
 
-    d_c(x)^2 = (phi(x) - mu_c)^T (S + Lambda)^-1 (phi(x) - mu_c)
-    c(x)     = argmin_c d_c(x)^2,  or the base, where d_c(x)^2 > kappa r_c
+    c(x) = argmin_c (phi(x) - mu_c)^T (S + Lambda)^-1 (phi(x) - mu_c)
 
-r_c is what d_c^2 is on average over prompts of task c that the metric has not seen: one half of
-them is measured by the other. All of it follows from sums over examples, so that no order of the
-tasks matters, and what is known of a task is never changed by a later one.
+and x is near it if it lies about as close to the mean as the task's own prompts,
+
+    q_c(x) <= E_c[q_c] + kappa std_c[q_c],   q_c(x) = sum_m |phi_m(x) - mu_cm|^2 / v_cm
+
+over m, pictures and text, v_cm the mean of |phi_m - mu_cm|^2 over the task's prompts. For unit
+vectors q_c is linear in phi, so that its mean and deviation follow from mu_c and Cov_c. All of it
+is sums over examples: no order of the tasks matters, and what is known of a task is never changed
+by a later one.
 """
 
 from __future__ import annotations
@@ -29,9 +34,9 @@ from undrift.methods.shared.state import State
 from undrift.methods.shared.task_matcher import Identified, told
 from undrift.tuner.distributed import summed
 
-FEW = 8  # prompts; a task of fewer may have none in one of its halves by chance
-GRAIN = 1e-3  # of the number by which a prompt belongs to one half or the other
-LEAST = 1e-9  # of the variance in any direction
+FEW = 8  # prompts; of fewer nobody can tell how the next one may look
+LEAST = 1e-6  # of a variance; the rounding of a unit vector is far below
+LEAST_STD = 1e-2  # of q, where all prompts of a task look alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +44,17 @@ class Config(task_matcher.Config):
     """The options of a matched pool, and when a prompt is near a task.
 
     Attributes:
-        width: D, how many numbers say what a prompt looks like: half for its picture, half for its
-            text. Where the model's embeddings are wider a fixed random matrix shortens them.
+        width: How many numbers say what a prompt looks like, half for its pictures and half for its
+            text. A fixed random matrix shortens embeddings that are wider.
         damping: Lambda: what is added to the variance in every direction, in units of the mean
-            variance of the picture's part, or of the text's.
-        reach: kappa, how many times further than a task's own prompts a prompt may be and still be
-            the task's; infinite, and every prompt belongs to some task.
+            variance of the pictures' part, or of the text's.
+        reach: kappa, by how many standard deviations a prompt may be further from a task than its
+            own prompts are on average; infinite, and every prompt belongs to some task.
         oracle: At test, use the LoRA of the task that is asked.
     """
 
     width: int = base.option(512, ("an even number from 2", lambda v: v >= 2 and v % 2 == 0))
-    damping: float = base.option(1e-4, base.POSITIVE)
+    damping: float = base.option(1e-3, base.POSITIVE)
     reach: float = base.option(4.0, base.POSITIVE)
     oracle: bool = False
 
@@ -61,8 +66,8 @@ class NearLora(task_matcher.MatchedPool):
     a task with one covariance for all. What looks like no task's prompts is answered by the base,
     bit for bit as ever: what it could do is kept without data of it. [A pool of LoRAs behind a
     linear classifier is the strongest router of FLEX, arXiv:2608.01437, and Any-SSR's idea,
-    arXiv:2503.13575; the distance is that of Lee et al., NeurIPS 2018, arXiv:1807.03888; the base
-    as an answer, the halves and the sum of covariances are ours.]
+    arXiv:2503.13575; one covariance for all classes is that of Lee et al., NeurIPS 2018,
+    arXiv:1807.03888; the base as an answer, and when it is one, are ours.]
     """
 
     name: ClassVar[str] = "nearlora"
@@ -78,11 +83,11 @@ class NearLora(task_matcher.MatchedPool):
 
 
 class NearestTask:
-    """Means and covariances of the prompts of tasks, and the sums of the task being learned.
+    """What the prompts of finished tasks look like, and the sums of the task being learned.
 
     Args:
         size: d, the length of a feature of one modality.
-        width: The most numbers of a prompt's look; D is 2 d where that is less.
+        width: The most numbers for both modalities; D is what they have, and 2.
         damping: See `Config`.
         reach: See `Config`.
         oracle: Be told the task instead.
@@ -104,16 +109,18 @@ class NearestTask:
     ) -> None:
         self.damping, self.reach, self.oracle = damping, reach, oracle
         self.identified = Identified()
-        half = min(size, width // 2)
-        self._R = None if half == size else projection(size, half).to(device)
-        D, double = len(MODALITIES) * half, {"dtype": torch.float64, "device": device}
+        self.half = min(size, width // 2)
+        self._R = None if self.half == size else projection(size, self.half).to(device)
+        M = len(MODALITIES)
+        D, double = M * self.half + M, {"dtype": torch.float64, "device": device}
         self._held: dict[str, Tensor] = {  # by the names that they are saved under
-            "scatter": torch.zeros(D, D, **double),
-            "means": torch.zeros(0, D, **double),
-            "spread": torch.zeros(0, **double),
-            "running_moment": torch.zeros(0, D, D, **double),  # of two halves, in a task
-            "running_sum": torch.zeros(2, D, **double),
-            "running_count": torch.zeros(2, dtype=torch.int64, device=device),
+            "scatter": torch.zeros(D, D, **double),  # S
+            "means": torch.zeros(0, D, **double),  # mu_c
+            "apart": torch.zeros(0, M, **double),  # v_cm
+            "usual": torch.zeros(0, 2, **double),  # mean and deviation of q_c
+            "running_moment": torch.zeros(0, D, **double),  # with rows while a task is learned
+            "running_sum": torch.zeros(D, **double),
+            "running_count": torch.zeros(1, dtype=torch.int64, device=device),
         }
         self._metric: Tensor | None = None
 
@@ -127,55 +134,62 @@ class NearestTask:
     def start_task(self) -> None:
         """Begin a task with empty sums."""
         held = self._held
-        held["running_moment"] = torch.zeros_like(held["scatter"]).expand(2, -1, -1).clone()
+        held["running_moment"] = torch.zeros_like(held["scatter"])
         held["running_sum"].zero_()
         held["running_count"].zero_()
 
     def see(self, features: Features) -> None:
-        """Add the look of training prompts to the sums; the same prompt always to the same half.
+        """Add the look of training prompts to the sums.
 
         Args:
             features: Of a batch.
         """
-        phi, held = self.look(features), self._held
-        grains = torch.arange(1.0, phi.shape[1] + 1, dtype=phi.dtype, device=phi.device).sin()
-        halves = (phi @ grains / GRAIN).floor().long() % 2
-        for half in range(2):
-            own = phi[halves == half]
-            held["running_moment"][half].addmm_(own.mT, own)
-            held["running_sum"][half] += own.sum(0)
-            held["running_count"][half] += len(own)
+        phi = self.look(features)
+        self._held["running_moment"].addmm_(phi.mT, phi)
+        self._held["running_sum"] += phi.sum(0)
+        self._held["running_count"] += len(phi)
 
     def end_task(self) -> None:
-        """Make a class of the task being learned."""
+        """Keep of the task being learned what tells its prompts from others."""
         with summed([self.state()]):
-            held = self._held
-            moments, sums, counts = (held[f"running_{name}"] for name in ("moment", "sum", "count"))
-            n = counts.sum().clamp_min(1)
-            mean = sums.sum(0) / n
-            spread = self._spread(moments, sums, counts)
-            held["scatter"] += _covariance(moments.sum(0) / n, mean)
-            held["means"] = torch.cat([held["means"], mean[None]])
-            held["spread"] = torch.cat([held["spread"], spread.view(1)])
+            held, n = self._held, self._held["running_count"].clamp_min(1)
+            mean = held["running_sum"] / n
+            covariance = held["running_moment"] / n - torch.outer(mean, mean)
+            variance = covariance.diagonal()[: -len(MODALITIES)]
+            apart = variance.view(len(MODALITIES), -1).sum(1).clamp_min(LEAST)
+            held["scatter"] += covariance
+            for name, new in (
+                ("means", mean),
+                ("apart", apart),
+                ("usual", self._usual(mean, covariance, apart, int(n))),
+            ):
+                held[name] = torch.cat([held[name], new[None]])
         self.start_task()
         held["running_moment"] = held["running_moment"][:0].clone()
         self._metric = None
 
-    def _spread(self, moments: Tensor, sums: Tensor, counts: Tensor) -> Tensor:
-        """r: the mean squared distance of one half from the other, in its metric, ()."""
-        if int(counts.min()) == 0:  # no prompt to measure, or all are one and the same
-            return counts.new_tensor(math.inf if int(counts.sum()) < FEW else 1, dtype=sums.dtype)
-        (mean, other), (moment, apart) = sums / counts[:, None], moments / counts[:, None, None]
-        P = self._inverse(self._held["scatter"] + _covariance(moment, mean))
-        shift = other - mean
-        about = _covariance(apart, other) + torch.outer(shift, shift)
-        return (P * about).sum().clamp_min(1)
+    def _usual(self, mean: Tensor, covariance: Tensor, apart: Tensor, n: int) -> Tensor:
+        """The mean of q over prompts that mu was not made of, and its standard deviation, (2,)."""
+        if n < FEW:
+            return apart.new_tensor([math.inf, 0])
+        slope = self._slope(mean, apart)
+        own = (covariance.diagonal()[: -len(apart)].view(len(apart), -1).sum(1) / apart).sum()
+        return torch.stack([
+            own * (1 + 2 / n),
+            (slope @ covariance @ slope).clamp_min(0).sqrt().clamp_min(LEAST_STD),
+        ])  # fmt: skip
+
+    def _slope(self, mean: Tensor, apart: Tensor) -> Tensor:
+        """The gradient of q: |phi_m - mu_m|^2 is 1 - 2 mu_m phi_m + |mu_m|^2, or |mu_m|^2, (D,)."""
+        parts = mean[: -len(apart)].view(len(apart), -1)
+        return torch.cat([(-2 * parts / apart[:, None]).flatten(), 1 / apart])
 
     def _inverse(self, S: Tensor) -> Tensor:
         """(S + Lambda)^-1, with Lambda of each modality's own size, (D, D)."""
-        parts = S.diagonal().view(len(MODALITIES), -1).mean(1, keepdim=True)
-        floor = (self.damping * parts).clamp_min(LEAST).expand(-1, len(S) // len(MODALITIES))
-        L, _ = torch.linalg.cholesky_ex(S + floor.flatten().diag())
+        M = len(MODALITIES)
+        parts = S.diagonal()[:-M].view(M, -1).mean(1)
+        floor = torch.cat([parts.repeat_interleave(self.half), S.diagonal()[-M:]])
+        L, _ = torch.linalg.cholesky_ex(S + (self.damping * floor).clamp_min(LEAST).diag())
         return torch.cholesky_inverse(L)
 
     def _running(self) -> list[Tensor]:
@@ -185,24 +199,39 @@ class NearestTask:
     # ------------------------------------------------------------ which task
 
     def look(self, features: Features) -> Tensor:
-        """Put picture and text of B prompts side by side, phi, (B, D) float64."""
+        """Tell what B prompts look like, phi, (B, D) float64."""
         parts = [features.of[name].double() for name in MODALITIES]
-        return torch.cat([each if self._R is None else each @ self._R for each in parts], 1)
+        if self._R is not None:
+            parts = [functional.normalize(each @ self._R, dim=1) for each in parts]
+        return torch.cat([*parts, *(features.present[name][:, None] for name in MODALITIES)], 1)
 
-    def distances(self, features: Features) -> Tensor:
-        """Measure how far prompts are from each task's, d^2.
+    def distances(self, phi: Tensor) -> Tensor:
+        """Measure how far prompts are from the means of the tasks in the metric of all.
 
         Args:
-            features: Of B prompts.
+            phi: Their look, (B, D).
 
         Returns:
             (B, T) float64.
         """
-        held = self._held
         if self._metric is None:
-            self._metric = self._inverse(held["scatter"])
-        apart = self.look(features)[:, None] - held["means"]
+            self._metric = self._inverse(self._held["scatter"])
+        apart = phi[:, None] - self._held["means"]
         return ((apart @ self._metric) * apart).sum(2)
+
+    def excess(self, phi: Tensor) -> Tensor:
+        """Measure by how many deviations prompts are further from tasks than their own are.
+
+        Args:
+            phi: Their look, (B, D).
+
+        Returns:
+            (B, T) float64.
+        """
+        held, M = self._held, len(MODALITIES)
+        apart = (phi[:, None] - held["means"])[..., :-M].unflatten(2, (M, -1))
+        q = (apart.square().sum(3) / held["apart"]).sum(2)
+        return (q - held["usual"][:, 0]) / held["usual"][:, 1]
 
     def match(self, features: Features, asked: int | None = None) -> Tensor:
         """Choose a finished task for each prompt, or none, and note whether it was the task asked.
@@ -214,11 +243,11 @@ class NearestTask:
         Returns:
             (B, T) float32: a one in each row, or zeros alone where the base is to answer.
         """
-        distances, tasks = self.distances(features), self.tasks
-        nearest, best = distances.min(1)
-        near = nearest <= self.reach * self._held["spread"][best]
-        scores = functional.one_hot(torch.where(near, best, tasks), tasks + 1)
-        best = self.identified.note(scores, asked if asked is None or asked <= tasks else None)
+        phi, tasks = self.look(features), self.tasks
+        best = self.distances(phi).argmin(1)
+        near = self.excess(phi).gather(1, best[:, None])[:, 0] <= self.reach
+        found = functional.one_hot(torch.where(near, best, tasks), tasks + 1)
+        best = self.identified.note(found, asked if asked is None or asked <= tasks else None)
         if self.oracle:
             best = told(best, asked, tasks)
         return functional.one_hot(best, tasks + 1)[:, :tasks].float()
@@ -250,7 +279,7 @@ class NearestTask:
 
     def make_room(self, tasks: int) -> None:
         """Bring what is kept of finished tasks to its size."""
-        for key in ("means", "spread"):
+        for key in ("means", "apart", "usual"):
             each = self._held[key]
             self._held[key] = each.new_zeros(tasks, *each.shape[1:])
 
@@ -259,10 +288,6 @@ def projection(size: int, half: int) -> Tensor:
     """Draw the matrix that shortens a feature, (d, D / 2) float64: always the same."""
     drawn = torch.randn(size, half, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return drawn / math.sqrt(half)
-
-
-def _covariance(moment: Tensor, mean: Tensor) -> Tensor:
-    return moment - torch.outer(mean, mean)
 
 
 METHOD = NearLora
