@@ -1,84 +1,95 @@
-"""Print the tables of methods in README (a few) and docs/methods.md (all), from committed results.
+"""Print the tables of methods in README (short) and docs/methods.md (whole) from the results.
 
     python scripts/readme_results.py
 
-Accuracies come from docs/results/pocket-all.json, the time of a step from
-docs/results/methods-speed.json (`python -m benchmarks.methods --json FILE`).
+Accuracies, general ability, sizes: docs/results/pocket-orders.json (eight drawn orders),
+pocket-shared.json and desk.json, where they are there. The time of a step: methods-speed.json
+(`python -m benchmarks.methods --json FILE`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from undrift.report.comparison import short_number
-from undrift.report.study_table import bootstrap, by_seed, groups, pairs
+from undrift.report.study_table import DRAWN, pairs
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-HEADER = (
-    "method",
-    "last",
-    "just learned",
-    "BWT",
-    "last − same",
-    "runs",
-    "parameters",
-    "state",
-    "step",
-)
+AGAINST = "moelora"
+OTHERS = {"shared questions": "pocket-shared", "desk": "desk"}
+"""Column -> the study whose last average it shows."""
+
+Runs = Sequence[Mapping[str, Any]]
 
 
-SHORT = (
-    "joint",
-    "disco",
-    "same",
-    "steadylora",
-    "replay",
-    "same-paper",
-    "ewc",
-    "moelora",
-    "finetune",
-)
+def table(*, whole: bool = False) -> str:
+    """Make the table of all methods that were run on the drawn orders; the best mean first.
 
-
-def table(labels: Sequence[str] = ()) -> str:
-    """Make the table of some methods, or of all; best last average first."""
-    study = json.loads((RESULTS / "pocket-all.json").read_text(encoding="utf-8"))
+    Args:
+        whole: With what was just learned, the spread over orders and the distance to moelora.
+    """
+    rows = by_label("pocket-orders", drawn=True)
+    others = {name: by_label(study) for name, study in OTHERS.items() if exists(study)}
     speed = json.loads((RESULTS / "methods-speed.json").read_text(encoding="utf-8"))
     steps = {row["method"]: row["value"] for row in speed["methods"]} | {"finetune": 1.0}
-    steps["proglora-dynamic"] = steps["proglora"]
-    rows = {label: runs for (label, _), runs in groups(study["runs"]).items()}
-    order = sorted(labels or rows, key=lambda label: -fmean(by_seed(rows[label], "last").values()))
-    lines = [HEADER, ["---", *["---:"] * (len(HEADER) - 1)]]
-    for label in order:
+    header = ["method", "mean of 8 orders", "worst order"]
+    header += ["spread", "just learned", f"last − {AGAINST}"] if whole else []
+    header += [*others, "general ability lost, %", "parameters", "step"]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for label in sorted(rows, key=lambda label: -fmean(by_order(rows[label]).values())):
         runs = rows[label]
-        method, costs = runs[0]["method"], [run["cost"] for run in runs if run.get("cost")]
-        against = "" if label == "same" else _difference(runs, rows["same"])
-        sizes = [short_number(fmean(c[key] for c in costs)) if costs else ""
-                 for key in ("stored", "state_bytes")]  # fmt: skip
-        step = f"{steps[method]:.2f}" if method in steps else ""
-        lines.append([f"`{label}`", _mean(runs, "last", spread=True), _mean(runs, "mft"),
-                      _mean(runs, "bwt"), against, str(len(runs)), *sizes, step])  # fmt: skip
+        means = by_order(runs)
+        line = [f"`{label}`", f"{fmean(means.values()):.1f}", f"{min(means.values()):.1f}"]
+        if whole:
+            spread = f"{stdev(means.values()):.1f}"
+            line += [spread, mean(runs, "mft"), "" if label == AGAINST else against(runs, rows)]
+        line += [mean(found.get(label, ()), "last") for found in others.values()]
+        stored = [run["cost"]["stored"] for run in runs if run.get("cost")]
+        method = runs[0]["method"]
+        line += [mean(runs, "general_loss"), short_number(fmean(stored)) if stored else ""]
+        line += [f"{steps[method]:.2f}" if method in steps else ""]
+        lines.append(line)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _mean(runs: list[Any], metric: str, *, spread: bool = False) -> str:
-    values = list(by_seed(runs, metric).values())
-    if not values:
+def exists(study: str) -> bool:
+    """Tell whether a study has been run."""
+    return (RESULTS / f"{study}.json").is_file()
+
+
+def by_label(study: str, *, drawn: bool = False) -> dict[str, list[Mapping[str, Any]]]:
+    """Gather a study's runs by row, those on the drawn orders only or all."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for run in json.loads((RESULTS / f"{study}.json").read_text(encoding="utf-8"))["runs"]:
+        if not drawn or run["order"].startswith(DRAWN):
+            found.setdefault(run["label"], []).append(run)
+    return found
+
+
+def by_order(runs: Runs) -> dict[str, float]:
+    """Average the last accuracy of each order over its seeds."""
+    orders = dict.fromkeys(run["order"] for run in runs)
+    return {o: fmean(run["last"] for run in runs if run["order"] == o) for o in orders}
+
+
+def mean(runs: Runs, metric: str) -> str:
+    """Average a metric over runs; empty where none has it."""
+    known = [run[metric] for run in runs if run.get(metric) is not None]
+    return f"{fmean(known):z.1f}" if known else ""
+
+
+def against(runs: Runs, rows: Mapping[str, Runs]) -> str:
+    """Say how far a row is above the one it is compared with, in pairs, with its interval."""
+    found = pairs(runs, rows[AGAINST])
+    if found is None:
         return ""
-    low, high = bootstrap(values)
-    return f"{fmean(values):z.1f}" + (
-        f" [{low:.1f}, {high:.1f}]" if spread and len(values) > 1 else ""
-    )
-
-
-def _difference(runs: list[Any], same: list[Any]) -> str:
-    found = pairs(runs, same)
-    return "" if found is None else f"{found.mean:+z.1f}"
+    around = f" [{found.interval[0]:+z.1f}, {found.interval[1]:+z.1f}]" if found.interval else ""
+    return f"{found.mean:+z.1f}{around}"
 
 
 if __name__ == "__main__":
-    print(table(SHORT), table(), sep="\n\n")
+    print(table(), table(whole=True), sep="\n\n")

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from tests.run import plain_reload
 from tests.run.own import write_rows, write_task
 from undrift.data.benchmarks.folder import OwnTask
-from undrift.errors import ConfigError, DataError, RunDirError
+from undrift.errors import ConfigError, DataError, RunDirError, UnknownName
+from undrift.methods.shared.adapter import put_on
 from undrift.methods.shared.plain_lora import Factors, PlainLora
 from undrift.run import export as exporting
 from undrift.run.adapters import open_adapter
@@ -308,6 +309,46 @@ def test_a_routed_adapter_is_refused_with_the_way_and_nothing_is_left(routed, tm
         export(Asked(routed, "peft", tmp_path / "out"))
     assert "\n" not in str(refused.value)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory, backbone_folder) -> Path:
+    """An adapter with a LoRA for each of two tasks."""
+    root = tmp_path_factory.mktemp("pool")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNDRIFT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        first = taught(backbone_folder, root, "nearlora")
+        write_task(root, "capitals", train=8, test=8)
+        file, test = root / "capitals.jsonl", root / "capitals-test.jsonl"
+        own = OwnTask("capitals", file, root, test=test, max_new_tokens=6)
+        lesson = Learn(start_from(str(first)), own, root / "second")
+        lesson.go()
+    return lesson.adapter
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@torch.no_grad()
+def test_the_lora_of_one_task_is_exported_exactly(number, pool, backbone_folder, tmp_path):
+    task = ["colours", "capitals"][number - 1]
+    made = export(Asked(pool, "peft", tmp_path / "out", task=task))
+    assert made.as_expected and list(made.scores) == [task] and made.rank == 2
+    opened = open_adapter(pool)
+    batch = batch_for(opened.backbone)
+    with opened.method.answering_for(number):
+        mine = opened.model(**batch).logits
+    bare = Backbone.load(str(backbone_folder))
+    model = put_on(bare.model, tmp_path / "out").eval()
+    torch.testing.assert_close(model(**batch).logits, mine, rtol=1e-4, atol=1e-5)
+    with opened.method.answering_for(3 - number):
+        assert not torch.allclose(opened.model(**batch).logits, mine)
+
+
+def test_a_task_without_a_lora_of_its_own_is_refused(pool, routed, tmp_path):
+    with pytest.raises(UnknownName, match="capitals"):
+        export(Asked(pool, "peft", tmp_path / "out", task="capita", limit=0))
+    with pytest.raises(ConfigError, match="moelora: no task has a LoRA of its own; leave out --ta"):
+        export(Asked(routed, "peft", tmp_path / "out", task="colours", limit=0))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("to", ["peft", "merged"])

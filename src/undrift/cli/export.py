@@ -26,6 +26,10 @@ def export(
         typer.Option(help="A whole model, a plain LoRA of PEFT's, or llama.cpp's file."),
     ],
     out: Annotated[Path, typer.Option(help="A new folder: it appears whole, or not at all.")],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The LoRA of this task alone, where each has its own."),
+    ] = None,
     backbone: options.Backbone = None,
     questions: Annotated[
         Path | None,
@@ -64,7 +68,8 @@ def export(
 
     merged is a whole model folder with exactly the base's keys and dtype, a quantised base being
     replaced by its full-precision weights; peft a plain LoRA that PEFT and vLLM load without
-    undrift; gguf a merged model for llama.cpp. Before the folder appears, what was exported is
+    undrift; gguf a merged model for llama.cpp. nearlora and disco have a LoRA for every task: --task
+    NAME exports that one, exactly. Before the folder appears, what was exported is
     loaded afresh and asked; the answers are compared with the adapter's, and with the bare base's:
     an adapter that does nothing would answer as that does.
 
@@ -87,6 +92,7 @@ def export(
         adapter=adapter,
         to=to,
         out=out,
+        task=task,
         backbone=backbone,
         device=device or "auto",
         batch_size=batch_size,

@@ -269,6 +269,15 @@ class Method(TrainerCallback):
             self.asked = before
 
     @contextmanager
+    def answering_for(self, task: int | None) -> Iterator[None]:
+        """Within this context every prompt is answered as one of this task, if it has its own LoRA.
+
+        Args:
+            task: Its number, from 1; None for no such task.
+        """
+        yield
+
+    @contextmanager
     def preparing(self, prepare: Prepare) -> Iterator[None]:
         """Within this context `prepare` makes the model's inputs of a trainer's batches.
 
@@ -386,18 +395,22 @@ class Method(TrainerCallback):
 
     # ------------------------------------------------------------ saving and loading
 
-    def as_lora(self, model: nn.Module) -> PlainLora:
+    def as_lora(self, model: nn.Module, task: int | None = None) -> PlainLora:
         """Name the plain LoRA that answers every input alike; by default read off the layers.
 
         Args:
             model: What `attach` returned, in evaluation mode.
+            task: The number of a task, from 1, whose own LoRA is wanted.
 
         Returns:
             It.
 
         Raises:
-            ConfigError: If what is added depends on what is read, so that there is none.
+            ConfigError: If what is added depends on what is read, so that there is none, or no task
+                has a LoRA of its own.
         """
+        if task is not None:
+            raise ConfigError("no task has a LoRA of its own; leave out --task")
         return plain_lora(model)
 
     def save_state(self, model: nn.Module, directory: Path) -> None:

@@ -20,7 +20,7 @@ from undrift.data.processor import text_only
 from undrift.data.row_layouts import AnswerReader
 from undrift.data.subset import subset
 from undrift.data.types import Example, Task
-from undrift.errors import ConfigError, RunDirError
+from undrift.errors import ConfigError, RunDirError, unknown
 from undrift.methods.shared.adapter import peft_model, put_on
 from undrift.methods.shared.plain_lora import PlainLora, about_serving, write_lora
 from undrift.run.adapters import SavedAdapter, find_adapter, open_adapter, origin_of
@@ -48,6 +48,7 @@ class Asked:
         adapter: An adapter's folder, a task's or a run's.
         to: What it becomes.
         out: The folder that it becomes.
+        task: The task whose own LoRA is exported, of a method that has one a task.
         backbone: Another place of the adapter's base.
         device: Where models go.
         batch_size: Prompts at a time.
@@ -64,6 +65,7 @@ class Asked:
     adapter: Path
     to: Kind
     out: Path
+    task: str | None = None
     backbone: str | None = None
     device: str = "auto"
     batch_size: int = 16
@@ -179,6 +181,8 @@ def _tasks(asked: Asked, progress: Progress) -> list[Task]:
     origin = origin_of(folder)
     there = relocated(origin.get("learned", ()), folder, asked.test_of)
     notes = [note for note in there if note["name"] not in asked.without]
+    if asked.task is not None:
+        notes = [note for note in notes if note["name"] == asked.task]
     if not notes:
         raise ConfigError(
             f"{folder} names no task that could be asked; give questions with --questions FILE, or "
@@ -218,11 +222,13 @@ def _write(
     place = asked.backbone or located(origin["backbone"], origin.get("backbone_folder"))
     session = _prepared(learned, [*asks, *fits], asked, progress)
     made = Exported(asked.out, asked.to, origin.get("method", ""), quantize)
-    lora = _lora(asked, session, fits, made)
+    number = _number(asked, origin)
+    lora = _lora(asked, session, fits, made, number)
     made.rank = lora.rank
     work = sum(len(task.test) for task in asks)
     progress.plan(3 * work)
-    mine = said(session, asks, "asking the adapter")
+    with session.method.answering_for(number):
+        mine = said(session, asks, "asking the adapter")
     with peft_model(session.model).disable_adapter():
         bare = said(session, asks, "asking the bare base")
     before = _Before(place, origin.get("dtype", "auto"), asks, mine, bare)
@@ -250,10 +256,26 @@ def _prepared(
     return replace(learned, progress=progress, batch_size=asked.batch_size)
 
 
-def _lora(asked: Asked, session: SavedAdapter, fits: Sequence[Task], made: Exported) -> PlainLora:
+def _number(asked: Asked, origin: Mapping[str, Any]) -> int | None:
+    """The number of the task whose LoRA is exported, from 1; None where all of it is."""
+    if asked.task is None:
+        return None
+    names = [note["name"] for note in origin.get("learned", ())]
+    if asked.task not in names:
+        raise unknown("task of the adapter", asked.task, names)
+    return names.index(asked.task) + 1
+
+
+def _lora(
+    asked: Asked,
+    session: SavedAdapter,
+    fits: Sequence[Task],
+    made: Exported,
+    number: int | None,
+) -> PlainLora:
     """Name the plain LoRA that the adapter is; or fit one, where that is asked for."""
     try:
-        lora = session.method.as_lora(session.model)
+        lora = session.method.as_lora(session.model, number)
     except ConfigError as error:
         if not (asked.distil and "--distil" in str(error)):
             name = made.method or "an unknown method"

@@ -90,11 +90,12 @@ class PlainLora:
         return max(each.rank for each in self.factors.values())
 
 
-def plain_lora(model: nn.Module) -> PlainLora:
+def plain_lora(model: nn.Module, expert: int | None = None) -> PlainLora:
     """Read the plain LoRA off a model's active adapter.
 
     Args:
         model: A PeftModel.
+        expert: Of a pool, that expert alone, from 0, which is on every linear.
 
     Returns:
         It.
@@ -108,7 +109,7 @@ def plain_lora(model: nn.Module) -> PlainLora:
     found: dict[str, Factors] = {}
     transposed = False
     for name, layer in adapted_linears(wrapped, adapter).items():
-        found[name] = _factors(name, layer, adapter, kind)
+        found[name] = _factors(name, layer, adapter, kind, expert)
         transposed = transposed or isinstance(layer.get_base_layer(), Conv1D)
     if not found:
         raise ConfigError(
@@ -142,7 +143,7 @@ def trained_in_full(model: PeftModel, adapter: str) -> tuple[dict[str, Tensor], 
 
 
 @torch.no_grad()
-def _factors(name: str, layer: Any, adapter: str, kind: str) -> Factors:
+def _factors(name: str, layer: Any, adapter: str, kind: str, expert: int | None) -> Factors:
     if isinstance(layer, OSFLayer):
         A, B = osf_factors(layer, adapter)
         return Factors(A.detach(), B.detach(), 1.0)
@@ -158,9 +159,14 @@ def _factors(name: str, layer: Any, adapter: str, kind: str) -> Factors:
         return _side_by_side(pairs, config.scale / experts)
     if isinstance(layer, PoolLoraLayer):
         config = layer.pool_lora_config[adapter]
+        if expert is not None:
+            A, B = (torch.cat([past[adapter], new]) for new, past in layer.pairs(adapter))
+            own = slice(expert, expert + 1)
+            return _side_by_side([(A[own], B[own])], config.scale)
         if config.gates != "all":
             raise ConfigError(
-                f"its experts are weighed by prompt, so it is no plain LoRA; {WAYS_OUT}"
+                "its experts are weighed by prompt, so it is no plain LoRA; export that of one task "
+                f"with --task NAME, where each has its own; or {WAYS_OUT}"
             )
         (A, past_A), (B, past_B) = layer.pairs(adapter)
         return _side_by_side([(past_A[adapter], past_B[adapter]), (A, B)], config.scale)

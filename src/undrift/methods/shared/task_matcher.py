@@ -5,7 +5,8 @@ Prototypes are mean features, scores are cosines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +17,7 @@ from torch.nn import functional
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
+from undrift.methods.shared.plain_lora import PlainLora, plain_lora
 from undrift.methods.shared.prompt_features import FeatureConfig, Features, features
 from undrift.methods.shared.state import State
 from undrift.tuner import Gates, Prompt
@@ -305,6 +307,7 @@ class MatchedPool(pool.PoolMethod[pool.Gate]):
         super().__init__(setting, **options)
         self._matcher = self.matcher(0, torch.device("cpu"))
         self._learning = False
+        self._for: int | None = None  # the number of the task that every prompt is taken for
 
     # ------------------------------------------------------------ what a method overrides
 
@@ -346,9 +349,25 @@ class MatchedPool(pool.PoolMethod[pool.Gate]):
             self._matcher.see(found)
         if self._learning or not self._matcher.tasks:
             return "newest"
+        if self._for is not None:
+            own = torch.arange(self.past(self._model) + 1, device=prompt.embeds.device)
+            return (own == self._for - 1).float()
         weights = self._matcher.match(found, self.asked)
         missing = self.past(self._model) + 1 - self._matcher.tasks  # an expert not yet taught
         return self.mixed(functional.pad(weights, (0, missing)))
+
+    @contextmanager
+    def answering_for(self, task: int | None) -> Iterator[None]:
+        """Within this context the expert of one task answers alone, as when it was trained."""
+        self._for = task
+        try:
+            yield
+        finally:
+            self._for = None
+
+    def as_lora(self, model: nn.Module, task: int | None = None) -> PlainLora:
+        """Name the expert of one task; that of all prompts depends on what is read."""
+        return super().as_lora(model) if task is None else plain_lora(model, task - 1)
 
     def facts(self) -> dict[str, Any]:
         """Tell how often the best task was the one that was asked, since the last call."""
