@@ -165,8 +165,8 @@ def _factors(name: str, layer: Any, adapter: str, kind: str, expert: int | None)
             return _side_by_side([(A[own], B[own])], config.scale)
         if config.gates != "all":
             raise ConfigError(
-                "its experts are weighed by prompt, so it is no plain LoRA; export that of one task "
-                f"with --task NAME, where each has its own; or {WAYS_OUT}"
+                "its experts are weighed by prompt, so it is no plain LoRA; export that of one "
+                f"task with --task NAME, where each has its own; or {WAYS_OUT}"
             )
         (A, past_A), (B, past_B) = layer.pairs(adapter)
         return _side_by_side([(past_A[adapter], past_B[adapter]), (A, B)], config.scale)
