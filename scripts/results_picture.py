@@ -1,7 +1,4 @@
-"""Draw docs/results/pocket-main.svg.
-
-What is still known while one task follows another: the mean over seeds, and their range.
-"""
+"""Draw docs/results/pocket-orders.svg: where each method ends, order by order."""
 
 from __future__ import annotations
 
@@ -12,46 +9,40 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "pocket-main.json"
-COLOURS = {  # Okabe and Ito
-    "finetune": "#999999",
-    "moelora": "#D55E00",
-    "same-paper": "#E69F00",
-    "steadylora": "#56B4E9",
-    "same": "#0072B2",
-}
+from undrift.report.study_table import DRAWN
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "pocket-orders.json"
+OURS = {"same": "#0072B2", "steadylora": "#56B4E9", "nearlora": "#009E73"}  # Okabe and Ito
+OTHER = "#777777"
 
 
 def main() -> None:
     """Write the picture."""
-    runs = json.loads(RESULTS.read_text())["runs"]
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in json.loads(RESULTS.read_text(encoding="utf-8"))["runs"]:
+        found.setdefault(run["label"], {}).setdefault(run["order"], []).append(run["last"])
+    orders = {
+        label: {o: float(np.mean(v)) for o, v in each.items()} for label, each in found.items()
+    }
+    drawn = {
+        label: [value for order, value in each.items() if order.startswith(DRAWN)]
+        for label, each in orders.items()
+    }
+    ranked = sorted(drawn, key=lambda label: float(np.mean(drawn[label])))
     mpl.rcParams.update({"font.size": 9, "svg.hashsalt": "undrift", "svg.fonttype": "none"})
-    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    ends: list[tuple[float, str]] = []
-    for method, colour in COLOURS.items():
-        curves = np.array([known(run["matrix"]) for run in runs if run["method"] == method])
-        x = np.arange(1, curves.shape[1] + 1)
-        axes.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
-        axes.plot(x, curves.mean(0), color=colour, linewidth=2 if method == "same" else 1.4)
-        ends.append((curves.mean(0)[-1], method))
-    joint = float(np.mean([run["last"] for run in runs if run["method"] == "joint"]))
-    axes.plot([1, 10], [joint, joint], color="black", linewidth=1, linestyle=(0, (4, 3)))
-    ends.append((joint, "joint"))
-    last = -np.inf
-    for value, method in sorted(ends):  # labels at the lines' ends, pushed apart
-        last = max(value, last + 3)
-        colour = COLOURS.get(method, "black")
-        axes.text(10.15, last, f"{method} {value:.1f}", color=colour, va="center")
-    axes.set(xlim=(1, 11.8), ylim=(45, 100), xlabel="tasks learned", xticks=range(1, 11))
-    axes.set_ylabel("accuracy over these tasks (%)")
+    figure, axes = plt.subplots(figsize=(7, 0.4 + 0.27 * len(ranked)), layout="constrained")
+    for place, label in enumerate(ranked):
+        colour, values = OURS.get(label, OTHER), drawn[label]
+        axes.plot([min(values), max(values)], [place, place], color=colour, linewidth=1, alpha=0.5)
+        axes.plot(values, [place] * len(values), "o", color=colour, markersize=4.5, alpha=0.8)
+        axes.plot(np.mean(values), place, "|", color=colour, markersize=13, markeredgewidth=2)
+        named = [value for order, value in orders[label].items() if not order.startswith(DRAWN)]
+        axes.plot(named, [place] * len(named), "o", color=colour, markersize=4.5, fillstyle="none")
+    axes.set_yticks(range(len(ranked)), ranked)
+    axes.set(xlim=(40, 100), xlabel="accuracy over ten tasks at the end (%)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
+    axes.grid(axis="x", alpha=0.25)
     figure.savefig(RESULTS.with_suffix(".svg"), metadata={"Date": None}, facecolor="white")
-
-
-def known(matrix: list[list[float]]) -> list[float]:
-    """The mean accuracy over the tasks learned so far, after each task."""
-    return [float(np.mean(row[: t + 1])) for t, row in enumerate(matrix)]
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ from undrift.run.config import resolve
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
-EARLIER = {"pocket-all", "pocket-causes", "pocket-orders"}  # made before tables looked as now
 STUDIES = [
     path
     for path in sorted(RESULTS.glob("*.json"))
     if "undrift study" in json.loads(path.read_text()).get("command", "")
-    and path.stem not in EARLIER
 ]
 TUNING = json.loads((RESULTS / "pocket-tuning.json").read_text())
 FORGETS = 5  # points, at most, of what finetune-low has just learned

@@ -81,7 +81,7 @@ class Metrics:
 class Settings(Metrics):
     """The choices of SAME, with those of `Metrics`.
 
-    The defaults are the setting `undrift`; `PAPER` is the paper to the letter.
+    The defaults are the setting `undrift`; `PAPER` reads the paper plainly.
 
     Attributes:
         router: Constrain the router's steps [Eq. 6 to 11]. First switch of the paper's ablation.
@@ -201,6 +201,8 @@ PAPER = Settings(
     tau=0.1,
     max_frozen=-1,
 )
-"""The paper to the letter; where its text lost a value, the plain reading of it."""
+"""The paper, read plainly. Its text gives no weights of the router's step: both are 1 here. tau, the
+64 components, mu, delta, the window and the scaling of A alone are those of its public code, where
+mu stands beside square roots of eigenvalues; freezing is decided once a task [OURS]."""
 
 SETTINGS: Mapping[str, Settings] = MappingProxyType({"paper": PAPER, "undrift": UNDRIFT})
