@@ -334,12 +334,13 @@ def test_the_lora_of_one_task_is_exported_exactly(number, pool, backbone_folder,
     assert made.as_expected and list(made.scores) == [task] and made.rank == 2
     opened = open_adapter(pool)
     batch = batch_for(opened.backbone)
-    with opened.method.answering_for(number):
+    method: Any = opened.method
+    with method.answering_for(number):
         mine = opened.model(**batch).logits
     bare = Backbone.load(str(backbone_folder))
     model = put_on(bare.model, tmp_path / "out").eval()
     torch.testing.assert_close(model(**batch).logits, mine, rtol=1e-4, atol=1e-5)
-    with opened.method.answering_for(3 - number):
+    with method.answering_for(3 - number):
         assert not torch.allclose(opened.model(**batch).logits, mine)
 
 

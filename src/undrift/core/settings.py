@@ -201,8 +201,8 @@ PAPER = Settings(
     tau=0.1,
     max_frozen=-1,
 )
-"""The paper, read plainly. Its text gives no weights of the router's step: both are 1 here. tau, the
-64 components, mu, delta, the window and the scaling of A alone are those of its public code, where
-mu stands beside square roots of eigenvalues; freezing is decided once a task [OURS]."""
+"""The paper, read plainly. Its text gives no weights of the router's step: both are 1 here. tau,
+the 64 components, mu, delta, the window and the scaling of A alone are those of its public code,
+where mu stands beside square roots of eigenvalues; freezing is decided once a task [OURS]."""
 
 SETTINGS: Mapping[str, Settings] = MappingProxyType({"paper": PAPER, "undrift": UNDRIFT})

@@ -259,23 +259,13 @@ class Method(TrainerCallback):
         Args:
             model: What `attach` returned.
             task: The number of the task that is asked about, from 1, where whoever asks knows it:
-                for oracles, and for the accuracy of those who guess it; never for an answer
-                otherwise.
+                for oracles, and for how often a guess is right; never for an answer otherwise.
         """
         before, self.asked = self.asked, task
         try:
             yield
         finally:
             self.asked = before
-
-    @contextmanager
-    def answering_for(self, task: int | None) -> Iterator[None]:
-        """Within this context every prompt is answered as one of this task, if it has its own LoRA.
-
-        Args:
-            task: Its number, from 1; None for no such task.
-        """
-        yield
 
     @contextmanager
     def preparing(self, prepare: Prepare) -> Iterator[None]:
@@ -406,10 +396,9 @@ class Method(TrainerCallback):
             It.
 
         Raises:
-            ConfigError: If what is added depends on what is read, so that there is none, or no task
-                has a LoRA of its own.
+            ConfigError: If what is added depends on what is read, so that there is none.
         """
-        if task is not None:
+        if task:
             raise ConfigError("no task has a LoRA of its own; leave out --task")
         return plain_lora(model)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +22,10 @@ from undrift.data.row_layouts import AnswerReader
 from undrift.data.subset import subset
 from undrift.data.types import Example, Task
 from undrift.errors import ConfigError, RunDirError, unknown
+from undrift.methods.base import Method
 from undrift.methods.shared.adapter import peft_model, put_on
 from undrift.methods.shared.plain_lora import PlainLora, about_serving, write_lora
+from undrift.methods.shared.task_matcher import MatchedPool
 from undrift.run.adapters import SavedAdapter, find_adapter, open_adapter, origin_of
 from undrift.run.backbone import Backbone
 from undrift.run.compare_answers import Agreement, Key, Said, agreement, said, scores
@@ -227,7 +230,7 @@ def _write(
     made.rank = lora.rank
     work = sum(len(task.test) for task in asks)
     progress.plan(3 * work)
-    with session.method.answering_for(number):
+    with _told(session.method, number):
         mine = said(session, asks, "asking the adapter")
     with peft_model(session.model).disable_adapter():
         bare = said(session, asks, "asking the bare base")
@@ -254,6 +257,13 @@ def _prepared(
     """Make ready for the pictures of tasks; the collator then takes features that were kept."""
     learned.backbone.prepare([path for task in tasks for e in task.test for path in e.images])
     return replace(learned, progress=progress, batch_size=asked.batch_size)
+
+
+def _told(method: Method, number: int | None) -> AbstractContextManager[None]:
+    """Let the adapter answer as the LoRA that is exported does."""
+    if number is None or not isinstance(method, MatchedPool):
+        return nullcontext()
+    return method.answering_for(number)
 
 
 def _number(asked: Asked, origin: Mapping[str, Any]) -> int | None:

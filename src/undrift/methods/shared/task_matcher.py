@@ -357,8 +357,8 @@ class MatchedPool(pool.PoolMethod[pool.Gate]):
         return self.mixed(functional.pad(weights, (0, missing)))
 
     @contextmanager
-    def answering_for(self, task: int | None) -> Iterator[None]:
-        """Within this context the expert of one task answers alone, as when it was trained."""
+    def answering_for(self, task: int) -> Iterator[None]:
+        """Within this context the expert of one task, from 1, answers alone, as it was trained."""
         self._for = task
         try:
             yield
