@@ -36,6 +36,7 @@ from undrift.tuner.distributed import summed
 
 FEW = 8  # prompts; of fewer nobody can tell how the next one may look
 LEAST = 1e-6  # of a variance; the rounding of a unit vector is far below
+LEAST_APART = 1e-4  # of what prompts of a task differ by; another question is further by far
 LEAST_STD = 1e-2  # of q, where all prompts of a task look alike
 
 
@@ -156,7 +157,7 @@ class NearestTask:
             mean = held["running_sum"] / n
             covariance = held["running_moment"] / n - torch.outer(mean, mean)
             variance = covariance.diagonal()[: -len(MODALITIES)]
-            apart = variance.view(len(MODALITIES), -1).sum(1).clamp_min(LEAST)
+            apart = variance.view(len(MODALITIES), -1).sum(1).clamp_min(LEAST_APART)
             held["scatter"] += covariance
             for name, new in (
                 ("means", mean),
@@ -180,9 +181,13 @@ class NearestTask:
         ])  # fmt: skip
 
     def _slope(self, mean: Tensor, apart: Tensor) -> Tensor:
-        """The gradient of q: |phi_m - mu_m|^2 is 1 - 2 mu_m phi_m + |mu_m|^2, or |mu_m|^2, (D,)."""
+        """The gradient of q: |phi_m - mu_m|^2 is 1 - 2 mu_m phi_m + |mu_m|^2, or |mu_m|^2, (D,).
+
+        Where prompts do not differ it is left out: all that it would find there is rounding.
+        """
         parts = mean[: -len(apart)].view(len(apart), -1)
-        return torch.cat([(-2 * parts / apart[:, None]).flatten(), 1 / apart])
+        steep = torch.where(apart > LEAST_APART, 1 / apart, 0.0)
+        return torch.cat([(-2 * parts * steep[:, None]).flatten(), steep])
 
     def _inverse(self, S: Tensor) -> Tensor:
         """(S + Lambda)^-1, with Lambda of each modality's own size, (D, D)."""
