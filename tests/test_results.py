@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from undrift.report.study_table import study_markdown
-from undrift.run.config import resolve
+from undrift.run.config import overrides, resolve
+from undrift.run.session import make_method
+from undrift.run.study_plan import load_study
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -59,3 +61,17 @@ def test_finetune_low_has_the_best_rate_of_those_that_forget_little(name):
     (row,) = (r for r in rows if isinstance(r, dict) and r.get("label") == "finetune-low")
     assert row["set"]["train.learning_rate"] == max(low, key=low.__getitem__)
     assert row["set"]["train.learning_rate"] < TUNING["chosen"]["finetune"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_every_study_names_methods_and_options_that_there_are(path):
+    study = load_study(path)
+    for row in study.rows:
+        changes = {**study.run, "benchmark": study.benchmark, "method": row.method}
+        texts = [f"{key}={yaml.safe_dump(v, default_flow_style=True).splitlines()[0]}"
+                 for key, v in row.options.items()]  # fmt: skip
+        changes.pop("reading", None)
+        config = resolve(changes, overrides(texts))
+        assert make_method(config.method.name, config.method.options)

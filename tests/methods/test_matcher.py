@@ -142,7 +142,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path):
         matcher.state().read(tmp_path, "matcher")
     matcher.state().save(tmp_path, "matcher")
     saved = matcher.state().read(tmp_path, "matcher")
-    with pytest.raises(AdapterMismatch, match="another method or backbone"):
+    with pytest.raises(AdapterMismatch, match="of another method, other options"):
         TaskMatcher(matcher.matching, SIZE + 1).restore(saved)
-    with pytest.raises(AdapterMismatch, match="another method or backbone"):
+    with pytest.raises(AdapterMismatch, match="of another method, other options"):
         TaskMatcher(Matching({"text": 1.0}, 0.1), SIZE).restore(saved)

@@ -162,7 +162,7 @@ def test_what_is_saved_answers_alike_and_another_width_is_refused():
     assert again.tasks == 3
     assert torch.equal(again.distances(again.look(ASKED)), made.distances(made.look(ASKED)))
     assert not made.state().tensors["running_moment"].numel()  # no sums are left
-    with pytest.raises(AdapterMismatch, match="of another method, width or backbone"):
+    with pytest.raises(AdapterMismatch, match="of another method, other options"):
         matcher([], width=8).restore(made.state())
     with pytest.raises(ConfigError, match="width is 7, expected an even number"):
         NearLora(width=7)

@@ -78,8 +78,8 @@ def test_of_a_long_text_the_end_is_read(tmp_path, backbone):
 @pytest.mark.parametrize(
     ("name", "kind"),
     mostly_slow(
-        [("disco", "clip"), ("modalprompt", "clip"), ("continual_llava", "sentences"),
-         ("smolora", "sentences")],
+        [("disco", "clip"), ("nearlora", "clip"), ("modalprompt", "clip"),
+         ("continual_llava", "sentences"), ("smolora", "sentences")],
         ["disco"],
     ),
 )  # fmt: skip

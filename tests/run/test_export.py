@@ -42,7 +42,7 @@ def taught(
     if not (root / "colours.jsonl").is_file():
         write_task(root, "colours", train=8, test=8)
     train = {"batch_size": 4, "max_steps": 8, "learning_rate": 0.02, **more.pop("train", {})}
-    options = {"name": method, "experts": 2, "rank": 2}
+    options = {"name": method, "experts": 2, "rank": 2, **more.pop("options", {})}
     begun = start_from(str(base), {"method": options, "train": train, "seed": 3, **more})
     file, test = root / "colours.jsonl", root / "colours-test.jsonl"
     if text:
@@ -311,13 +311,22 @@ def test_a_routed_adapter_is_refused_with_the_way_and_nothing_is_left(routed, tm
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory, backbone_folder) -> Path:
+POOLS = {
+    "nearlora": {},
+    "disco": {},
+    "hide": {},
+    "hide, factors": {"fuse": "factors"},
+}
+
+
+@pytest.fixture(scope="module", params=POOLS)
+def pool(request, tmp_path_factory, backbone_folder) -> Path:
     """An adapter with a LoRA for each of two tasks."""
+    name, options = request.param.partition(",")[0], POOLS[request.param]
     root = tmp_path_factory.mktemp("pool")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDRIFT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        first = taught(backbone_folder, root, "nearlora")
+        first = taught(backbone_folder, root, name, options=options)
         write_task(root, "capitals", train=8, test=8)
         file, test = root / "capitals.jsonl", root / "capitals-test.jsonl"
         own = OwnTask("capitals", file, root, test=test, max_new_tokens=6)

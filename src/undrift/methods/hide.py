@@ -87,7 +87,7 @@ class Hide(task_matcher.MatchedPool):
     def gates(self, prompt: Prompt) -> Gates | Mapping[str, Gates]:
         """Match the prompts, and use the summed factors where they are asked for."""
         made = super().gates(prompt)
-        fused = self.config.fuse == "factors" and made != "newest"
+        fused = self.config.fuse == "factors" and self._for is None and made != "newest"
         choose_adapter(self._below.values(), FUSED if fused else self._adapter)
         return made
 

@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from undrift.errors import AdapterMismatch
 from undrift.methods import base
 from undrift.methods.shared import task_matcher
 from undrift.methods.shared.prompt_features import MODALITIES, Features
 from undrift.methods.shared.state import State
-from undrift.methods.shared.task_matcher import Identified, told
+from undrift.methods.shared.task_matcher import Identified, taken_back, told
 from undrift.tuner.distributed import summed
 
 FEW = 8  # prompts; of fewer nobody can tell how the next one may look
@@ -50,7 +49,7 @@ class Config(task_matcher.Config):
         damping: Lambda: what is added to the variance in every direction, in units of the mean
             variance of the pictures' part, or of the text's.
         reach: kappa, by how many standard deviations a prompt may be further from a task than its
-            own prompts are on average; infinite, and every prompt belongs to some task.
+            own prompts are on average; with 1e9 every prompt belongs to some task.
         oracle: At test, use the LoRA of the task that is asked.
     """
 
@@ -272,14 +271,7 @@ class NearestTask:
         Raises:
             AdapterMismatch: If it is of another method, width or model.
         """
-        own, found = self._held, saved.tensors or {}
-        if own.keys() != found.keys() or any(own[k].shape[1:] != found[k].shape[1:] for k in own):
-            raise AdapterMismatch(
-                f"{saved.path} is of another method, width or backbone: expected "
-                f"{', '.join(sorted(own))} of {len(own['scatter'])} features; load it with the "
-                "method and options that made it"
-            )
-        self._held = {key: found[key].to(each.device) for key, each in own.items()}
+        self._held = taken_back(self._held, saved)
         self._metric = None
 
     def make_room(self, tasks: int) -> None:

@@ -272,19 +272,36 @@ class TaskMatcher:
         Raises:
             AdapterMismatch: If it is of another method or model.
         """
-        own, found = self._held, saved.tensors or {}
-        if own.keys() != found.keys() or any(own[k].shape[1:] != found[k].shape[1:] for k in own):
-            raise AdapterMismatch(
-                f"{saved.path} is of another method or backbone: expected {', '.join(sorted(own))} "
-                "with features of this model's size; load it with the method that made it"
-            )
-        self._held = {key: found[key].to(each.device) for key, each in own.items()}
+        self._held = taken_back(self._held, saved)
 
     def make_room(self, tasks: int) -> None:
         """Bring what is kept of finished tasks to its size."""
         for key, each in self._held.items():
             if key.endswith(("sums", "counts")):
                 self._held[key] = each.new_zeros(tasks, *each.shape[1:])
+
+
+def taken_back(own: Mapping[str, Tensor], saved: State) -> dict[str, Tensor]:
+    """Take what was saved of any number of tasks in the place of what a matcher holds.
+
+    Args:
+        own: What it holds; tasks lie along the first dimension.
+        saved: What was read.
+
+    Returns:
+        It, where the matcher keeps its own.
+
+    Raises:
+        AdapterMismatch: If it is of another method, of other options or another model.
+    """
+    found = saved.tensors or {}
+    if own.keys() != found.keys() or any(own[k].shape[1:] != found[k].shape[1:] for k in own):
+        raise AdapterMismatch(
+            f"{saved.path} is of another method, other options or another backbone: expected "
+            f"{', '.join(sorted(own))} with features of this model's size; load it with the method "
+            "and options that made it"
+        )
+    return {key: found[key].to(each.device) for key, each in own.items()}
 
 
 # --------------------------------------------- pools weighed by a matching
