@@ -152,6 +152,8 @@ def test_wide_features_are_shortened_and_still_tell():
         made.see(each)
         made.end_task()
     assert made.state().tensors["means"].shape == (2, 34)
+    parts = made.look(kinds[0])[:, :-2].unflatten(1, (2, 16))  # q is linear for unit vectors only
+    torch.testing.assert_close(parts.norm(dim=2), torch.ones(60, 2, dtype=parts.dtype))
     assert made.match(kinds[0])[:, 0].all() and made.match(kinds[1])[:, 1].all()
 
 
