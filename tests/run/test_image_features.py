@@ -18,10 +18,14 @@ from undrift.run.image_features import FeatureStore
 
 class Encoder:
     def __init__(self):
-        self.calls = []
+        self.batches = []
+
+    @property
+    def calls(self):
+        return [*dict.fromkeys(path for batch in self.batches for path in batch)]
 
     def __call__(self, paths):
-        self.calls.extend(paths)
+        self.batches.append(paths)
         return torch.stack([torch.full((2, 3), float(path.stem)) for path in paths])
 
 
@@ -34,17 +38,30 @@ def pictures(tmp_path):
     return made
 
 
-def test_each_picture_is_encoded_once(pictures, tmp_path):
+def test_each_picture_is_encoded_once_in_full_batches(pictures, tmp_path):
     encode = Encoder()
     store = FeatureStore(tmp_path / "kept", encode, batch_size=2)
     told = []
     store.prepare([*pictures[:3], pictures[0]], lambda *now: told.append(now))
     store.prepare(pictures)
-    assert encode.calls == pictures
+    assert encode.batches == [pictures[:2], [pictures[2]] * 2, pictures[3:]]
     assert told == [(2, 3, 2), (3, 3, 1)]
     rows = store.rows([pictures[4], pictures[1]])
     assert store.take(rows)[:, 0, 0].tolist() == [4.0, 1.0]
     assert store.tokens == 2 and store.take(rows).dtype == torch.float16
+
+
+def test_the_digest_names_the_features_of_what_was_prepared(pictures, tmp_path):
+    def digest(of, encode):
+        store = FeatureStore(tmp_path / "kept", encode)
+        store.prepare(of)
+        return store.digest()
+
+    some = digest(pictures[:2], Encoder())
+    every = digest(pictures, Encoder())
+    assert digest(pictures[1::-1], Encoder()) == some != every  # other pictures' files are read too
+    shutil.rmtree(tmp_path / "kept")
+    assert digest(pictures[:2], lambda paths: Encoder()(paths) + 1) != some
 
 
 def test_kept_on_disk_by_content(pictures, tmp_path):
@@ -101,6 +118,7 @@ def test_the_backbone_keeps_its_features_under_its_fingerprint(backbone, tiny):
     backbone.prepare(tiny.tasks[0].train[0].images)
     (folder,) = (cache_folder() / "features").iterdir()
     assert folder.name == backbone.fingerprint[:16]
+    assert [place.name for place in folder.iterdir()] == [f"cpu-{torch.get_num_threads()}"]
 
 
 def test_fingerprint_sees_weights_and_template_not_the_name(backbone):

@@ -170,7 +170,10 @@ class Backbone:
             probe = self.encode(distinct[:1])
             if probe.numel() * 2 * len(distinct) > CACHE_LIMIT:
                 return
-            folder = cache_folder() / "features" / self.fingerprint[:16]
+            place = (
+                f"cpu-{torch.get_num_threads()}" if self.device.type == "cpu" else self.device.type
+            )
+            folder = cache_folder() / "features" / self.fingerprint[:16] / place
             self.store = FeatureStore(folder, self.encode)
         self.store.prepare(distinct, progress)
 

@@ -5,6 +5,11 @@ A run trains adapters of the language model only, so a picture's features never 
 precision, and put in the place of the image tokens. The folder's name is the backbone's
 fingerprint, a file's begins with the number of how pictures are read, and the key within it is the
 digest of the picture's bytes: what has changed can never be answered from an old file.
+
+The last bit of a sum depends on how a matrix product was cut, hence on the batch's size and on the
+number of threads. Every batch is therefore full (the last one repeats a picture), and each device
+and number of threads has a folder of its own: the same run finds the same bits whatever was run
+before it. Their digest stands in the manifest.
 """
 
 from __future__ import annotations
@@ -32,10 +37,10 @@ class FeatureStore:
     Args:
         folder: Where the files of this backbone lie; made when something is written.
         encode: Pictures to features (B, n_tokens, d).
-        batch_size: Pictures per call of `encode`.
+        batch_size: Pictures per call of `encode`, never fewer.
     """
 
-    def __init__(self, folder: Path, encode: Encoder, batch_size: int = 32) -> None:
+    def __init__(self, folder: Path, encode: Encoder, batch_size: int = 8) -> None:
         self.folder = folder
         self._encode = encode
         self._batch_size = batch_size
@@ -82,6 +87,14 @@ class FeatureStore:
         """How many image tokens a picture takes."""
         return self._table.shape[1]
 
+    def digest(self) -> str:
+        """Name what every prepared picture's features are, to the bit: 16 hex digits."""
+        prepared = {*self._row_of_path.values()}
+        names = sorted(name for name, row in self._row_of_digest.items() if row in prepared)
+        said = hashlib.sha256("".join(names).encode())
+        said.update(self.take([self._row_of_digest[name] for name in names]).numpy().tobytes())
+        return said.hexdigest()[:16]
+
     @property
     def _table(self) -> Tensor:
         if self._features is None:
@@ -103,7 +116,9 @@ class FeatureStore:
         digests, paths = list(missing), list(missing.values())
         parts = []
         for start in range(0, len(paths), self._batch_size):
-            part = self._encode(paths[start : start + self._batch_size]).to("cpu", torch.float16)
+            batch = paths[start : start + self._batch_size]
+            full = [*batch, *[batch[-1]] * (self._batch_size - len(batch))]
+            part = self._encode(full)[: len(batch)].to("cpu", torch.float16)
             if not torch.isfinite(part).all():
                 raise DataError(
                     f"the image features of {paths[start]} (or one of the next "

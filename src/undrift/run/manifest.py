@@ -93,6 +93,7 @@ def manifest(
             "fingerprint": backbone.fingerprint,
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
             "parameters": count_parameters(backbone.model),
+            "image_features": None if backbone.store is None else backbone.store.digest(),
         },
         "commit": commit(),
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
