@@ -113,9 +113,10 @@ def test_every_kind_is_known_again_and_what_is_like_none_belongs_to_none():
     for number, each in enumerate(KINDS, 1):
         weights = made.match(each, number)
         assert weights[:, number - 1].all() and weights.sum() == len(weights)
-    assert made.identified.facts() == {"identified": 100.0, "prompts": 190}
+    assert made.identified.facts() == {"identified": 100.0, "base": 0.0, "prompts": 190}
     assert made.match(ASKED)[:, 1].all()  # the second kind's, which it has not seen
-    assert not made.match(OTHER).any()
+    assert not made.match(OTHER, 1).any()
+    assert made.identified.facts() == {"identified": 0.0, "base": 100.0, "prompts": 20}
     endless = matcher(KINDS, reach=float("inf"))
     assert endless.match(OTHER).sum(1).tolist() == [1.0] * 20
 

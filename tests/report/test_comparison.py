@@ -141,6 +141,10 @@ def test_identification_is_read_where_a_method_tells_it(write_run):
     write_json(files.predictions(3, 2).with_suffix(".json"), {"identified": 25.0, "prompts": 4})
     write_json(files.predictions(3, 3).with_suffix(".json"), {"something else": 1})
     assert load(folder).identified == [None, 25.0, None]
+    assert load(folder).left_to_the_base == [None] * 3
+    told = {"identified": 25.0, "base": 50.0, "prompts": 4}
+    write_json(files.predictions(3, 2).with_suffix(".json"), told)
+    assert load(folder).left_to_the_base == [None, 50.0, None]
 
 
 def test_facts_that_are_no_object_are_refused(write_run):

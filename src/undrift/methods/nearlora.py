@@ -94,7 +94,7 @@ class NearestTask:
         device: Where the sums are kept.
 
     Attributes:
-        identified: How often the task found was the one asked.
+        identified: How often the task found was the one asked, and how often it was none.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class NearestTask:
         device: torch.device | str = "cpu",
     ) -> None:
         self.damping, self.reach, self.oracle = damping, reach, oracle
-        self.identified = Identified()
+        self.identified = Identified(base=True)
         self.half = min(size, width // 2)
         self._R = None if self.half == size else projection(size, self.half).to(device)
         M = len(MODALITIES)

@@ -425,7 +425,11 @@ def forward_transfer(runs: Mapping[str, Results]) -> list[Section]:
 def _identified(runs: Mapping[str, Results]) -> list[Section]:
     """Say how often the methods that look for the task of an input have found it, at the end."""
     title = "Inputs whose task the method has found by itself, at the end, in percent"
-    return _task_table(title, runs, lambda run: run.identified)
+    left = "Inputs near no task, which the base has answered, at the end, in percent"
+    return [
+        *_task_table(title, runs, lambda run: run.identified),
+        *_task_table(left, runs, lambda run: run.left_to_the_base),
+    ]
 
 
 def _task_table(

@@ -213,10 +213,10 @@ class RunFiles:
                 found[task] = AnswerStyle(line["answers"] for line in self.answers(stage, task))
         return found
 
-    def identified(self, after: int, on: int) -> float | None:
-        """Read which percentage of a task's prompts the method took for that task, if it says."""
+    def identified(self, after: int, on: int) -> Mapping[str, Any]:
+        """Read what the method told of a task's prompts, see `Method.facts`; empty if nothing."""
         file = self.paths.predictions(after, on).with_suffix(".json")
-        return read_record(file, Identified).get("identified") if file.is_file() else None
+        return read_record(file, Identified) if file.is_file() else {}
 
     @cached_property
     def general(self) -> dict[str, Any] | None:
@@ -341,8 +341,19 @@ class Results:
 
         None where the method does not look for tasks.
         """
+        return self._told("identified")
+
+    @property
+    def left_to_the_base(self) -> Row:
+        """The percentage of each task's prompts that were near no task, at the end.
+
+        None where the method gives every prompt to some task.
+        """
+        return self._told("base")
+
+    def _told(self, fact: str) -> Row:
         last = len(self.tasks)
-        return [self.files.identified(last, task) for task in range(1, last + 1)]
+        return [self.files.identified(last, task).get(fact) for task in range(1, last + 1)]
 
     @property
     def general(self) -> str:

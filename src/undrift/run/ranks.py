@@ -134,5 +134,9 @@ def facts_together(told: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     if not found:
         return {}
     prompts = sum(facts["prompts"] for facts in found)
-    right = sum(round(facts["identified"] * facts["prompts"] / 100) for facts in found)
-    return {"identified": 100 * right / prompts, "prompts": prompts}
+    counts = {
+        name: sum(round(facts[name] * facts["prompts"] / 100) for facts in found)
+        for name in found[0]
+        if name != "prompts"
+    }
+    return {**{name: 100 * count / prompts for name, count in counts.items()}, "prompts": prompts}

@@ -465,6 +465,7 @@ class Identified(Record):
     """What a method tells about its answers, beside a file of them."""
 
     identified: Number = None
+    base: Number = None  # answered by it, being near no task
     prompts: NonNegativeInt = 0
 
 

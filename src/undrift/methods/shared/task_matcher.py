@@ -46,10 +46,15 @@ class Matching:
 
 
 class Identified:
-    """Counts how often the best task was the one that was asked."""
+    """Counts how often the best task was the one that was asked.
 
-    def __init__(self) -> None:
-        self._right = self._told = 0
+    Args:
+        base: The last score is the base's, which answers what is near no task.
+    """
+
+    def __init__(self, *, base: bool = False) -> None:
+        self._base = base
+        self._right = self._unclaimed = self._told = 0
 
     def note(self, scores: Tensor, asked: int | None) -> Tensor:
         """Find the best task of every prompt, and count those that are right.
@@ -65,6 +70,7 @@ class Identified:
         best = scores.argmax(1)
         if asked is not None and 1 <= asked <= scores.shape[1]:
             self._right += int((best == asked - 1).sum())
+            self._unclaimed += int((best == scores.shape[1] - 1).sum()) if self._base else 0
             self._told += len(best)
         return best
 
@@ -72,10 +78,15 @@ class Identified:
         """Tell the accuracy since the last call.
 
         Returns:
-            `identified` in percent and `prompts`, how many that is of; nothing where none counted.
+            `identified` in percent, `base` too where the base may answer, and `prompts`, how many
+            that is of; nothing where none counted.
         """
-        right, total, self._right, self._told = self._right, self._told, 0, 0
-        return {"identified": 100 * right / total, "prompts": total} if total else {}
+        right, unclaimed, total = self._right, self._unclaimed, self._told
+        self._right = self._unclaimed = self._told = 0
+        if not total:
+            return {}
+        base = {"base": 100 * unclaimed / total} if self._base else {}
+        return {"identified": 100 * right / total, **base, "prompts": total}
 
 
 def told(best: Tensor, asked: int | None, tasks: int) -> Tensor:
