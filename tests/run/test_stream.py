@@ -14,7 +14,7 @@ from undrift.errors import ConfigError
 from undrift.methods.base import Method
 from undrift.methods.same import Same
 from undrift.registry import METHODS
-from undrift.report import load, time_section
+from undrift.report import load, summary, time_section
 from undrift.report.comparison import grouped
 from undrift.report.page_content import page_content
 from undrift.run.batches import Dealer, share_of
@@ -85,6 +85,8 @@ def test_a_stream_is_told_in_tables_and_drawn(run):
     assert "below its best point, on average" in content.verdict
     assert "stream-1" in [figure.stem for figure in content.figures]
     assert table.title in [section.title for section in content.tables]
+    (told,) = summary([results])["methods"].values()
+    assert told["stream"]["metrics"] == results.files.stream["metrics"]
 
 
 def test_a_method_is_told_no_task_and_no_end_of_one(make_run, monkeypatch):

@@ -171,10 +171,10 @@ def summary(runs: Sequence[Results], articles: Published | None = None) -> dict[
 
     Returns:
         `{"methods": {"same": {"tasks", "seed", "last", "mft", "bwt", ..., "case_only", "cost",
-        "budget", "ends", "zero_shot", "matrix", "protocol"}}, "margins": [{"method", "against",
-        "last": {"mean", "noise", "seeds", "paired", "verdict"}, ...}], "differences": {"seed":
-        [...], ...}}`, and `"published"` if there is any; numbers in percent, differences in the
-        order of the columns.
+        "budget", "ends", "zero_shot", "matrix", "stream", "protocol"}}, "margins": [{"method",
+        "against", "last": {"mean", "noise", "seeds", "paired", "verdict"}, ...}], "differences":
+        {"seed": [...], ...}}`, "stream" in runs without boundaries only, and `"published"` if
+        there is any; numbers in percent, differences in the order of the columns.
     """
     groups = grouped(runs)
     listed = difference_section(groups, everything=True)
@@ -191,6 +191,7 @@ def summary(runs: Sequence[Results], articles: Published | None = None) -> dict[
                 "ends": {rule: list(row) for rule, row in run.ends.items()},
                 "zero_shot": list(run.zero_shot),
                 "matrix": [list(row) for row in run.matrix],
+                **_over_time(run),
                 "protocol": dict(run.facts),
             }
             for label, run in zip(labels(runs), runs, strict=True)
@@ -213,6 +214,13 @@ def as_csv(runs: Sequence[Results], articles: Published | None = None) -> str:
     if articles:
         writer.writerows(_published_lines(articles))
     return text.getvalue()
+
+
+def _over_time(run: Results) -> dict[str, Any]:
+    """A stream's tasks, metrics and points; nothing of a run that was told of boundaries."""
+    if (stream := run.files.stream) is None:
+        return {}
+    return {"stream": {key: stream[key] for key in ("tasks", "steps", "metrics", "points")}}
 
 
 def _margins(groups: Sequence[Group]) -> list[dict[str, Any]]:
