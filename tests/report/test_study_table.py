@@ -148,7 +148,7 @@ def test_numbers_in_a_row_are_one_line():
 
 
 def test_orders_have_a_table_of_their_own():
-    names = ("report-1", "report-2", "default")
+    names = ("report-1", "report-2", "default", "fresh-1", "fresh-2")
     runs = [entry("b", s, 50.0 + i, o) for s in (0, 1) for i, o in enumerate(names)]
     runs += [entry("a", 0, 60.0 + 4 * i, o) for i, o in enumerate(names)]
     paired = [{"label": "a", "learning_rate": 0.01, "detectable": 3.21}]
@@ -156,9 +156,47 @@ def test_orders_have_a_table_of_their_own():
     main, orders = rows_of(text)[:4], rows_of(text)[4:]
     assert main[0][-1] == "could show" and [row[-1] for row in main[2:]] == ["", "3.2"]
     assert orders == [
-        ["last, by order", "rate", "mean of the drawn", "worst", "spread", *names],
-        ["---", *["---:"] * 7],
-        ["b", "0.01", "50.5", "50.0", "0.7", "50.0", "51.0", "52.0"],
-        ["a", "0.01", "62.0", "60.0", "2.8", "60.0 (+10.0)", "64.0 (+13.0)", "68.0 (+16.0)"],
+        [
+            "last, by order",
+            "rate",
+            "mean of report orders",
+            "worst",
+            "spread",
+            "mean of fresh orders",
+            "worst",
+            "spread",
+            *names,
+        ],
+        ["---", *["---:"] * 12],
+        [
+            "b",
+            "0.01",
+            "50.5",
+            "50.0",
+            "0.7",
+            "53.5",
+            "53.0",
+            "0.7",
+            "50.0",
+            "51.0",
+            "52.0",
+            "53.0",
+            "54.0",
+        ],
+        [
+            "a",
+            "0.01",
+            "62.0",
+            "60.0",
+            "2.8",
+            "74.0",
+            "72.0",
+            "2.8",
+            "60.0 (+10.0)",
+            "64.0 (+13.0)",
+            "68.0 (+16.0)",
+            "72.0 (+19.0)",
+            "76.0 (+22.0)",
+        ],
     ]
     assert "orders and seeds are separate sources" in text and "80 of 100" in text

@@ -21,6 +21,8 @@ from undrift.report.results import GENERAL, GENERAL_LOST
 RESAMPLES = 10_000
 DRAWN = "report-"
 """Begins the names of orders that were drawn for reporting."""
+FRESH = "fresh-"
+"""Begins the names of orders that were drawn after the defaults had been frozen."""
 COSTS = ("stored", "active", "state", "ms/step")
 
 Run = Mapping[str, Any]
@@ -176,19 +178,21 @@ def _by_order(
 ) -> list[str]:
     """Write a table of orders, where there are several: last, and what a row is above another.
 
-    Those drawn for reporting have a mean, the worst one and the spread (a standard deviation).
+    Those drawn for reporting have a mean, the worst one and the spread (a standard deviation), and
+    so have the fresh ones.
     """
     names = list(dict.fromkeys(_order(r["order"]) for runs in rows.values() for r in runs))
     if len(names) < 2:
         return []
-    drawn = [name for name in names if name.startswith(DRAWN)]
+    drawn = [[name for name in names if name.startswith(prefix)] for prefix in (DRAWN, FRESH)]
+    groups = {own[0].partition("-")[0]: own for own in drawn if len(own) > 1}
     lines = []
     for (label, rate), runs in rows.items():
         own = {n: [r for r in runs if _order(r["order"]) == n] for n in names}
         means = {n: fmean(r["last"] for r in found) for n, found in own.items() if found}
         line = [label, "" if rate is None else f"{rate:g}"]
-        if len(drawn) > 1:
-            known = [means[n] for n in drawn if n in means]
+        for group in groups.values():
+            known = [means[n] for n in group if n in means]
             line += [f"{v:.1f}" for v in (fmean(known), min(known))] if known else ["", ""]
             line += [f"{stdev(known):.1f}"] if len(known) > 1 else [""]
         for n in names:
@@ -197,7 +201,8 @@ def _by_order(
             line.append(f"{means[n]:.1f}{apart}" if n in means else "")
         lines.append(line)
     header = ["last, by order", "rate"]
-    header += ["mean of the drawn", "worst", "spread"] if len(drawn) > 1 else []
+    for name in groups:
+        header += [f"mean of {name} orders", "worst", "spread"]
     return [markdown_table([*header, *names], lines)]
 
 
