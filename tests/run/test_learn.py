@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.run.test_task_loop import Stop
 from tests.sweeps import mostly_slow
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.errors import ConfigError, DataError, RunDirError
+from undrift.run.adapters import open_adapter
 from undrift.run.config import resolve
 from undrift.run.learn import Change, Learn, start_from
 from undrift.run.task_loop import Run
@@ -111,6 +113,23 @@ def test_a_lesson_that_was_stopped_goes_on(lesson, tmp_path, after):
     assert lesson("capitals", "colours", out="cut").go() == whole
     assert_equal(tmp_path / "cut/adapter", tmp_path / "whole/adapter")
     assert lesson("capitals", "colours", out="cut").go() == whole  # finished: read from its file
+
+
+def test_a_default_that_changes_does_not_change_what_was_begun(lesson, tmp_path, monkeypatch):
+    learned = lesson("colours")
+    learned.go()
+    was = learned.method.config
+    assert "mu" not in learned.config.method.options
+
+    @dataclass(frozen=True, kw_only=True)
+    class Later(type(was)):
+        mu: float = 0.5
+
+    monkeypatch.setattr(type(learned.method), "Config", Later)
+    assert lesson("capitals").method.config.mu == 0.5
+    assert lesson("colours").method.config.mu == was.mu  # the same folder
+    assert lesson("capitals", "colours", out="next").method.config.mu == was.mu
+    assert open_adapter(tmp_path / "colours").method.config.mu == was.mu
 
 
 def test_without_a_test_file_a_part_is_held_out_and_found_again(lesson, data, tmp_path):

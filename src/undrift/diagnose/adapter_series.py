@@ -123,7 +123,7 @@ class AdapterSeries:
         self.config = config.model_copy(
             update={"method": config.method.model_copy(update={"options": origin["options"]})}
         )
-        self.method = make_method(origin["method"], origin["options"])
+        self.method = make_method(origin["method"], origin["options"], origin.get("settings", {}))
         self.tasks = (
             self._learned()
             if self.results.is_chain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.methods.base import Method
 from undrift.methods.shared.adapter import put_on
 from undrift.methods.shared.budget import check_fits
 from undrift.methods.shared.model_card import write_card
@@ -25,12 +26,15 @@ from undrift.rundir.records import Origin
 
 _ORIGIN = "undrift.json"
 _PEFT = "adapter_config.json"
+_DEFAULTS_THEN = {"same": {"lambda_par": 0.1, "mu": 0.1}, "nearlora": {"rank": 8}}
+"""What has another default now, of adapters that do not say all of their options."""
 _MANY = 20  # folders that are looked into for a message
 
 
 def note_origin(
     folder: Path,
     config: RunConfig,
+    method: Method,
     backbone: Backbone,
     after: int,
     learned: Sequence[Mapping[str, Any]],
@@ -41,6 +45,7 @@ def note_origin(
     Args:
         folder: The adapter's folder.
         config: The run.
+        method: What has learned it.
         backbone: What the adapter belongs to.
         after: How many tasks it has learned.
         learned: A note of each task, see `undrift.run.learned_tasks`.
@@ -54,6 +59,7 @@ def note_origin(
         "quantize": config.quantize,
         "method": config.method.name,
         "options": config.method.options,
+        "settings": asdict(method.config),
         "benchmark": config.benchmark,
         "after": after,
         "learned": list(learned),
@@ -111,7 +117,7 @@ def open_adapter(
             f"({origin['fingerprint'][:12]}), and {backbone.name!r} is another one "
             f"({backbone.fingerprint[:12]}); give its own with --backbone"
         )
-    method = make_method(origin["method"], origin["options"])
+    method = make_method(origin["method"], origin["options"], origin.get("settings", {}))
     check_fits(method, backbone.model, folder)
     backbone.encode_with(getattr(method.config, "encoder", None))
     model: Any = method.attach(backbone.model)
@@ -143,7 +149,10 @@ def _open_foreign(folder: Path, backbone: str | Backbone | None, device: str) ->
 def origin_of(folder: Path) -> dict[str, Any]:
     """Read what `note_origin` wrote; nothing if the adapter was not saved by a run."""
     file = folder / _ORIGIN
-    return read_record(file, Origin) if file.exists() else {}
+    found = read_record(file, Origin) if file.exists() else {}
+    if "settings" not in found and found.get("method") in _DEFAULTS_THEN:
+        found["settings"] = _DEFAULTS_THEN[found["method"]]
+    return found
 
 
 def start_before(adapter: Path, task: str) -> str | None:

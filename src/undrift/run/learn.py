@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,7 +54,13 @@ from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
 from undrift.run.remember import NONE, begin_with, check_remember
 from undrift.run.report_to import Reporters, check_reporters
-from undrift.run.session import Session, keep_features, make_method, options_used
+from undrift.run.session import (
+    Session,
+    keep_features,
+    make_method,
+    options_used,
+    settings_begun,
+)
 from undrift.run.stopping import finishing_steps
 from undrift.run.thumbnails import keep_pictures
 from undrift.run.trainer import StepBar, diverging, teach, training_settings, training_work
@@ -92,6 +98,7 @@ class Start:
         notes: A note of each task it has learned, see `undrift.run.learned_tasks`.
         fingerprint: Of the backbone that it was trained on, if there is one.
         changes: What had changed while it was made, see `undrift.run.input_changes`.
+        settings: All options that it was learned with; adapters of before do not say.
     """
 
     config: RunConfig
@@ -99,6 +106,7 @@ class Start:
     notes: Sequence[Note] = ()
     fingerprint: str | None = None
     changes: Sequence[Mapping[str, Any]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def settings_file(file: Path) -> Mapping[str, Any]:
@@ -177,7 +185,8 @@ def start_from(
     config = validated(RunConfig, content)
     changes = origin.get("changes", ())
     notes = relocated(origin["learned"], folder, moved)
-    return Start(config, folder, notes, origin["fingerprint"], changes)
+    settings = origin.get("settings", {})
+    return Start(config, folder, notes, origin["fingerprint"], changes, settings)
 
 
 def _learned_already(own: OwnTask, out: Path, start: Start, names: Sequence[str]) -> ConfigError:
@@ -274,7 +283,9 @@ class Learn:
             if not replace and not force:
                 self._keep_epochs()
             check_reporters(self.config.report_to)
-            self.method = make_method(self.config.method.name, self.config.method.options)
+            wanted, there = self.config.method, self.files.manifest_file
+            begun = {} if replace else settings_begun(there, wanted.name)
+            self.method = make_method(wanted.name, wanted.options, begun or start.settings)
             if start.adapter is None:
                 check_remember(self.config.remember, self.method)
             if self.method.schedule != "sequential":
@@ -554,7 +565,9 @@ class Learn:
             self.method.save_state(session.model, folder)
             notes = seen_from([*self.start.notes, self.note], self.adapter)
             changes = [*self.start.changes, *self.inputs.changes]
-            note_origin(folder, self.config, session.backbone, self.index, notes, changes)
+            note_origin(
+                folder, self.config, self.method, session.backbone, self.index, notes, changes
+            )
 
     def _ask(self, session: Session, tasks: Sequence[Task], when: str) -> None:
         session.model.eval()

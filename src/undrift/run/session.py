@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +22,8 @@ from undrift.run.backbone import Backbone, Collator
 from undrift.run.config import RunConfig
 from undrift.run.progress import Progress
 from undrift.run.setting_keys import unknown_setting
+from undrift.rundir import read_record
+from undrift.rundir.records import Manifest
 from undrift.tuner import adapted
 
 
@@ -103,12 +107,16 @@ def keep_features(
         backbone.prepare([path for example in examples for path in example.images], done)
 
 
-def make_method(name: str, options: Mapping[str, Any]) -> Method:
+def make_method(
+    name: str, options: Mapping[str, Any], begun: Mapping[str, Any] = MappingProxyType({})
+) -> Method:
     """Make a method.
 
     Args:
         name: Such as "same", or "same-paper" for one of its settings.
         options: Its options.
+        begun: All options that it was begun with, see `options_used`. They count where `options`
+            says nothing: a default that has changed since does not change what is half learned.
 
     Returns:
         The method.
@@ -121,6 +129,7 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     made: type[Method] = METHODS.load(stem)
     known = [f"method.{option.name}" for option in fields(made.Config)]
     kinds = get_type_hints(made.Config)
+    options = {**{key: begun[key] for key in begun if f"method.{key}" in known}, **options}
     for key, value in options.items():
         if f"method.{key}" not in known:
             raise unknown_setting(f"method.{key}", known, {"method": {"name": name}})
@@ -130,6 +139,12 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
             expected = getattr(kinds[key], "__name__", kinds[key])
             raise ConfigError(f"method.{key}: expected {expected} (got {value!r})") from error
     return made(setting, **options)
+
+
+def settings_begun(file: Path, method: str) -> Mapping[str, Any]:
+    """Read from a manifest which options a method was begun with; empty where it was not."""
+    there = read_record(file, Manifest) if file.is_file() else {}
+    return there.get("settings", {}) if there.get("method") == method else {}
 
 
 def rate_of(config: RunConfig, method: Method) -> float:

@@ -36,7 +36,13 @@ from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
 from undrift.run.remember import PROMPTS, begin_with, check_remember
 from undrift.run.report_to import Reporters, check_reporters
-from undrift.run.session import Session, keep_features, make_method, options_used
+from undrift.run.session import (
+    Session,
+    keep_features,
+    make_method,
+    options_used,
+    settings_begun,
+)
 from undrift.run.stopping import finishing_steps
 from undrift.run.stream import PointWatch, StreamPlan, for_stream
 from undrift.run.thumbnails import keep_pictures
@@ -104,7 +110,8 @@ class Run:
             config = for_stream(with_base_folder(config, None if replace else there))
             self.config = config
             self.progress = progress or Progress()
-            self.method = make_method(config.method.name, config.method.options)
+            begun = {} if replace else settings_begun(there.manifest_file, config.method.name)
+            self.method = make_method(config.method.name, config.method.options, begun)
             check_remember(config.remember, self.method)
             check_reporters(config.report_to)
             # told now, not after the drawing
@@ -266,7 +273,7 @@ class Run:
             return
         rank = rank_to_meet(self.method, kind, model, len(self.stages))
         name, options = self.config.method.name, {**self.config.method.options, "rank": rank}
-        self.method = make_method(name, options)
+        self.method = make_method(name, options, asdict(self.method.config))
         method = MethodConfig(name=name, options=options)
         self.config = self.config.model_copy(update={"method": method})
         text = f"rank {rank} meets the {kind} budget"
@@ -309,7 +316,7 @@ class Run:
             learned = self.tasks[:index] if len(self.stages) > 1 else self.tasks
             sources = from_benchmark(self.config, learned)
             changes = self.inputs.changes
-            note_origin(folder, self.config, session.backbone, index, sources, changes)
+            note_origin(folder, self.config, self.method, session.backbone, index, sources, changes)
         self._at = index
         last = {key: value for key, value in last.items() if not key.startswith(ROUTES)}
         text = f"{place}: learned {stage.name} ({last.get('step')} steps, loss {last.get('loss')})"

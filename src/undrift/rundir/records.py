@@ -175,6 +175,7 @@ class Origin(Record):
     quantize: Literal["none", "8bit", "4bit"] = "none"
     method: str
     options: dict[str, Any]
+    settings: dict[str, Any] = Field(default={})  # all options; adapters of before do not say
     benchmark: Name
     after: NonNegativeInt = 0
     learned: list[_Note] = Field(default=[])
