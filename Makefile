@@ -1,4 +1,4 @@
-# make demo      watch a plain MoE-LoRA forget and SAME hold, on real data (about six minutes)
+# make demo      watch a plain MoE-LoRA forget and nearlora hold, on real data (about six minutes)
 # make test      the default test suite, offline
 # make help      everything else
 #
@@ -51,20 +51,20 @@ dev: $(VENV)/.installed-dev  ## the same with TRL and the development tools
 # Two one-thread processes side by side beat one two-thread process on two cores. The pictures are
 # drawn before, so that the two runs do not both draw them; the second run shows the progress.
 # moelora has twice its best rate: at its best one it forgets little because it learns little.
-demo: install  ## learn the pocket's tasks with moelora and same side by side, and compare them
+demo: install  ## learn the pocket's tasks with moelora and nearlora side by side, and compare them
 	@mkdir -p $(DEMO)
 	$(BIN)/python -c "from undrift.registry import BENCHMARKS; BENCHMARKS.load('pocket')(None)"
-	@echo "two runs side by side: moelora (quietly) and same"
+	@echo "two runs side by side: moelora (quietly) and nearlora"
 	@$(UNDRIFT) run pocket --method moelora --profile demo --set train.learning_rate=1.5e-3 \
 			--out $(DEMO)/moelora --quiet & first=$$!; \
-		$(UNDRIFT) run pocket --method same --profile demo --out $(DEMO)/same; second=$$?; \
+		$(UNDRIFT) run pocket --method nearlora --profile demo --out $(DEMO)/nearlora; second=$$?; \
 		wait $$first && exit $$second
 	@echo "what drifted: router and experts put back, one at a time; here for moelora"
-	@$(UNDRIFT) diagnose $(DEMO)/same --quiet & first=$$!; \
+	@$(UNDRIFT) diagnose $(DEMO)/nearlora --quiet & first=$$!; \
 		$(UNDRIFT) diagnose $(DEMO)/moelora; second=$$?; \
 		wait $$first && exit $$second
-	$(UNDRIFT) compare $(DEMO)/moelora $(DEMO)/same
-	$(UNDRIFT) report $(DEMO)/moelora $(DEMO)/same --out $(DEMO)/report.html
+	$(UNDRIFT) compare $(DEMO)/moelora $(DEMO)/nearlora
+	$(UNDRIFT) report $(DEMO)/moelora $(DEMO)/nearlora --out $(DEMO)/report.html
 
 test: dev  ## the default test suite, offline
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q

@@ -132,7 +132,7 @@ def test_list(undrift):
         (("run", "pokcet"), "unknown benchmark 'pokcet'; did you mean 'pocket'"),
         (("run", "pocket", "--method", "smae"), "did you mean 'same'"),
         (("run", "pocket", "--method", "same-papre"), "did you mean 'paper'"),
-        (("run", "pocket", "--set", "method.dleta=1"), "did you mean 'method.delta'"),
+        (("run", "pocket", "--set", "method.raech=1"), "did you mean 'method.reach'"),
         (("run", "pocket", "--set", "train.epoch=1"), "did you mean 'train.epochs'"),
         (("run", "pocket", "--profile", "ligt"), "did you mean 'lite'"),
         (("run", "pocket", "--order", "revresed"), "did you mean 'reversed'"),

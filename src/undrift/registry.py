@@ -131,5 +131,7 @@ class Registry:
 
 
 METHODS = Registry("method", "undrift.methods", "METHOD", hidden=("base",))
+DEFAULT_METHOD = "nearlora"
+"""Who learns where nobody is named; docs/decisions.md says why."""
 BENCHMARKS = Registry("benchmark", "undrift.data.benchmarks", "benchmark")
 SCORERS = Registry("scorer", "undrift.scorers", "")  # of other packages: ours are in scoring

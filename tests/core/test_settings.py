@@ -30,9 +30,9 @@ def test_ours():
         "share",
         "equal",
     )
-    assert (UNDRIFT.history, UNDRIFT.lambda_par, UNDRIFT.lambda_perp) == ("past", 0.1, 1)
+    assert (UNDRIFT.history, UNDRIFT.lambda_par, UNDRIFT.lambda_perp) == ("past", 0, 1)
     assert UNDRIFT.clamp_gain
-    assert (UNDRIFT.mu, UNDRIFT.mu_relative, UNDRIFT.normalise) == (0.1, True, True)
+    assert (UNDRIFT.mu, UNDRIFT.mu_relative, UNDRIFT.normalise) == (0.03, True, True)
     assert (UNDRIFT.a_metric, UNDRIFT.b_metric, UNDRIFT.mu_b) == (True, "z", 0.03)
     assert (UNDRIFT.delta, UNDRIFT.half_width, UNDRIFT.rho) == (0.99, 3, 1)
     assert UNDRIFT.max_components == 64

@@ -50,9 +50,9 @@ def diagnose(
     skill, or has only the answers' form changed?
 
     \b
-      undrift diagnose runs/demo/moelora runs/demo/same
-      undrift diagnose runs/demo/same --adapters charts forms
-      undrift diagnose runs/demo/same --reroute charts
+      undrift diagnose runs/demo/moelora runs/demo/nearlora
+      undrift diagnose runs/demo/moelora --adapters charts forms
+      undrift diagnose runs/demo/moelora --reroute charts
       undrift diagnose adapters/v3
 
     Router and experts of each task are put back to where they were when it was just learned, one at a

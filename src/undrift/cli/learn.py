@@ -81,7 +81,8 @@ def learn(
         ),
     ] = 200,
     method: Annotated[
-        str | None, typer.Option(help="For a new adapter, such as same (by itself) or steadylora.")
+        str | None,
+        typer.Option(help="For a new adapter, such as nearlora (by itself), same or steadylora."),
     ] = None,
     remember: options.Remember = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,

@@ -46,7 +46,8 @@ def remember(
 
     \b
       undrift remember llava-hf/llava-1.5-7b-hf --data general.jsonl --out remembered
-      undrift learn llava-hf/llava-1.5-7b-hf --remember remembered --data invoices.jsonl --out v1
+      undrift learn llava-hf/llava-1.5-7b-hf --method same --remember remembered \\
+          --data invoices.jsonl --out v1
 
     `undrift learn --remember prompts` does both at once, with undrift's own prompts.
     """  # noqa: D301

@@ -31,7 +31,7 @@ def report(
     left the last one is enough: those before it are found by its record, and each is a column.
 
     \b
-      undrift report runs/demo/moelora runs/demo/same --out report.html
+      undrift report runs/demo/moelora runs/demo/nearlora --out report.html
       undrift report adapters/v3
     """  # noqa: D301
     from undrift.report import load_all

@@ -20,7 +20,9 @@ def run(
     target: Annotated[
         str, typer.Argument(help="A benchmark's name, a run's YAML file, or a preset.")
     ],
-    method: Annotated[str | None, typer.Option(help="Such as same, or same-paper.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Such as nearlora (by itself), same, or same-paper.")
+    ] = None,
     match_budget: Annotated[
         str | None,
         typer.Option(help="total, active or state: the rank at which it costs what finetune does."),

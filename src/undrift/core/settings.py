@@ -111,7 +111,7 @@ class Settings(Metrics):
     activation: bool = False
     history: Literal["past", "running"] = "past"
     refresh_share: float = 0.05
-    lambda_par: float = 0.1
+    lambda_par: float = 0.0
     lambda_perp: float = 1.0
     clamp_gain: bool = True
     rho: float = 1.0
@@ -120,6 +120,7 @@ class Settings(Metrics):
     tau: float = 0.0
     max_frozen: int | None = None
     importance_power: Literal[1, 2] = 1
+    mu: float = 0.03  # a LoRA without routes does better with the 0.1 of `Metrics`
 
     def frozen_at_most(self, experts: int) -> int:
         """Resolve `max_frozen` for a linear of N `experts`; between 0 and N - 1."""

@@ -44,6 +44,7 @@ class Config(task_matcher.Config):
     """The options of a matched pool, and when a prompt is near a task.
 
     Attributes:
+        rank: r, the rank of each task's LoRA.
         width: How many numbers say what a prompt looks like, half for its pictures and half for its
             text. A fixed random matrix shortens embeddings that are wider.
         damping: Lambda: what is added to the variance in every direction, in units of the mean
@@ -53,6 +54,7 @@ class Config(task_matcher.Config):
         oracle: At test, use the LoRA of the task that is asked.
     """
 
+    rank: int = base.option(16, base.POSITIVE)
     width: int = base.option(512, ("an even number from 2", lambda v: v >= 2 and v % 2 == 0))
     damping: float = base.option(1e-3, base.POSITIVE)
     reach: float = base.option(4.0, base.POSITIVE)

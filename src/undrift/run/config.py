@@ -33,7 +33,7 @@ from pydantic import (
 
 from undrift.data import bounded_yaml
 from undrift.errors import ConfigError, RunDirError, unknown
-from undrift.registry import METHODS
+from undrift.registry import DEFAULT_METHOD, METHODS
 from undrift.rundir.files import known_format
 from undrift.untrusted import half_character, is_regular, read_text, strange_kind, why
 
@@ -254,7 +254,7 @@ class RunConfig(Frozen):
     benchmark: str
     reading: dict[str, Any] = {}
     skip_bad: bool = False
-    method: MethodConfig = MethodConfig(name="same")
+    method: MethodConfig = MethodConfig(name=DEFAULT_METHOD)
     match_budget: Literal["none", "total", "active", "state"] = "none"
     seed: NonNegativeInt = 0
     order: str | tuple[str, ...] = "default"
@@ -365,7 +365,7 @@ def resolve(*layers: Layer) -> RunConfig:
         asked = merged(_without_replaced(asked, layer), layer)
     if "benchmark" not in asked:
         raise ConfigError("no benchmark given; `undrift list benchmarks` names them")
-    method = asked.get("method", {}).get("name", "same")
+    method = asked.get("method", {}).get("name", DEFAULT_METHOD)
     stem, _ = METHODS.split(method)
     preset: dict[str, Any] = dict(load_preset(asked["benchmark"]))
     by_method: Layer = preset.pop("methods", {})

@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 
 from undrift.errors import UndriftError, UnknownName, unknown
-from undrift.registry import BENCHMARKS, METHODS
+from undrift.registry import BENCHMARKS, DEFAULT_METHOD, METHODS
 from undrift.run.config import RunConfig
 from undrift.run.progress import calm
 
@@ -246,7 +246,7 @@ def meant(key: str, keys: Iterable[str]) -> list[str]:
 def _chosen_keys(content: Mapping[str, Any]) -> list[str]:
     """Name the keys of the method and of the benchmark that a configuration names."""
     method = content.get("method", {})
-    name = method.get("name", "same") if isinstance(method, Mapping) else method
+    name = method.get("name", DEFAULT_METHOD) if isinstance(method, Mapping) else method
     benchmark = content.get("benchmark")
     found: list[Setting] = []
     calm(None)  # methods import what talks
