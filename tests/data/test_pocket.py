@@ -14,7 +14,7 @@ import pytest
 
 from tests.sweeps import mostly_slow
 from undrift.data.benchmarks import pocket
-from undrift.data.benchmarks.pocket import ORDERS, REPORTED, TASKS, TUNED, draw_split
+from undrift.data.benchmarks.pocket import FRESH, ORDERS, REPORTED, TASKS, TUNED, draw_split
 from undrift.data.pocket import raw_data
 from undrift.data.pocket.general import (
     GENERAL,
@@ -41,6 +41,14 @@ DRAWN = {
     "report-8": "pogrchcomosawofobidi",
     "tune-1": "focochbigrwosamopodi",
     "tune-2": "sacofodipobichgrmowo",
+    "fresh-1": "cogrdibimosachpofowo",
+    "fresh-2": "sagrcobidimowofochpo",
+    "fresh-3": "sacochpowofodimogrbi",
+    "fresh-4": "copofochwobimosadigr",
+    "fresh-5": "fopobimogrdicowosach",
+    "fresh-6": "fowocochgrpodimobisa",
+    "fresh-7": "woposadicofochbimogr",
+    "fresh-8": "safobipocodimochgrwo",
 }
 
 
@@ -116,12 +124,13 @@ def test_one_format_line_serves_answers_of_different_formats() -> None:
 def test_orders_are_permutations_of_all_tasks() -> None:
     for order in ORDERS.values():
         assert sorted(order) == sorted(TASKS)
-    assert len({tuple(TASKS), *ORDERS.values()}) == len(ORDERS) + 1 == 13
-    assert {*REPORTED, *TUNED, "second", "reversed"} == {*ORDERS}
+    assert len({tuple(TASKS), *ORDERS.values()}) == len(ORDERS) + 1 == 21
+    assert {*REPORTED, *TUNED, *FRESH, "second", "reversed"} == {*ORDERS}
 
 
 def test_orders_drawn_for_reporting_and_tuning_stay_as_they_were_committed() -> None:
-    letters = {name: "".join(task[:2] for task in ORDERS[name]) for name in (*REPORTED, *TUNED)}
+    drawn = (*REPORTED, *TUNED, *FRESH)
+    letters = {name: "".join(task[:2] for task in ORDERS[name]) for name in drawn}
     assert letters == DRAWN
 
 

@@ -48,16 +48,21 @@ REPORTED = tuple(f"report-{number}" for number in range(1, 9))
 """Orders that results are reported on; they were committed before any run on them."""
 TUNED = ("tune-1", "tune-2")
 """Orders that settings are chosen on, committed with them."""
+FROZEN = "20022a98"
+"""The commit that froze the defaults; it draws the fresh orders, which nobody could know before."""
+FRESH = tuple(f"fresh-{number}" for number in range(1, 9))
+"""Orders that the frozen defaults are reported on."""
 
 
 def _orders() -> dict[str, tuple[str, ...]]:
-    """Shuffle the sorted names by `Random("pocket:report-1")` and so on.
+    """Shuffle the sorted names by `Random("pocket:report-1")` and so on; the fresh ones by FROZEN.
 
     An order that is there already is shuffled again by the same generator.
     """
     found = dict(_NAMED)
-    for name in (*REPORTED, *TUNED):
-        draw, order = Random(f"pocket:{name}"), sorted(TASKS)
+    for name in (*REPORTED, *TUNED, *FRESH):
+        seed = f"{FROZEN}:{name}" if name in FRESH else f"pocket:{name}"
+        draw, order = Random(seed), sorted(TASKS)
         draw.shuffle(order)
         while tuple(order) in (tuple(TASKS), *found.values()):
             draw.shuffle(order)
