@@ -40,7 +40,7 @@ def undrift(tmp_path, monkeypatch, capsys):
 
 
 def test_two_lessons_are_learned_asked_and_judged(undrift, tmp_path):
-    first = ("learn", "model", "--data", "colours.jsonl", "--out", "v1", *SMALL)
+    first = ("learn", "model", "--method", "same", "--data", "colours.jsonl", "--out", "v1", *SMALL)
     status, out, err = undrift(*first, "--held-out", 0.25)
     assert status == 0, err
     assert "colours (new)" in out and "v1/adapter" in out
@@ -164,7 +164,7 @@ def test_without_a_terminal_it_says_what_it_plans_and_how_far_it_is(undrift):
     words = ("learn", "model", "--data", "colours.jsonl", "--out", "v1", *SMALL)
     status, _, err = undrift(*words)
     assert status == 0, err
-    assert "plan: colours, learned with same on model" in err
+    assert "plan: colours, learned with nearlora on model" in err
     assert "1 question held out of 8 (--held-out 0.1)" in err
     assert "warning: colours gets 2 steps, and fewer than 50 seldom teach anything" in err
     assert re.search(r"learning colours: 2 of 2, loss [\d.]+, rate [\d.e-]+, 0:\d\d taken", err)
@@ -192,7 +192,7 @@ def test_a_dry_run_prints_what_is_taken_back_and_writes_nothing(undrift):
     words = ("learn", "model", "--data", "colours.jsonl", "--out", "v1")
     status, out, err = undrift(*words, *SMALL, "--seed", 4, "--dry-run")
     assert (status, err) == (0, "")
-    assert out.startswith("# plan: colours, learned with same on model\n")
+    assert out.startswith("# plan: colours, learned with nearlora on model\n")
     assert sorted(p for p in Path().rglob("*") if p.parts[0] != "cache") == there
     Path("settings.yaml").write_text(out)
     status, again, err = undrift(

@@ -124,6 +124,7 @@ def test_every_kind_is_known_again_and_what_is_like_none_belongs_to_none():
 def test_a_task_of_a_few_prompts_takes_in_all_that_is_nearest_to_it():
     few = matcher([rows(KINDS[0], slice(0, 1))])
     assert few.match(OTHER).all()
+    assert all(each.isfinite().all() for each in few.state().tensors.values())
     alike = rows(KINDS[0], torch.zeros(12, dtype=torch.long))  # one prompt, twelve times
     made = matcher([alike])
     assert made.match(alike).all() and not made.match(OTHER).any()

@@ -33,7 +33,8 @@ def test_what_a_step_takes_is_said_once():
 
 
 def test_later_layers_win(preset):
-    config = resolve({"benchmark": "b"}, {"train": {"epochs": 3}}, {"train": {"epochs": 4.5}})
+    asked = {"benchmark": "b", "method": "same"}
+    config = resolve(asked, {"train": {"epochs": 3}}, {"train": {"epochs": 4.5}})
     assert config.train.epochs == 4.5 and config.train.batch_size == 32
     assert config.train.learning_rate == 6e-3
     assert config.method.options == {"experts": 8, "rank": 2}
@@ -122,7 +123,7 @@ def test_run_yaml_makes_the_same_run_again(tmp_path):
 
 
 def test_folder_names_say_what_was_chosen():
-    assert resolve({"benchmark": "b", "seed": 3}).folder == Path("runs/b-same-s3")
+    assert resolve({"benchmark": "b", "seed": 3}).folder == Path("runs/b-nearlora-s3")
     other = resolve({"benchmark": "b", "order": "second", "profile": "lite", "method": "moelora"})
     assert other.folder == Path("runs/b-moelora-second-lite-s0")
 

@@ -31,13 +31,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:Futur
 
 
 class Stop(Progress):
-    """Stops the run as a kill would, when the bars have been moved so often."""
+    """Stops the run as a kill would, when the bars have been moved so often after the features'."""
 
     def __init__(self, after: int) -> None:
-        self.left = after
+        self.left, self.counts = after, True
+
+    def stage(self, title: str, total: int, work: float = 0.0) -> None:
+        self.counts = not title.startswith("image features")
 
     def advance(self, pieces: int = 1) -> None:
-        self.left -= 1
+        self.left -= self.counts
         if not self.left:
             raise KeyboardInterrupt
 

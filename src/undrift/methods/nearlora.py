@@ -34,6 +34,7 @@ from undrift.methods.shared.task_matcher import Identified, taken_back, told
 from undrift.tuner.distributed import summed
 
 FEW = 8  # prompts; of fewer nobody can tell how the next one may look
+ENDLESS = 1e300  # of q: nothing is further, and it can be kept in a file, as infinity cannot
 LEAST = 1e-6  # of a variance; the rounding of a unit vector is far below
 LEAST_APART = 1e-4  # of what prompts of a task differ by; another question is further by far
 LEAST_STD = 1e-2  # of q, where all prompts of a task look alike
@@ -173,7 +174,7 @@ class NearestTask:
     def _usual(self, mean: Tensor, covariance: Tensor, apart: Tensor, n: int) -> Tensor:
         """The mean of q over prompts that mu was not made of, and its standard deviation, (2,)."""
         if n < FEW:
-            return apart.new_tensor([math.inf, 0])
+            return apart.new_tensor([ENDLESS, 1])
         slope = self._slope(mean, apart)
         own = (covariance.diagonal()[: -len(apart)].view(len(apart), -1).sum(1) / apart).sum()
         return torch.stack([
