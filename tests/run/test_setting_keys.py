@@ -114,7 +114,7 @@ def test_docstrings_of_bases_and_long_entries_are_read():
         ("train.seed", "'seed'"),
         ("rank", "'method.rank'"),
         ("train.rank", "'method.rank'"),
-        ("delta", "'method.delta'"),
+        ("reach", "'method.reach'"),
         ("held_out", "'reading.held_out'"),
         ("sead", "'seed'"),
     ],
