@@ -6,10 +6,13 @@ from dataclasses import asdict
 
 import pytest
 
+from tests.run.test_task_loop import Stop
 from undrift.errors import ConfigError
 from undrift.methods.shared.budget import expected
 from undrift.run.adapters import open_adapter
+from undrift.run.config import resolve
 from undrift.run.progress import Progress
+from undrift.run.task_loop import Run
 from undrift.rundir import read_json
 from undrift.tuner.frozen import count_parameters
 
@@ -66,6 +69,22 @@ def test_a_matched_run_has_the_rank_that_it_names(make_run, tmp_path, backbone):
     assert learned.method.config.rank == rank
     assert count_parameters(learned.model) - before == kept["budget"][-1]["stored"]
     make_run(method=large, match_budget="active").go()  # the same run, which is done
+
+
+def test_a_matched_run_that_was_stopped_keeps_its_rank(backbone_folder, two, tmp_path):
+    asked = {
+        "benchmark": "tiny",
+        "method": {"name": "moelora", "experts": 2, "top_k": 1},  # the rank is the usual one, 8
+        "match_budget": "active",
+        "backbone": str(backbone_folder),
+        "out": tmp_path / "run",
+        "train": {"batch_size": 4, "max_steps": 3, "log_steps": 2},
+    }
+    with pytest.raises(KeyboardInterrupt):
+        Run(resolve(asked), Stop(4), benchmark=two).go()
+    rank = read_json(tmp_path / "run/manifest.json")["settings"]["rank"]
+    Run(resolve(asked), benchmark=two).go()
+    assert read_json(tmp_path / "run/manifest.json")["settings"]["rank"] == rank > 8
 
 
 def test_what_cannot_be_met_stops_the_run(make_run):

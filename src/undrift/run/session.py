@@ -117,6 +117,7 @@ def make_method(
         options: Its options.
         begun: All options that it was begun with, see `options_used`. They count where `options`
             says nothing: a default that has changed since does not change what is half learned.
+            What the method does not know (any more) is left out.
 
     Returns:
         The method.

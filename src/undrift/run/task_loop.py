@@ -111,6 +111,10 @@ class Run:
             self.config = config
             self.progress = progress or Progress()
             begun = {} if replace else settings_begun(there.manifest_file, config.method.name)
+            self._matched: int | None = None  # the rank that was found when the run was begun
+            if config.match_budget != "none":
+                begun = dict(begun)
+                self._matched = begun.pop("rank", None)
             self.method = make_method(config.method.name, config.method.options, begun)
             check_remember(config.remember, self.method)
             check_reporters(config.report_to)
@@ -271,7 +275,7 @@ class Run:
         kind = self.config.match_budget
         if kind == "none":
             return
-        rank = rank_to_meet(self.method, kind, model, len(self.stages))
+        rank = self._matched or rank_to_meet(self.method, kind, model, len(self.stages))
         name, options = self.config.method.name, {**self.config.method.options, "rank": rank}
         self.method = make_method(name, options, asdict(self.method.config))
         method = MethodConfig(name=name, options=options)
