@@ -1,4 +1,4 @@
-# make demo      watch a plain MoE-LoRA forget and nearlora hold, on real data (about six minutes)
+# make demo      watch a plain MoE-LoRA forget and nearlora hold, on real data (about five minutes)
 # make test      the default test suite, offline
 # make help      everything else
 #

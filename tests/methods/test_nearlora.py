@@ -11,6 +11,7 @@ from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.nearlora import NearestTask, NearLora
 from undrift.methods.shared.prompt_features import Features
 from undrift.methods.shared.state import State
+from undrift.run.ranks import facts_together
 from undrift.tuner.pool_lora import pool_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -210,3 +211,12 @@ def test_the_oracle_is_told():
         model(**prompt())
     (gates,) = {id(g): g for g in map(told._context.gates_of, pool_layers(model))}.values()
     assert gates.tolist() == [[0.0, 1.0]] * 3
+
+
+def test_what_processes_told_is_put_together():
+    told = [
+        {"identified": 100.0, "base": 0.0, "prompts": 1},
+        {},
+        {"identified": 50.0, "base": 25.0, "prompts": 4},
+    ]
+    assert facts_together(told) == {"identified": 60.0, "base": 20.0, "prompts": 5}

@@ -16,6 +16,7 @@ from tests.run.test_report_to import Noted
 from tests.run.test_task_loop import Stop
 from tests.sweeps import mostly_slow
 from undrift.data.benchmarks.folder import OwnTask
+from undrift.diagnose.adapter_series import AdapterSeries
 from undrift.errors import ConfigError, DataError, RunDirError
 from undrift.run.adapters import open_adapter
 from undrift.run.config import resolve
@@ -125,11 +126,13 @@ def test_a_default_that_changes_does_not_change_what_was_begun(lesson, tmp_path,
     class Later(type(was)):
         mu: float = 0.5
 
+    lesson("capitals", "colours", out="second").go()
     monkeypatch.setattr(type(learned.method), "Config", Later)
     assert lesson("capitals").method.config.mu == 0.5
     assert lesson("colours").method.config.mu == was.mu  # the same folder
     assert lesson("capitals", "colours", out="next").method.config.mu == was.mu
     assert open_adapter(tmp_path / "colours").method.config.mu == was.mu
+    assert AdapterSeries(tmp_path / "second").method.config.mu == was.mu
 
 
 def test_without_a_test_file_a_part_is_held_out_and_found_again(lesson, data, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,7 @@ def test_what_a_run_leaves(make_run, tmp_path, tiny):
     kept = read_json(folder / "manifest.json")
     assert kept["method"] == "moelora" and kept["settings"]["learning_rate"] == 0.01
     assert kept["data"]["fingerprint"] == "tiny-1" and len(kept["weights"]["fingerprint"]) == 64
+    assert re.fullmatch("[0-9a-f]{16}", kept["weights"]["image_features"])
     assert set(kept["seconds"]) == {"load", "features", "train", "eval"}
     log = read_lines(folder / "tasks" / "01-lower" / "train.jsonl")
     assert [line["step"] for line in log] == [2, 3]
