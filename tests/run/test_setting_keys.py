@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from undrift import cli
-from undrift.errors import UnknownName
+from undrift.errors import ConfigError, UnknownName
 from undrift.registry import BENCHMARKS, METHODS
 from undrift.run.config import RunConfig, load_yaml, overrides, resolve
 from undrift.run.load_tasks import _options
@@ -77,6 +77,19 @@ def test_a_named_setting_has_its_own_defaults():
         method_settings("same-papre")
 
 
+def test_what_it_was_begun_with_is_kept_and_what_is_not_known_is_named():
+    begun = {"mu": 0.5, "learning_rate": 0.1}
+    assert make_method("same", {}, begun).config.mu == 0.5
+    assert make_method("same", {"mu": 0.2}, begun).config.mu == 0.2
+    with pytest.raises(ConfigError, match=r"method\.tilt = 3, which this undrift's same does not"):
+        make_method("same", {}, {**begun, "tilt": 3})
+
+
+def test_a_key_of_the_method_says_whose_it_would_be():
+    with pytest.raises(UnknownName, match=r"unknown key of nearlora 'method\.mu'"):
+        make_method("nearlora", {"mu": 1})
+
+
 def test_docstrings_of_bases_and_long_entries_are_read():
     class Base:
         """A base.
@@ -120,7 +133,7 @@ def test_docstrings_of_bases_and_long_entries_are_read():
     ],
 )
 def test_a_shortened_or_mistyped_key_gets_the_full_one(given, full, tmp_path):
-    said = rf"unknown key '{given}'; did you mean {full}\? known: "
+    said = rf"unknown key (of \w+ )?'{given}'; did you mean {full}\? known: "
     with pytest.raises(UnknownName, match=said):
         resolve({"benchmark": "folder"}, overrides([f"{given}=1"]))
     nested: object = 1

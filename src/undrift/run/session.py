@@ -117,20 +117,26 @@ def make_method(
         options: Its options.
         begun: All options that it was begun with, see `options_used`. They count where `options`
             says nothing: a default that has changed since does not change what is half learned.
-            What the method does not know (any more) is left out.
 
     Returns:
         The method.
 
     Raises:
         UnknownName: If there is no such method, setting or option.
-        ConfigError: If an option has a value that cannot be used.
+        ConfigError: If an option has a value that cannot be used, or it was begun with one that
+            this undrift does not know.
     """
     stem, setting = METHODS.split(name)
     made: type[Method] = METHODS.load(stem)
     known = [f"method.{option.name}" for option in fields(made.Config)]
     kinds = get_type_hints(made.Config)
-    options = {**{key: begun[key] for key in begun if f"method.{key}" in known}, **options}
+    begun = {key: value for key, value in begun.items() if key != "learning_rate"}
+    if strange := [key for key in begun if f"method.{key}" not in known]:
+        raise ConfigError(
+            f"it was begun with method.{strange[0]} = {begun[strange[0]]!r}, which this undrift's "
+            f"{stem} does not know; go on with the undrift that wrote it"
+        )
+    options = {**begun, **options}
     for key, value in options.items():
         if f"method.{key}" not in known:
             raise unknown_setting(f"method.{key}", known, {"method": {"name": name}})

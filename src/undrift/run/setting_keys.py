@@ -216,7 +216,8 @@ def unknown_setting(key: str, known: Iterable[str], content: Mapping[str, Any]) 
     near = meant(key, [*listed, *(setting.key for setting in run_settings())])
     near = near or meant(key, _chosen_keys(content))
     here = [name for name in near if name.rpartition(".")[0] == place]
-    return unknown("key", key, listed, here or near)
+    kind = f"key of {_method(content)}" if place == "method" else "key"
+    return unknown(kind, key, listed, here or near)
 
 
 def meant(key: str, keys: Iterable[str]) -> list[str]:
@@ -243,15 +244,19 @@ def meant(key: str, keys: Iterable[str]) -> list[str]:
     return []
 
 
+def _method(content: Mapping[str, Any]) -> str:
+    """Say which method a configuration names; the default where it names none."""
+    method = content.get("method", {})
+    return method.get("name", DEFAULT_METHOD) if isinstance(method, Mapping) else method
+
+
 def _chosen_keys(content: Mapping[str, Any]) -> list[str]:
     """Name the keys of the method and of the benchmark that a configuration names."""
-    method = content.get("method", {})
-    name = method.get("name", DEFAULT_METHOD) if isinstance(method, Mapping) else method
     benchmark = content.get("benchmark")
     found: list[Setting] = []
     calm(None)  # methods import what talks
     try:
-        found += method_settings(name)
+        found += method_settings(_method(content))
         found += reading_settings(benchmark) if isinstance(benchmark, str) else []
     except UndriftError:  # a name that does not exist either: the other mistake is told first
         pass
