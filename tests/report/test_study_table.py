@@ -126,6 +126,28 @@ def test_the_table_says_what_rows_cost():
     assert "ms/step" not in study_markdown(results(runs, chosen={"a": 0.01}))
 
 
+def test_streams_are_told_against_time():
+    def streamed(*rows):
+        points = [{"step": 5 * (i + 1), "scores": list(row)} for i, row in enumerate(rows)]
+        return {"metrics": {"anytime": rows[0][0] + 1, "forgetting": 2.0}, "points": points}
+
+    runs = [entry("a", 0, 50.0, stream=streamed((10.0, None), (30.0, 50.0)))]
+    runs += [entry("a", 1, 50.0, stream=streamed((20.0, 40.0), (20.0, 40.0)))]
+    runs += [entry("told", 0, 60.0)]
+    found = rows_of(study_markdown(results(runs)))
+    assert [row[:4] for row in found if row[0] in ("row", "a", "told")][:3] == [
+        ["row", "last", "anytime", "forgetting"],
+        ["a", "50.0 [50.0, 50.0]", "16.0", "2.0"],
+        ["told", "60.0", "", ""],
+    ]
+    start = next(i for i, row in enumerate(found) if row[0].startswith("seen so far"))
+    assert [found[start][1:], *found[start + 2 :]] == [
+        ["5", "10"],
+        ["a", "20.0", "35.0"],
+        ["told", "", ""],
+    ]
+
+
 def test_a_table_of_rates():
     runs = [entry("a", 0, 50.0 + i, rate=rate) for i, rate in enumerate((1e-3, 2e-3))]
     runs += [entry("b", 0, 50.0 - i, rate=rate) for i, rate in enumerate((1e-3, 2e-3))]

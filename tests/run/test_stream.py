@@ -26,6 +26,7 @@ from undrift.run.trainer import StepWatch
 from undrift.run.verify import verify
 from undrift.rundir import read_json, read_record
 from undrift.rundir.records import Stream
+from undrift.rundir.study_results import run_entry
 from undrift.scoring.over_time import over_time
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -87,6 +88,10 @@ def test_a_stream_is_told_in_tables_and_drawn(run):
     assert table.title in [section.title for section in content.tables]
     (told,) = summary([results])["methods"].values()
     assert told["stream"]["metrics"] == results.files.stream["metrics"]
+    entry = run_entry(run, "same", None, {}, "undrift run", True)
+    rounded = [round(p["scores"][0], 4) for p in results.files.stream["points"]]
+    assert [p["scores"][0] for p in entry["stream"]["points"]] == rounded
+    assert entry["stream"]["metrics"]["anytime"] == round(told["stream"]["metrics"]["anytime"], 4)
 
 
 def test_a_method_is_told_no_task_and_no_end_of_one(make_run, monkeypatch):

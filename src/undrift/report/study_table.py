@@ -17,6 +17,7 @@ from undrift.report.comparison import short_number, student
 from undrift.report.export import markdown_table
 from undrift.report.paired import spread_of
 from undrift.report.results import GENERAL, GENERAL_LOST
+from undrift.scoring.over_time import seen_average
 
 RESAMPLES = 10_000
 DRAWN = "report-"
@@ -140,7 +141,9 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     chosen: Mapping[str, float] = results.get("chosen", {})
     base = [run for run in results["runs"] if run["label"] == against]
     general = any(GENERAL in run for run in results["runs"])
-    header = ["row", "last", "just learned", "BWT", *[GENERAL_LOST] * general, "rate", "runs"]
+    streams = any("stream" in run for run in results["runs"])
+    own = ("anytime", "forgetting") if streams else ("just learned", "BWT")
+    header = ["row", "last", *own, *[GENERAL_LOST] * general, "rate", "runs"]
     header += [f"last − {against}", "wins"] if against else []
     shown = {(line["label"], line["learning_rate"]): line for line in results.get("paired", ())}
     header += ["could show"] * bool(shown)
@@ -153,7 +156,11 @@ def study_markdown(results: Mapping[str, Any]) -> str:
         if best and rate is not None and _at_edge(results, label, rate):
             mark = " (chosen, at the edge)"
         line = [f"**{label}**" if best else label]
-        line += [_mean(runs, "last", bracketed=True), _mean(runs, "mft"), _mean(runs, "bwt")]
+        line += [_mean(runs, "last", bracketed=True)]
+        if streams:
+            line += [_of_streams(runs, metric) for metric in own]
+        else:
+            line += [_mean(runs, "mft"), _mean(runs, "bwt")]
         line += [_mean(runs, GENERAL)] if general else []
         line += ["" if rate is None else f"{rate:g}{mark}", str(len(runs))]
         if against:
@@ -167,6 +174,7 @@ def study_markdown(results: Mapping[str, Any]) -> str:
     parts = [
         markdown_table(header, lines),
         *_by_order(rows, base, against),
+        *([_against_time(rows)] if streams else []),
         _notes(results),
         f"Made by `{results['command']}`.",
     ]
@@ -206,6 +214,42 @@ def _by_order(
     return [markdown_table([*header, *names], lines)]
 
 
+def _against_time(rows: Mapping[tuple[str, float | None], list[Run]]) -> str:
+    """Write a table of points: the average of the tasks that a stream has shown until then."""
+    found = {label: over_steps(runs) for (label, _), runs in rows.items()}
+    steps = sorted({step for means in found.values() for step in means})
+    lines = [
+        [label, *(f"{means[step]:.1f}" if step in means else "" for step in steps)]
+        for label, means in found.items()
+    ]
+    return markdown_table(["seen so far, at step", *map(str, steps)], lines)
+
+
+def over_steps(runs: Sequence[Run]) -> dict[int, float]:
+    """Average, at each point of a stream, the tasks that were seen until then, then the runs.
+
+    Args:
+        runs: The runs of a row.
+
+    Returns:
+        The averages in percent by step; empty where no run was a stream.
+    """
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        points = run.get("stream", {}).get("points", ())
+        averages = seen_average([point["scores"] for point in points])
+        for point, average in zip(points, averages, strict=True):
+            if average is not None:
+                found.setdefault(point["step"], []).append(average)
+    return {step: fmean(values) for step, values in found.items()}
+
+
+def _of_streams(runs: Sequence[Run], metric: str) -> str:
+    values = [run["stream"]["metrics"][metric] for run in runs if "stream" in run]
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):z.1f}" if known else ""
+
+
 def _priced(results: Mapping[str, Any]) -> bool:
     """Tell whether the table says what rows cost: not where it compares their rates."""
     return "chosen" not in results and any(run.get("cost") for run in results["runs"])
@@ -236,6 +280,11 @@ def _notes(results: Mapping[str, Any]) -> str:
     if (drop := results.get("drop")) is not None:
         text += f" A rate more than {drop:g} points below its row's best with the first seed was "
         text += "run with that seed only."
+    if any("stream" in run for run in results["runs"]):
+        text += " Without boundaries: anytime is the mean over the points of the average of the "
+        text += (
+            "tasks seen until then; forgetting, how far each is below its best point at the end."
+        )
     failed = [_failed(failure) for failure in results.get("failed", ())]
     return text + (f" Failed: {'; '.join(failed)}." if failed else "")
 

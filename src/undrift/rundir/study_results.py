@@ -10,7 +10,7 @@ from typing import Any
 
 from undrift.rundir.files import FORMAT
 from undrift.rundir.paths import RunDir
-from undrift.rundir.records import General, Manifest, Matrix, read_record
+from undrift.rundir.records import General, Manifest, Matrix, Stream, read_record
 
 METRICS = ("last", "mft", "bwt", "forgetting")
 SIZES = ("trainable", "active", "stored", "state_bytes")
@@ -51,6 +51,7 @@ def run_entry(
         **{name: _rounded(saved["metrics"][name]) for name in METRICS},
         "learning_rate": rate,
         **_general(files),
+        **_stream(files),
         "options": options,
         "tasks": saved["tasks"],
         "matrix": [_rounded(row) for row in saved["matrix"]],
@@ -70,6 +71,16 @@ def _general(files: RunDir) -> dict[str, Any]:
     parts = {stage: {name: _rounded(value) for name, value in kept[stage].items()}
              for stage in ("before", "after")}  # fmt: skip
     return {"general_loss": _rounded(kept["loss"]), "general": parts}
+
+
+def _stream(files: RunDir) -> dict[str, Any]:
+    """Read how a stream's tasks went against time; nothing of a run with boundaries."""
+    if not files.stream_file.is_file():
+        return {}
+    kept = read_record(files.stream_file, Stream)
+    points = [{"step": p["step"], "scores": _rounded(p["scores"])} for p in kept["points"]]
+    metrics = {name: _rounded(value) for name, value in kept["metrics"].items()}
+    return {"stream": {"metrics": metrics, "points": points}}
 
 
 def general_of(files: RunDir) -> dict[str, Any] | None:
