@@ -12,6 +12,7 @@ from tests.run.own import LAYER
 from undrift.cli import app
 from undrift.data.desk.general import prompts as desk_prompts
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.run.config import RunConfig
 from undrift.run.learn import start_from
 from undrift.run.progress import Progress
 from undrift.run.remember import own_prompts, read_task_zero
@@ -59,6 +60,22 @@ def test_a_folder_can_be_begun_with(folder, backbone, make_run, tmp_path):
     make_run("same", remember=str(folder), profile="lite").go()
     assert history_tokens(tmp_path / "run") == {2.0}  # the base, and one task
     assert not (tmp_path / "run" / "remembered").exists()
+
+
+def test_a_folder_that_changes_is_another_beginning(folder, make_run, tmp_path):
+    make_run("same", remember=str(folder), profile="lite").go()
+    assert "what is remembered of the base" in read_json(tmp_path / "run/data.json")["rows"]
+    answers = folder / "answers.jsonl"
+    answers.write_text(answers.read_text() + "\n")
+    said = r"what is remembered of the base: 3 files then, 3 now: 1 changed \(answers\.jsonl\)"
+    with pytest.raises(RunDirError, match=said):
+        make_run("same", remember=str(folder), profile="lite")
+
+
+def test_two_runs_of_one_method_have_two_folders(tmp_path):
+    config = RunConfig(benchmark="tiny", remember=str(tmp_path / "zero"))
+    assert config.folder.name == "tiny-nearlora-remember-zero-s0"
+    assert RunConfig(benchmark="tiny").folder.name == "tiny-nearlora-s0"
 
 
 @pytest.mark.parametrize("what", ["prompts", "weights"])

@@ -292,8 +292,10 @@ class RunConfig(Frozen):
             return self.out
         order = self.order if isinstance(self.order, str) else "own-order"
         matched = f"match-{self.match_budget}"
-        words = (order, self.profile.name, matched, "stream" if self.is_stream else "full")
-        extra = [word for word in words if word not in ("default", "full", "match-none")]
+        begun = f"remember-{Path(self.remember).name}"
+        words = (order, self.profile.name, matched, "stream" if self.is_stream else "full", begun)
+        usual = ("default", "full", "match-none", "remember-none")
+        extra = [word for word in words if word not in usual]
         name = "-".join([self.benchmark, self.method.name, *extra, f"s{self.seed}"])
         return Path("runs") / name
 

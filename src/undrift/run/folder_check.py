@@ -396,11 +396,14 @@ class Check:
             self.wrong(self.files.manifest_file, f"{said} {now[:SHORT]}")
         self.checked("the fingerprint of the base")
 
-    def inputs(self, splits: Mapping[str, Sequence[Example]], adapter: Path | None = None) -> None:
-        """Compare rows, pictures and the adapter gone on from with data.json."""
+    def inputs(self, splits: Mapping[str, Sequence[Example]], folders: Mapping[str, Path]) -> None:
+        """Compare rows, pictures and the folder that was gone on from with data.json."""
         if not self.begun:
             return
-        now, paths = digests(splits, adapter, progress=self.progress)
+        there = {name: at for name, at in folders.items() if at.is_dir() and any(at.iterdir())}
+        for name in folders.keys() - there.keys():
+            self.unchecked(f"{name}: {folders[name]} is not there")
+        now, paths = digests(splits, there, progress=self.progress)
         before = {name: self.begun["rows"].get(name, {}) for name in now["rows"]}
         for lines in differences(before, now["rows"], paths).values():
             for line in lines:

@@ -1,8 +1,9 @@
 """What a run was begun with: resumed with other rows, pictures, weights or settings, it says so.
 
 ROOT/data.json keeps a digest of every row that is learned or asked, of the content of every picture
-and of every file of the adapter that is gone on from. A file is read again only if its size or one
-of its times is another than then; whatever is written changes the last of them.
+and of every file of the adapter, or of the remembered base, that is gone on from. A file is read
+again only if its size or one of its times is another than then; whatever is written changes the
+last of them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from undrift.rundir.files import remove
 from undrift.rundir.paths import settings_of
 from undrift.rundir.records import LEARNED_FROM, Begun, Change, Manifest
 
-ADAPTER = LEARNED_FROM
+ADAPTER, REMEMBERED = LEARNED_FROM, "what is remembered of the base"
 _PLACES = ("backbone_folder",)
 _SIZES = ("train.global_batch", "train.batch_size", "train.accumulation")
 _SAME_STEPS = (
@@ -51,7 +52,7 @@ class Inputs:
         files: The run's folder, its configuration written.
         splits: What is learned and what is asked, by a name such as "digits, train".
         base: Where the backbone comes from; files are looked at if it is a folder.
-        adapter: The adapter that is gone on from, if there is one.
+        folders: What is gone on from, the folder of ADAPTER or of REMEMBERED.
         force: Go on although something has changed.
         progress: Told about pictures that are read, and what was gone on with.
         keep: Write down what is new; without, changes are refused all the same.
@@ -61,7 +62,7 @@ class Inputs:
         changes: What has changed since the run was begun, and was gone on with.
 
     Raises:
-        RunDirError: If rows, pictures or the adapter have changed, without `force`.
+        RunDirError: If rows, pictures or files of a folder have changed, without `force`.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Inputs:
         files: RunDir,
         splits: Mapping[str, Sequence[Example]],
         base: str | None = None,
-        adapter: Path | None = None,
+        folders: Mapping[str, Path] = MappingProxyType({}),
         *,
         force: bool = False,
         progress: Progress | None = None,
@@ -82,7 +83,7 @@ class Inputs:
         self.changes: list[Mapping[str, Any]] = list(manifest.get("changes", ()))
         self._base = _looks(Path(base)) if base is not None and Path(base).is_dir() else {}
         known = before["files"] if before else {}
-        self._now, paths = digests(splits, adapter, known, self._progress)
+        self._now, paths = digests(splits, folders, known, self._progress)
         self._told = False
         self._settle_settings()
         if before is not None:
@@ -198,7 +199,7 @@ def _step(settings: Mapping[str, str]) -> int:
 
 def digests(
     splits: Mapping[str, Sequence[Example]],
-    adapter: Path | None = None,
+    folders: Mapping[str, Path] = MappingProxyType({}),
     known: Mapping[str, Sequence[Any]] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> tuple[dict[str, Any], Mapping[str, Path]]:
@@ -206,22 +207,25 @@ def digests(
 
     Args:
         splits: Examples by a name, see `splits_of`.
-        adapter: The adapter that is gone on from, if there is one.
+        folders: What is gone on from, the folder of ADAPTER or of REMEMBERED.
         known: Sizes, times and digests of files, which are not read again if they look so still.
         progress: Told about pictures that are read.
 
     Returns:
         `rows` and `files` as in data.json, and which path stands for which digest of a picture.
     """
-    parts = [] if adapter is None else sorted(p for p in adapter.iterdir() if p.is_file())
+    parts = {
+        name: sorted(p for p in folder.iterdir() if p.is_file()) for name, folder in folders.items()
+    }
     pictures = dict.fromkeys(p for split in splits.values() for e in split for p in e.images)
-    files = _contents([*parts, *pictures], known, progress or Progress())
+    listed = [path for paths in parts.values() for path in paths]
+    files = _contents([*listed, *pictures], known, progress or Progress())
     rows: dict[str, Rows] = {
         name: {e.id: [_texts(e), *(str(files[str(p)][-1]) for p in e.images)] for e in split}
         for name, split in splits.items()
     }
-    if parts:
-        rows[ADAPTER] = {path.name: [str(files[str(path)][-1])] for path in parts}
+    for name, own in parts.items():
+        rows[name] = {path.name: [str(files[str(path)][-1])] for path in own}
     paths = {str(files[str(path)][-1]): path for path in pictures}
     return {"rows": rows, "files": files}, paths
 
@@ -344,7 +348,7 @@ def _of_rows(name: str, was: Rows, is_now: Rows) -> Iterator[str]:
     if not said and list(was) != list(is_now):
         said = ["in another order"]
     if said:
-        kind = "files" if name == ADAPTER else "rows"
+        kind = "files" if name in (ADAPTER, REMEMBERED) else "rows"
         yield f"{name}: {len(was)} {kind} then, {len(is_now)} now: {', '.join(said)}"
 
 

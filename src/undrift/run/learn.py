@@ -37,7 +37,7 @@ from undrift.run.config import (
     validated,
 )
 from undrift.run.guards import notes_of, read_guards
-from undrift.run.input_changes import Inputs, splits_of
+from undrift.run.input_changes import ADAPTER, Inputs, splits_of
 from undrift.run.kept_tests import MEGABYTES, keep_test
 from undrift.run.learned_tasks import Note, find_again, from_files, relocated, seen_from
 from undrift.run.load_model import source, with_base_folder
@@ -52,7 +52,7 @@ from undrift.run.manifest import manifest, note_resume
 from undrift.run.plan import Size, TaskPlan, size_expected, size_of, tell_lesson
 from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
-from undrift.run.remember import NONE, begin_with, check_remember
+from undrift.run.remember import NONE, begin_with, check_remember, folder_given
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import (
     Session,
@@ -330,15 +330,17 @@ class Learn:
             there = LearnDir.looked_at(out, self._text, replace=replace, force=force)
             begun = there.config_file.is_file() and not replace
             splits = splits_of([self.task], self._asked_only)
+            adapter = {} if start.adapter is None else {ADAPTER: start.adapter}
+            folders = adapter or folder_given(self.config.remember)
             if dry:
                 if begun and not force:
-                    Inputs(there, splits, base, start.adapter, progress=self.progress, keep=False)
+                    Inputs(there, splits, base, folders, progress=self.progress, keep=False)
                 return
             if not begun:
                 self._load()  # before anything is written: what cannot be loaded leaves nothing
             self.files = LearnDir.start(out, self._text, replace=replace, force=force)
             self.inputs = Inputs(
-                self.files, splits, base, start.adapter, force=force, progress=self.progress
+                self.files, splits, base, folders, force=force, progress=self.progress
             )
 
     def tell_plan(self) -> dict[str, Any]:

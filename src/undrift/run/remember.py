@@ -32,6 +32,7 @@ from undrift.methods.shared.tensor_files import load_tensors, save_tensors
 from undrift.run.answer import answered
 from undrift.run.backbone import Backbone
 from undrift.run.config import RunConfig
+from undrift.run.input_changes import REMEMBERED
 from undrift.run.progress import Progress
 from undrift.run.session import Session, make_method
 from undrift.rundir import atomic_folder, read_record, write_json, write_lines
@@ -70,11 +71,16 @@ def check_remember(given: str, method: Method) -> None:
             f"remember: {method.name} keeps no history, as it is set; give --method same or "
             "steadylora, or leave out --remember"
         )
-    if given not in (PROMPTS, WEIGHTS) and not (Path(given) / RECORD).is_file():
+    if any(not (folder / RECORD).is_file() for folder in folder_given(given).values()):
         raise RunDirError(
             f"{given} holds no {RECORD}; give --remember a folder that `undrift remember` has "
             f"written, or {PROMPTS}, {WEIGHTS} or {NONE}"
         )
+
+
+def folder_given(given: str) -> dict[str, Path]:
+    """Name the folder that a run begins with, if the setting `remember` is one."""
+    return {} if given in (NONE, PROMPTS, WEIGHTS) else {REMEMBERED: Path(given)}
 
 
 def begin_with(
@@ -101,8 +107,8 @@ def begin_with(
     """
     if config.remember == NONE or not isinstance(method, HistoryMethod):
         return
-    if config.remember not in (PROMPTS, WEIGHTS):
-        folder = Path(config.remember)
+    if own_folder := folder_given(config.remember).get(REMEMBERED):
+        folder = own_folder
     elif not (folder / RECORD).is_file():
         asked = (prompts or own_prompts()) if config.remember == PROMPTS else ()
         own, batch = method.config, config.train.batch_size

@@ -34,7 +34,7 @@ from undrift.run.manifest import manifest, note_resume
 from undrift.run.plan import Size, TaskPlan, size_expected, size_of, tell_run
 from undrift.run.progress import Progress
 from undrift.run.ranks import alone_in
-from undrift.run.remember import PROMPTS, begin_with, check_remember
+from undrift.run.remember import PROMPTS, begin_with, check_remember, folder_given
 from undrift.run.report_to import Reporters, check_reporters
 from undrift.run.session import (
     Session,
@@ -141,15 +141,17 @@ class Run:
             self._text = config.text()
             at = RunDir.looked_at(config.folder, self._text, replace=replace, force=force)
             begun = at.config_file.is_file() and not replace
-            splits = splits_of(self.tasks)
+            splits, folders = splits_of(self.tasks), folder_given(config.remember)
             if dry:
                 if begun and not force:
-                    Inputs(at, splits, base, progress=self.progress, keep=False)
+                    Inputs(at, splits, base, folders, progress=self.progress, keep=False)
                 return
             if not begun:
                 self._load()  # before anything is written: what cannot be loaded leaves nothing
             self.files = RunDir.start(config.folder, self._text, replace=replace, force=force)
-            self.inputs = Inputs(self.files, splits, base, force=force, progress=self.progress)
+            self.inputs = Inputs(
+                self.files, splits, base, folders, force=force, progress=self.progress
+            )
 
     def tell_plan(self) -> dict[str, Any]:
         """Tell the plan without the weights of the base.

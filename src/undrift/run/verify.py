@@ -31,11 +31,12 @@ from undrift.run.general_ability import (
     prompts_file,
     share_alike,
 )
-from undrift.run.input_changes import ADAPTER, splits_of
+from undrift.run.input_changes import ADAPTER, REMEMBERED, splits_of
 from undrift.run.learn import AFTER, BEFORE
 from undrift.run.learned_tasks import examples_digest, find_again, relocated
 from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
+from undrift.run.remember import folder_given
 from undrift.run.stream import spaced_steps, stream_steps
 from undrift.run.task_loop import cells_to_measure
 from undrift.run.trainer import JOINT
@@ -203,7 +204,7 @@ class _OfRun(Check):
             self.same(where, "data.fingerprint", data["fingerprint"], made.fingerprint, why)
         self.same("matrix.json", "tasks", self.tasks, [task.name for task in tasks], "the data has")
         self._protocol(tasks)
-        self.inputs(splits_of(tasks))
+        self.inputs(splits_of(tasks), folder_given(config.remember))
         by_name = {task.name: task for task in tasks}
         for note in notes:
             task = by_name.get(note["name"])
@@ -443,10 +444,7 @@ class _OfLearn(Check):
     ) -> None:
         splits = {f"{name}, test": task.test for name, task in tasks.items() if task is not None}
         start = Path(content["from"])
-        begun = ADAPTER in self.begun.get("rows", {})
-        there = begun and (start / "adapter_config.json").is_file()
-        if begun and not there:
-            self.unchecked(f"the adapter that was gone on from: {start} is not there")
+        rows = self.begun.get("rows", {})
         train = Path(content.get("train", {}).get("file", ""))
         own = OwnTask(
             note["name"],
@@ -468,7 +466,10 @@ class _OfLearn(Check):
         except UndriftError as error:
             said = " ".join(str(error).split())
             self.unchecked(f"the rows that {note['name']} was learned from: {said}")
-        self.inputs(splits, start if there else None)
+        folders = {ADAPTER: start} if ADAPTER in rows else {}
+        if REMEMBERED in rows:
+            folders |= folder_given(content["run"]["remember"])
+        self.inputs(splits, folders)
 
     def _measured(self, tasks: Mapping[str, Task | None]) -> None:
         """Compute the scores before and after from the answers, and compare them."""
