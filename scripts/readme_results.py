@@ -2,8 +2,9 @@
 
     python scripts/readme_results.py
 
-Accuracies, general ability, sizes: docs/results/pocket-orders.json (eight drawn orders),
-pocket-shared.json and desk.json, where they are there. The time of a step: methods-speed.json
+Accuracies, general ability, sizes: docs/results/pocket-orders.json (the eight fresh
+orders, drawn after the defaults had been frozen), pocket-shared.json and desk.json, where they are
+there. The time of a step: methods-speed.json
 (`python -m benchmarks.methods --json FILE`).
 """
 
@@ -16,7 +17,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from undrift.report.comparison import short_number
-from undrift.report.study_table import DRAWN, pairs
+from undrift.report.study_table import DRAWN, FRESH, pairs
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 AGAINST = "moelora"
@@ -27,17 +28,18 @@ Runs = Sequence[Mapping[str, Any]]
 
 
 def table(*, whole: bool = False) -> str:
-    """Make the table of all methods that were run on the drawn orders; the best mean first.
+    """Make the table of all methods that were run on the fresh orders; the best mean first.
 
     Args:
-        whole: With what was just learned, the spread over orders and the distance to moelora.
+        whole: With what was just learned, the spread over orders, the distance to moelora, and the
+            eight orders before.
     """
-    rows = by_label("pocket-orders", drawn=True)
+    rows, before = by_label("pocket-orders", FRESH), by_label("pocket-orders", DRAWN)
     others = {name: by_label(study) for name, study in OTHERS.items() if exists(study)}
     speed = json.loads((RESULTS / "methods-speed.json").read_text(encoding="utf-8"))
     steps = {row["method"]: row["value"] for row in speed["methods"]} | {"finetune": 1.0}
-    header = ["method", "mean of 8 orders", "worst order"]
-    header += ["spread", "just learned", f"last − {AGAINST}"] if whole else []
+    more = ["spread", "just learned", f"last − {AGAINST}", "eight before: mean, worst"]
+    header = ["method", "mean of 8 orders", "worst order", *(more if whole else ())]
     header += [*others, "general ability lost, %", "parameters", "step"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for label in sorted(rows, key=lambda label: -fmean(by_order(rows[label]).values())):
@@ -47,6 +49,8 @@ def table(*, whole: bool = False) -> str:
         if whole:
             spread = f"{stdev(means.values()):.1f}"
             line += [spread, mean(runs, "mft"), "" if label == AGAINST else against(runs, rows)]
+            earlier = by_order(before.get(label, ())).values()
+            line += [f"{fmean(earlier):.1f}, {min(earlier):.1f}" if earlier else ""]
         line += [mean(found.get(label, ()), "last") for found in others.values()]
         stored = [run["cost"]["stored"] for run in runs if run.get("cost")]
         method = runs[0]["method"]
@@ -61,11 +65,11 @@ def exists(study: str) -> bool:
     return (RESULTS / f"{study}.json").is_file()
 
 
-def by_label(study: str, *, drawn: bool = False) -> dict[str, list[Mapping[str, Any]]]:
-    """Gather a study's runs by row, those on the drawn orders only or all."""
+def by_label(study: str, orders: str = "") -> dict[str, list[Mapping[str, Any]]]:
+    """Gather a study's runs by row, those whose order begins so."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for run in json.loads((RESULTS / f"{study}.json").read_text(encoding="utf-8"))["runs"]:
-        if not drawn or run["order"].startswith(DRAWN):
+        if run["order"].startswith(orders):
             found.setdefault(run["label"], []).append(run)
     return found
 
