@@ -121,6 +121,31 @@ def test_the_balancing_loss_is_added_during_the_probe_and_only_then():
     assert method.gate.imbalance() > 0.5
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs:UserWarning")  # the locator's own pass
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints_count_a_token_once_or_are_refused(reentrant):
+    method, model = made()
+    learn(method, model, task=1, steps=4)
+    model.enable_input_require_grads()
+    model.train()
+    method._step, method._probe_until = 0, 1
+    found = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            how = {"use_reentrant": reentrant}
+            model.get_base_model().gradient_checkpointing_enable(how)
+        method.gate.used.zero_()
+        if checkpointed and reentrant:
+            with pytest.raises(ConfigError, match="llava_cmoe's losses have no graph"):
+                model(**batch_of(2, 0))
+            return
+        model(**batch_of(2, 0)).loss.backward()
+        found.append((method.gate.used.clone(), [r.grad.clone() for r in method.gate.routers]))
+        model.zero_grad()
+    assert found[0][0].sum() > 0
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_the_output_is_the_top_k_sum_of_the_named_tasks_router():
     method, model = made(slack=100.0, oracle=True)
     for task in (1, 2, 3):

@@ -13,11 +13,10 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from undrift.core.routing import route
-from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared import pool
 from undrift.methods.shared.adapter import peft_model
-from undrift.methods.shared.added_loss import AddedLoss
+from undrift.methods.shared.added_loss import AddedLoss, without_graph
 from undrift.tuner import Gates, Prompt
 from undrift.tuner.frozen import Frozen
 from undrift.tuner.pool_lora import PoolLoraConfig, generator_of, make_room
@@ -127,10 +126,7 @@ class DyMoE(pool.PoolMethod["Routers"]):
         if not (begun and len(self.gate.old["0"])):
             return None
         if not losses:
-            raise ConfigError(
-                "dymoe's losses have no graph in checkpoints of the old kind: train with "
-                "gradient_checkpointing_kwargs={'use_reentrant': False}, or without them"
-            )
+            raise without_graph(self)
         return torch.stack(list(losses.values())).mean()
 
     # ------------------------------------------------------------ its size

@@ -462,7 +462,8 @@ class TaskRouters(pool.Gate):
         tokens = mask.sum()
         first = F.one_hot(weights.detach().argmax(-1), weights.shape[-1])
         hits = (first * mask[..., None]).sum((0, 1))
-        self.used[i, : len(hits)] += hits
+        if i not in self._imbalance:  # not when activations are recomputed
+            self.used[i, : len(hits)] += hits
         likely = (weights * mask[..., None]).sum((0, 1)) / tokens
         self._imbalance[i] = len(hits) * (hits / tokens * likely).sum()
 

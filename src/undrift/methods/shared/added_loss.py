@@ -10,8 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import peft_model
+
+
+def without_graph(method: base.Method) -> ConfigError:
+    """Make (not raise) the error for a term that would move nothing."""
+    return ConfigError(
+        f"{method.name}'s losses have no graph in checkpoints of the old kind: train with "
+        "gradient_checkpointing_kwargs={'use_reentrant': False}, or without them"
+    )
 
 
 class AddedLoss:
@@ -59,6 +68,8 @@ class AddedLoss:
         learns = module.training and torch.is_grad_enabled()
         extra = self._term() if learns and getattr(output, "loss", None) is not None else None
         if extra is not None:
+            if not extra.requires_grad:
+                raise without_graph(self._method)
             added_up = given.get("num_items_in_batch") is not None
             share = 1 / self._method.parts_of_step if added_up else self._method.example_share
             added = extra * share
