@@ -88,6 +88,17 @@ def test_cells(tmp_path):
     assert last.name.startswith("same-own-order-s1-")
 
 
+def test_a_cell_of_a_stream_is_what_the_run_makes_of_it(tmp_path):
+    text = STUDY.replace("rows:", "run: {boundaries: none}\nrows:").replace("zeroshot, ", "")
+    plan = tiny_plan(tmp_path, text)
+    found = {cell.row.method: cell for cell in plan.cells(plan.study.first_rates)}
+    assert found["same"].settings["merge_share"] == 0.05
+    assert "merge_share: 0.05" in found["same"].config.text()
+    assert "boundaries=none" in found["moelora"].words
+    with pytest.raises(ConfigError, match="joint cannot learn with boundaries=none"):
+        tiny_plan(tmp_path, text.replace("moelora", "joint"))
+
+
 def test_a_row_may_take_some_of_the_seeds(tmp_path):
     plan = tiny_plan(tmp_path, STUDY.replace("set:", "seeds: [1], set:"))
     cells = plan.cells(plan.study.first_rates)

@@ -32,6 +32,7 @@ from undrift.run.config import (
     validated,
 )
 from undrift.run.session import make_method, options_used
+from undrift.run.stream import for_stream
 from undrift.rundir import RunDir, read_record
 from undrift.rundir.records import Manifest, Matrix
 
@@ -279,7 +280,7 @@ class Plan:
             changes["train.learning_rate"] = rate
         asked = {"benchmark": self.study.benchmark, "method": row.method}
         asked |= {"profile": name} if name is not None else {}
-        config = resolve(asked, overrides(_settings(changes)))
+        config = for_stream(resolve(asked, overrides(_settings(changes))))
         method = make_method(config.method.name, config.method.options)
         settings = json.loads(json.dumps(options_used(config, method)))
         setting = _setting(row.method)
