@@ -75,8 +75,9 @@ EXPERT = (
     "same ones. No router, however good, brings that back."
 )
 BASE = (
-    "What the model could do before it learned the first task: questions that no task asks. No "
-    "method holds it by itself, since the history begins with the first task."
+    "What the model could do before it learned the first task: questions that no task asks. A "
+    "history begins with the first task, so it holds none of this (--remember lets it begin with "
+    "the base); nearlora leaves to the base what looks like no task."
 )
 FORMAT = (
     "The answer is still known, but it is said in the form of another task: another letter case, "
