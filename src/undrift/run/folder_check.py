@@ -400,9 +400,10 @@ class Check:
         """Compare rows, pictures and the folder that was gone on from with data.json."""
         if not self.begun:
             return
-        there = {name: at for name, at in folders.items() if at.is_dir() and any(at.iterdir())}
-        for name in folders.keys() - there.keys():
-            self.unchecked(f"{name}: {folders[name]} is not there")
+        noted = {name: at for name, at in folders.items() if name in self.begun["rows"]}
+        there = {name: at for name, at in noted.items() if at.is_dir() and any(at.iterdir())}
+        for name in noted.keys() - there.keys():
+            self.unchecked(f"{name}: {noted[name]} is not there")
         now, paths = digests(splits, there, progress=self.progress)
         before = {name: self.begun["rows"].get(name, {}) for name in now["rows"]}
         for lines in differences(before, now["rows"], paths).values():

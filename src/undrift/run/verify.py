@@ -31,12 +31,12 @@ from undrift.run.general_ability import (
     prompts_file,
     share_alike,
 )
-from undrift.run.input_changes import ADAPTER, REMEMBERED, splits_of
+from undrift.run.input_changes import ADAPTER, splits_of
 from undrift.run.learn import AFTER, BEFORE
 from undrift.run.learned_tasks import examples_digest, find_again, relocated
 from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
-from undrift.run.remember import folder_given
+from undrift.run.remember import NONE, folder_given
 from undrift.run.stream import spaced_steps, stream_steps
 from undrift.run.task_loop import cells_to_measure
 from undrift.run.trainer import JOINT
@@ -444,7 +444,6 @@ class _OfLearn(Check):
     ) -> None:
         splits = {f"{name}, test": task.test for name, task in tasks.items() if task is not None}
         start = Path(content["from"])
-        rows = self.begun.get("rows", {})
         train = Path(content.get("train", {}).get("file", ""))
         own = OwnTask(
             note["name"],
@@ -466,10 +465,8 @@ class _OfLearn(Check):
         except UndriftError as error:
             said = " ".join(str(error).split())
             self.unchecked(f"the rows that {note['name']} was learned from: {said}")
-        folders = {ADAPTER: start} if ADAPTER in rows else {}
-        if REMEMBERED in rows:
-            folders |= folder_given(content["run"]["remember"])
-        self.inputs(splits, folders)
+        remembered = folder_given(content["run"].get("remember", NONE))
+        self.inputs(splits, {ADAPTER: start, **remembered})
 
     def _measured(self, tasks: Mapping[str, Task | None]) -> None:
         """Compute the scores before and after from the answers, and compare them."""
