@@ -13,10 +13,12 @@ from undrift.cli import app
 from undrift.data.desk.general import prompts as desk_prompts
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.run.config import RunConfig
+from undrift.run.folder_check import Check
+from undrift.run.input_changes import REMEMBERED
 from undrift.run.learn import start_from
 from undrift.run.progress import Progress
 from undrift.run.remember import own_prompts, read_task_zero
-from undrift.rundir import read_json
+from undrift.rundir import RunDir, read_json
 
 
 class StopInTaskOne(Progress):
@@ -70,6 +72,13 @@ def test_a_folder_that_changes_is_another_beginning(folder, make_run, tmp_path):
     said = r"what is remembered of the base: 3 files then, 3 now: 1 changed \(answers\.jsonl\)"
     with pytest.raises(RunDirError, match=said):
         make_run("same", remember=str(folder), profile="lite")
+    check = Check(RunDir(tmp_path / "run"), None, None, Progress())
+    check.begun = read_json(tmp_path / "run/data.json")
+    check.inputs({}, {REMEMBERED: folder})
+    assert ["1 changed (answers.jsonl)" in line for line in check.verdict.wrong] == [True]
+    folder.rename(tmp_path / "gone")
+    check.inputs({}, {REMEMBERED: folder})
+    assert check.verdict.unchecked == [f"{REMEMBERED}: {folder} is not there"]
 
 
 def test_two_runs_of_one_method_have_two_folders(tmp_path):
