@@ -168,10 +168,14 @@ def commit() -> str | None:
 
 
 def _git(*words: str) -> str | None:
-    """Ask git about the folder of undrift's source; None where it has no answer."""
+    """Ask git about the folder of undrift's source; None where it has no answer.
+
+    Nothing is written there: a status cut off by the time limit would leave its lock behind.
+    """
     try:
+        command = ["git", "--no-optional-locks", *words]
         done = subprocess.run(
-            ["git", *words], cwd=_SOURCE, capture_output=True, text=True, check=False, timeout=30
+            command, cwd=_SOURCE, capture_output=True, text=True, check=False, timeout=30
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
