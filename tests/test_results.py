@@ -22,7 +22,11 @@ STUDIES = [
     for path in sorted(RESULTS.glob("*.json"))
     if "undrift study" in json.loads(path.read_text()).get("command", "")
 ]
-TUNING = json.loads((RESULTS / "pocket-tuning.json").read_text())
+METHODS = {"pocket": 12, "desk": 6}  # tuned on that benchmark, at least
+TUNING = {
+    benchmark: json.loads((RESULTS / f"{benchmark}-tuning.json").read_text())
+    for benchmark in METHODS
+}
 FORGETS = 5  # points, at most, of what finetune-low has just learned
 
 
@@ -37,30 +41,47 @@ def test_a_table_is_that_of_its_numbers(path):
     assert path.with_suffix(".md").read_text() == study_markdown(results)
 
 
-def test_rates_are_those_that_tuning_chose():
-    rows = {row["label"]: row for row in TUNING["runs"]}
-    assert len(TUNING["chosen"]) >= 12
-    for label, rate in TUNING["chosen"].items():
+def low_rates(benchmark: str) -> dict[float, float]:
+    """Give the last average at each rate at which finetune forgets little."""
+    found: dict[float, list[tuple[float, float]]] = {}
+    for run in TUNING[benchmark]["runs"]:
+        if run["label"] == "finetune":
+            found.setdefault(run["learning_rate"], []).append((run["last"], run["mft"]))
+    means = {r: (fmean(a for a, _ in v), fmean(b for _, b in v)) for r, v in found.items()}
+    return {rate: last for rate, (last, mft) in means.items() if mft - last <= FORGETS}
+
+
+@pytest.mark.parametrize("benchmark", METHODS)
+def test_rates_are_those_that_tuning_chose(benchmark):
+    rows = {row["label"]: row for row in TUNING[benchmark]["runs"]}
+    chosen = TUNING[benchmark]["chosen"]
+    assert len(chosen) >= METHODS[benchmark]
+    for label, rate in chosen.items():
         options = {key: value for key, value in rows[label]["options"].items() if "rate" not in key}
         if options:  # a row that trains longer, say; a preset has the usual one
             continue
         method = rows[label]["method"]
-        config = resolve({"benchmark": "pocket", "method": method})
+        config = resolve({"benchmark": benchmark, "method": method})
         assert config.train.learning_rate == rate, label
 
 
 @pytest.mark.parametrize("name", ["pocket-orders", "pocket-shared"])
 def test_finetune_low_has_the_best_rate_of_those_that_forget_little(name):
-    found: dict[float, list[tuple[float, float]]] = {}
-    for run in TUNING["runs"]:
-        if run["label"] == "finetune":
-            found.setdefault(run["learning_rate"], []).append((run["last"], run["mft"]))
-    means = {r: (fmean(a for a, _ in v), fmean(b for _, b in v)) for r, v in found.items()}
-    low = {rate: last for rate, (last, mft) in means.items() if mft - last <= FORGETS}
+    low = low_rates("pocket")
     rows = yaml.safe_load((ROOT / "studies" / f"{name}.yaml").read_text())["rows"]
     (row,) = (r for r in rows if isinstance(r, dict) and r.get("label") == "finetune-low")
     assert row["set"]["train.learning_rate"] == max(low, key=low.__getitem__)
-    assert row["set"]["train.learning_rate"] < TUNING["chosen"]["finetune"]
+    assert row["set"]["train.learning_rate"] < TUNING["pocket"]["chosen"]["finetune"]
+
+
+def test_no_rate_of_finetune_forgets_little_on_the_desk():
+    """So its tables have no row finetune-low: down to a rate at which nothing is learned."""
+    assert not low_rates("desk")
+    lowest = min(
+        (run for run in TUNING["desk"]["runs"] if run["label"] == "finetune"),
+        key=lambda run: run["learning_rate"],
+    )
+    assert lowest["learning_rate"] <= TUNING["desk"]["chosen"]["finetune"] / 4
 
 
 @pytest.mark.parametrize(
