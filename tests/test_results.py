@@ -75,7 +75,7 @@ def test_finetune_low_has_the_best_rate_of_those_that_forget_little(name):
 
 
 def test_no_rate_of_finetune_forgets_little_on_the_desk():
-    """So its tables have no row finetune-low: down to a rate at which nothing is learned."""
+    """So its tables have no row finetune-low: down to a rate at which little is learned."""
     assert not low_rates("desk")
     lowest = min(
         (run for run in TUNING["desk"]["runs"] if run["label"] == "finetune"),
