@@ -116,7 +116,7 @@ def test_adam_sees_tangents_off_past_gradients_and_a_that_drifts_into_them_is_pu
     method, model = in_second_task()
     gradients, steps = method.gradient_transforms(model), method.step_transforms(model)
     for name, layer in pool_layers(model).items():
-        F = method.past_gradients[name].double()
+        F = method.protected[name].double()
         A, B = layer.pool_lora_A["default"], layer.pool_lora_B["default"]
         V = B.detach()[0].double() / 0.5
         T = gradients[A](drawn(3, len(F))[None].float())[0].double()
@@ -153,7 +153,7 @@ def test_a_step_is_projected_off_past_gradients_and_retracted():
     for hook in hooks:
         hook.detach()
     for name, A, B in newest(model):
-        (A_0, B_0), (dA, dB), F = before[name], raw[name], method.past_gradients[name].double()
+        (A_0, B_0), (dA, dB), F = before[name], raw[name], method.protected[name].double()
         assert F.numel()
         off = torch.eye(len(F)).double() - F @ F.mT
         T = tangent(dA @ off, A_0)
@@ -168,12 +168,12 @@ def test_a_step_is_projected_off_past_gradients_and_retracted():
 
 def test_a_later_task_has_nothing_in_past_gradients():
     method, model = taught()
-    past = {name: F.double() for name, F in method.past_gradients.items()}
+    past = {name: F.double() for name, F in method.protected.items()}
     learn(method, model, task=2, steps=6)
     for name, A, B in newest(model):
         assert past[name].numel() and (B.mT @ A).norm() > 1e-3
         assert (A @ past[name]).norm() < 1e-5
-        F = method.past_gradients[name].double()
+        F = method.protected[name].double()
         assert torch.equal(F[:, : past[name].shape[1]], past[name])
         torch.testing.assert_close(F.mT @ F, torch.eye(F.shape[1]).double(), atol=1e-4, rtol=0)
 
@@ -182,7 +182,7 @@ def test_a_later_task_has_nothing_in_past_gradients():
 def test_what_is_protected_is_what_the_mean_gradient_asks_for(share):
     method, model = taught(share=share, samples=8)
     expected = gradients(model, batches(1, 2))  # two batches of four, at the finished weights
-    for name, F in method.past_gradients.items():
+    for name, F in method.protected.items():
         room = min(32, len(F) - SMALL["rank"])
         none = torch.zeros(len(F), 0).double()
         wanted = energy_basis(none, expected[name].double().mT, share, room)
@@ -193,7 +193,7 @@ def test_what_is_protected_is_what_the_mean_gradient_asks_for(share):
 
 def test_directions_keep_free_room_and_a_task_adds_at_most_so_many():
     method, _ = taught(tasks=3, steps=2, share=1.0, most=9)
-    sizes = {(F.shape[0], F.shape[1]) for F in method.past_gradients.values()}
+    sizes = {(F.shape[0], F.shape[1]) for F in method.protected.values()}
     assert sizes == {(24, 24 - SMALL["rank"]), (40, 27)}
 
 

@@ -109,7 +109,7 @@ def test_what_is_protected_is_what_the_inputs_ask_for_outside_the_weights(share)
     method, model = taught(feature_share=share, samples=8)
     seen = inputs(model, batches(1, 2))  # two batches of four
     sizes = []
-    for name, M in method.features.items():
+    for name, M in method.protected.items():
         W_p, rank = principal(name), SMALL["rank"]
         most = min(32, len(M) - rank - W_p.shape[1])
         expected = energy_basis(W_p, seen[name].double().mT, share, most)
@@ -121,7 +121,7 @@ def test_what_is_protected_is_what_the_inputs_ask_for_outside_the_weights(share)
 
 def test_a_later_task_adds_nothing_for_what_is_protected():
     method, model = taught(feature_share=0.6)
-    first = {name: M.clone() for name, M in method.features.items()}
+    first = {name: M.clone() for name, M in method.protected.items()}
     learn(method, model, task=2, steps=6)
     for name, layer in pool_layers(model).items():
         A, B = layer.pool_lora_A["default"][0], layer.pool_lora_B["default"][0]
@@ -129,7 +129,7 @@ def test_a_later_task_adds_nothing_for_what_is_protected():
         for protected in (principal(name).float(), first[name]):
             assert protected.numel()
             assert (B.mT @ A @ protected).norm() < 1e-5 * B.norm()
-        M = method.features[name]
+        M = method.protected[name]
         assert torch.equal(M[:, : first[name].shape[1]], first[name])
         torch.testing.assert_close(M.mT @ M, torch.eye(M.shape[1]), atol=1e-4, rtol=0)
 
@@ -153,7 +153,7 @@ def test_a_is_not_trained_whoever_makes_the_optimiser():
 
 def test_directions_keep_free_room_and_a_task_adds_at_most_so_many():
     method, _ = taught(tasks=3, steps=2, feature_share=1.0, weight_share=0.0, most=9)
-    sizes = {(M.shape[0], M.shape[1]) for M in method.features.values()}
+    sizes = {(M.shape[0], M.shape[1]) for M in method.protected.values()}
     assert sizes == {(24, 24 - SMALL["rank"]), (40, 27)}
 
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_is_refused():
         torch.zeros(5, 1, dtype=torch.uint8), requires_grad=False
     )
     with pytest.raises(ConfigError, match=r"is quantised, and .* load the base without"):
-        method._protected("gate", layer)
+        method._kept("gate", layer)
     method, model = taught()
     for G, error, why in (
         (torch.zeros(40, 24), ConfigError, "nothing is left for keeplora to learn in"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ from undrift.methods import base
 from undrift.methods.ewc import asked, log_likelihood
 from undrift.methods.shared import pool
 from undrift.methods.shared.frozen_gradient import GradientPool, Gradients
-from undrift.methods.shared.state import State
-from undrift.methods.shared.subspace import DUST, extension, leading, outside, restored
+from undrift.methods.shared.subspace import DUST, leading, outside
 from undrift.tuner.pool_lora import PoolLoraLayer
 
 # torch.linalg and Tensor's methods on its results carry no types
@@ -49,7 +48,7 @@ class EbLora(GradientPool):
         y = W0 x + s sum_{i<t} B_i A_i x + s B_t A_t x                    in training and at test
         A_t = U^T, U^T U = I, F^T U = 0          B_t = c V, V^T V = I     s B_t A_t = s c V U^T
         F_t = [F_{t-1}, U_m]: the leading right singular vectors of task t's gradient outside
-            F_{t-1}, as many as it takes for F_t to hold `share` of its energy
+            F_{t-1}, as many as it takes for F_t to hold `share` of its energy; kept as `protected`
 
     Gradients of A and B are projected to the tangent spaces before Adam sees them, and so is
     Adam's step of A, off F; then A is put back by its polar factor, B by its polar factor times
@@ -76,24 +75,12 @@ class EbLora(GradientPool):
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
-    def __init__(self, setting: str | None = None, **options: Any) -> None:
-        super().__init__(setting, **options)
-        self.past_gradients: dict[str, Tensor] = {}  # F by linear, (d_in, k)
-
-    def bind(self, model: nn.Module) -> None:
-        """Begin with no gradients where none are known."""
-        super().bind(model)
-        for name, layer in self._layers.items():
-            if name not in self.past_gradients:
-                A = layer.pool_lora_A[self._adapter]
-                self.past_gradients[name] = A.detach().new_zeros(layer.in_features, 0)
-
     # ------------------------------------------------------------ the moments of a task
 
     def begin_expert(self, name: str, layer: PoolLoraLayer, G: Tensor) -> None:
         """Begin with a small step of steepest descent, as far in every direction."""
         A, B = layer.pool_lora_A[self._adapter], layer.pool_lora_B[self._adapter]
-        right, left, _ = leading(self.past_gradients[name], G, A.shape[1])
+        right, left, _ = leading(self.protected[name], G, A.shape[1])
         A[0].copy_(right)
         B[0].copy_(-self.config.begin * left)
 
@@ -102,7 +89,7 @@ class EbLora(GradientPool):
         first, turns = super().gradient_transforms(model), dict[Parameter, StepTransform]()
         for name, layer in self._layers.items() if not first else ():
             A, B = layer.pool_lora_A[self._adapter], layer.pool_lora_B[self._adapter]
-            turns[A] = partial(_tangent_a, p=A, F=self.past_gradients[name])
+            turns[A] = partial(_tangent_a, p=A, F=self.protected[name])
             turns[B] = partial(_tangent_b, p=B)
         return first or turns
 
@@ -111,7 +98,7 @@ class EbLora(GradientPool):
         turns: dict[Parameter, StepTransform] = {}
         for name, layer in self._layers.items() if self._first is None else ():
             A, B = layer.pool_lora_A[self._adapter], layer.pool_lora_B[self._adapter]
-            turns[A] = partial(_step_a, p=A, F=self.past_gradients[name])
+            turns[A] = partial(_step_a, p=A, F=self.protected[name])
             turns[B] = partial(_step_b, p=B)
         return turns
 
@@ -126,35 +113,8 @@ class EbLora(GradientPool):
         finally:
             gradients.stop()
         for name, G in gradients.close().items():
-            layer, F = self._layers[name], self.past_gradients[name]
-            room = min(self.config.most, layer.in_features - self.config.rank - F.shape[1])
-            new = extension(F, G.mT, self.config.share, room)
-            self.past_gradients[name] = torch.cat([F, new.to(F)], dim=1)
+            self.protect(name, self.protected[name], G.mT, self.config.share)
         super().task_end(model)
-
-    # ------------------------------------------------------------ state
-
-    def state(self, model: nn.Module) -> State:
-        """Name the directions of past gradients."""
-        if not self._layers:
-            self.bind(model)
-        return State(self.past_gradients)
-
-    def restore(self, model: nn.Module, saved: State) -> None:
-        """Take back the directions of past gradients."""
-        self.past_gradients = restored(saved, self.past_gradients)
-
-    def forget(self, model: nn.Module) -> None:
-        """Begin without past gradients."""
-        self.past_gradients = {}
-        super().forget(model)
-
-    def make_room(self, model: nn.Module, tasks: int) -> None:
-        """Make room for as many directions as so many tasks may add."""
-        super().make_room(model, tasks)
-        for name, layer in self._layers.items():
-            most = min(tasks * self.config.most, max(0, layer.in_features - self.config.rank))
-            self.past_gradients[name] = torch.zeros(layer.in_features, most)
 
 
 # --------------------------------------------- rows that are orthonormal, or all of one length

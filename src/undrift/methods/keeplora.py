@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from undrift.methods import base
 from undrift.methods.ewc import asked
 from undrift.methods.shared import pool
 from undrift.methods.shared.frozen_gradient import GradientPool, add_up
-from undrift.methods.shared.state import State
-from undrift.methods.shared.subspace import extension, leading, restored
+from undrift.methods.shared.subspace import extension, leading
 from undrift.tuner.pool_lora import PoolLoraLayer, generator_of
 from undrift.tuner.targets import frozen_weight
 
@@ -53,8 +52,8 @@ class KeepLora(GradientPool):
             many as it takes for [W_p, M_t] to hold epsilon_f of the inputs' energy
         G' = G (I - W_p W_p^T - M_{t-1} M_{t-1}^T) = B' S A_t,            A_t its first r rows
 
-    A_t never moves, so the update B_t A_t gives 0 for whatever lies in W_p and M_{t-1}. (The paper
-    writes weights as (d_in, d_out), with A and B the other way round.)
+    A_t never moves, so the update B_t A_t gives 0 for whatever lies in W_p and M_{t-1}; M is kept
+    as `protected`. (The paper writes weights as (d_in, d_out), with A and B the other way round.)
 
     [OURS] where the sources leave it open or the harness asks for it: G is that of the first
     optimiser step, which moves nothing, where public code makes a pass over a fifth of the data
@@ -77,43 +76,34 @@ class KeepLora(GradientPool):
     Config: ClassVar[type[base.Config]] = Config
     config: Config
 
-    def __init__(self, setting: str | None = None, **options: Any) -> None:
-        super().__init__(setting, **options)
-        self.features: dict[str, Tensor] = {}  # M by linear, (d_in, k)
-
     def bind(self, model: nn.Module) -> None:
-        """Fix A, and begin with no inputs where none are known."""
+        """Fix A."""
         super().bind(model)
-        for name, layer in self._layers.items():
-            A = layer.pool_lora_A[self._adapter]
-            A.requires_grad_(False)
-            if name not in self.features:
-                self.features[name] = A.new_zeros(layer.in_features, 0)
+        for layer in self._layers.values():
+            layer.pool_lora_A[self._adapter].requires_grad_(False)
 
     # ------------------------------------------------------------ the moments of a task
 
     def begin_expert(self, name: str, layer: PoolLoraLayer, G: Tensor) -> None:
         """Put A where the gradient is largest outside what is protected."""
         A = layer.pool_lora_A[self._adapter]
-        A[0].copy_(leading(self._protected(name, layer), G, A.shape[1])[0])
+        A[0].copy_(leading(self._kept(name, layer), G, A.shape[1])[0])
 
     def task_end(self, model: nn.Module) -> None:
         """Protect the inputs of the task."""
         sketches = self._moments(model)
         for name, layer in self._layers.items():
             V, s = sketches[name].eigenpairs()
-            Q, M = self._protected(name, layer), self.features[name]
-            room = min(self.config.most, layer.in_features - self.config.rank - Q.shape[1])
-            new = extension(Q, V * s.clamp_min(0).sqrt(), self.config.feature_share, room)
-            self.features[name] = torch.cat([M, new.to(M.dtype)], dim=1)
+            moments = V * s.clamp_min(0).sqrt()
+            self.protect(name, self._kept(name, layer), moments, self.config.feature_share)
         super().task_end(model)
 
-    def _protected(self, name: str, layer: PoolLoraLayer) -> Tensor:
+    def _kept(self, name: str, layer: PoolLoraLayer) -> Tensor:
         """[W_p, M] of a linear, (d_in, k) float64."""
         W = frozen_weight(name, layer).double()
         room, none = layer.in_features - self.config.rank, W.new_zeros(layer.in_features, 0)
         W_p = extension(none, W.mT, self.config.weight_share, room)
-        return torch.cat([W_p, self.features[name].to(W_p)], dim=1)
+        return torch.cat([W_p, self.protected[name].to(W_p)], dim=1)
 
     def _moments(self, model: nn.Module) -> dict[str, MomentSketch]:
         """Sketch the inputs of every linear, over the examples of all processes."""
@@ -139,30 +129,6 @@ class KeepLora(GradientPool):
         rows = args[0].detach().flatten(0, -2)
         chosen = self._context.tokens.choose(len(rows), 1.0, 0, rows.device)
         sketch.update(chosen.rows(rows), chosen.count)
-
-    # ------------------------------------------------------------ state
-
-    def state(self, model: nn.Module) -> State:
-        """Name the directions of past tasks' inputs."""
-        if not self._layers:
-            self.bind(model)
-        return State(self.features)
-
-    def restore(self, model: nn.Module, saved: State) -> None:
-        """Take back the directions of past tasks' inputs."""
-        self.features = restored(saved, self.features)
-
-    def forget(self, model: nn.Module) -> None:
-        """Begin without past inputs."""
-        self.features = {}
-        super().forget(model)
-
-    def make_room(self, model: nn.Module, tasks: int) -> None:
-        """Make room for as many directions as so many tasks may add."""
-        super().make_room(model, tasks)
-        for name, layer in self._layers.items():
-            most = min(tasks * self.config.most, max(0, layer.in_features - self.config.rank))
-            self.features[name] = torch.zeros(layer.in_features, most)
 
 
 METHOD = KeepLora

@@ -22,6 +22,8 @@ from undrift.core.step_hook import StepTransform
 from undrift.errors import ConfigError, TrainingDiverged
 from undrift.methods import base
 from undrift.methods.shared.pool import Gate, PoolMethod
+from undrift.methods.shared.state import State
+from undrift.methods.shared.subspace import extension, restored
 from undrift.tuner.distributed import processes
 from undrift.tuner.pool_lora import PoolLoraLayer
 
@@ -143,6 +145,11 @@ class GradientPool(LooksBack, PoolMethod[Gate]):
     The first optimiser step of a task moves nothing. It gathers G, which is exact whatever A is,
     since B is still zero; then `begin_expert` gives the expert its values. So no pass is added,
     and where the rate warms up the step would have been next to nothing.
+
+    Attributes:
+        config: Its options; a task adds at most `most` directions to what is protected.
+        protected: Directions of a linear's inputs that later tasks leave alone, orthonormal columns
+            by linear, (d_in, k).
     """
 
     reads_prompts = False
@@ -152,6 +159,15 @@ class GradientPool(LooksBack, PoolMethod[Gate]):
     def __init__(self, setting: str | None = None, **options: Any) -> None:
         super().__init__(setting, **options)
         self._first: Gradients | None = None
+        self.protected: dict[str, Tensor] = {}
+
+    def bind(self, model: nn.Module) -> None:
+        """Protect nothing of a linear of which nothing is known."""
+        super().bind(model)
+        for name, layer in self._layers.items():
+            if name not in self.protected:
+                A = layer.pool_lora_A[self._adapter]
+                self.protected[name] = A.detach().new_zeros(layer.in_features, 0)
 
     def begin_expert(self, name: str, layer: PoolLoraLayer, G: Tensor) -> None:
         """Give the newest expert of a linear its first values.
@@ -197,3 +213,40 @@ class GradientPool(LooksBack, PoolMethod[Gate]):
                 f"nothing is left for {self.name} to learn in: all that the first gradient asks "
                 "for is protected; lower the shares of energy that it keeps"
             )
+
+    def protect(self, name: str, Q: Tensor, M: Tensor, share: float) -> None:
+        """Protect more directions of a linear's inputs; r of them always stay free.
+
+        Args:
+            name: The linear's.
+            Q: What is held anyway, orthonormal columns, (d_in, k).
+            M: Whose columns weigh the directions, (d_in, n).
+            share: Of the energy of M, which Q and the new directions are to hold.
+        """
+        room = min(self.config.most, len(Q) - self.config.rank - Q.shape[1])
+        kept = self.protected[name]
+        self.protected[name] = torch.cat([kept, extension(Q, M, share, room).to(kept)], dim=1)
+
+    # ------------------------------------------------------------ state
+
+    def state(self, model: nn.Module) -> State:
+        """Name the directions that are protected."""
+        if not self._layers:
+            self.bind(model)
+        return State(self.protected)
+
+    def restore(self, model: nn.Module, saved: State) -> None:
+        """Take back the directions that are protected."""
+        self.protected = restored(saved, self.protected)
+
+    def forget(self, model: nn.Module) -> None:
+        """Protect nothing."""
+        self.protected = {}
+        super().forget(model)
+
+    def make_room(self, model: nn.Module, tasks: int) -> None:
+        """Make room for as many directions as so many tasks may add."""
+        super().make_room(model, tasks)
+        for name, layer in self._layers.items():
+            most = min(tasks * self.config.most, max(0, layer.in_features - self.config.rank))
+            self.protected[name] = torch.zeros(layer.in_features, most)
