@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from undrift.report import difference_section, grouped, load
@@ -84,3 +89,46 @@ def test_what_goes_on_with_something_else_is_noted_beside_what_it_began_with(
         (resumed,) = kept["resumed"]
         assert resumed["versions"]["torch"] == "2.2" and resumed["after"] == 1
     assert [each["versions"]["torch"] for each in run("2.1")["resumed"]] == ["2.2", "2.1"]
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch) -> Callable[..., str]:
+    """A repository that stands for undrift's own, with one commit; it runs git there."""
+    names = {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b"}
+    names |= {key.replace("AUTHOR", "COMMITTER"): value for key, value in names.items()}
+    environment = {**os.environ, **names, "GIT_CONFIG_GLOBAL": os.devnull}
+
+    def git(*words: str) -> str:
+        command = ["git", *words]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    (tmp_path / "__init__.py").write_text("")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "all")
+    monkeypatch.setattr(manifest, "_SOURCE", tmp_path)
+    return git
+
+
+def test_the_commit_is_that_of_the_source(repository, tmp_path, monkeypatch):
+    known = repository("rev-parse", "--short", "HEAD")
+    assert manifest.commit() == known
+    (tmp_path / "__init__.py").write_text("changed")
+    assert manifest.commit() == f"{known}+dirty"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "__init__.py").write_text("of nobody")
+    monkeypatch.setattr(manifest, "_SOURCE", tmp_path / "other")
+    assert manifest.commit() is None
+
+
+def test_asking_for_the_commit_writes_nothing(repository, tmp_path):
+    """Where a file's times are not those of the index, `git status` would write them there."""
+    index: Path = tmp_path / ".git" / "index"
+    os.utime(tmp_path / "__init__.py", (0, 0))
+    before = index.read_bytes()
+    assert manifest.commit() == repository("rev-parse", "--short", "HEAD")
+    assert index.read_bytes() == before
+    repository("status")
+    assert index.read_bytes() != before
