@@ -94,9 +94,10 @@ def seen(method, batch):
 
 @pytest.mark.foreign("7.4")
 @pytest.mark.parametrize("told", ["positions", "cu_seq_lens", "seq_idx"])
+@pytest.mark.parametrize("weights", ["share", "answer"])
 @pytest.mark.parametrize("kind", [Same, SteadyLora])
-def test_packed_examples_weigh_what_they_do_alone(kind, told):
-    options = EXACT | {"token_weights": "share"}
+def test_packed_examples_weigh_what_they_do_alone(kind, weights, told):
+    options = EXACT | {"token_weights": weights}
     expected = seen(kind(**SMALL, **options), apart())
     found = seen(kind(**SMALL, **options), packed(told))
     for name, pair in expected.items():

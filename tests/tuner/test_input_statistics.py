@@ -269,13 +269,15 @@ def test_equal_tasks_count_alike_whatever_their_size():
     assert history.tokens == each.cz_tokens == 3
 
 
-@pytest.mark.parametrize("weights", ["gradient", "share"])
+@pytest.mark.parametrize("weights", ["gradient", "share", "answer"])
 def test_a_token_weighs_by_the_gradient_at_the_output_of_its_linear(weights):
     model, batch, outputs = tiny_experts(token_weights=weights), tiny_batch(), {}
+    inputs = {}
+    batch["labels"][:, :5] = -100
 
     def keep(module, args, y):
         y.retain_grad()
-        outputs[module.name] = y
+        outputs[module.name], inputs[module.name] = y, args[0].detach()
 
     for module in model.modules():
         if isinstance(module, MoeLoraLayer) and module.name.endswith("down_proj"):
@@ -286,17 +288,25 @@ def test_a_token_weighs_by_the_gradient_at_the_output_of_its_linear(weights):
     for name, y in outputs.items():
         sums_of = statistics(model)[name].running()
         u = y.grad.square().sum(2)
-        if weights == "share":  # every example counts for one
+        if weights != "gradient":  # every example counts for one
             u = u.sqrt() / (u.sqrt() * counts).sum(1, keepdim=True)
-        u = (u * counts).sum()
-        assert u > 0 and (weights == "gradient" or u == pytest.approx(len(counts)))
-        torch.testing.assert_close(sums_of["weight"].float(), u)
-        torch.testing.assert_close(sums_of["z_weight"].float(), u)
+        if weights == "answer":  # half of it where the next token has a label
+            even = torch.zeros_like(u)
+            even[:, :-1] = (batch["labels"][:, 1:] != -100).float()
+            u = (u + even / even.sum(1, keepdim=True)) / 2
+        x = inputs[name].flatten(0, 1)
+        whole = (u * counts).sum()
+        assert whole > 0 and (weights == "gradient" or whole == pytest.approx(len(counts)))
+        torch.testing.assert_close(sums_of["weight"].float(), whole)
+        torch.testing.assert_close(sums_of["z_weight"].float(), whole)
+        trace = (x.square().sum(1) * (u * counts).flatten()).sum()
+        torch.testing.assert_close(sums_of["trace"].float(), trace)
 
 
 @pytest.mark.foreign("1.2")
-def test_shares_do_not_depend_on_the_batch_nor_on_the_scale_of_the_loss():
-    together, alone = (tiny_experts(token_weights="share") for _ in range(2))
+@pytest.mark.parametrize("weights", ["share", "answer"])
+def test_shares_do_not_depend_on_the_batch_nor_on_the_scale_of_the_loss(weights):
+    together, alone = (tiny_experts(token_weights=weights) for _ in range(2))
     batch = tiny_batch()
     positions = (batch["attention_mask"].cumsum(1) - 1).clamp_min(0)
     together.train()

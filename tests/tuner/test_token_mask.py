@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import PreTrainedConfig
 
 from undrift.errors import ConfigError
 from undrift.tuner import ForwardContext
@@ -95,3 +96,29 @@ def test_the_context_follows_calls_by_keyword_and_by_position():
     assert context.tokens.ids is not None
     model(ids, mask)
     assert context.tokens.ids is None
+
+
+@pytest.mark.parametrize(
+    ("encodes", "labels", "expected"),
+    [
+        (False, [[-100, -100, 7, 8], [-100, 7, -100, -100]], [[0, 0.5, 0.5, 0], [1, 0, 0, 0]]),
+        (False, [[-100, 7, 8], [7, 8, 9]], [[0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0]]),  # the last only
+        (True, [[-100, -100, 7, 8], [-100, 7, -100, -100]], [[0, 0, 0.5, 0.5], [0, 1, 0, 0]]),
+    ],
+)
+def test_an_answers_tokens_are_those_that_predict_a_label(encodes, labels, expected):
+    class Model(torch.nn.Module):
+        config = PreTrainedConfig(is_encoder_decoder=encodes)
+
+        def forward(self, **given):
+            return None
+
+    model, mask = Model(), torch.ones(2, 4)
+    context = ForwardContext.attach(model)
+    model(attention_mask=mask, decoder_attention_mask=mask, labels=torch.tensor(labels))
+    assert context.tokens.even_shares.view(2, 4).tolist() == expected
+    model(attention_mask=mask, decoder_attention_mask=mask)
+    with pytest.raises(
+        ConfigError, match='call the model with labels, or set token_weights="share"'
+    ):
+        context.tokens.weights("answer", context.tokens.choose(8, 1.0, 0, CPU), torch.ones(8, 3))

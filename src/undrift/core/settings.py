@@ -34,9 +34,12 @@ class Metrics:
             for every dimension of the linear's input.
         token_weights: What a token counts for in C and C_z, with g the gradient of the loss with
             respect to the linear's output at the token: all the "same" (the paper); "gradient",
-            ||g||^2, so that the past is held where the answers depend on it; or "share", the
-            token's share of the sum of ||g|| over its example, so that every example counts for
-            one and those that are answered well already are not forgotten.
+            ||g||^2, so that the past is held where the answers depend on it; "share", the token's
+            share of the sum of ||g|| over its example, so that every example counts for one and
+            those that are answered well already are not forgotten; or "answer", half of that and
+            an even half for the tokens that predict the answer, so that what all answers of a
+            task have in common (a capital, a key of JSON), which no gradient asks for any more as
+            soon as it is learned, is held as well.
         task_weights: What a task counts for in them: its number of "tokens" (the paper), or all
             tasks "equal", so that a small one is not drowned by a large one.
         rebase_share: Re-base the sketch once, after this share of a task's steps; 0 never does.
@@ -60,7 +63,7 @@ class Metrics:
     max_components: int = 64
     columns: int = 128
     token_fraction: float | None = None
-    token_weights: Literal["same", "gradient", "share"] = "share"
+    token_weights: Literal["same", "gradient", "share", "answer"] = "share"
     task_weights: Literal["tokens", "equal"] = "equal"
     rebase_share: float = 0.02
     merge_share: float = 0.0

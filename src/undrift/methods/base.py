@@ -683,10 +683,10 @@ class Method(TrainerCallback):
     def _check_packing(self, args: Any) -> None:
         """Refuse rows of TRL's that do not say where their examples begin."""
         wrapped = getattr(args, "packing", False) and args.packing_strategy == "wrapped"
-        if wrapped and getattr(self.config, "token_weights", None) == "share":
+        if wrapped and getattr(self.config, "token_weights", None) in ("share", "answer"):
             raise ConfigError(
                 'packing_strategy "wrapped" does not say where examples begin, and token_weights '
-                'share counts by example: take packing_strategy "bfd", or token_weights="same"'
+                'counts by example: take packing_strategy "bfd", or token_weights="same"'
             )
 
     def _detach(self) -> None:

@@ -107,7 +107,17 @@ class _Call:
                 "undrift cannot read the padding from a prepared attention mask; call the model "
                 "with a mask of shape (batch, length), or with none"
             )
-        return Tokens(mask, self.known.get("example_ids"), content, given)
+        predicts = self._predicts(content if mask is None else mask)
+        return Tokens(mask, self.known.get("example_ids"), content, given, predicts)
+
+    def _predicts(self, like: Tensor | None) -> Tensor | None:
+        """Which tokens predict a labelled one, (B, L); None where that is not known."""
+        labels = self.given.get("labels")
+        if like is None or not isinstance(labels, Tensor) or labels.dim() != 2:
+            return None
+        told = labels.to(like.device) != IGNORED
+        told = told if self._encodes else functional.pad(told[:, 1:], (0, 1))
+        return functional.pad(told, (like.shape[1] - labels.shape[1], 0))
 
 
 class ForwardContext:

@@ -45,7 +45,7 @@ class MoeLoraConfig(LinearConfig):
         max_components: The most eigenpairs a history keeps.
         token_fraction: The share of the tokens that enter the statistics, in (0, 1]; where None,
             an eighth, or all in a short task, see `core.settings.Metrics`.
-        token_weights: What a token counts for in them, "same", "gradient" or "share", see
+        token_weights: What a token counts for in them, "same", "gradient", "share" or "answer", see
             `core.settings.Metrics`.
         task_weights: What a task counts for in the history, "tokens" or "equal", see there.
         importance_power: 1 or 2, see `core.activation.Usage`.
@@ -80,7 +80,7 @@ class MoeLoraConfig(LinearConfig):
                 f"top_k must lie between 1 and num_experts={self.num_experts}, not {self.top_k}"
             )
         self.check_among("gate", ("token", "constant"))
-        self.check_among("token_weights", ("same", "gradient", "share"))
+        self.check_among("token_weights", ("same", "gradient", "share", "answer"))
         self.check_among("task_weights", ("tokens", "equal"))
         if self.token_fraction is not None and not 0 < self.token_fraction <= 1:
             raise ConfigError(f"token_fraction must lie in (0, 1], not {self.token_fraction}")

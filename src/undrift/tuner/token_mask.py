@@ -52,6 +52,8 @@ class Tokens:
         ids: What tells examples apart, (batch,) int64.
         content: Where there are no ids: something of the tokens to make ids from, (batch, length).
         given: What the model is called with, see `packed_examples`.
+        predicts: Which tokens predict one that carries a label, (batch, length); None where the
+            model is called without labels.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Tokens:
         ids: Tensor | None = None,
         content: Tensor | None = None,
         given: Mapping[str, Any] | None = None,
+        predicts: Tensor | None = None,
     ) -> None:
         self.mask, self.ids, self.content, self._given = mask, ids, content, given or {}
+        self.predicts = predicts
         self._choices: dict[tuple[int, float, int], Choice] = {}
         self._inputs: dict[str, tuple[int, set[str]]] = {}
 
@@ -155,12 +159,15 @@ class Tokens:
         An example's shares are taken over all of its tokens, sampled or not.
 
         Args:
-            kind: "same", "gradient" or "share", see `core.settings.Metrics`.
+            kind: "same", "gradient", "share" or "answer", see `core.settings.Metrics`.
             chosen: The K rows.
             g: The gradient at every token, (T, anything).
 
         Returns:
             u, (K,); None where all weigh 1.
+
+        Raises:
+            ConfigError: It is not known which rows belong to one example, or to an answer.
         """
         if kind == "same":
             return _stand_for(chosen, g)
@@ -168,6 +175,8 @@ class Tokens:
             sizes = torch.linalg.vector_norm(chosen.rows(g), dim=1, dtype=torch.float32)
             return sizes.square().mul_(chosen.times)
         shares = self.shares(torch.linalg.vector_norm(g, dim=1, dtype=torch.float32))
+        if kind == "answer":
+            shares = (shares + self.even_shares) / 2
         return chosen.rows(shares[:, None]).squeeze(1).mul_(chosen.times)
 
     def shares(self, sizes: Tensor) -> Tensor:
@@ -185,14 +194,28 @@ class Tokens:
         like = self.mask if self.mask is not None else self.content
         if like is None or like.dim() != 2 or like.numel() != sizes.numel():
             raise ConfigError(
-                'token_weights="share" weighs the tokens of an example against each other: call '
-                "the model with attention_mask, input_ids or inputs_embeds as keywords"
+                'token_weights="answer" and "share" weigh the tokens of an example against each '
+                "other: call the model with attention_mask, input_ids or inputs_embeds as keywords"
             )
         of_example = sizes.view(like.shape)
         if self.mask is not None:
             of_example = of_example * (self.mask != 0)
         total = self._summed(of_example)
         return (of_example / total.clamp_min(torch.finfo(total.dtype).tiny)).flatten()
+
+    @cached_property
+    def even_shares(self) -> Tensor:
+        """Divide each example evenly among the tokens that predict its answer, (T,) float32.
+
+        Raises:
+            ConfigError: The model was called without labels.
+        """
+        if self.predicts is None:
+            raise ConfigError(
+                'token_weights="answer" asks which tokens are answers: call the model with labels, '
+                'or set token_weights="share"'
+            )
+        return self.shares(self.predicts.float().flatten())
 
     @cached_property
     def examples(self) -> Tensor | None:
