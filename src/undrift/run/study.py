@@ -25,7 +25,7 @@ from undrift.rundir import RunDir, atomic_write, read_record
 from undrift.rundir.files import remove
 from undrift.rundir.lock import held
 from undrift.rundir.records import Manifest, StudyResults
-from undrift.rundir.study_results import compact, run_entry, surroundings
+from undrift.rundir.study_results import both, compact, run_entry, surroundings
 
 PROGRAM = (sys.executable, "-m", "undrift.cli")
 Paired = Callable[[Sequence[tuple[Mapping[str, Any], Path]], str], list[dict[str, Any]]]
@@ -306,7 +306,7 @@ class Study:
         manifests = [
             read_record(RunDir(self.folder(cell)).manifest_file, Manifest) for cell in done
         ]
-        out: dict[str, Any] = {"command": self.command, **surroundings(manifests)}
+        made_with, stayed = surroundings(manifests), False
         runs: list[dict[str, Any]] = []
         chosen: dict[str, float] = {}
         for row in study.rows:
@@ -315,10 +315,15 @@ class Study:
             if own or row.label in self.only:
                 runs += map(self._entry, own)
             else:
-                runs += [run for run in old.get("runs", ()) if run["label"] == row.label]
+                kept = [run for run in old.get("runs", ()) if run["label"] == row.label]
+                runs += kept
+                stayed = stayed or bool(kept)
                 best = old.get("chosen", {}).get(row.label)
             if best is not None:
                 chosen[row.label] = best
+        if stayed:
+            made_with = both(old, made_with)
+        out: dict[str, Any] = {"command": self.command, **made_with}
         if study.against is not None:
             out["against"] = study.against
             if paired := self._pairs(done, runs, old):

@@ -117,6 +117,30 @@ def surroundings(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def both(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Join what two groups of runs were made with.
+
+    Args:
+        old: Results, of which all that `surroundings` does not give is left out.
+        new: What `surroundings` gives.
+
+    Returns:
+        As `surroundings` of both, the old ones first.
+    """
+    found: dict[str, Any] = {}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, Mapping):
+            found[key] = both(before or {}, value)
+        elif key == "commit":
+            parts = (part for text in (before, value) if text for part in text.split(", "))
+            found[key] = _every(parts)
+        else:  # of other things one value may have commas in it
+            known = before is not None and value is not None and value in before
+            found[key] = before if known else _every((before, value))
+    return found
+
+
 def compact(results: Mapping[str, Any]) -> str:
     """Write the results as JSON that reads and diffs well: a list of numbers is one line.
 
