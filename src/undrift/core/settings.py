@@ -38,8 +38,8 @@ class Metrics:
             share of the sum of ||g|| over its example, so that every example counts for one and
             those that are answered well already are not forgotten; or "answer", half of that and
             an even half for the tokens that predict the answer, so that what all answers of a
-            task have in common (a capital, a key of JSON), which no gradient asks for any more as
-            soon as it is learned, is held as well.
+            task have in common (a capital, a key of JSON), whose gradient is small as soon as it
+            is learned, is held as well.
         task_weights: What a task counts for in them: its number of "tokens" (the paper), or all
             tasks "equal", so that a small one is not drowned by a large one.
         rebase_share: Re-base the sketch once, after this share of a task's steps; 0 never does.

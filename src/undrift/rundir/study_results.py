@@ -136,7 +136,7 @@ def both(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
             parts = (part for text in (before, value) if text for part in text.split(", "))
             found[key] = _every(parts)
         else:  # of other things one value may have commas in it
-            known = before is not None and value is not None and value in before
+            known = f", {value}," in f", {before},"
             found[key] = before if known else _every((before, value))
     return found
 
