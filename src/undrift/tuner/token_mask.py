@@ -205,7 +205,10 @@ class Tokens:
 
     @cached_property
     def even_shares(self) -> Tensor:
-        """Divide each example evenly among the tokens that predict its answer, (T,) float32.
+        """Divide each example evenly among the tokens that predict its answer.
+
+        Returns:
+            The shares, (T,) float32: one in all for every example that has an answer.
 
         Raises:
             ConfigError: The model was called without labels.

@@ -146,6 +146,10 @@ class GradientPool(LooksBack, PoolMethod[Gate]):
     since B is still zero; then `begin_expert` gives the expert its values. So no pass is added,
     and where the rate warms up the step would have been next to nothing.
 
+    Args:
+        setting: As for `Method`.
+        **options: As for `Method`.
+
     Attributes:
         config: Its options; a task adds at most `most` directions to what is protected.
         protected: Directions of a linear's inputs that later tasks leave alone, orthonormal columns
