@@ -213,6 +213,56 @@ def test_only_some_rows(make):
         make(only=["moelroa"])
 
 
+def test_in_another_folder_the_results_of_cells_that_wait_stay(make):
+    study, _ = make(STUDY + "against: moelora\n")
+    study.go(2, Progress())
+    file = Path("results/small.json")
+    old = read_json(file)["runs"]
+    Path("work").rename("elsewhere")
+
+    def last(cell):  # asked as each cell ends; the file never has fewer runs than before
+        assert len(read_json(file)["runs"]) == 5
+        return 70.0 + cell.seed
+
+    study, _ = make(STUDY + "against: moelora\n", last)
+    study.go(1, Progress())
+    assert [run["last"] for run in read_json(file)["runs"]] == [70, 70, 71, 70, 71]
+    # what was run at another rate does not stay
+    Path("work").rename("elsewhere2")
+    text = file.read_text()
+    file.write_text(text.replace('"learning_rate": 0.0002', '"learning_rate": 0.5', 1))
+    study, _ = make(STUDY + "against: moelora\n", only=["moelora"])
+    study.write()
+    left = read_json(file)["runs"]
+    assert [(run["label"], run["seed"]) for run in left] == [
+        (run["label"], run["seed"]) for run in (old[0], old[2], old[3], old[4])
+    ]
+
+
+def test_comparisons_with_runs_that_are_not_at_hand_stay(make):
+    def paired(cells, against):  # says of how many runs it is, where it has some to compare with
+        labels = [run["label"] for run, _ in cells]
+        return [
+            {"label": label, "learning_rate": 2e-4, "detectable": float(labels.count(label))}
+            for label in ("no router",)
+            if label in labels and against in labels
+        ]
+
+    def written():
+        lines = read_json(Path("results/small.json")).get("paired", ())
+        return {line["label"]: line["detectable"] for line in lines}
+
+    study, _ = make(STUDY + "against: moelora\n", paired=paired)
+    study.go(2, Progress())
+    assert written() == {"no router": 2.0}
+    Path("work").rename("elsewhere")
+    seen = []
+    study, _ = make(STUDY + "against: moelora\n", lambda _: seen.append(written()) or 60.0,
+                    paired=paired)  # fmt: skip
+    study.go(1, Progress())
+    assert seen == [{"no router": 2.0}] * 5 and written() == {"no router": 2.0}
+
+
 def test_rows_that_stay_keep_the_machine_and_the_commit_that_made_them(make):
     study, _ = make()
     study.go(2, Progress())

@@ -49,7 +49,8 @@ def study(
 ) -> None:
     """Run a grid of methods, seeds, orders and rates side by side; write one table of them.
 
-    What is finished is not run again: after a stop, the same command goes on. A study's file:
+    What is finished is not run again: after a stop, the same command goes on. What the results
+    have of runs that wait stays until those are finished. A study's file:
 
     \b
       benchmark: pocket
@@ -121,7 +122,7 @@ def study(
             print(f"\n{made.table(results)}")
             print(f"written: {' and '.join(map(str, made.files))}; the runs: {made.work}")
         if gather and left and not (quiet or as_json):
-            total = left + len(results["runs"])
+            total = len({cell.name for cell in made.cells})
             print(f"not done: {left} of {total} runs; --commands prints them")
         _complain(made)
         if made.failures:

@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -167,6 +167,8 @@ class Study:
     def go(self, jobs: int, progress: Progress) -> None:
         """Run what is not done yet; write the results after every cell.
 
+        What the results say of a cell that waits stays, if its command and rate are the same.
+
         Args:
             jobs: How many side by side.
             progress: What is told meanwhile.
@@ -296,7 +298,7 @@ class Study:
     # ------------------------------------------------------------ results
 
     def results(self) -> dict[str, Any]:
-        """Gather all that is finished.
+        """Gather all that is finished, and what the results have of cells that wait.
 
         Returns:
             The content of the results' JSON file.
@@ -306,19 +308,17 @@ class Study:
         manifests = [
             read_record(RunDir(self.folder(cell)).manifest_file, Manifest) for cell in done
         ]
-        made_with, stayed = surroundings(manifests), False
+        made_with = surroundings(manifests)
         runs: list[dict[str, Any]] = []
+        stayed: set[str] = set()  # labels of which there are runs that are not at hand
         chosen: dict[str, float] = {}
         for row in study.rows:
-            own = [cell for cell in done if cell.row.label == row.label]
+            of_row, all_at_hand = self._runs_of(row.label, old)
+            runs += of_row
             best = self._best(row.label)
-            if own or row.label in self.only:
-                runs += map(self._entry, own)
-            else:
-                kept = [run for run in old.get("runs", ()) if run["label"] == row.label]
-                runs += kept
-                stayed = stayed or bool(kept)
-                best = old.get("chosen", {}).get(row.label)
+            if not all_at_hand:
+                stayed.add(row.label)
+                best = best or old.get("chosen", {}).get(row.label)
             if best is not None:
                 chosen[row.label] = best
         if stayed:
@@ -326,7 +326,7 @@ class Study:
         out: dict[str, Any] = {"command": self.command, **made_with}
         if study.against is not None:
             out["against"] = study.against
-            if paired := self._pairs(done, runs, old):
+            if paired := self._pairs(done, stayed, old):
                 out["paired"] = paired
         if study.rates:
             out["chosen"] = chosen
@@ -339,24 +339,50 @@ class Study:
             ]
         return {**out, "runs": runs}
 
+    def _runs_of(self, label: str, old: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool]:
+        """Gather a row: the runs at hand, and of other cells what the results have of them.
+
+        Returns:
+            The entries, and whether all of them are of runs at hand.
+        """
+        before = [run for run in old.get("runs", ()) if run["label"] == label]
+        cells = [cell for cell in self._cells if cell.row.label == label]
+        if label not in self.only and not any(cell.name in self._finished for cell in cells):
+            return before, not before
+        known = {(run["command"], run["learning_rate"]): run for run in before}
+        found, all_at_hand = [], True
+        for cell in cells:
+            if cell.name in self._finished:
+                found.append(self._entry(cell))
+            elif cell.name not in self.failures:
+                rate = cell.settings["learning_rate"] if cell.trained else None
+                if run := known.get((self._command(cell), rate)):
+                    found.append(run)
+                    all_at_hand = False
+        return found, all_at_hand
+
     def _pairs(
-        self, done: Sequence[Cell], runs: Sequence[Mapping[str, Any]], old: Mapping[str, Any]
+        self, done: Sequence[Cell], stayed: Set[str], old: Mapping[str, Any]
     ) -> list[dict[str, Any]]:
-        """Pair what is at hand with the row of `against`; what is not keeps its lines."""
+        """Pair the rows that are at hand with the one of `against`; others keep their lines."""
         found: list[dict[str, Any]] = []
-        if self._paired is not None and self.plan.study.against is not None:
+        against = self.plan.study.against
+        if self._paired is not None and against is not None:
             cells = [(self._entry(cell), self.folder(cell)) for cell in done]
-            found = self._paired(cells, self.plan.study.against)
-        new, labels = {line["label"] for line in found}, {run["label"] for run in runs}
-        kept = [line for line in old.get("paired", ()) if line["label"] in labels - new]
-        return [*found, *kept]
+            found = self._paired(cells, against)
+        kept = [line for line in old.get("paired", ()) if {line["label"], against} & stayed]
+        labels = {line["label"] for line in kept}
+        return [*(line for line in found if line["label"] not in labels), *kept]
 
     def _entry(self, cell: Cell) -> dict[str, Any]:
-        command = shlex.join(["undrift", *cell.words])
-        row = cell.row
+        row, command = cell.row, self._command(cell)
         return run_entry(
             self.folder(cell), row.label, cell.setting, row.options, command, cell.trained
         )
+
+    @staticmethod
+    def _command(cell: Cell) -> str:
+        return shlex.join(["undrift", *cell.words])
 
     def write(self) -> None:
         """Write the results, once there are any."""
