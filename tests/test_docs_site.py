@@ -50,6 +50,19 @@ def test_every_page_has_its_place():
     assert {*nav} == {file.relative_to(DOCS).as_posix() for file in DOCS.rglob("*.md")} | made
 
 
+def test_what_pages_take_in_is_written_so_and_is_there():
+    found = [
+        (file.name, line)
+        for file in DOCS.rglob("*.md")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\W*8\s*<", line)
+    ]
+    assert len(found) >= 4
+    for page, line in found:
+        taken = re.fullmatch(r'--8<-- "([\w./]+)"', line)
+        assert taken and (ROOT / taken[1]).is_file(), (page, line)
+
+
 @pytest.mark.parametrize("page", NEW)
 def test_its_commands_are_commands(page):
     text = (DOCS / page).read_text(encoding="utf-8")
