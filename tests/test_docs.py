@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,17 @@ def test_the_options_it_names_exist(method, said):
         number = re.fullmatch(r"\d+", value)
         given = {"true": True, "false": False}.get(value, float(value) if number else value)
         assert getattr(kind(**{name: given}).config, name) == given
+
+
+@pytest.mark.parametrize(
+    ("page", "head"),
+    [("serving", "| method | as a plain LoRA |"), ("processes", "| methods | |")],
+)
+def test_tables_of_methods_name_all_of_them(page, head):
+    lines = (DOCS / f"{page}.md").read_text(encoding="utf-8").splitlines()
+    rows = takewhile(bool, lines[lines.index(head) :])
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted({*METHODS.names()} - {"zeroshot"})
 
 
 def test_it_names_tests_and_options():
