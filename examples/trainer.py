@@ -20,7 +20,8 @@ config = hf.LlamaConfig(
     vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
     num_attention_heads=2, eos_token_id=END,
 )  # fmt: skip
-model = get_peft_model(hf.LlamaForCausalLM(config), undrift.MoeLoraConfig(num_experts=4, r=4))
+method = undrift.Same(experts=4, rank=4)
+model = get_peft_model(hf.LlamaForCausalLM(config), method.peft_config())
 
 
 def task(answers: dict[str, str]) -> list[dict[str, list[int]]]:
@@ -47,7 +48,6 @@ def collate(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
 
 colours = task({"sky?": "blue", "blood?": "red", "grass?": "green"})
 sounds = task({"cat?": "meow", "dog?": "woof"})
-method = undrift.Same()
 for number, rows in enumerate((colours, sounds), start=1):  # a new trainer for every task
     args = hf.TrainingArguments(
         f"{sys.argv[1]}/task-{number}", per_device_train_batch_size=4, num_train_epochs=4,

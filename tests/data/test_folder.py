@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from undrift.data import Example
-from undrift.data.benchmarks.folder import benchmark
+from undrift.data.benchmarks.folder import benchmark, own_task
 from undrift.data.subset import hold_out
 from undrift.errors import ConfigError, DataError, UnknownName
+from undrift.run.learned_tasks import from_files
 
 
 def rows(count, *, each=2):
@@ -94,6 +95,20 @@ def test_a_list_decides_order_scorer_and_folders(data):
         ("bees", "letter", 4), ("birds", "exact", 128),
     ]  # fmt: skip
     assert load(data / "tasks.yaml").fingerprint == made.fingerprint
+
+
+def test_pictures_of_test_questions_lie_beside_their_own_file(data):
+    own = own_task(data / "2-bees" / "train.json", test=data / "1-birds" / "test.json")
+    task = own.source().task()
+    assert {path.parents[1].name for e in task.test for path in e.images} == {"1-birds"}
+    assert {path.parents[1].name for e in task.train for path in e.images} == {"2-bees"}
+    note = from_files(own, task, 0.1, 0, skip_bad=False)
+    assert note["images"] == str((data / "1-birds").resolve())  # where they are asked again
+    one_place = own_task(own.train, test=own.test, images=data / "3-beetles").source().task()
+    assert {path.parents[1].name for e in one_place.test for path in e.images} == {"3-beetles"}
+    birds = "- {name: a, train: 1-birds/train.json, test: 3-beetles/test.jsonl, images: 1-birds, "
+    (task,) = listed(data, birds + "test_images: 3-beetles}").tasks
+    assert {path.parents[1].name for e in task.test for path in e.images} == {"3-beetles"}
 
 
 def test_the_fingerprint_does_not_depend_on_the_place(data, tmp_path):

@@ -148,7 +148,10 @@ def test_what_only_sounds_like_a_picture_is_kept(root, more):
 
 
 @pytest.mark.foreign("3.6")
-@pytest.mark.parametrize("key", ["system_prompt", "system_message", "System", " system", "sys"])
+@pytest.mark.parametrize(
+    "key",
+    ["system_prompt", "system_message", "system_instruction", "System", " system", "sys"],
+)
 def test_a_system_turn_under_another_key_is_refused(root, key):
     with pytest.raises(DataError, match="call it system"):
         read({**ASKED, key: "Answer shortly."}, root)

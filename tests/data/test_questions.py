@@ -27,7 +27,12 @@ ROWS = {
     "empty": {"id": 7, "image": "1.png", "question": "which colour?", "answer": ""},
     "null": {"id": 7, "image": "1.png", "question": "which colour?", "answer": None},
     "alpaca": {
-        "id": 7, "image": "1.png", "instruction": "which colour?", "output": "red", "text": "all",
+        "id": 7, "image": "1.png", "instruction": "which colour?", "output": "red",
+        "text": "### Instruction:\nwhich colour?\n\n### Response:\nred",
+    },
+    "answers of several names": {
+        "id": 7, "image": "1.png", "question": "which colour?", "output": "red", "response": "blue",
+        "answers": ["red"], "answer": "green",
     },
     "trl": {"id": 7, "images": ["1.png"], "prompt": [{"role": "user", "content": PARTS}]},
     "problem": {"id": 7, "image": "1.png", "problem": "which colour?"},

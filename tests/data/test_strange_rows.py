@@ -195,6 +195,36 @@ def test_a_few_aliases_and_merges_are_fine():
     assert parse_mapping(text, "x")["a"] == {"lr": 0.001, "x": 2}
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {a: 1}\nseed: 2\ntrain: {b: 1}", "'train' twice, in lines 1 and 3; leave one"),
+        ("- name: a\n  test: x.json\n  test: y.json", "'test' twice, in lines 2 and 3"),
+        ("runs: [{set: {seed: 1, seed: 2}}]", "'seed' twice, in line 1;"),
+        ("yes: 1\ntrue: 2", "'true' twice"),
+        ("1: a\n0x1: b", "'0x1' twice"),
+        ('a: 1\n"a": 2', "'a' twice"),
+        ("a: &a {x: 1}\nb: {<<: *a, <<: *a}", "'<<' twice, in line 2"),
+        ("a: &a {x: 1, x: 2}\nb: {<<: *a, x: 3}", "'x' twice, in line 1"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, text, said):
+    path = tmp_path / "tasks.yaml"
+    path.write_text(text)
+    for enter in (load_yaml, folder.sources, lambda path: parse_mapping(path.read_text(), "x")):
+        with pytest.raises(ConfigError) as raised:
+            enter(path)
+        assert f"the key {said}" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_key_of_ones_own_wins_over_a_merged_one():
+    text = "a: &a {x: 1}\nb: {c: &b {<<: *a, x: 2, y: 2}}\nd: {<<: *b, x: 3}\ne: {<<: [*a, *b]}"
+    found = parse_mapping(text, "x")
+    assert found["b"]["c"] == {"x": 2, "y": 2} and found["d"] == {"x": 3, "y": 2}
+    assert found["e"] == {"x": 1, "y": 2}
+    assert parse_mapping("'1': a\n1: b\n=: c", "x") == {"1": "a", 1: "b", "=": "c"}
+
+
 @pytest.mark.foreign("2.6")
 def test_an_order_is_a_name_or_a_file_of_text(tmp_path):
     assert read_order("x" * 5000) == "x" * 5000

@@ -197,6 +197,15 @@ def test_directions_keep_free_room_and_a_task_adds_at_most_so_many():
     assert sizes == {(24, 24 - SMALL["rank"]), (40, 27)}
 
 
+def test_directions_are_float32_though_a_trainer_has_cast_the_experts_before_they_were_bound():
+    method = EbLora(**SMALL)
+    model = attached(method).bfloat16()
+    for p in model.parameters():
+        p.data = p.data.bfloat16()
+    method.forget(model)
+    assert {F.dtype for F in method.protected.values()} == {torch.float32}
+
+
 def test_without_the_trainers_data_a_task_cannot_end():
     method, model = taught()
     with pytest.raises(ConfigError, match="on_train_end with train_dataloader"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from torch.nn import Parameter
 from tests.methods.training import SMALL, attached, batch_of, learn, trainable, weights
 from tests.precision import assert_same
 from tests.tuner.llava import tiny_batch
-from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError, TrainingDiverged
 from undrift.methods.ewc import (
     Ewc,
     QuadraticPenalty,
@@ -85,6 +87,72 @@ def test_public_code_squares_a_batchs_gradient_which_is_far_smaller():
         float(e.sum()) for e in found.values()
     )
     assert ratio > 4
+
+
+class OneLinear(nn.Module):
+    """A linear whose outputs are logits, computed in half precision; its examples are given."""
+
+    def __init__(self, dtype, size=1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.size = nn.Linear(6, 4, bias=False).to(dtype), size
+
+    def forward(self, x, labels=None):
+        logits = self.linear(x.to(self.linear.weight.dtype)).float() * self.size
+        loss = logits.sum() if labels is not None else None
+        return SimpleNamespace(logits=logits, loss=loss)
+
+
+def examples(count):
+    torch.manual_seed(1)
+    return [{"x": torch.randn(1, 5, 6), "labels": torch.randint(4, (1, 5))} for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["sample", "batch"])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(torch.float16, 1e-4), (torch.float16, 200.0), (torch.bfloat16, 1.0)]
+)
+def test_half_precision_is_squared_and_summed_in_float32(kind, dtype, size):
+    """Squares of float16 go below and above what it can say, and bfloat16 stops counting at 256."""
+    batches = examples(400)
+    model, exact = OneLinear(dtype, size), OneLinear(torch.float64, size)
+    exact.linear.weight.data = model.linear.weight.data.double()
+    found = fisher_information(model, {"it": model.linear}, batches, kind, 400)["it"]
+    wanted = fisher_information(exact, {"it": exact.linear}, batches, kind, 400)["it"]
+    assert found.dtype == torch.float32 and wanted.dtype == torch.float64
+    assert (found.double() - wanted).norm() < 0.01 * wanted.norm()
+    assert abs(float(found.double().sum() / wanted.sum()) - 1) < 0.005
+
+
+def test_a_gradient_that_is_not_finite_is_said():
+    model = OneLinear(torch.float16, 1e30)
+    with pytest.raises(TrainingDiverged, match="gradient of it is not finite; train in bfloat16"):
+        fisher_information(model, {"it": model.linear}, examples(1), "batch", 1)
+
+
+def test_a_task_whose_data_say_nothing_pulls_at_nothing():
+    nothing = normalised({"a": torch.zeros(2, 3), "b": torch.zeros(4)})
+    assert all(not each.any() for each in nothing.values())
+
+
+@pytest.mark.parametrize("anchor", ["last", "each"])
+def test_the_pull_on_a_parameter_in_half_precision_is_kept_in_float32(anchor):
+    """As that on the same numbers in float32, rounded once."""
+    torch.manual_seed(0)
+    half, whole = (Parameter(torch.zeros(4, 3, dtype=d)) for d in (torch.bfloat16, torch.float32))
+    pulls = [QuadraticPenalty({"p": half}), QuadraticPenalty({"p": whole})]
+    for _ in range(3):
+        value, fisher = torch.randn(4, 3).bfloat16(), torch.rand(4, 3)
+        for p, pull in zip((half, whole), pulls, strict=True):
+            p.data = value.to(p.dtype)
+            pull.add({"p": fisher}, anchor, 0.9)
+    for one, other in zip(pulls[0].tensors.values(), pulls[1].tensors.values(), strict=True):
+        assert torch.equal(one, other)
+    half.data = torch.randn(4, 3).bfloat16()
+    whole.data = half.data.float()
+    g = torch.randn(4, 3).bfloat16()
+    turned = pulls[0].transforms(0.5)[half](g)
+    assert torch.equal(turned, pulls[1].transforms(0.5)[whole](g.float()).bfloat16())
 
 
 def test_where_a_token_belongs_to_no_example_it_is_said():

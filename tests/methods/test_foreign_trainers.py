@@ -15,7 +15,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from tests.methods.training import SMALL, attached, learn
+from tests.methods.test_trainers import train
+from tests.methods.training import SMALL, attached, learn, trainable
 from tests.tuner.llava import tiny_batch
 from undrift.errors import ConfigError, UndriftError
 from undrift.methods.disco import Disco
@@ -23,6 +24,7 @@ from undrift.methods.ewc import Ewc
 from undrift.methods.finetune import Finetune
 from undrift.methods.same import Same
 from undrift.methods.steadylora import SteadyLora
+from undrift.registry import METHODS
 from undrift.tuner.token_mask import packed_examples
 
 pytestmark = [
@@ -316,3 +318,14 @@ def test_rows_that_do_not_say_where_examples_begin_are_refused(tmp_path):
     model = attached(method)
     with pytest.raises(ConfigError, match="where examples begin"):
         method.on_train_begin(config, TrainerState(), TrainerControl(), model=model)
+
+
+@pytest.mark.parametrize("name", ["finetune", "osf", "ewc", "moelora", "nearlora", "riemannian"])
+def test_what_a_trainer_cast_is_learned_in_float32(name, tmp_path):
+    method = METHODS.load(name)(**SMALL)
+    model = attached(method)
+    for p in trainable(model).values():  # as TRL does for 4-bit models
+        p.data = p.data.bfloat16()
+    train(method, model, 1, tmp_path)
+    assert {p.dtype for p in trainable(model).values()} == {torch.float32}
+    train(method, model, 2, tmp_path)

@@ -12,7 +12,7 @@ import torch
 
 import undrift
 from tests.methods.test_trainers import MAKE, train
-from tests.methods.training import SMALL, attached, learn, weights
+from tests.methods.training import SMALL, attached, learn, logits, weights
 from tests.tuner.llava import tiny_llava
 from undrift.errors import AdapterMismatch, ConfigError
 from undrift.methods.continual_llava import ContinualLlava
@@ -29,6 +29,7 @@ from undrift.methods.sefe import Sefe
 from undrift.methods.shared.model_card import RECORD
 from undrift.methods.shared.pool import PoolMethod
 from undrift.methods.smolora import SMoLora
+from undrift.registry import METHODS
 from undrift.tuner import MoeLoraConfig
 
 STATE_FILE = "steadylora_state.safetensors"
@@ -273,6 +274,53 @@ def test_each_adapter_has_its_own_history(tmp_path):
         assert json.loads((folder / RECORD).read_text())["tasks"] == tasks
 
 
+GATED = ["smolora", "continual_llava", "proglora", "dymoe", "llava_cmoe"]
+
+
+@pytest.mark.parametrize("name", GATED)
+@pytest.mark.parametrize("how", ["a used base", "a second adapter", "deleted and added"])
+def test_the_gate_of_a_new_adapter_is_new(name, how):
+    method, base = METHODS.load(name)(**SMALL), tiny_llava(0)
+    torch.manual_seed(0)
+    model = method.attach(base)
+    expected = learn(method, model, 1, steps=3)
+    gate = {key: value.clone() for key, value in method.gate.state_dict().items()}
+    if how == "a used base":
+        other = METHODS.load(name)(**SMALL)
+        torch.manual_seed(0)
+        found = learn(other, other.attach(model.unload()), 1, steps=3)
+        assert found == expected
+        return
+    called = "default" if how == "deleted and added" else "b"
+    if how == "deleted and added":
+        model.add_adapter("spare", method.peft_config())
+        model.set_adapter("spare")
+        model.delete_adapter("default")
+    model.add_adapter(called, method.peft_config())
+    model.set_adapter(called)
+    other = METHODS.load(name)(**SMALL)
+    other.take_up(model)
+    learn(other, model, 1, steps=3)
+    assert other.gate is not method.gate
+    assert all(torch.equal(value, method.gate.state_dict()[key]) for key, value in gate.items())
+
+
+@pytest.mark.parametrize("name", ["disco", "hide", "smolora", "dymoe"])
+def test_gates_are_decided_for_the_active_adapter_or_not_at_all(name):
+    method, model = taught(name)
+    expected = logits(model)
+    model.add_adapter("b", method.peft_config())
+    model.set_adapter("b")
+    other = METHODS.load(name)(**SMALL)
+    other.take_up(model)
+    learn(other, model, 1, steps=3)
+    model.set_adapter("default")
+    with pytest.raises(ConfigError, match=r"'b', and 'default' is active: call bind"):
+        logits(model)
+    method.bind(model)
+    assert torch.equal(logits(model), expected)
+
+
 @pytest.mark.foreign("7.3")
 @pytest.mark.parametrize("name", ["steadylora", "same", "ewc", "disco"])
 def test_two_active_adapters_are_refused(name):
@@ -330,3 +378,17 @@ def test_an_adapter_that_transformers_put_on():
     model._hf_peft_config_loaded = True
     with pytest.raises(ConfigError, match="get_peft_model"):
         train(Same(), model, 1, "nowhere")
+
+
+@pytest.mark.parametrize("name", ["olora", "disco", "same"])
+def test_what_load_state_brings_is_gone_on_from(name, tmp_path):
+    method, model = taught(name, tasks=2)
+    method.save_state(model, tmp_path)
+    again = ALL[name]()
+    other = attached(again)
+    again.load_state(other, tmp_path)
+    assert again.task_index == 3
+    train(again, other, 3, tmp_path / "training")
+    assert again.task_index == 4 and again.in_adapter(other) in (3, None)
+    if isinstance(again, PoolMethod):
+        assert again.past(other) == 2

@@ -243,6 +243,16 @@ def test_first_middle_and_last_prompts_learn_and_past_ones_stay_bit_for_bit():
     assert prompts.soft_prompt_past["default"].shape == (11, 2, 24)
 
 
+def test_what_a_trainer_has_cast_is_float32_again_when_a_task_begins():
+    method = ModalPrompt(**OPTIONS)
+    model = attached(method)
+    for task in (1, 2):
+        soft_prompts(model).bfloat16()
+        learn(method, model, task=task, steps=1)
+        held = soft_prompts(model).state_dict().values()
+        assert {each.dtype for each in held} == {torch.float32}
+
+
 def test_training_takes_the_best_past_prompts_and_the_new_one_last(monkeypatch):
     _, model, prompts = made(tasks=3)
     model.train()

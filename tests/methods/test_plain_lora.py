@@ -114,6 +114,26 @@ def test_a_variant_that_is_more_than_a_product_is_refused():
         plain_lora(get_peft_model(tiny_llava(), config))
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bias": "lora_only"}, r"more than LoRAs.*: .*up_proj.*bias and 1 more;.*merge_and"),
+        ({"bias": "all"}, r"more than LoRAs.*bias and \d+ more"),
+        ({"target_modules": ["up_proj", "embed_tokens"]}, r"more than LoRAs.*: .*embedding_A"),
+        ({"init_lora_weights": "pissa"}, r"init_lora_weights='pissa' has changed weights"),
+        ({"init_lora_weights": "olora"}, r"init_lora_weights='olora' has changed weights"),
+    ],
+)
+def test_what_is_more_than_products_is_refused(options, said):
+    base = tiny_llava()
+    if options.get("bias") == "lora_only":
+        for layer in base.get_decoder().layers:
+            layer.mlp.up_proj.bias = torch.nn.Parameter(torch.zeros(layer.mlp.up_proj.out_features))
+    config = LoraConfig(**{"r": 2, "target_modules": ["up_proj"], **options})
+    with pytest.raises(ConfigError, match=said):
+        plain_lora(get_peft_model(base, config))
+
+
 @pytest.mark.parametrize(("rank", "said"), [(8, "rank 8:.* 8 "), (33, "--max-lora-rank 64"),
                                             (513, "none above 512.*--to merged")])  # fmt: skip
 def test_the_rank_that_vllm_has_to_be_told_is_said(rank, said):

@@ -17,6 +17,7 @@ from undrift.methods.moelora import MoeLora
 from undrift.methods.same import Same
 from undrift.methods.steadylora import SteadyLora
 from undrift.tuner import LayerStatistics, MoeLoraConfig, layers, statistics
+from undrift.tuner.input_statistics import statistics_options
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 OFF = {"router": False, "expert": False, "activation": False}
@@ -347,3 +348,34 @@ def test_frozen_experts_wake_with_every_window():
         on_step=lambda _: resting.append(sum(method.resting(model).values())),
     )
     assert not any(resting[:5]) and all(resting[5:])
+
+
+def test_its_options_are_those_of_the_statistics_whoever_made_the_adapter():
+    for collect in (False, True):
+        config = MoeLoraConfig(num_experts=4, r=3, collect=collect, token_weights="gradient")
+        model = peft.get_peft_model(tiny_llava(), config)
+        method = Same(seed=5, max_components=7)
+        learn(method, model, task=1)
+        for each in statistics(model).values():
+            assert statistics_options(each) == statistics_options(method.config)
+        assert statistics_options(model.peft_config["default"]) == statistics_options(method.config)
+        assert (each.token_weights, each.seed, each.max_components) == ("share", 5, 7)
+        assert (method.config.experts, method.config.rank) == (4, 3)  # as it is
+
+
+def test_what_a_history_was_kept_with_goes_on(tmp_path):
+    model = peft.get_peft_model(tiny_llava(), MoeLoraConfig(num_experts=4, r=3))
+    learn(Same(token_weights="gradient"), model, task=1)
+    model.save_pretrained(tmp_path)
+
+    def again():
+        return peft.PeftModel.from_pretrained(tiny_llava(), tmp_path, is_trainable=True)
+
+    method = Same()
+    learn(method, model := again(), task=2)
+    assert {each.token_weights for each in statistics(model).values()} == {"gradient"}
+    assert method.config.token_weights == "gradient"
+    with pytest.raises(ConfigError, match=r"kept with token_weights='gradient'.*given.*'share'"):
+        learn(Same(token_weights="share"), again(), task=2)
+    with pytest.raises(ConfigError, match=r"on the model has experts=4, top_k=None"):
+        learn(Same(experts=8, top_k=2), again(), task=2)

@@ -15,6 +15,7 @@ from tests.tuner.llava import tiny_batch, tiny_llava
 from undrift.core import naive
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
 from undrift.methods.finetune import Finetune
+from undrift.methods.many import Many
 from undrift.methods.same import Same
 from undrift.methods.shared.model_card import RECORD
 from undrift.methods.steadylora import SteadyLora
@@ -215,6 +216,26 @@ def test_a_state_of_another_adapter_is_refused(tmp_path):
     for method, target, folder in ((few, model, "few"), (many, other, "many")):
         with pytest.raises(AdapterMismatch, match="of another adapter"):
             method.load_state(target, tmp_path / folder)
+
+
+@pytest.mark.parametrize("kind", [SteadyLora, Many])
+@pytest.mark.parametrize("space", ["step", "gradient"])
+def test_what_a_trainer_has_cast_is_float32_again_when_a_task_begins(kind, space):
+    """TRL does so for 4-bit models, with every trainer that is made."""
+    method = kind(**SMALL, **({"space": space} if kind is SteadyLora else {}))
+    model = attached(method)
+    for task in (1, 2, 3):
+        for p in weights_of(model):
+            p.data = p.data.to(torch.bfloat16)
+        held = [*weights_of(model)]
+        learn(method, model, task, steps=2)
+        assert {p.dtype for p in held} == {torch.float32}
+        assert all(p is now for p, now in zip(held, weights_of(model), strict=True))
+    assert {each.cz.dtype for each in method.statistics.values()} == {torch.float32}
+
+
+def weights_of(model):
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
+import peft
 import pytest
 import torch
 
@@ -78,3 +82,19 @@ def test_kept_features_and_pixels_show_the_same_prompt(backbone, tiny):
             torch.testing.assert_close(
                 ours, theirs, atol=2e-3, rtol=2e-3
             )  # features kept in halves
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"target_modules": r".*language_model.*q_proj"}, True),
+        ({"target_modules": r".*vision_tower.*q_proj"}, False),
+        ({"target_modules": r".*linear_1"}, False),  # the projector's
+        ({"target_modules": r".*language_model.*q_proj", "bias": "all"}, False),
+    ],
+)
+def test_features_are_kept_only_of_pictures_as_the_base_sees_them(backbone, options, kept):
+    assert backbone.keeps_features
+    model = peft.get_peft_model(copy.deepcopy(backbone.model), peft.LoraConfig(r=2, **options))
+    adapted = replace(backbone, model=model.get_base_model())
+    assert adapted.keeps_features is kept

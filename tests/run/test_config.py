@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from undrift.errors import ConfigError, UnknownName
 from undrift.run import config
-from undrift.run.config import load_yaml, overrides, read_order, resolve
+from undrift.run.config import check_used, load_yaml, overrides, read_order, resolve, validated
+from undrift.run.study_plan import StudyConfig
 
 
 @pytest.fixture
@@ -91,6 +94,79 @@ def test_unknown_keys_name_the_nearest():
 def test_bad_values(layer, message):
     with pytest.raises(ConfigError, match=message):
         resolve({"benchmark": "b"}, layer)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["seed=yes", "seed=false", "train.learning_rate=true", "train.max_steps=on", "train.epochs=yes",
+     "profile.limit=yes", "stream.blend=off", "eval.batch_size=true", "threads=yes"],
+)  # fmt: skip
+def test_a_truth_value_is_no_number(setting):
+    key = setting.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"^{key}: expected a number, and YAML takes yes"):
+        resolve({"benchmark": "b"}, overrides([setting]))
+
+
+def test_a_truth_value_stays_one_and_a_study_has_numbers_too():
+    config = resolve({"benchmark": "b"}, overrides(["train.train_projector=yes", "skip_bad=on"]))
+    assert config.train.train_projector is True and config.skip_bad is True
+    study = {"benchmark": "b", "rows": ["same"], "seeds": [1], "results": "x", "widen": True}
+    assert validated(StudyConfig, study).widen
+    for wrong in ({"seeds": [1, True]}, {"rates": {"same": [True]}}, {"drop": True}):
+        with pytest.raises(ConfigError, match="expected a number"):
+            validated(StudyConfig, {**study, **wrong})
+
+
+def test_the_seed_of_a_task_is_one_that_numpy_takes():
+    most = resolve({"benchmark": "b", "seed": config.MOST_SEED}).seed
+    np.random.RandomState(most * 1000 + 999)
+    with pytest.raises(ConfigError, match=r"^seed: input should be less than or equal to 4294966"):
+        resolve({"benchmark": "b", "seed": most + 1})
+
+
+def test_threads_are_bounded_in_a_file_as_well():
+    many = 16 * (os.cpu_count() or 1)
+    assert resolve({"benchmark": "b", "threads": many}).threads == many
+    with pytest.raises(ConfigError, match=rf"^threads: .*; give at most {many}"):
+        resolve({"benchmark": "b", "threads": many + 1})
+
+
+def test_options_may_stand_beside_the_name_or_below_options():
+    layers = overrides(["method.options={rank: 4, top_k: 1}", "method.rank=2"])
+    assert resolve({"benchmark": "b"}, layers).method.options == {"rank": 2, "top_k": 1}
+    base = {"benchmark": "b", "method": {"name": "same", "rank": 8}}
+    config = resolve(base, {"method": {"options": {"rank": 4}}})
+    assert config.method.options == {"rank": 4} and config.method.name == "same"
+    with pytest.raises(ConfigError, match="rank stands beside the name and below"):
+        resolve({"benchmark": "b", "method": {"name": "same", "rank": 8, "options": {"rank": 4}}})
+    with pytest.raises(ConfigError, match=r"method\.options: input should be a valid dictionary"):
+        resolve({"benchmark": "b"}, overrides(["method.options=3"]))
+
+
+@pytest.mark.parametrize(
+    ("setting", "more"),
+    [
+        ("train.epochs=7", "train.max_steps=3"),
+        ("stream.points=3", "boundaries=tasks"),
+        ("train.projector_learning_rate=1e-3", "train.train_projector=false"),
+        ("train.warmup_ratio=0.5", "train.scheduler=constant"),
+    ],
+)
+def test_a_setting_that_counts_for_nothing_is_refused(setting, more):
+    given = overrides([setting, more])
+    key = setting.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"the setting {key.partition('.points')[0]} counts only"):
+        check_used(resolve({"benchmark": "b"}, given), given)
+    needed = {"train.epochs": "train.max_steps=null", "stream.points": "boundaries=none",
+              "train.projector_learning_rate": "train.train_projector=true",
+              "train.warmup_ratio": "train.scheduler=linear"}  # fmt: skip
+    given = overrides([setting, needed[key]])
+    check_used(resolve({"benchmark": "b"}, given), given)
+
+
+def test_a_configuration_that_was_printed_can_be_given_again():
+    config = resolve({"benchmark": "b", "train": {"max_steps": 3, "scheduler": "constant"}})
+    check_used(config, yaml.safe_load(config.text(whole=True)))
 
 
 def test_no_benchmark():

@@ -19,7 +19,7 @@ from undrift.data.benchmarks.folder import OwnTask
 from undrift.diagnose.adapter_series import AdapterSeries
 from undrift.errors import ConfigError, DataError, RunDirError
 from undrift.run.adapters import open_adapter
-from undrift.run.config import resolve
+from undrift.run.config import overrides, resolve
 from undrift.run.learn import Change, Learn, start_from
 from undrift.run.task_loop import Run
 from undrift.rundir import read_json, read_lines
@@ -194,6 +194,37 @@ def test_what_cannot_be(lesson, data, tmp_path, backbone_folder):
     (tmp_path / "colours/adapter/undrift.json").unlink()
     with pytest.raises(RunDirError, match="does not say which tasks"):
         start_from(str(tmp_path / "colours"))
+
+
+def test_what_a_lesson_is_made_from_is_never_deleted(lesson, data, tmp_path):
+    lesson("colours").go()
+    with pytest.raises(RunDirError, match=r"--replace would delete .*colours/adapter, which is"):
+        lesson("capitals", "colours", out="colours", replace=True)
+    copied = tmp_path / "colours/tests/01-colours/questions.jsonl"
+    begun = start_from(str(tmp_path / "colours"), LAYER)
+    for own in (
+        OwnTask("x", copied, copied.parent),
+        OwnTask("x", data / "colours.jsonl", data, test=copied, test_images=copied.parent),
+    ):
+        start = start_from(begun.config.backbone, LAYER)
+        with pytest.raises(RunDirError, match="--replace would delete"):
+            Learn(start, own, tmp_path / "colours", replace=True, dry=True)
+    with pytest.raises(RunDirError, match=r"--replace would delete .*questions.jsonl"):
+        lesson("capitals", out="colours", replace=True, guards=[copied])
+    assert (tmp_path / "colours/adapter/adapter_model.safetensors").is_file() and copied.is_file()
+    lesson("colours", replace=True).go()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["profile=lite", "profile.limit=2", "benchmark=pocket", "eval.split=validation", "out=x",
+     "reading.held_out=0.5", "match_budget=total"],
+)  # fmt: skip
+def test_settings_of_a_run_are_refused(setting, backbone_folder):
+    key = setting.split("=")[0]
+    with pytest.raises(ConfigError, match=key if "eval" in key else key.split(".")[0]):
+        start_from(str(backbone_folder), LAYER, overrides([setting]))
+    start_from(str(backbone_folder), LAYER, overrides(["eval.split=test"]))
 
 
 def test_a_drop_is_of_earlier_tasks_only():

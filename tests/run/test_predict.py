@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -12,7 +13,7 @@ from undrift import cli
 from undrift.errors import ConfigError, UnknownName
 from undrift.run.adapters import find_adapter, open_adapter
 from undrift.run.evaluate import ask
-from undrift.run.predict import LONGEST, answer_length, open_model, open_several
+from undrift.run.predict import BASE, LONGEST, answer_length, open_model, open_several
 from undrift.rundir import read_json, read_lines, write_json
 
 
@@ -111,6 +112,13 @@ def test_a_model_without_adapter(said, backbone_folder, backbone, questions, dat
     assert status == 2 and "unknown task 'colours'" in err
     status, _, err = said("predict", backbone_folder, "--question", "a?", "--backbone", "pocket")
     assert status == 2 and "is no adapter" in err
+
+
+def test_the_base_is_never_an_adapter_that_lies_in_its_folder(learned, backbone_folder, tmp_path):
+    model = shutil.copytree(backbone_folder, tmp_path / "model")
+    shutil.copytree(find_adapter(learned), model / "adapter")
+    adapter, base = open_several([str(learned), BASE], str(model))
+    assert adapter.origin and not base.origin and base.folder == model
 
 
 def test_the_answers_get_as_long_as_those_of_the_task(learned, make_run, tmp_path):

@@ -44,6 +44,11 @@ def test_every_key_of_a_run_is_listed_and_taken():
             assert resolve({"benchmark": "folder"}, layer) == resolve({"benchmark": "folder"})
 
 
+def test_a_large_bound_is_told_exactly():
+    (seed,) = (each for each in run_settings() if each.key == "seed")
+    assert seed.values == "a whole number at least 0 and at most 4294966"
+
+
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_option_of_a_method_is_taken_as_listed(name):
     settings = method_settings(name)

@@ -198,6 +198,9 @@ def test_a_finished_run_is_neither_done_again_nor_replaced(make_run, tmp_path, m
     make_run(seed=1, overwrite=True)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["data.json", "run.yaml"]
     make_run(seed=2)  # nothing has come of seed 1: nothing to protect
+    (tmp_path / "run/rows").mkdir()
+    with pytest.raises(RunDirError, match="--replace would delete"):
+        make_run(seed=3, overwrite=True, data=tmp_path / "run/rows")
 
 
 def test_a_loss_that_is_no_number_stops_the_run(make_run, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from tests.run.own import LAYER, list_tasks, write_task
 from undrift.cli import app
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.errors import RunDirError
+from undrift.run.adapters import start_before
 from undrift.run.config import resolve
 from undrift.run.learn import Learn, start_from
 from undrift.run.task_loop import Run
@@ -392,6 +393,54 @@ def test_what_does_not_match_of_a_lesson_is_found(learned, name):
     change(learned)
     found = verify(learned)
     assert any(told in line for line in found.wrong), found
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: "", r"learn.yaml is damaged: from: field required; get it from where"),
+        (lambda text: text.replace("format: 1", "format: 99"), "by a newer undrift (format 99"),
+        (lambda text: text[: text.index("\nrun:") + 1], "learn.yaml is damaged: run: field requ"),
+        (lambda text: text.replace("\ntask:", "\ntusk:"), "learn.yaml is damaged: task: field"),
+        (lambda text: text.replace("without: []", "without: 3"), "damaged: without: input should"),
+        (lambda text: text + "guards: [{name: x}]\n", "learn.yaml is damaged: guards.0.test: fie"),
+        (lambda text: text.replace("  seed: 3", "  seed: true"), "seed: expected a number"),
+    ],
+)
+def test_a_lesson_that_does_not_say_what_was_asked(learned, change, told):
+    file = learned / "learn.yaml"
+    text = change(file.read_text())
+    assert text != file.read_text()
+    file.write_text(text)
+    found = verify(learned)
+    assert any(told in line for line in found.wrong), found.wrong
+    assert not any("belongs to no cell" in line for line in found.wrong)
+    assert start_before(learned / "adapter", "yes") is None or "run:" in text
+
+
+def test_a_run_whose_configuration_is_empty(run):
+    (run / "run.yaml").write_text("")
+    found = verify(run)
+    assert any("benchmark: field required" in line for line in found.wrong), found.wrong
+    assert not any("belongs to no cell" in line for line in found.wrong)
+
+
+def test_a_lesson_that_goes_on_from_itself_has_nothing_before_it(learned):
+    file = learned / "learn.yaml"
+    lines = file.read_text().splitlines(keepends=True)
+    lines = [f"from: {learned}/adapter\n" if x.startswith("from:") else x for x in lines]
+    file.write_text("".join(lines))
+    assert start_before(learned / "adapter", "colours") is None
+
+
+def test_data_that_nothing_here_is_of_is_told(learned, made):
+    found = verify(learned, data=made / "data")
+    assert not any("--data is for a benchmark" in line for line in found.unchecked)
+    content = json.loads((learned / "adapter/undrift.json").read_text())
+    content["learned"] = [note for note in content["learned"] if "benchmark" not in note]
+    (learned / "adapter/undrift.json").write_text(json.dumps(content))
+    found = verify(learned, data=made / "data")
+    assert any("--data is for a benchmark" in line for line in found.unchecked), found
 
 
 def test_the_command(run, learned):

@@ -100,12 +100,47 @@ def test_unknown_ids_are_an_error():
         ({"question_id": True, "text": "A"}, "question_id True"),
         ({"question_id": 1.0, "text": "A"}, "question_id 1.0"),
         ({"question_id": 1}, "has no text: its keys are .'question_id'."),
-        ({"question_id": 1, "text": 7}, "has no text"),
+        ({"question_id": 1, "text": 7}, "has no text: 'text' is 7; expected a text or null"),
+        ({"question_id": 1, "text": ["A"]}, r"'text' is \['A'\]; expected a text or null"),
+        (
+            {"id": 1, "answer": "A"},
+            r"its keys are \['answer', 'id'\]; expected question_id and text",
+        ),
+        ({"question_id": 1, "answer": "A"}, "expected question_id and text, or id, question and"),
+        ({"id": 1, "question": "Which?", "answer": 7}, "'answer' is 7; expected a text or null"),
+        ({"id": None, "question": "Which?", "answer": "A"}, "prediction 1 has the id None"),
     ],
 )
 def test_rows_that_cannot_be_read(row, message):
     with pytest.raises(DataError, match=message):
         score_file("coin/ScienceQA", [row], LETTERS, "hide")
+
+
+def predicted(*texts, question="Which?", **more):
+    """Rows as `undrift predict --out` writes them."""
+    return [
+        {"id": str(n), "question": question, "answer": text, **more} for n, text in enumerate(texts)
+    ]
+
+
+def test_what_undrift_predicts_is_read():
+    found = score_file("coin/ScienceQA", predicted(*"ABCA"), LETTERS, "hide")
+    assert found == score_file("coin/ScienceQA", rows(*"ABCA"), LETTERS, "hide")
+    mixed = [*predicted("A"), *rows("B", "C", "D", first=1)]
+    assert score_file("coin/ScienceQA", mixed, LETTERS, "hide").strict == 100.0
+    with pytest.raises(DataError, match="prediction 5 is the second for the id '0'"):
+        score_file("coin/ScienceQA", predicted(*"ABCD") + predicted("A"), LETTERS, "hide")
+
+
+def test_what_is_predicted_for_other_questions_is_refused():
+    """Rows without ids are numbered, so that the ids alone would match."""
+    with pytest.raises(DataError, match=r"'0' answers 'How many\?'.* asks 'Which\?' there"):
+        score_file("coin/ScienceQA", predicted(*"ABCD", question="How many?"), LETTERS, "hide")
+
+
+def test_a_row_of_data_is_no_prediction():
+    with pytest.raises(DataError, match="prediction 1 has the question_id None"):
+        score_file("coin/ScienceQA", predicted(*"ABCD", image="1.png"), LETTERS, "hide")
 
 
 def test_examples_that_cannot_be_scored():
@@ -176,6 +211,10 @@ def test_files_are_read_as_llava_writes_them(tmp_path):
     [
         ('{"question_id": 1}\n{"question', "line 2, column 2: no JSON"),
         ("[1, 2]", "line 1: expected an object"),
+        (
+            '{"question_id": 1, "text": "A", "text": "Z"}',
+            "line 1: it holds an object that has the key 'text' twice",
+        ),
         (None, "cannot read"),
     ],
 )

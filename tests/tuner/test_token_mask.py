@@ -122,3 +122,30 @@ def test_an_answers_tokens_are_those_that_predict_a_label(encodes, labels, expec
         ConfigError, match='call the model with labels, or set token_weights="share"'
     ):
         context.tokens.weights("answer", context.tokens.choose(8, 1.0, 0, CPU), torch.ones(8, 3))
+
+
+def test_pictures_tell_apart_examples_that_ask_alike():
+    mask, asked = torch.ones(4, 64), torch.arange(64).repeat(4, 1)
+    by_row, in_one = torch.rand(4, 3, 8, 8), torch.rand(40, 12)  # a picture a row; patches of all
+    alone = chosen(Tokens(mask, content=asked), 256, 0.5)
+    rows = [[place - 64 * row for place in alone if place // 64 == row] for row in range(4)]
+    assert rows[0] == rows[1] == rows[2] == rows[3]
+    seen = chosen(Tokens(mask, content=asked, pictures=by_row), 256, 0.5)
+    rows = [tuple(place - 64 * row for place in seen if place // 64 == row) for row in range(4)]
+    assert len({*rows}) == 4
+    last = Tokens(mask[3:], content=asked[3:], pictures=by_row[3:])  # whatever the batch
+    assert tuple(chosen(last, 64, 0.5)) == rows[3]
+    assert chosen(Tokens(mask, content=asked, pictures=in_one), 256, 0.5) != alone
+    embedded = asked.float()  # pictures are among them
+    kept = chosen(Tokens(mask, content=embedded), 256, 0.5)
+    assert chosen(Tokens(mask, content=embedded, pictures=by_row), 256, 0.5) == kept
+
+
+@pytest.mark.parametrize("kind", ["gradient", "share", "answer"])
+def test_a_step_that_is_not_finite_weighs_nothing(kind):
+    g = torch.ones(8, 2)
+    g[5, 0] = torch.inf
+    g[6, 0] = torch.nan
+    tokens = Tokens(torch.ones(2, 4), predicts=torch.zeros(2, 4, dtype=torch.bool))
+    u = tokens.weights(kind, tokens.choose(8, 1.0, 0, CPU), g)
+    assert u.isfinite().all() and (u[:4] > 0).all() and (u[4:] == 0).tolist()[1:3] == [True, True]

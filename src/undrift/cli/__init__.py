@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -41,14 +42,24 @@ from undrift.untrusted import half_character
 _TOGETHER = ("run", "learn", "eval", "diagnose")  # what several processes can do
 _FIRST_SPEAKS = 3.0  # seconds
 _TESTED = "linux"
+_EMPTY = re.compile(r"--[\w-]+=")
 
 
 class Commands(TyperGroup):
-    """The commands; what is typed must be UTF-8, as records keep it."""
+    """The commands; what is typed must be UTF-8, as records keep it, and hold something."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuse an argument that is not UTF-8, such as the name of a file in latin-1."""
-        for given in args:
+        """Refuse an argument that is not UTF-8, such as the name of a file in latin-1, or empty.
+
+        An empty one is a shell's variable that was never set; some commands would take it for an
+        option that was not given.
+        """
+        for before, given in zip(["undrift", *args], args, strict=False):
+            if not given or _EMPTY.fullmatch(given):
+                raise ConfigError(
+                    f"nothing is given after {given.removesuffix('=') or before}; give a value, or "
+                    "leave out the option"
+                )
             if half_character(given):
                 raise ConfigError(
                     f"the argument {given[:100]!r} is not UTF-8; rename the file, or type the text "

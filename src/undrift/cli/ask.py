@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
     from undrift.data.types import Task
     from undrift.run.config import RunConfig
     from undrift.run.progress import Progress
+
+
+_READ = ("order", "data", "skip_bad", "eval.split", "profile.name", "profile.test_share",
+         "profile.limit", "profile.fraction", "profile.draw")  # fmt: skip
+"""What asking reads of a configuration, besides all of `reading`."""
+_OPTIONS = {
+    "benchmark": "--benchmark",
+    "backbone": "--backbone",
+    "device": "--device",
+    "threads": "--threads",
+    "out": "--out",
+    "eval.batch_size": "--batch-size",
+    "eval.scoring": "--scoring",
+}
 
 
 def evaluate(
@@ -96,9 +110,17 @@ def evaluate(
     layer, part = overrides(settings or []), {"limit": limit, "fraction": fraction}
     origin = {} if benchmark else origin_of(find_adapter(adapter))
     base = backbone or located(origin.get("backbone", ""), origin.get("backbone_folder")) or None
-    talk, kept = options.progress(quiet or as_json, False), [out] if out is not None else []
+    again = bool(origin.get("learned")) and data is None and not layer
+    if again:
+        asked_so = "a benchmark, and what was learned is asked as it was learned"
+        options.refuse_unused({"--skip-bad": skip_bad}, asked_so)
+    else:
+        is_asked = "what was learned; --benchmark, --data and --set ask a benchmark"
+        options.refuse_unused({"--test-of": test_of}, is_asked)
+    notes, kept = options.Notes(), [out] if out is not None else []
+    talk: Progress = notes if as_json else options.progress(quiet, False)
     with joined() as first, alone_in(*kept), talk as told:
-        if origin.get("learned") and data is None and not layer:
+        if again:
             places = options.named_paths(test_of, "--test-of")
             folder = find_adapter(adapter)
             name, found = "what it has learned", _learned(folder, tasks, told, base, places)
@@ -114,14 +136,17 @@ def evaluate(
                 "skip_bad": skip_bad,
                 "profile": part,
             }
-            chosen = _of_benchmark(resolve(asked, layer), told, base)
+            config = resolve(asked, layer)
+            _check_read(layer)
+            chosen = _of_benchmark(config, told, base)
         learned = open_adapter(adapter, backbone, device or "auto")
         rules = scoring or learned.origin.get("run", {}).get("eval", {}).get("scoring", "coin")
         scores = examine(learned, chosen, out, batch_size, told, rules)
     if not first:
         return
     if as_json:
-        options.print_json({"adapter": str(learned.folder), "asked": name, "scores": scores})
+        content = {"adapter": str(learned.folder), "asked": name, "scores": scores}
+        options.print_json({**content, "notes": notes.said})
         return
     table = Table(title=escape(one_line(f"{learned.folder} on {name}, in percent")))
     shown = [key for key in SCORES if any(score[key] is not None for score in scores.values())]
@@ -132,6 +157,16 @@ def evaluate(
         cells = ["" if score[key] is None else f"{score[key]:.1f}" for key in shown]
         table.add_row(escape(one_line(task)), *cells)
     Console().print(table)
+
+
+def _check_read(layer: Mapping[str, Any]) -> None:
+    """Refuse the settings that only learning reads, and those that an option here stands for."""
+    for key, value in layer.items():
+        inner = [f"{key}.{name}" for name in value] if isinstance(value, Mapping) else [key]
+        for full in inner if key != "reading" else ():
+            if full not in _READ:
+                how = f"give {_OPTIONS[full]}" if full in _OPTIONS else "leave it out"
+                raise ConfigError(f"--set {full} is not read where an adapter is asked; {how}")
 
 
 def _learned(
@@ -151,6 +186,8 @@ def _learned(
         if name not in known:
             raise unknown("task", name, known)
     wanted = [n for n in relocated(notes, adapter, places) if n["name"] in (names or known)]
+    if unasked := places.keys() - {note["name"] for note in wanted}:
+        raise ConfigError(f"--test-of: {min(unasked)} is not asked; leave it out")
     found = find_again(wanted, told, backbone, adapter=adapter)
     for task, changed in found:
         if changed:
@@ -166,5 +203,7 @@ def _of_benchmark(config: RunConfig, told: Progress, backbone: str | None) -> Se
     made, skipped = read_benchmark(config, told, backbone)
     if skipped:
         count = len(skipped)
-        told.event("skipped", f"{count} bad examples left out, such as {skipped[0].where}")
-    return [cut(task, config.profile) for task in made.in_order(config.order)]
+        text = f"{count} bad examples left out, such as {skipped[0].where}"
+        told.event("skipped", text, count=count)
+    tasks = made.in_order(config.order)
+    return [cut(task, config.profile, config.eval.split) for task in tasks]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from undrift.cli import options
+from undrift.cli.compare import check_configurations
 from undrift.run.progress import calm
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def diagnose(
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
+    check_configurations(runs)
     loaded = report.load_all(runs)  # what is no run is told at once
     runs = [run.folder for run in loaded]
     for folder in runs:
@@ -82,11 +84,15 @@ def diagnose(
     asked = {"adapters": adapters, "rerouted": reroute, "probe": probe, "again": again}
     with joined() as first, alone_in(*runs):
         for folder, run in zip(runs, loaded, strict=True):
-            with options.progress(quiet or as_json, False) as told:
+            notes = options.Notes()
+            with notes if as_json else options.progress(quiet, False) as told:
                 found = ask(folder, **asked, **opening, progress=told)
+            for text in run.files.notes:
+                notes.event("files", text)
             if first and as_json:
                 general = {} if run.files.general is None else {"general": run.files.general}
-                options.print_json({"run": str(folder), **found, **general})
+                more = {**general, "notes": notes.said}
+                options.print_json({"run": str(folder), **found, **more})
             elif first and not quiet:
                 _show(run, found)
 

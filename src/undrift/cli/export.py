@@ -58,7 +58,9 @@ def export(
     converters: Annotated[
         Path | None, typer.Option(metavar="DIR", help="llama.cpp's folder, for --to gguf.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Prompts at a time; 16 by itself.")
+    ] = None,
     threads: options.Threads = None,
     device: options.Device = None,
     quiet: options.Quiet = False,
@@ -79,6 +81,22 @@ def export(
     own by 0.01 nats (0.25 where weights are half precision). After --distil, and from a quantised
     base, answers may differ: that is printed, and the status is 0. 1 or 2 after an error.
     """  # noqa: E501 (the lines are those of the help)
+    if not distil:
+        options.refuse_unused({"--rank": rank}, "the LoRA that --distil fits")
+    if to != "gguf":
+        options.refuse_unused({"--converters": converters}, "--to gguf")
+    tasks = {"--without": without, "--test-of": test_of}
+    asking = {"--questions": questions, "--images": images, "--batch-size": batch_size, **tasks}
+    if not (limit or distil):
+        options.refuse_unused(asking, "questions, and --limit 0 asks none")
+    if questions is None:
+        options.refuse_unused({"--images": images}, "the rows of --questions FILE")
+    else:
+        of_others = "what was learned, and --questions FILE asks other rows"
+        options.refuse_unused(tasks, of_others)
+    if task is not None:
+        of_all = "all that was learned, and --task asks one task alone"
+        options.refuse_unused({"--without": without}, of_all)
     calm(threads)
     from undrift.run.export import Asked, check_free
     from undrift.run.export import export as exported
@@ -95,7 +113,7 @@ def export(
         task=task,
         backbone=backbone,
         device=device or "auto",
-        batch_size=batch_size,
+        batch_size=batch_size or 16,
         questions=questions,
         images=images,
         without=without or (),

@@ -45,6 +45,11 @@ _SMALLER = {
     "eval": "--batch-size 4",
     "diagnose": "--limit 100",
 }
+_BEFORE_BATCHES = {
+    ("undrift.run.load_model", "read_model"): "the base alone does not fit; take a smaller one",
+    ("undrift.methods", "attach"): "the adapter alone does not fit; set a smaller method.rank",
+}
+"""Where memory can run out before there are batches, by the package and the function."""
 
 
 def refusal(error: BaseException, command: str) -> str | None:
@@ -62,6 +67,8 @@ def refusal(error: BaseException, command: str) -> str | None:
         if several and isinstance(each, RuntimeError) and _LEFT.search(str(each)):
             return f"another process has ended, see what it said{_then(command)}"
         if isinstance(each, MemoryError) or _of_memory(each):
+            if large := _too_large(error):
+                return f"out of memory: {first_line(each)}; {large}"
             smaller = f"; try smaller pieces: {_SMALLER[command]}" * (command in _SMALLER)
             return f"out of memory: {first_line(each)}{smaller}{_then(command)}"
     for each in _chain(error):
@@ -140,10 +147,24 @@ def _of_memory(error: BaseException) -> bool:
     return named or (isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error))))
 
 
+def _too_large(error: BaseException) -> str | None:
+    """Say what does not fit where no batch was at fault."""
+    met = [place for each in _chain(error) for place in _places(each)]
+    for (package, function), said in _BEFORE_BATCHES.items():
+        if any(name.startswith(package) and called == function for name, called in met):
+            return said
+    return None
+
+
 def _where(error: BaseException) -> str:
     """Name the package whose code met the error."""
-    trace, name = error.__traceback__, "?"
+    return [("?", ""), *_places(error)][-1][0].partition(".")[0]
+
+
+def _places(error: BaseException) -> Iterator[tuple[str, str]]:
+    """Yield modules and functions, from the one that was called first to the one that failed."""
+    trace = error.__traceback__
     while trace is not None:
-        name = str(trace.tb_frame.f_globals.get("__name__", name))
+        frame = trace.tb_frame
+        yield str(frame.f_globals.get("__name__", "?")), frame.f_code.co_name
         trace = trace.tb_next
-    return name.partition(".")[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,8 +47,8 @@ def learn(
         typer.Option(
             min=0,
             max=1,
-            help="The share of --data that is asked, not learned; 0.1 by itself. With 0 all is "
-            "learned, and what was learned is asked.",
+            help="The share of --data that is asked, not learned, also where test rows lie beside "
+            "it; 0.1 by itself. With 0 all is learned, and what was learned is asked.",
         ),
     ] = None,
     max_drop: Annotated[
@@ -126,10 +126,17 @@ def learn(
 
     Exit status: 0, or 3 if an earlier task fell by more than --max-drop points, 1 or 2 after an error.
     """  # noqa: D301, E501 (the lines are those of the help)
+    if test is not None:
+        where = "asking a part of --data, where no --test is given"
+        options.refuse_unused({"--held-out": held_out}, where)
+    if not guard:
+        questions = "the questions of --guard FILE"
+        options.refuse_unused({"--guard-scorer": guard_scorer}, questions)
     calm(threads)
     from undrift.data.benchmarks.folder import own_task, test_beside
     from undrift.data.picture_folder import existing_path
-    from undrift.run.config import overrides
+    from undrift.run.adapters import refuse_two_meanings
+    from undrift.run.config import check_used, merged, overrides
     from undrift.run.learn import Learn, settings_file, start_from
     from undrift.run.load_model import find_device
     from undrift.run.ranks import alone_in, joined
@@ -150,8 +157,17 @@ def learn(
         skip_bad=skip_bad or None,
     )
     moved = options.named_paths(test_of, "--test-of")
-    layers = [*([settings_file(config)] if config else []), flags, overrides(settings or [])]
+    layer = overrides(settings or [])
+    layers = [*([settings_file(config)] if config else []), flags, layer]
+    refuse_two_meanings(start)
     begun = start_from(start, *layers, moved=moved)
+    train = merged(*layers).get("train", {})
+    # of a file too, where the number of steps is what the adapter was learned with before
+    of_file = {} if "max_steps" in train else {"train": {"epochs": train.get("epochs")}}
+    check_used(begun.config, merged(of_file, layer))
+    if begun.adapter is None:
+        has_not = f"tasks that an adapter has learned, and {start} is a model"
+        options.refuse_unused({"--without": without, "--test-of": test_of}, has_not)
     if test is None and held_out is None:
         test = test_beside(data)
     own = own_task(
@@ -163,6 +179,8 @@ def learn(
         max_new_tokens=max_new_tokens,
         booleans=booleans,
     )
+    if held_out is not None:  # also where a folder has test rows
+        own = replace(own, test=None)
     gc.freeze()  # a Trainer collects garbage at its start: let it not look at all that is imported
     share = 0.1 if held_out is None else held_out
     asked: dict[str, Any] = {"held_out": share, "without": without or ()}

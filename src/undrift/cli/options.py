@@ -18,6 +18,14 @@ from rich.console import Console
 from undrift.errors import ConfigError
 from undrift.run.progress import Bars, Comments, JsonLines, Lines, Progress, StudyBar
 
+
+def _usual(threads: int | None) -> int | None:
+    """Refuse more threads than this machine can be meant to have, see `check_threads`."""
+    from undrift.run.config import check_threads
+
+    return threads if threads is None else check_threads(threads)
+
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The benchmark's folder.")]
@@ -101,12 +109,35 @@ DryRun = Annotated[
         help="Print the plan and the whole configuration, and write nothing; weights are not read.",
     ),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, callback=_usual, help="CPU threads.")
+]
 
 
 def given(**values: Any) -> dict[str, Any]:
     """Return the options that were given: all that are not None."""
     return {name: value for name, value in values.items() if value is not None}
+
+
+def refuse_unused(values: Mapping[str, object], purpose: str) -> None:
+    """Refuse options that were given and that this call would not use.
+
+    Args:
+        values: What they are, by option; None, False and an empty list were not given.
+        purpose: What they are for, such as "the rows of --data".
+
+    Raises:
+        ConfigError: If one of them was given.
+    """
+    given = [name for name, value in values.items() if not _absent(value)]
+    if given:
+        are, them = ("is", "it") if len(given) == 1 else ("are", "them")
+        named = " and ".join(filter(None, (", ".join(given[:-1]), given[-1])))
+        raise ConfigError(f"{named} {are} for {purpose}; leave {them} out")
+
+
+def _absent(value: object) -> bool:
+    return value is None or value is False or value == []
 
 
 def process_number() -> int:
@@ -134,6 +165,21 @@ def progress(quiet: bool, as_json: bool, bars: type[Bars | StudyBar] = Bars) -> 
     if bars is Bars and not console.is_terminal:  # nohup, SLURM, docker: a log
         return Lines(console)
     return bars(console)
+
+
+class Notes(Progress):
+    """Keeps what people are told, for the one object that a program gets.
+
+    Attributes:
+        said: What was told.
+    """
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+
+    def event(self, kind: str, text: str, **values: Any) -> None:
+        """Keep it."""
+        self.said.append({"event": kind, "text": text, **values})
 
 
 def dry_progress(quiet: bool, as_json: bool) -> Progress:

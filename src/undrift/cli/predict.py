@@ -61,7 +61,9 @@ def predict(
             "of what was learned, and 128 of a model without adapter.",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Questions of --data at a time; 32 by itself.")
+    ] = None,
     skip_bad: options.SkipBad = False,
     backbone: options.Backbone = None,
     device: options.Device = None,
@@ -71,16 +73,21 @@ def predict(
     """Ask an adapter or a model a question about a picture, or a file of questions."""
     calm(None)
     _check_predict(question, image, data, out)
+    if data is None:
+        of_many = {"--images": images, "--batch-size": batch_size, "--skip-bad": skip_bad}
+        options.refuse_unused(of_many, "the rows of --data")
     from undrift.run.evaluate import ask
     from undrift.run.predict import answer_all, answer_length, open_model, task_number
 
     learned = open_model(adapter, backbone, device or "auto")
     new = max_new_tokens or answer_length(learned, task)
     if data is not None:
-        with options.progress(quiet or as_json, False) as told:
-            asked = _questions(data, images, told if skip_bad else None)
-            rows = answer_all(learned, asked, new, batch_size, told, task=task, skip_bad=skip_bad)
-        _hand_out(rows, out, str(learned.folder), quiet=quiet, as_json=as_json)
+        with options.progress(quiet, as_json) as told:
+            asked, bad = _questions(data, images, told if skip_bad else None)
+            size = batch_size or 32
+            rows = answer_all(learned, asked, new, size, told, task=task, skip_bad=skip_bad)
+        about = {"adapter": str(learned.folder), "skipped": bad + len(asked) - len(rows)}
+        _hand_out(rows, out, about, quiet=quiet, as_json=as_json)
         return
     answer = ask(learned, question or "", tuple(image or ()), new, task_number(learned, task))
     if as_json:
@@ -106,23 +113,33 @@ def _check_predict(
     check_writable(out, file=True)
 
 
-def _questions(data: Path, images: Path | None, told: Progress | None) -> Sequence[Example]:
-    """Read the questions; bad rows are left out if there is somebody to be told."""
+def _questions(
+    data: Path, images: Path | None, told: Progress | None
+) -> tuple[Sequence[Example], int]:
+    """Read the questions; bad rows, which are counted, are left out if there is whom to tell."""
     from undrift.data.picture_folder import PictureFolder, existing_path
     from undrift.data.questions import read_questions
 
-    bad: list[BadRow] | None = None if told is None else []
+    bad: list[BadRow] = []
     file = existing_path(data)
     folder = existing_path(images) if images is not None else file.parent
-    asked = read_questions(file, PictureFolder(folder), bad)
-    for row in bad or ():
+    asked = read_questions(file, PictureFolder(folder), None if told is None else bad)
+    for row in bad:
         if told is not None:
-            told.event("skipped", f"left out: {row.file}, row {row.row}: {row.reason}")
-    return asked
+            where = f"{row.file}, row {row.row}"
+            told.event(
+                "skipped", f"left out: {where}: {row.reason}", where=where, reason=row.reason
+            )
+    return asked, len(bad)
 
 
 def _hand_out(
-    rows: Sequence[Mapping[str, str]], out: Path | None, asked: str, *, quiet: bool, as_json: bool
+    rows: Sequence[Mapping[str, str]],
+    out: Path | None,
+    about: Mapping[str, object],
+    *,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Write the answers, or print them."""
     if out is None:
@@ -131,6 +148,6 @@ def _hand_out(
         return
     write_lines(out, rows)
     if as_json:
-        options.print_json({"adapter": asked, "answers": len(rows), "out": str(out)})
+        options.print_json({**about, "answers": len(rows), "out": str(out)})
     elif not quiet:
         Console(soft_wrap=True).print(f"{len(rows)} answers: {out}", markup=False, highlight=False)

@@ -32,9 +32,12 @@ def remember(
         str, typer.Option(help="Which linears: those that will be adapted, see method.targets.")
     ] = "ffn",
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="How long the base's answers may get.")
-    ] = 32,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+        int | None,
+        typer.Option(min=1, help="How long the base's answers may get; 32 by itself."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Prompts at a time; 16 by itself.")
+    ] = None,
     device: options.Device = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -57,12 +60,18 @@ def remember(
     from undrift.data.questions import read_questions
     from undrift.run.backbone import Backbone
     from undrift.run.load_model import find_device
-    from undrift.run.remember import own_prompts
+    from undrift.run.remember import LENGTH, own_prompts
     from undrift.run.remember import remember as keep
     from undrift.rundir import check_writable
 
     if weights and data is not None:
         raise ConfigError("--weights needs no prompts; leave out --data")
+    if weights:
+        asking = {"--images": images, "--max-new-tokens": max_new_tokens}
+        asking |= {"--batch-size": batch_size}
+        options.refuse_unused(asking, "prompts, and --weights needs none")
+    if data is None:
+        options.refuse_unused({"--images": images}, "the prompts of --data")
     if out.exists():
         raise RunDirError(f"{out} is there already; name a new folder with --out")
     find_device(device or "auto")
@@ -73,9 +82,11 @@ def remember(
         folder = existing_path(images) if images is not None else file.parent
         prompts = read_questions(file, PictureFolder(folder), None)
     backbone = Backbone.load(model, device=device or "auto")
-    with options.progress(quiet or as_json, False) as told:
-        content = keep(backbone, prompts, out, told, UNDRIFT, targets, batch_size, max_new_tokens)
+    notes = options.Notes()
+    with notes if as_json else options.progress(quiet, False) as told:
+        sizes = (batch_size or 16, max_new_tokens or LENGTH)
+        content = keep(backbone, prompts, out, told, UNDRIFT, targets, *sizes)
     if as_json:
-        options.print_json({"out": str(out), **content})
+        options.print_json({"out": str(out), **content, "notes": notes.said})
     elif not quiet:
         Console(soft_wrap=True).print(f"remembered: {out}", markup=False, highlight=False)

@@ -63,7 +63,7 @@ def run(
       undrift run run.yaml
     """  # noqa: D301
     from undrift.report import load
-    from undrift.run.config import load_yaml, overrides, read_order, resolve, run_file
+    from undrift.run.config import check_used, load_yaml, overrides, read_order, resolve, run_file
 
     flags = options.given(
         method=method,
@@ -84,9 +84,11 @@ def run(
     )
     listed = target.endswith((".yaml", ".yml"))
     base = load_yaml(run_file(target)) if listed else {"benchmark": target}
-    config = resolve(base, flags, overrides(settings or []))
+    layer = overrides(settings or [])
+    config = resolve(base, flags, layer)
     if config.benchmark not in BENCHMARKS.names():  # before anything heavy is imported
         raise unknown("benchmark", config.benchmark, BENCHMARKS.names())
+    check_used(config, layer)
     calm(config.threads)
     from undrift.run.load_model import check_named
     from undrift.run.ranks import alone_in, joined

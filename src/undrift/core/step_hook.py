@@ -22,9 +22,10 @@ class StepHook:
     """Attach transforms to an optimiser: p <- p_0 + T(p - p_0), once per real step.
 
     Adam rescales every coordinate after the gradient, which undoes a projection made before it;
-    so the step itself is turned. Works with gradient accumulation, mixed precision (a step that
-    the scaler skips fires nothing), DDP and FSDP2 (the whole step is gathered, turned and sharded
-    again).
+    so the step itself is turned. Works with gradient accumulation, mixed precision, DDP and FSDP2
+    (the whole step is gathered, turned and sharded again). A step that float16's scaler skips fires
+    nothing; under a fused optimiser hooks run then too, and no parameter moves: its gradients still
+    carry the loss's scale here where the trainer does not clip.
 
     Args:
         optimizer: A torch optimiser, or one that wraps it in `.optimizer`, as accelerate does.

@@ -2,7 +2,8 @@
 
 The text is gone through once before anything is made of it. An alias (`*name`) counts for all that
 it stands for, so that nine lines cannot become a billion texts. Numbers must be finite, and texts
-such as a file or a screen can take.
+such as a file or a screen can take. A key that is there twice is refused: YAML would keep the last
+value, and the first, perhaps a whole block, would be gone without a word.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 
 import yaml
 
-from undrift.errors import ConfigError
+from undrift.errors import ConfigError, brief
 from undrift.untrusted import half_character, read_text, values_in, why
 
 MAX_BYTES = 2**18
 MAX_DEPTH = 30
 MAX_VALUES = 50_000  # every alias counted as what it stands for
 
+_AS_WRITTEN = ("tag:yaml.org,2002:merge", "tag:yaml.org,2002:value")  # the keys `<<` and `=`
 
 # libyaml's is about six times faster; PyYAML's wheels bring it, what is built by hand may lack it.
 _Safe: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -49,7 +51,7 @@ def load_yaml(path: Path) -> Any:
         Its value; None if it holds nothing.
 
     Raises:
-        ConfigError: If it cannot be read, is no YAML, or goes beyond a bound.
+        ConfigError: If it cannot be read, is no YAML, has a key twice, or goes beyond a bound.
     """
     try:
         text = read_text(path, MAX_BYTES)
@@ -69,7 +71,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         Its value; None if it holds nothing.
 
     Raises:
-        ConfigError: If it is no YAML, or goes beyond a bound.
+        ConfigError: If it is no YAML, has a key twice, or goes beyond a bound.
     """
     if len(text) > MAX_BYTES:
         raise ConfigError(f"{origin} has more than {MAX_BYTES:,} characters; write less")
@@ -88,7 +90,7 @@ def parse_yaml(text: str, origin: str) -> Any:
 
 
 def _measure(text: str, origin: str) -> None:
-    """Refuse what is too deep or stands for too much, before a value is made of it."""
+    """Refuse what is too deep, stands for too much or has a key twice; no value is made of it."""
     deep = f"{origin} has more than {MAX_DEPTH} lists and mappings inside one another"
     depth = 0
     for event in yaml.parse(text, _Loader):
@@ -96,12 +98,15 @@ def _measure(text: str, origin: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ConfigError(deep)
+    keys = _Loader("")
     sizes: dict[yaml.Node, tuple[int, int] | None] = {}  # None while a node is gone through
 
     def size(node: yaml.Node) -> tuple[int, int]:
         """Values that a node stands for, and how many are inside one another."""
         if node not in sizes:
             sizes[node] = None
+            if isinstance(node, yaml.MappingNode):
+                _refuse_twice(node, keys, origin)
             inner = chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
             of_inner = [size(one) for one in inner if isinstance(one, yaml.Node)]
             values, heights = zip((0, 0), *of_inner, strict=True)
@@ -118,6 +123,23 @@ def _measure(text: str, origin: str) -> None:
         raise ConfigError(
             f"{origin} holds more than {MAX_VALUES:,} values, counting what aliases stand for"
         )
+
+
+def _refuse_twice(mapping: yaml.MappingNode, keys: Any, origin: str) -> None:
+    """Refuse a mapping that itself has a key twice; one that `<<` brings may be there as well."""
+    lines: dict[Any, int] = {}
+    for node, _ in mapping.value:
+        if not isinstance(node, yaml.ScalarNode):
+            continue  # no list or mapping can be a key: that is told when a value is made
+        # By what it stands for: `yes` and `true` are one key, and so are `a` and "a".
+        key = node.value if node.tag in _AS_WRITTEN else keys.construct_object(node)
+        line = node.start_mark.line + 1
+        if key in lines:
+            where = f"lines {lines[key]} and {line}" if line != lines[key] else f"line {line}"
+            raise ConfigError(
+                f"{origin} has the key {brief(node.value)} twice, in {where}; leave one of them out"
+            )
+        lines[key] = line
 
 
 def _said(error: yaml.YAMLError) -> str:

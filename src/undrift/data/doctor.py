@@ -204,7 +204,7 @@ def read_split(source: TaskFiles, name: str) -> tuple[Split, list[Finding]]:
     Returns:
         What can be read of it, and the findings; a damaged file is one, too.
     """
-    file, pictures = source.files[name], SoughtPictures(source.pictures.root)
+    file, pictures = source.files[name], SoughtPictures(source.pictures_of(name).root)
     bad, strangers, read, damaged = list[BadRow](), set[str](), list[ReadRow](), ""
 
     def joined(row: Row) -> Row:

@@ -22,11 +22,20 @@ from typing import Any, NamedTuple
 
 from undrift.data.picture_folder import PictureFolder
 from undrift.data.row_files import BadRow, read_rows, refuse
-from undrift.data.row_layouts import IMAGE, AnswerReader, ParsedRow, read_row
+from undrift.data.row_layouts import (
+    IMAGE,
+    QUESTIONS,
+    AnswerReader,
+    ParsedRow,
+    check_answer,
+    placed,
+    read_row,
+)
 from undrift.data.row_pictures import (
     KEYS,
     find_picture,
     media_in_text,
+    names_of,
     other_keys,
     pictures_of,
     unread_media,
@@ -39,8 +48,14 @@ Row = dict[str, Any]
 Join = Callable[[Row], Row]
 """Adds to a row what a second file knows about it; raises DataError where that knows nothing."""
 
-_SYSTEM = {"system", "system_prompt", "system_message", "sys_prompt", "sys"}
-_HTML = re.compile(r"<img\b[^>]*>|!\[[^\]\n]*\]\([^)\n]+\)", re.IGNORECASE)  # or Markdown's
+_SYSTEM = {"system", "system_prompt", "system_message", "system_instruction", "sys_prompt", "sys"}
+_INLINE = re.compile(  # pictures in a text, as HTML and Markdown have them
+    r"<(?:img\b|image[\s:=])[^>]*>|!\[[^\]\n]*\]\([^)\n]+\)", re.IGNORECASE
+)
+_SOURCE = re.compile(  # and their names in it
+    r"""(?<![\w-])(?:src|href)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))|\]\(\s*<?([^\s)>]+)""",
+    re.IGNORECASE,
+)
 _FILLED = ("<ref-object>", "<bbox>")  # ms-swift fills them in from `objects`
 
 Lost = dict[str, str]
@@ -72,6 +87,7 @@ class TaskFiles:
         annotation: The second file about the test rows, if there is one.
         join: Adds to a test row what that file knows.
         answers: How answers are read.
+        test_pictures: As `pictures`, of the test rows, where they lie elsewhere.
     """
 
     name: str
@@ -83,6 +99,12 @@ class TaskFiles:
     annotation: Path | None = None
     join: Join | None = None
     answers: AnswerReader = field(default_factory=AnswerReader)
+    test_pictures: PictureFolder | None = None
+
+    def pictures_of(self, split: str) -> PictureFolder:
+        """Return what the pictures' names of a split are relative to."""
+        elsewhere = self.test_pictures if split == "test" else None
+        return elsewhere or self.pictures
 
     def read(self, split: str, bad: list[BadRow] | None) -> tuple[Example, ...]:
         """Read the examples of a split, none if it has no file; see `read_examples`."""
@@ -90,7 +112,7 @@ class TaskFiles:
             return ()
         return read_examples(
             self.files[split],
-            self.pictures,
+            self.pictures_of(split),
             join=self.join if split == "test" else None,
             answers=self.answers,
             number_repeats=split == "train",
@@ -179,7 +201,10 @@ def each_row(
     for number, row in read_rows(path, bad):
         try:
             identity, _ = _identity(row)
+            own = "answers" in row  # those of a second file are what several people say
             row = row if join is None else join(row)
+            if own:
+                check_answer(row)
             made = examples_of(row, pictures, number=number, answers=answers)
         except DataError as error:
             refuse(BadRow(path, number, str(error)), bad)
@@ -216,11 +241,11 @@ def examples_of(
     for held in (*given, *(held for turn in parsed.turns for held in turn.places)):
         for name, value in other_keys(held).items():
             kept.setdefault(f"image.{name}", []).append(value)
-    _check_keys(kept, parsed)
+    system = _system(row, parsed)
+    _check_keys(kept, parsed, system)
     shown, wrong = _pictures_by_turn(parsed, given)
     if wrong := [*unread_media(kept, [one for each in shown for one in each]), *wrong]:
         raise DataError("; ".join(wrong))
-    system = _system(row, parsed)
     extra = MappingProxyType(kept) if kept else NOTHING
     found: dict[int, Path] = {}  # a picture that several turns see is looked for once
     made = []
@@ -231,8 +256,11 @@ def examples_of(
         for line in map(str.strip, question.split("\n")):
             if " " not in line and media_in_text(line):
                 raise DataError(f"question {place} holds {brief(line)}: that belongs under image")
-        if not seen and (mark := _HTML.search(question)):
-            raise DataError(f"question {place} holds {mark[0]!r}, and the row shows no picture")
+        if unseen := _unseen_inline(question, seen):
+            raise DataError(
+                f"question {place} holds {brief(unseen)}, and that picture is not shown; put its "
+                f"name under image, and {IMAGE} in its place"
+            )
         for held in seen:
             if id(held) not in found:
                 found[id(held)] = find_picture(held, pictures)
@@ -264,9 +292,10 @@ def _pictures_by_turn(parsed: ParsedRow, given: Sequence[Any]) -> tuple[list[lis
         )
         return [[*own, *given] for _ in places], wrong
     numbers = [held for turn in places for held in turn if type(held) is int]
-    if any(not 0 <= number < len(given) for number in numbers):
-        return [[*own, *given] for _ in places], [f"parts name pictures {numbers} of {len(given)}"]
-    waiting = iter(given)
+    if any(not 0 <= number < len(given) for number in numbers) or len({*numbers}) < len(numbers):
+        what = f"parts name pictures {numbers} of {len(given)}; name each once, from 0"
+        return [[*own, *given] for _ in places], [what]
+    waiting = (held for number, held in enumerate(given) if number not in numbers)
     dealt = [
         [next(waiting) if one is None else given[one] if type(one) is int else one for one in turn]
         for turn in places
@@ -275,18 +304,41 @@ def _pictures_by_turn(parsed: ParsedRow, given: Sequence[Any]) -> tuple[list[lis
     return [*accumulate(dealt, initial=before)][1:], wrong
 
 
-def _check_keys(kept: Mapping[str, Any], parsed: ParsedRow) -> None:
+def _check_keys(kept: Mapping[str, Any], parsed: ParsedRow, system: str) -> None:
     """Refuse keys that are meant for the model, and that nothing reads."""
+    if not kept:
+        return
+    asked = "\n".join([*(turn.question for turn in parsed.turns), system]).replace(IMAGE, "")
     for key, value in kept.items():
         if key.strip().lower() in _SYSTEM and value:
             raise DataError(f"the key {key!r} is not read; call it system")
-        if key == "instruction" and value:
-            raise DataError("instruction is not read here; put it into the question or into system")
+        if key == "history" and value:
+            raise DataError("history is not read beside turns; put what it holds before them")
+        if key in QUESTIONS and value and not _is_asked(str(value), asked):
+            raise DataError(
+                f"{key} is not read here; put it into what is asked or into system, or leave it out"
+            )
     texts = [text for turn in parsed.turns for text in (turn.question, str(turn.answer))]
     if "objects" in kept and any(mark in text for mark in _FILLED for text in texts):
         raise DataError(
             f"objects are not filled in; write them in the place of {' and '.join(_FILLED)}"
         )
+
+
+def _is_asked(text: str, asked: str) -> bool:
+    """Tell whether a text stands in what is asked, or that line by line in it: Alpaca's `text`."""
+    lines = {line.strip() for line in text.splitlines()}
+    whole = all(line.strip() in lines for line in asked.splitlines() if line.strip())
+    return whole or text.replace(IMAGE, "").strip() in asked
+
+
+def _unseen_inline(question: str, shown: Sequence[Any]) -> str:
+    """Return the first picture in HTML or Markdown that is not among those shown; "" if none."""
+    for mark in _INLINE.finditer(question):
+        found = _SOURCE.search(mark[0])
+        if found is None or found[found.lastindex or 0] not in names_of(shown):
+            return mark[0]
+    return ""
 
 
 def _system(row: Row, parsed: ParsedRow) -> str:
@@ -297,7 +349,7 @@ def _system(row: Row, parsed: ParsedRow) -> str:
     if given.strip() and parsed.system.strip() and given.strip() != parsed.system.strip():
         raise DataError("system and the first turn hold different system turns; leave one out")
     system = given if given.strip() else parsed.system
-    if IMAGE in system:
+    if placed(system)[1]:
         raise DataError(f"the system's turn holds {IMAGE}; pictures belong to questions")
     return system if system.strip() else ""
 

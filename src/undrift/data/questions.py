@@ -9,7 +9,7 @@ from typing import Any
 from undrift.data.instructions import Row, read_examples
 from undrift.data.picture_folder import PictureFolder
 from undrift.data.row_files import BadRow
-from undrift.data.row_layouts import LAYOUTS, PAIRS, Layout
+from undrift.data.row_layouts import ANSWERS, LAYOUTS, PAIRS, Layout
 from undrift.data.types import Example
 
 UNKNOWN = "?"
@@ -54,10 +54,10 @@ def unanswered(row: Row) -> Row:
         return {**row, "completion": UNKNOWN}
     fitting = [each for each in LAYOUTS if not isinstance(each, Layout) and each.fits(row)]
     asked = [pair for pair in PAIRS if pair.question in row]
-    for pair in fitting or asked:
-        others = {key: value for key, value in row.items() if key not in pair.answers}
-        row = {**others, pair.answers[-1]: UNKNOWN}
-    return row
+    if not asked:
+        return row
+    unknown = {pair.answers[-1]: UNKNOWN for pair in fitting or asked}
+    return {key: value for key, value in row.items() if key not in ANSWERS} | unknown
 
 
 def _answered(turns: Any) -> Any:

@@ -12,8 +12,10 @@ object that has a key twice makes a bad row: which of the values was meant canno
 
 CSV and TSV have a header, and an empty cell is nothing at all. The delimiter is what the header has
 most of: comma, semicolon (as Excel writes it in half of Europe) or tab; or what a first line
-`sep=;` says, which is Excel's as well. Every value is a text, as the file has it; only a list of
-texts, written as JSON, is one under `answers` and `images`.
+`sep=;` says, which is Excel's as well. Every value is a text, as the file has it; only a list, as
+JSON writes it, is one under `answers`, `image` and `images`. One under another key of an answer
+makes a bad row, since it may be a text as well (but for a box), and so do lists as Python, Spark or
+numpy write them where a list may stand.
 
 Parquet files and datasets that `datasets` has saved are read some hundred rows at a time. A number
 of a class becomes the class's name. A number of 32 or 16 bits becomes the shortest decimal that
@@ -36,6 +38,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from undrift.data.row_layouts import ANSWERS, are_numbers
 from undrift.errors import DataError, brief, missing_extra
 from undrift.untrusted import (
     MAX_BYTES,
@@ -88,7 +91,8 @@ KEYS = frozenset(
 
 _MORE = "Extra data"  # what Python says of a line that goes on behind its value
 _OBJECT, _COMMA = re.compile(r"\s*(?=\{)"), re.compile(r"\s*,")
-_LISTS = ("answers", "images")
+_LISTS = ("answers", "image", "images")
+_QUOTED = re.compile(r"[\[({]\s*[\"']")  # how lists begin, of Python too, whatever their end
 _DELIMITER = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|[\r\n]|\Z)")
 _QUOTES = (
@@ -424,8 +428,7 @@ def csv_rows(path: Path) -> Rows:
                 found = f"it has {len(cells)} cells, and the header has {len(header)}"
                 yield number, Refused(f"{found}; quote texts that hold the delimiter")
                 continue
-            pairs = zip(header, cells, strict=True)
-            yield number, {key: _value(key, cell) for key, cell in pairs if cell.strip()}
+            yield number, _table_row(header, cells)
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[str]:
@@ -474,15 +477,38 @@ def _header(path: Path, table: Iterator[list[str]]) -> list[str]:
     return header
 
 
+def _table_row(header: list[str], cells: list[str]) -> Any:
+    pairs = zip(header, cells, strict=True)
+    try:
+        return {key: _value(key, cell) for key, cell in pairs if cell.strip()}
+    except DataError as error:
+        return Refused(str(error))
+
+
 def _value(key: str, cell: str) -> Any:
-    if key not in _LISTS or not cell.lstrip().startswith("["):
+    """Read a cell; a DataError says that it is a list that nobody can be sure of."""
+    text, several = cell.strip(), key in _LISTS
+    bracketed = text.startswith("[") and text.endswith("]")
+    if not (bracketed and key in ANSWERS) and not (several and (bracketed or _QUOTED.match(text))):
         return cell
     try:
-        listed = parse_json(cell)
+        found = parse_json(text, unique=True)
     except NotJson:
+        found = None
+    if several and isinstance(found, list):
+        return found
+    if several:
+        raise DataError(
+            f'{key} is {brief(text)}, and no list of JSON; write it as ["a", "b"], and a text that '
+            "only looks like a list as the one text of such a list"
+        )
+    box = are_numbers(found) and len(found) == 4
+    if box or (found is None and not _QUOTED.match(text)):
         return cell
-    texts = isinstance(listed, list) and listed and all(isinstance(one, str) for one in listed)
-    return listed if texts else cell
+    raise DataError(
+        f"{key} is the list {brief(text)}, and in a table that may be a text; several accepted "
+        "answers stand under answers, and JSON lines tell a text from a list"
+    )
 
 
 def _damaged_csv(path: Path, start: int, end: int, what: str) -> DataError:

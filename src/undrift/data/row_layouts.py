@@ -20,7 +20,8 @@ Prompts and completions that are lists of messages, as TRL has them::
 
 A question and its answer under two keys; each pair of keys is a layout of its own. `answers`
 (several accepted ones) wins over `answer_bbox`, and that over `answer`, which then stays in
-`extra`. `history` holds earlier questions with their answers::
+`extra`; any other key of an answer must hold the same one. `history` holds earlier questions with
+their answers::
 
     {"question_id": "17", "image": "a/1.jpg", "text": "...", "answer": "B"}   LLaVA's evaluation
     {"instruction": "...", "input": "...", "output": "...", "history": [["...", "..."]]}  Alpaca
@@ -48,11 +49,20 @@ BOOLEANS = ("yes-no",)
 _BOX = "box"  # the scorer whose answers are four numbers
 _REFUSED = ("<video>", "<audio>")
 _INSIDE = re.compile(r"<img>([^<>]+)</img>")  # Qwen-VL's own way to write a picture's name
+_MEDIA = "(?:image|img|video|audio|speech|vision)"
+_ABOUT = "here|placeholder|pad|start|begin|end|patch|soft|token|context|content|break|newline"
 _STRANGE = re.compile(
-    r"<\|?/?(?:image|img|video|audio|speech)(?:[ _-]?(?:\d+|here|placeholder|pad|start|end))?\s*"
-    r"/?\|?>",
+    # In one digit and one word at a time, so that no text takes the square of its length; and `<`
+    # and `[` alone begin it, so that a text without them takes no time at all.
+    rf"<(?:\|?/?_*(?:(?:start|begin|end)_of_|fake_token_around_|global[_-])?{_MEDIA}"
+    rf"(?:[ _-]?(?:\d|{_ABOUT}))*_*\s*/?\|?"
+    r"|im_(?:start|end|patch|col)"  # not <|im_start|>: that begins a turn, in ChatML
+    r"|\|media_(?:begin|content|pad|end)\||__media__)>"
+    r"|\[(?:(?-i:IMG(?:_(?:BREAK|END|START|CONTEXT))?\d*)"
+    r"|(?<![\w\])]\[)/?(?:image|img))\]",  # and no a[img] of a program
     re.IGNORECASE,
 )
+"""The places of pictures that other programs know, a token of a model most often."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +88,7 @@ class AnswerReader:
         """Return accepted answers as texts.
 
         Args:
-            value: What the row holds: a text or number, a list of them, or of VQA's objects, each
-                with an `answer`.
+            value: What the row holds: a text or number, or a list of them.
             key: Its key, for messages.
 
         Returns:
@@ -87,11 +96,10 @@ class AnswerReader:
         """
         if not isinstance(value, list):
             return (self._text(value, key),)
-        if _are_numbers(value):
+        if are_numbers(value):
             return (self._box(value, key),)
-        inner = [one.get("answer") if isinstance(one, Mapping) else one for one in value]
         return tuple(
-            self._box(one, key) if _are_numbers(one) else self._text(one, key) for one in inner
+            self._box(one, key) if are_numbers(one) else self._text(one, key) for one in value
         )
 
     def _box(self, numbers: list[Any], key: str) -> str:
@@ -173,8 +181,18 @@ def _keys_of(row: Iterable[Any]) -> str:
     return ", ".join(named[:20]) + (", ..." if len(named) > 20 else "") if named else "none"
 
 
-def _placed(text: str) -> tuple[str, tuple[str | None, ...]]:
-    """Find the places of pictures: the text with `<image>` in each, and the names inside."""
+def placed(text: str) -> tuple[str, tuple[str | None, ...]]:
+    """Find the places of pictures in a text.
+
+    Args:
+        text: The text, as a row has it.
+
+    Returns:
+        The text with `<image>` in each place, and for each the name inside it, or None.
+
+    Raises:
+        DataError: If it holds a place of another kind, or one of a video or of sound.
+    """
     for mark in _REFUSED:
         if mark in text:
             raise DataError(f"the text holds {mark}; videos and sound are not supported")
@@ -189,7 +207,8 @@ def _placed(text: str) -> tuple[str, tuple[str | None, ...]]:
     return text, places
 
 
-def _are_numbers(value: Any) -> TypeGuard[list[Any]]:
+def are_numbers(value: Any) -> TypeGuard[list[Any]]:
+    """Tell whether a value is a list of numbers, as a box is; an empty one is not."""
     if not isinstance(value, list) or not value:
         return False
     return all(isinstance(one, int | float) and not isinstance(one, bool) for one in value)
@@ -233,10 +252,7 @@ def _read_turns(value: Any, key: str, used: Iterable[str] = ()) -> ParsedRow:
             what = IMAGE if IMAGE in answer.text else "a picture"
             raise DataError(f"answer {number} holds {what}; pictures belong to questions")
         turns.append(Turn(asked.text, answer.text, f"answer {number}", asked.places))
-    held = {
-        place: each[0] if each == each[:1] * len(each) else each for place, each in unread.items()
-    }
-    return ParsedRow(tuple(turns), frozenset(used), system, held)
+    return ParsedRow(tuple(turns), frozenset(used), system, _each_once(unread))
 
 
 def _expected(key: str, found: Any) -> str:
@@ -255,16 +271,18 @@ def _message(message: Mapping[str, Any], key: str, unread: dict[str, list[Any]])
     if 0 in (message.get("weight"), message.get("loss")):
         raise DataError("a turn is not to be learned (weight or loss is 0); leave it out")
     content = message.get(value)
+    if chat and message.get("value") not in (None, "", content):
+        raise DataError("a turn holds different texts as content and value; leave one of them out")
     if not isinstance(content, list):
-        return _Message(message.get(role), *_placed(text_under(message, value)))
+        return _Message(message.get(role), *placed(text_under(message, value)))
     texts, places = list[str](), list[Any]()
     for part in content:
         known = {"text": part} if isinstance(part, str) else part
         kind = _kind(known)
         if kind == "text":
             _note(known, ("type", "text"), f"{key}[].{value}[]", unread)
-            if known.get("text") is not None:
-                text, inside = _placed(text_under(known, "text"))
+            if any(known[name] not in (None, "", []) for name in known if name != "type"):
+                text, inside = placed(text_under(known, "text"))
                 texts.append(text)
                 places += inside
         else:
@@ -297,7 +315,13 @@ def _own_picture(part: Mapping[str, Any], where: str, unread: dict[str, list[Any
     if isinstance(given, Mapping):
         _note(given, ("url",), f"{where}.image_url", unread)
     own = [value for value in (held, *map(part.get, _OWN)) if value not in (None, "", [])]
-    _note(part, ("type", "index", "image_url", *_OWN), where, unread)
+    number = None if own else part.get("index")  # beside a picture of its own, it is not read
+    read = ("type", "text", "image_url", *_OWN, *([] if number is None else ["index"]))
+    _note(part, read, where, unread)
+    if said := part.get("text"):
+        raise DataError(
+            f"a part of type image holds the text {brief(said)}; write it as a part of type text"
+        )
     if len(own) > 1:
         raise DataError(f"a part of a message holds {len(own)} pictures: {brief(dict(part))}")
     if own and part.get("base64"):
@@ -307,8 +331,14 @@ def _own_picture(part: Mapping[str, Any], where: str, unread: dict[str, list[Any
     for key in ("source", "file_id", "file", "data"):
         if part.get(key):
             raise DataError(f"a part of type image holds {key}, of which no picture can be made")
-    number = part.get("index")
-    return number if isinstance(number, int) and not isinstance(number, bool) else None
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)  # 1.0 is how tables write a 1
+    if number is not None and type(number) is not int:
+        raise DataError(
+            f"the index of a part is {brief(number)}; expected a whole number: that of the row's "
+            "picture, from 0"
+        )
+    return number
 
 
 def _note(
@@ -318,6 +348,12 @@ def _note(
     for key, value in held.items():
         if key not in read and value is not None:
             into.setdefault(f"{where}.{key}", []).append(value)
+
+
+def _each_once(unread: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """Write what is not read once, where it is the same everywhere."""
+    same = {place: each == each[:1] * len(each) for place, each in unread.items()}
+    return {place: each[0] if same[place] else each for place, each in unread.items()}
 
 
 # ------------------------------------------------------------ pairs of keys
@@ -357,20 +393,25 @@ class Pair:
         """Read a row of this layout; a DataError says what is wrong."""
         there = [key for key in self.answers if key in row]
         key = next((key for key in there if row[key] not in ("", [])), there[0])
-        for other in there:
-            if other not in (key, *_ANSWERS) and row[other] not in ("", [], row[key]):
+        for other in sorted(ANSWERS & row.keys()):
+            ranked = {key, other} <= {*_ANSWERS} & {*self.answers}  # these may differ, see above
+            if not ranked and not _agree(row[key], row[other]):
                 raise DataError(f"{key} and {other} hold different answers; leave one of them out")
+        unread: dict[str, list[Any]] = {}
+        for one in row[key] if isinstance(row[key], list) else ():
+            if isinstance(one, Mapping):
+                _note(one, ("answer",), f"{key}[]", unread)
         question = text_under(row, self.question)
         used = {self.question, key}
         if self.more and self.more in row:
             used.add(self.more)
             question = "\n".join(filter(None, [question, text_under(row, self.more)]))
-        question, places = _placed(question)
-        turns = [Turn(question, row[key], key, places)]
+        question, places = placed(question)
+        turns = [Turn(question, _plain(row[key]), key, places)]
         if row.get("history"):
             used.add("history")
             turns = [*_earlier(row["history"]), *turns]
-        return ParsedRow(tuple(turns), frozenset(used))
+        return ParsedRow(tuple(turns), frozenset(used), unread=_each_once(unread))
 
 
 PAIRS = (
@@ -381,6 +422,46 @@ PAIRS = (
     Pair("prompt", ("response", "answer", "completion")),
     Pair("problem", ("answer", "solution")),
 )
+QUESTIONS = frozenset(filter(None, (key for pair in PAIRS for key in (pair.question, pair.more))))
+"""Every key that a question, or a part of one, may stand under."""
+ANSWERS = frozenset(key for pair in PAIRS for key in pair.answers)
+"""Every key that an answer may stand under."""
+
+
+def check_answer(row: Row) -> None:
+    """Refuse a row whose `answer` is none of its accepted `answers`.
+
+    Args:
+        row: The row as its file has it. The `answers` of a second file, such as those of ten
+            people, may well be others.
+
+    Raises:
+        DataError: If it is none of them, whatever the case of its letters.
+    """
+    answers, answer = row.get("answers", ""), row.get("answer", "")
+    folded = [{text.casefold() for text in _said(held)} for held in (answer, answers)]
+    if answers not in ("", []) and answer not in ("", []) and not folded[0] <= folded[1]:
+        raise DataError(
+            f"answer is {brief(answer)}, which is none of the answers; put it among them, or leave "
+            "it out"
+        )
+
+
+def _agree(used: Any, other: Any) -> bool:
+    """Tell whether an answer that is not used is among those that are."""
+    return other in ("", []) or other == used or _said(other) <= _said(used)
+
+
+def _said(answers: Any) -> set[str]:
+    plain = _plain(answers)
+    return {str(one).strip() for one in (plain if isinstance(plain, list) else [plain])}
+
+
+def _plain(answers: Any) -> Any:
+    """Take the answers of a list out of VQA's objects, each with an `answer`."""
+    if not isinstance(answers, list):
+        return answers
+    return [one.get("answer") if isinstance(one, Mapping) else one for one in answers]
 
 
 def _earlier(history: Any) -> list[Turn]:
@@ -394,7 +475,7 @@ def _earlier(history: Any) -> list[Turn]:
         whole = isinstance(pair, list) and len(pair) == 2
         if not whole or not all(isinstance(text, str) and text.strip() for text in pair):
             raise DataError(f"history should be a list of [question, answer], found {brief(pair)}")
-        question, places = _placed(pair[0])
+        question, places = placed(pair[0])
         turns.append(Turn(question, pair[1], f"answer {number} of history", places))
     return turns
 

@@ -138,7 +138,7 @@ def unread_media(held: Mapping[str, Any], shown: Iterable[Any]) -> list[str]:
     Returns:
         What to say, a text each.
     """
-    names = {name for one in shown if (name := _name_of(one))}
+    names = names_of(shown)
     return [
         f"videos and sound are not supported, and {key!r} is {brief(value)}"
         if what == "moving"
@@ -147,6 +147,11 @@ def unread_media(held: Mapping[str, Any], shown: Iterable[Any]) -> list[str]:
         for key, value in held.items()
         if (what := _media_in(str(key), value, names))
     ]
+
+
+def names_of(shown: Iterable[Any]) -> set[str]:
+    """Return the names of pictures, as the row has them; one of bytes alone has none."""
+    return {name for one in shown if (name := _name_of(one))}
 
 
 def _media_in(key: str, value: Any, names: set[str]) -> str:

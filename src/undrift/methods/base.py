@@ -33,8 +33,8 @@ from undrift.methods.shared.adapter import (
     has_learned,
     load_adapter,
     peft_model,
-    row_major,
     save_adapter,
+    settle,
     transformer,
 )
 from undrift.methods.shared.model_card import RECORD, MethodState
@@ -173,8 +173,7 @@ class Method(TrainerCallback):
         self._args: Any = None  # the trainer's, and its optimiser
         self._optimizer: Any = None
         self._loader: Iterable[Mapping[str, Any]] | None = None  # at the end of a task
-        self._step = 0  # how many steps of the task are done
-        self._steps = 0  # of the task that is being learned; 0 between tasks
+        self._step = self._steps = 0  # done, and in all, of the task that is learned; 0 between
         self._flushed = False  # since the last step, by all processes
         self._gathered: Mapping[str, Tensor] = {}  # what of the state is sharded
 
@@ -421,6 +420,8 @@ class Method(TrainerCallback):
         self._leave(model)
         load_adapter(model, directory)
         self.load_beside(model, directory)
+        if (directory / RECORD).is_file():  # not beside a snapshot of old
+            self.task_index = read_record(directory / RECORD, MethodState)["tasks"] + 1
         self._steps = 0
         self._keep(model, anew=True)
 
@@ -443,8 +444,7 @@ class Method(TrainerCallback):
         `on_train_begin` does it. It is needed before only where `examples` has to know the past.
 
         Args:
-            model: A PeftModel: from `attach`, `get_peft_model`, `PeftModel.from_pretrained`, or a
-                copy of one.
+            model: A PeftModel, whoever has made it, or a copy of one.
 
         Raises:
             ConfigError: If the adapter has learned something, and nothing is known of its past, or
@@ -535,8 +535,7 @@ class Method(TrainerCallback):
         if record["method"] != self.name:
             raise AdapterMismatch(
                 f"the adapter was trained with {record['method']}, and this is {self.name}: go on "
-                "with the method that trained it, or call method.start_history(model) to go on "
-                "without its history"
+                "with that one, or without its history, behind method.start_history(model)"
             )
         self.load_beside(model, folder)
         self.task_index = record["tasks"] + 1
@@ -592,8 +591,9 @@ class Method(TrainerCallback):
     # ------------------------------------------------------------ as a callback of a trainer
 
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Refuse a way of sharding under which accelerate cannot bring buffers along."""
+        """Refuse ways of sharding that lose buffers; optimisers and DDP then find float32."""
         check_buffers_stay(model, self.name)
+        settle(model)
 
     def on_train_begin(
         self,
@@ -613,7 +613,7 @@ class Method(TrainerCallback):
             raise ConfigError(
                 f"{self.name} cannot learn under FSDP2: {self.why_not_sharded}; train it under DDP"
             )
-        row_major(model)
+        settle(model)
         if state.global_step:
             self.load_beside(model, checkpoint_folder(args, state))
             self._keep(model)

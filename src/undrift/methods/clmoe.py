@@ -81,10 +81,15 @@ class ClMoe(moelora.MoeLora):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin to count, and note what the experts are; or go on with what was loaded."""
+        """Begin to count, and note what the experts are; or go on with what was loaded.
+
+        Where the task's training was cut off and begins anew, they are still what they were then.
+        """
         super().task_start(model, task_index, steps_total)
         self.bind(model)
         if not self._step:
+            self._empty_running()
+        if not (self._step or self._before):
             learned = any(len(counts) for counts in self.counts.values())
             experts = self._experts(model).items() if learned else ()
             self._before = {name: full_tensor(p.detach()).clone() for name, p in experts}
@@ -98,11 +103,12 @@ class ClMoe(moelora.MoeLora):
             for name, layer in self._layers.items():
                 layer.watcher = None
                 self.counts[name] = torch.cat([self.counts[name], self._running[name][None].cpu()])
-        for count in self._running.values():
-            count.zero_()
+        self._empty_running()
         experts = self._experts(model)
-        for name, before in self._before.items():
-            keep, p = self.kept(name.rpartition(".")[0]).to(before).view(-1, 1, 1), experts[name]
+        for name, found in self._before.items():
+            p = experts[name]
+            before = found.to(p.device)
+            keep = self.kept(name.rpartition(".")[0]).to(before).view(-1, 1, 1)
             p.copy_(sharded_like(p, keep * before + (1 - keep) * full_tensor(p)))
         self._before = {}
 
@@ -164,15 +170,20 @@ class ClMoe(moelora.MoeLora):
     def bind(self, model: nn.Module) -> None:
         """Find the experts of a model; what is counted of one that is known already stays."""
         found = moelora.expert_layers(model)
+        made = {name: _master(layer) for name, layer in found.items()}
         if self._layers == found:
+            self._running = {name: c.to(made[name].device) for name, c in self._running.items()}
             return
         self._layers = found
-        made = {name: _master(layer) for name, layer in found.items()}
         self.counts = {n: torch.zeros(0, len(A), dtype=torch.int64) for n, A in made.items()}
         self._running = {
             name: torch.zeros(len(A), dtype=torch.int64, device=A.device)
             for name, A in made.items()
         }
+
+    def _empty_running(self) -> None:
+        for count in self._running.values():
+            count.zero_()
 
     def _experts(self, model: nn.Module) -> Mapping[str, Parameter]:
         adapter = active_adapter(peft_model(model))
@@ -203,8 +214,7 @@ class ClMoe(moelora.MoeLora):
         self.counts = kinds["counts"]
         for name, count in self._running.items():
             count.copy_(kinds["running"][name])
-        device = next(iter(self._running.values())).device
-        self._before = {name: each.to(device) for name, each in kinds["before"].items()}
+        self._before = kinds["before"]
 
     def forget(self, model: nn.Module) -> None:
         """Begin without counts."""

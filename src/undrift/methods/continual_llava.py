@@ -78,6 +78,7 @@ class ContinualLlava(PoolMethod["Keys"]):
 
     def gates(self, prompt: Prompt) -> Tensor:
         """Choose the increments of every instruction."""
+        self._centre = self._centre.to(prompt.embeds.device)  # the model may have been moved
         e = features(prompt, self._centre, self.config.encoder).of["text"]
         training = self.gate.training
         if training and not bool(self.gate.keys.any()):
@@ -93,7 +94,8 @@ class ContinualLlava(PoolMethod["Keys"]):
 
     def _cosines(self, e: Tensor) -> tuple[Tensor, Tensor]:
         """The M largest cosines of e (B, d) with the keys, and whose they are, (B, M)."""
-        cosines = e @ F.normalize(self.gate.keys, dim=1).mT
+        with torch.autocast(e.device.type, enabled=False):
+            cosines = e @ F.normalize(self.gate.keys, dim=1).mT
         found = cosines.topk(min(self.config.chosen, cosines.shape[1]), dim=1)
         return found.values, found.indices
 

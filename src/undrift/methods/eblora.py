@@ -59,9 +59,9 @@ class EbLora(GradientPool):
     adapter is a plain LoRA at any moment; the paper trains it beside U and V. The projections are
     those of the Euclidean metric (public code: the canonical one), and no step is scaled by the
     size of its linear. U and V begin with the leading singular vectors of the first step's
-    gradient outside F, against its sign, and that step moves nothing else (public code takes them
-    from a pass before the task); c begins with 0.005, where public code has the layer's c from a
-    function that is switched off. Past LoRAs are not merged but kept as frozen factors (export
+    gradient outside F, against its sign, and that step moves the LoRA no further (public code takes
+    them from a pass before the task); c begins with 0.005, where public code has the layer's c from
+    a function that is switched off. Past LoRAs are not merged but kept as frozen factors (export
     merges them). A task adds `most` directions at most, and r of every input stay free. A gradient
     with fewer than r directions outside F begins fewer, and the rows of A that are missing stay 0.
     The gradient for F is the sum over all labelled tokens of `samples` examples (public code: the

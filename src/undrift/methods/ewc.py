@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from undrift.core.step_hook import StepTransform
-from undrift.errors import ConfigError
+from undrift.errors import ConfigError, TrainingDiverged
 from undrift.methods import base
 from undrift.methods.finetune import Finetune, lora_layers
 from undrift.methods.shared.adapter import active_adapter, peft_model
+from undrift.methods.shared.added_loss import loss_scale
 from undrift.methods.shared.state import State
 from undrift.tuner.distributed import full_tensor, processes
 from undrift.tuner.token_mask import IGNORED, packed_examples
@@ -98,7 +99,9 @@ class Ewc(Finetune):
 
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
         """Add the gradient of the penalty."""
-        return self._penalty.transforms(self.config.strength) if self._pulls else {}
+        if not self._pulls:
+            return {}
+        return self._penalty.transforms(self.config.strength * loss_scale(self._optimizer))
 
     def task_end(self, model: nn.Module) -> None:
         """Compute the task's Fisher information, and put the anchor where the parameters are."""
@@ -139,24 +142,30 @@ class Ewc(Finetune):
             for name, layer in lora_layers(wrapped, adapter).items()
             for factor in ("lora_A", "lora_B")
         }
+        weights = {name: each.weight for name, each in found.items()}
         if found == self._linears:
+            self._penalty.follow(weights)
             return
-        self._linears = found
-        self._penalty = QuadraticPenalty({name: each.weight for name, each in found.items()})
+        self._linears, self._penalty = found, QuadraticPenalty(weights)
 
 
 def normalised(fisher: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Scale to a mean of 1 over all parameters.
 
     Args:
-        fisher: By the parameter's name, not all zero.
+        fisher: By the parameter's name.
 
     Returns:
-        Likewise.
+        Likewise; zeros where all are zero.
     """
     total = sum(float(each.double().sum()) for each in fisher.values())
     count = sum(each.numel() for each in fisher.values())
-    return {name: each * (count / total) for name, each in fisher.items()}
+    return {name: each * (count / (total or 1)) for name, each in fisher.items()}
+
+
+def _zeros(p: Tensor) -> Tensor:
+    """Zeros in a parameter's shape, float32 where it is less: sums and squares need the room."""
+    return torch.zeros_like(p.detach(), dtype=torch.promote_types(p.dtype, torch.float32))
 
 
 # --------------------------------------------- the diagonal of the Fisher information
@@ -191,12 +200,13 @@ def fisher_information(
             how many batches.
 
     Returns:
-        The mean of the squares, by name, in the weight's shape.
+        The mean of the squares, by name, in the weight's shape, in float32 at least.
 
     Raises:
         ConfigError: If there are no batches, or a linear reads tokens whose example is not known.
+        TrainingDiverged: If a gradient is not finite.
     """
-    sums = {name: torch.zeros_like(each.weight) for name, each in linears.items()}
+    sums = {name: _zeros(each.weight) for name, each in linears.items()}
     weights = [each.weight for each in linears.values()]
     seen = 0
     with asked(model), ExitStack() as stack:
@@ -210,7 +220,7 @@ def fisher_information(
             else:
                 found = torch.autograd.grad(model(**inputs).loss, weights)
                 for total, gradient in zip(sums.values(), found, strict=True):
-                    total += gradient.square()
+                    total += gradient.to(total.dtype).square()
                 seen += 1
                 enough = seen == count
             if enough:
@@ -260,7 +270,7 @@ def _squares_into(total: Tensor) -> Any:
             )
 
         def add(dy: Tensor) -> None:
-            own = torch.einsum("bto,bti->boi", dy, x.to(dy.dtype))
+            own = torch.einsum("bto,bti->boi", dy.to(total.dtype), x.to(total.dtype))
             total.add_(own.square().sum(0))
 
         if y.requires_grad:
@@ -291,6 +301,11 @@ def _mean(sums: dict[str, Tensor], count: int) -> dict[str, Tensor]:
             dist.all_reduce(total)
     if not seen:
         raise ConfigError("the trainer's data loader gave no batch to compute the Fisher with")
+    for name, total in sums.items():
+        if not bool(torch.isfinite(total).all()):
+            raise TrainingDiverged(
+                f"the gradient of {name} is not finite; train in bfloat16 or float32"
+            )
     return {name: total / seen for name, total in sums.items()}
 
 
@@ -318,14 +333,24 @@ class QuadraticPenalty:
 
     def __init__(self, parameters: Mapping[str, Parameter]) -> None:
         self.parameters = dict(parameters)
-        self.weight = {name: torch.zeros_like(p.detach()) for name, p in parameters.items()}
-        self.centre = {name: torch.zeros_like(p.detach()) for name, p in parameters.items()}
+        self.weight = {name: _zeros(p) for name, p in parameters.items()}
+        self.centre = {name: _zeros(p) for name, p in parameters.items()}
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """The state: what is saved."""
         weights = {f"{name}.weight": each for name, each in self.weight.items()}
         return weights | {f"{name}.centre": each for name, each in self.centre.items()}
+
+    def follow(self, parameters: Mapping[str, Parameter]) -> None:
+        """Go on with the same parameters where a move of the model has put them.
+
+        Args:
+            parameters: By the names they had.
+        """
+        self.parameters = dict(parameters)
+        for held in (self.weight, self.centre):
+            held.update({name: held[name].to(p.device) for name, p in parameters.items()})
 
     def add(
         self, omega: Mapping[str, Tensor], anchor: Literal["last", "each"], keep: float
@@ -344,7 +369,7 @@ class QuadraticPenalty:
                 centre.copy_(p.detach())
             else:
                 share = torch.where(weight > 0, omega[name] / weight, 0)
-                centre.lerp_(p.detach(), share)
+                centre.lerp_(p.detach().to(centre.dtype), share)
 
     def transforms(self, strength: float) -> dict[Parameter, StepTransform]:
         """Say what becomes of the gradients: lambda W (theta - c) is added, once a step.
@@ -362,7 +387,8 @@ class QuadraticPenalty:
 
 
 def _pulled(gradient: Tensor, p: Tensor, weight: Tensor, centre: Tensor, lam: float) -> Tensor:
-    return torch.addcmul(gradient, weight, full_tensor(p.detach()) - centre, value=lam)
+    away = full_tensor(p.detach()) - centre
+    return torch.addcmul(gradient, weight, away, value=lam).to(gradient.dtype)
 
 
 METHOD = Ewc

@@ -56,7 +56,7 @@ class KeepLora(GradientPool):
     as `protected`. (The paper writes weights as (d_in, d_out), with A and B the other way round.)
 
     [OURS] where the sources leave it open or the harness asks for it: G is that of the first
-    optimiser step, which moves nothing, where public code makes a pass over a fifth of the data
+    optimiser step, which moves no LoRA, where public code makes a pass over a fifth of the data
     before. B begins at 0; the paper begins with B = S B'^T and takes s B A off W0, which is the
     same function and, without weight decay, the same training. The LoRAs are not merged but kept
     as frozen factors, so that the base is as it was (export merges them). M comes from second
@@ -128,7 +128,8 @@ class KeepLora(GradientPool):
     def _see(self, sketch: MomentSketch, layer: nn.Module, args: tuple[Tensor]) -> None:
         rows = args[0].detach().flatten(0, -2)
         chosen = self._context.tokens.choose(len(rows), 1.0, 0, rows.device)
-        sketch.update(chosen.rows(rows), chosen.count)
+        with torch.autocast(rows.device.type, enabled=False):  # the sums are float32
+            sketch.update(chosen.rows(rows), chosen.count)
 
 
 METHOD = KeepLora

@@ -289,7 +289,8 @@ class Locator(nn.Module):
             (B, T); about 0 for a feature like the task's own, below for others.
         """
         known = dict(self.tasks.items())
-        found = (bound(known, z.float()) - known["mean"][:, None]) / known["deviation"][:, None]
+        with torch.autocast(z.device.type, enabled=False):
+            found = (bound(known, z.float()) - known["mean"][:, None]) / known["deviation"][:, None]
         return found.mT
 
     def fit(self, z: Tensor, epochs: int, seed: int, batch: int = 64) -> dict[str, Tensor]:
@@ -416,7 +417,8 @@ class TaskRouters(pool.Gate):
 
         def router(i: int) -> Router:
             def gates(x: Tensor) -> Tensor:
-                logits = F.linear(x.float(), self.routers[i])
+                with torch.autocast(x.device.type, enabled=False):
+                    logits = F.linear(x.float(), self.routers[i])
                 closed = torch.where(self.open[i], 0.0, -torch.inf)
                 last = F.pad(closed[None], (logits.shape[-1] - 1, 0))
                 weights = (logits + last).softmax(-1)
@@ -448,7 +450,9 @@ class TaskRouters(pool.Gate):
             def gates(x: Tensor) -> Tensor:
                 copies = len(x) // len(rows)
                 R = rows.repeat_interleave(copies, 0)
-                logits = (x.float() @ R.mT).masked_fill(
+                with torch.autocast(x.device.type, enabled=False):
+                    logits = x.float() @ R.mT
+                logits = logits.masked_fill(
                     ~known.repeat_interleave(copies, 0)[:, None], -torch.inf
                 )
                 return _best(logits.softmax(-1), top_k)

@@ -76,8 +76,8 @@ class Many(SteadyLora):
 
     A base that is remembered (`--remember`) is a task zero whose W_0 is 0.
 
-    A task that is cut off and begun anew, without a checkpoint, counts for nothing; one that was
-    saved inside counts for what it had seen.
+    A task that is cut off and begun anew, without a checkpoint, counts for nothing (the first goes
+    on with its own LoRA); one that was saved inside counts for what it had seen.
     """
 
     name: ClassVar[str] = "many"
@@ -109,6 +109,7 @@ class Many(SteadyLora):
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Put the merge aside and begin from zero, or go on with what a checkpoint brought."""
         self.bind(model)
+        self._restore_float32()
         self.begin(steps_total, resumed=self._step > 0)
         if not self._step:
             self._begin_anew()
@@ -153,6 +154,8 @@ class Many(SteadyLora):
         super().bind(model)
         if self._watched is not before:
             self._past = {}
+        places = {name: each.cz.device for name, each in self.statistics.items()}
+        self._past = {key: p.to(places[key.rpartition(".")[0]]) for key, p in self._past.items()}
 
     def state(self, model: nn.Module) -> State:
         """Name the moments, and inside a task the merge of those before."""

@@ -74,6 +74,7 @@ class ModalPrompt(base.Method):
         self._prompts: SoftPrompts | None = None
         self._adapter = "default"
         self._centre = torch.zeros(0)
+        self._begun = 0  # the number of the task that has a prompt; 0 of a model just bound
         self._match_loss: Tensor | None = None
         self._added = AddedLoss(self, self._take_match_loss)
         self._identified = Identified()
@@ -91,8 +92,14 @@ class ModalPrompt(base.Method):
     # ------------------------------------------------------------ the moments of a task
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Freeze the last task's prompt and begin a new one, as the embeddings of random tokens."""
-        self.bind(model)
+        """Freeze the last task's prompt and begin a new one, as the embeddings of random tokens.
+
+        A task whose training was cut off, and that begins anew, goes on with its prompt.
+        """
+        begun = self._begun == task_index
+        self._make_ready(model, task_index)
+        if begun:
+            return
         wrapped, prompts = peft_model(model), soft_prompts(model)
         config = prompts.soft_prompt_config[self._adapter]
         table: Any = wrapped.get_base_model().get_input_embeddings()  # pyright: ignore
@@ -105,8 +112,16 @@ class ModalPrompt(base.Method):
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Go on with the prompt that the checkpoint brought."""
-        self.bind(model)
+        self._make_ready(model, task_index)
         soft_prompts(model).soft_prompt_config[self._adapter].tasks = task_index
+
+    def _make_ready(self, model: nn.Module, task_index: int) -> None:
+        """Watch the prompts that the task learns, in float32 whatever a trainer cast them to."""
+        self.bind(model)
+        self._begun, prompts = task_index, soft_prompts(model)
+        for held in (*prompts.parameters(), *prompts.buffers()):
+            if held.dtype.itemsize < 4:
+                held.data = held.data.float()
 
     def in_adapter(self, model: nn.Module) -> int | None:
         """Count the prompts: they and their prototypes are all that there is to know."""
@@ -135,7 +150,7 @@ class ModalPrompt(base.Method):
     def bind(self, model: nn.Module) -> None:
         """Watch a model's prompts; a model that is watched already stays as it is."""
         wrapped = peft_model(model)
-        found = soft_prompts(wrapped)
+        found, self._begun = soft_prompts(wrapped), 0
         if self._prompts is not found:
             self._prompts, self._adapter = found, active_adapter(wrapped)
             self._centre = embedding_centre(wrapped)
@@ -148,9 +163,12 @@ class ModalPrompt(base.Method):
         self._match_loss = None
         if prompts is None or not prompts.soft_prompt_config[self._adapter].tasks:
             return
+        self._centre = self._centre.to(prompt.embeds.device)  # the model may have been moved
         found = features(prompt, self._centre, self.config.encoder)
         P, past = prompts.soft_prompt_P[self._adapter], prompts.soft_prompt_past_P[self._adapter]
-        old, newest = prompts.soft_prompt_past[self._adapter], prompts.prototype(self._adapter)
+        old = prompts.soft_prompt_past[self._adapter]
+        with torch.autocast(P.device.type, enabled=False):  # as exact as the past ones
+            newest = prompts.prototype(self._adapter)
         if prompts.training:
             best = _top(self._scores(found, old[:, 0], old[:, 1]), self.config.top_k - 1)
             fresh = P.expand(len(best), 1, *P.shape)

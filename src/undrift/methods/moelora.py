@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isclose
+from typing import Any, ClassVar
 
 from torch import nn
 
 from undrift.errors import ConfigError
 from undrift.methods import base
+from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.tuner import MoeLoraConfig, MoeLoraLayer, layers, restore_float32
 
 
@@ -24,13 +27,21 @@ class Config(base.Config):
 
 
 class MoeLora(base.Method):
-    """LoRA experts and a token router, trained freely on task after task [Eq. 2]."""
+    """LoRA experts and a token router, trained freely on task after task [Eq. 2].
+
+    A begins Kaiming-uniform and the router with normal entries of deviation 0.1 / sqrt(d_in), and
+    there is no dropout [OURS].
+    """
 
     name: ClassVar[str] = "moelora"
     paper: ClassVar[str] = "CoIN, Chen et al., NeurIPS 2024, arXiv:2403.08350"
     parts: ClassVar[base.Parts] = "router and experts"
     streams: ClassVar[bool] = True
     Config: ClassVar[type[base.Config]] = Config
+
+    def __init__(self, setting: str | None = None, **options: Any) -> None:
+        super().__init__(setting, **options)
+        self._given = {*self.settings.get(setting or "", {}), *options}
 
     def peft_config(self, model: nn.Module | None = None) -> MoeLoraConfig:
         """Make the configuration of the adapter, for `get_peft_model` or a trainer."""
@@ -51,7 +62,38 @@ class MoeLora(base.Method):
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Check that the model has experts, and that their masters are float32."""
         expert_layers(model)
+        self._take_over(peft_model(model).peft_config[active_adapter(peft_model(model))])
         restore_float32(model)
+
+    def _take_over(self, adapter: Any) -> None:
+        """Take over what an adapter is that was made with a configuration of its own."""
+        own, there = self.config, {"experts": adapter.num_experts, "rank": adapter.r}
+        there["top_k"] = adapter.top_k
+        if not isclose(adapter.scale, own.alpha_over_rank):
+            there["alpha_over_rank"] = adapter.scale
+        self.refuse_other(there, "the adapter on the model has")
+        self.config = replace(own, **there)
+
+    def refuse_other(self, there: Mapping[str, Any], what: str) -> None:
+        """Refuse what is other than somebody has asked for by name.
+
+        Args:
+            there: What there is, by option.
+            what: What says so.
+
+        Raises:
+            ConfigError: If an option that was given has another value.
+        """
+        other = {
+            name: value for name, value in there.items() if value != getattr(self.config, name)
+        }
+        if asked := sorted(self._given & other.keys()):
+            said = ", ".join(f"{name}={other[name]!r}" for name in asked)
+            raise ConfigError(
+                f"{what} {said}, and {self.name} was given "
+                f"{', '.join(f'{name}={getattr(self.config, name)!r}' for name in asked)}; put "
+                f"method.peft_config() on a new model, or give {self.name} {said}"
+            )
 
 
 def expert_layers(model: nn.Module) -> dict[str, MoeLoraLayer]:

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from undrift.core.step_hook import StepTransform
 from undrift.methods import base
 from undrift.methods.shared import pool
+from undrift.methods.shared.added_loss import loss_scale
 from undrift.tuner.distributed import full_tensor
 
 
@@ -75,16 +76,18 @@ class OLora(pool.PoolMethod[pool.Gate]):
     def gradient_transforms(self, model: nn.Module) -> Mapping[Parameter, StepTransform]:
         """Add the gradients of both penalties."""
         config, adapter, layers = self.config, self._adapter, self._layers.values()
+        scale = loss_scale(self._optimizer)
+        shrink, unit = config.shrink * scale, config.row_normalise
         turns: dict[Parameter, StepTransform] = {}
         for layer in layers:
             A, B = layer.pool_lora_A[adapter], layer.pool_lora_B[adapter]
             past = layer.pool_lora_past_A[adapter].detach().flatten(0, 1)
-            weight = config.strength
+            weight = config.strength * scale
             if config.reduction == "mean":
                 weight /= max(1, len(layers) * A.shape[0] * A.shape[1] * len(past))
-            turns[A] = partial(_pushed, p=A, past=past, weight=weight, config=config)
-            if config.shrink:
-                turns[B] = partial(_shrunk, p=B, weight=config.shrink)
+            turns[A] = partial(_pushed, p=A, past=past, weight=weight, shrink=shrink, unit=unit)
+            if shrink:
+                turns[B] = partial(_shrunk, p=B, weight=shrink)
         return turns
 
 
@@ -107,10 +110,12 @@ def overlap_gradient(A: Tensor, past: Tensor, *, unit: bool = False) -> Tensor:
     return (pull - rows * (rows * pull).sum(1, keepdim=True)) / length
 
 
-def _pushed(gradient: Tensor, p: Parameter, past: Tensor, weight: float, config: Config) -> Tensor:
+def _pushed(
+    gradient: Tensor, p: Parameter, past: Tensor, weight: float, shrink: float, *, unit: bool
+) -> Tensor:
     A = full_tensor(p.detach()).flatten(0, 1)
-    added = weight * overlap_gradient(A, past, unit=config.row_normalise)
-    return _shrunk(gradient + added.view_as(gradient), p, config.shrink)
+    added = weight * overlap_gradient(A, past, unit=unit)
+    return _shrunk(gradient + added.view_as(gradient), p, shrink)
 
 
 def _shrunk(gradient: Tensor, p: Parameter, weight: float) -> Tensor:

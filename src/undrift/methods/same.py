@@ -153,13 +153,26 @@ class Same(HistoryMethod, moelora.MoeLora):
         self._turn_experts()
 
     def _find_statistics(self, model: nn.Module) -> dict[str, LayerStatistics]:
-        """The statistics of every layer; made now if the adapter came without."""
+        """The statistics of every layer; made now if the adapter came without, or with others.
+
+        Where a history has begun its options go on.
+
+        Raises:
+            ConfigError: It was kept with other options than were asked for by name.
+        """
         known = {name: layer.statistics(self._adapter) for name, layer in self._layers.items()}
         have = {name: each for name, each in known.items() if each is not None}
-        if len(have) == len(known):
-            return have
         adapter: Any = peft_model(model).peft_config[self._adapter]
-        adapter.collect = True  # saved with the adapter, so that loading makes room for them
+        asked, kept = statistics_options(self.config), statistics_options(adapter)
+        if len(have) == len(known):
+            if any(int(each.tasks) or each.interrupted for each in have.values()):
+                self.refuse_other(kept, "the adapter's history was kept with")
+                self.config = replace(self.config, **kept)
+                return have
+            if asked == kept:
+                return have
+        for name, value in ({"collect": True} | asked).items():  # saved, so that loading makes room
+            setattr(adapter, name, value)
         made = make_statistics(
             {
                 name: (layer.in_features, layer.moe_lora_A[self._adapter].device)
@@ -167,7 +180,7 @@ class Same(HistoryMethod, moelora.MoeLora):
             },
             adapter.num_experts,
             adapter.r,
-            **statistics_options(adapter),
+            **asked,
         )
         for name, layer in self._layers.items():
             layer.moe_lora_statistics[self._adapter] = made[name]

@@ -18,6 +18,7 @@ from undrift.core.step_hook import StepTransform
 from undrift.data.types import Example
 from undrift.errors import ConfigError
 from undrift.methods import base
+from undrift.methods.shared.added_loss import loss_scale
 from undrift.methods.shared.pool import Gate, PoolMethod
 from undrift.methods.shared.state import State
 from undrift.tuner.distributed import full_tensor
@@ -107,11 +108,11 @@ class Sefe(PoolMethod[Gate]):
         size = self.config.sampled
         seed = (self.config.seed * 1000 + self.task_index) * 1_000_000 + self._step
         u = torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        weight = self.config.strength / len(found)
+        weight = self.config.strength / len(found) * loss_scale(self._optimizer)
         turns: dict[Parameter, StepTransform] = {}
         for name, layer in found.items():
             A, B = layer.pool_lora_A[adapter], layer.pool_lora_B[adapter]
-            keys = drawn(self.keys[name].to(A.device), size, u)
+            keys = drawn(self.keys[name], size, u).to(A.device)
             gradients = penalty_gradient(full_tensor(A)[0], full_tensor(B)[0], keys)
             for p, gradient in zip((A, B), gradients, strict=True):
                 turns[p] = partial(torch.add, gradient[None] * weight)
@@ -120,13 +121,13 @@ class Sefe(PoolMethod[Gate]):
     @torch.no_grad()
     def task_end(self, model: nn.Module) -> None:
         """Find where the task's own update was largest."""
-        adapter, past = self._adapter, self.keys
-        self.keys = {}
+        adapter, past, made = self._adapter, self.keys, dict[str, Tensor]()
         for name, layer in self._layers.items():
             A, B = (full_tensor(p[adapter])[0] for p in (layer.pool_lora_A, layer.pool_lora_B))
             found = key_elements(A, B, self.config.key_share)
             keys = torch.cat([past[name].to(found.device), found]) if past else found
-            self.keys[name] = keys.unique() if self.config.union else keys
+            made[name] = keys.unique() if self.config.union else keys
+        self.keys = made  # all at once: a task whose end is cut off may begin anew
         super().task_end(model)
 
     # ------------------------------------------------------------ state

@@ -101,7 +101,10 @@ class Route:
         Returns:
             (B, L, N): a token's share of its sample's one expert in each group, 0 for all others.
         """
-        x = x.float()
+        with torch.autocast(x.device.type, enabled=False):
+            return self._weigh(x.float())
+
+    def _weigh(self, x: Tensor) -> Tensor:
         chosen = self.chosen
         if chosen is None or torch.is_grad_enabled():  # recomputed activations need the graph anew
             chosen = self.chosen = self._choose(x)
@@ -168,6 +171,7 @@ class SMoLora(PoolMethod[Routings]):
         """Route a batch of prompts."""
         last = prompt.text_mask.flip(1).cumsum(1).flip(1) <= self.config.instruction_tokens
         instruction = replace(prompt, text_mask=prompt.text_mask & last)
+        self._centre = self._centre.to(prompt.embeds.device)  # the model may have been moved
         asked = features(instruction, self._centre, self.config.encoder).of["text"]
         soft = self.config.gate_grad == "straight_through"
         return {

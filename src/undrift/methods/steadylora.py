@@ -64,8 +64,8 @@ class SteadyLora(HistoryMethod, Finetune):
     def bind(self, model: nn.Module) -> None:
         """Watch what A and B of the active LoRA read and give, in every backward pass from now on.
 
-        One that is watched already stays as it is. Nothing is added to the model that would be
-        saved with it.
+        One that is watched already stays as it is; what is known of it follows it to where the
+        model was moved. Nothing is added to the model that would be saved with it.
 
         Args:
             model: A PeftModel with a LoRA.
@@ -77,9 +77,11 @@ class SteadyLora(HistoryMethod, Finetune):
         adapter = active_adapter(wrapped)
         layers = lora_layers(wrapped, adapter)
         watched = tuple(layer.lora_A[adapter] for layer in layers.values())
-        if watched == self._watched:  # not their parameters, which FSDP2 replaces
-            return
         found = tuple(factors(layer, adapter)[0] for layer in layers.values())
+        if watched == self._watched:  # not their parameters, which FSDP2 replaces
+            for name, A in zip(layers, found, strict=True):
+                self.statistics[name].to(A.device)
+            return
         _check_all_watched(wrapped, adapter, layers)
         ranks = {A.shape[0] for A in found}
         if len(ranks) > 1:
@@ -105,8 +107,16 @@ class SteadyLora(HistoryMethod, Finetune):
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Begin a task, or go on with the sums there are; the history's metrics are made ready."""
         self.bind(model)
+        self._restore_float32()
         self.begin(steps_total, resumed=self._step > 0)
         self.hold()
+
+    def _restore_float32(self) -> None:
+        """Make A and B float32 again, also in a loop of somebody's own, see `adapter.settle`."""
+        for layer in self._layers.values():
+            for p in factors(layer, self._adapter):
+                if p.dtype.itemsize < 4:
+                    p.data = p.data.float()
 
     def hold(self) -> None:
         """Turn A and B of every linear by what its history says."""

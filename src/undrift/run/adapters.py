@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field, PositiveInt, TypeAdapter
 
-from undrift.errors import AdapterMismatch, ConfigError, RunDirError
+from undrift.errors import AdapterMismatch, ConfigError, RunDirError, UndriftError
 from undrift.methods.base import Method
 from undrift.methods.shared.adapter import put_on
 from undrift.methods.shared.budget import check_fits
 from undrift.methods.shared.model_card import write_card
 from undrift.methods.shared.projector import restore_modules
 from undrift.run.backbone import Backbone
-from undrift.run.config import RunConfig, located
+from undrift.run.config import RunConfig, load_yaml, located
+from undrift.run.load_model import BUILT_IN
 from undrift.run.session import Session, make_method
 from undrift.rundir import read_record, write_json
 from undrift.rundir.paths import LearnDir
-from undrift.rundir.records import Origin
+from undrift.rundir.records import Name, Origin, Place, Record, check
 
 _ORIGIN = "undrift.json"
 _PEFT = "adapter_config.json"
@@ -155,6 +157,69 @@ def origin_of(folder: Path) -> dict[str, Any]:
     return found
 
 
+class _Taught(Record):
+    name: Name
+
+
+class _TrainFile(Record):
+    file: Place
+
+
+class _Guard(Record):
+    name: Name
+    test: Place
+    images: Place
+    scorer: str
+    max_new_tokens: PositiveInt
+    booleans: str = ""
+    skip_bad: bool
+
+
+class Lesson(Record):
+    """learn.yaml of `undrift learn`: what was asked for.
+
+    Attributes:
+        start: The adapter or model that was gone on from; in YAML it is called `from`.
+        task: What is learned.
+        train: Its training rows; older ones do not say.
+        without: Earlier tasks that are not asked.
+        guards: Questions that are no task.
+        run: The configuration, which `undrift.run.config` checks.
+    """
+
+    start: Place = Field(alias="from")
+    task: _Taught
+    train: _TrainFile | None = None
+    without: list[str] = Field(default=[])
+    guards: list[_Guard] = Field(default=[])
+    run: dict[str, Any]
+
+
+def lesson_of(files: LearnDir) -> dict[str, Any]:
+    """Read what was asked of `undrift learn` in a folder.
+
+    Args:
+        files: The folder.
+
+    Returns:
+        The content of learn.yaml, without its format.
+
+    Raises:
+        ConfigError: If it is no YAML, or of a newer undrift.
+        RunDirError: If something is missing in it, or is of another kind.
+    """
+    content = dict(load_yaml(files.config_file))
+    try:
+        check(files.config_file, content, TypeAdapter(Lesson))
+    except RunDirError as error:
+        said = str(error).rpartition("; ")[0]  # it cannot be deleted and made again
+        raise RunDirError(
+            f"{said}; get it from where {files.root} comes from, or learn the task again with "
+            "--replace"
+        ) from error
+    return content
+
+
 def start_before(adapter: Path, task: str) -> str | None:
     """Find what an adapter was before it learned one of its tasks.
 
@@ -163,13 +228,18 @@ def start_before(adapter: Path, task: str) -> str | None:
         task: The task.
 
     Returns:
-        The adapter or model that the task was learned from; None if it is not there any more.
+        The adapter or model that the task was learned from; None if it is not there any more, or a
+        record on the way to it cannot be read.
     """
-    folder = adapter.absolute()
-    while (folder / _ORIGIN).is_file():
+    folder, seen = adapter.absolute(), set[Path]()
+    while (folder / _ORIGIN).is_file() and folder not in seen:
+        seen.add(folder)
         learned = [note["name"] for note in origin_of(folder).get("learned", ())]
         if (folder.parent / LearnDir.config_name).is_file():
-            came_from = str(yaml.safe_load(LearnDir(folder.parent).config_text())["from"])
+            try:
+                came_from = str(lesson_of(LearnDir(folder.parent))["from"])
+            except UndriftError:  # whoever asks has something else to say
+                return None
         else:  # in a run
             number = len(learned) - 1
             earlier = sorted(folder.parents[1].glob(f"{number:02d}-*/adapter"))
@@ -178,6 +248,29 @@ def start_before(adapter: Path, task: str) -> str | None:
             return came_from
         folder = Path(came_from)
     return None
+
+
+def refuse_two_meanings(given: str) -> None:
+    """Refuse a name of a built-in backbone that a folder with a model or an adapter has as well.
+
+    Args:
+        given: What was typed for a model or an adapter.
+
+    Raises:
+        ConfigError: If both are there; the message says how to name the folder.
+    """
+    folder = Path(given)
+    if given not in BUILT_IN or not folder.is_dir():
+        return
+    try:
+        find_adapter(folder)
+    except RunDirError:
+        if not (folder / "config.json").is_file():
+            return
+    raise ConfigError(
+        f"{given} is a backbone that undrift knows, and a folder here with a model or an adapter; "
+        f"give ./{given} for the folder, or call undrift from elsewhere for the backbone"
+    )
 
 
 def find_adapter(path: Path) -> Path:

@@ -28,7 +28,7 @@ from undrift.data.picture_folder import cache_folder
 from undrift.data.processor import PLAIN, Alone, naming, text_only, tokenizer_of
 from undrift.data.prompts import Renderer
 from undrift.errors import ConfigError, DataError, UndriftError, first_line
-from undrift.methods.shared.projector import has_own_modules
+from undrift.methods.shared.projector import changes_pictures
 from undrift.run.config import RunConfig
 from undrift.run.encoder import Encoder, EncodingCollator
 from undrift.run.image_features import FeatureStore, ProgressCall
@@ -149,8 +149,8 @@ class Backbone:
 
     @property
     def keeps_features(self) -> bool:
-        """Whether image features can be computed once and kept: of this family, never trained."""
-        return self.model.config.model_type in CACHEABLE and not has_own_modules(self.model)
+        """Whether image features can be computed once and kept: of this family, the base's own."""
+        return self.model.config.model_type in CACHEABLE and not changes_pictures(self.model)
 
     def prepare(self, pictures: Sequence[Path], progress: ProgressCall | None = None) -> None:
         """Compute and keep the features of pictures, if this family allows it and they fit.
@@ -262,18 +262,22 @@ class Backbone:
         return moved
 
     @contextmanager
-    def reading(self, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def reading(
+        self, batch: Mapping[str, Any], example_ids: Tensor | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Within this context the model is called with a batch, and its method knows the prompts.
 
         Args:
             batch: From the collator.
+            example_ids: See `ForwardContext.given`.
 
         Yields:
             What `inputs` makes of it.
         """
         context, encoded = ForwardContext.of(self.model), batch.get("encoded")
         ids = batch["input_ids"].to(self.device) if "image_features" in batch else None
-        with context.given(input_ids=ids, encoded=encoded) if context else nullcontext():
+        known = {"input_ids": ids, "encoded": encoded, "example_ids": example_ids}
+        with context.given(**known) if context else nullcontext():
             yield self.inputs(batch)
 
     def embed(self, ids: Tensor) -> Tensor:

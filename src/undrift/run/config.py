@@ -12,8 +12,9 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -26,6 +27,7 @@ from pydantic import (
     PositiveInt,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -44,16 +46,42 @@ Model = TypeVar("Model", bound=BaseModel)
 _PRESETS = files("undrift") / "presets"
 _STEM = re.compile(r"[\w-]{1,100}")
 _DEEPEST = 10  # parts of a dotted key
+_THREADS_A_CPU = 16
 LEAST_STEPS = 100
 """So many steps, at least, `epochs: auto` gives a task, see docs/decisions.md."""
+MOST_SEED = 2**32 // 1000 - 1
+"""A task's seed is a thousand of these and its number, and numpy takes 32 bits."""
 DO_NOT_MATTER = {"data", "out", "threads", "device", "report_to", "watch_routes"}
 """Never in run.yaml: no number depends on them."""
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """List the types that a field is made of, such as int and None, or tuple and float."""
+    parts = [part for part in get_args(annotation) if get_origin(annotation) is not Literal]
+    return {annotation}.union(*map(_kinds, parts)) if parts else {annotation}
+
+
+def _holds_truth(value: Any) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value
+    many = isinstance(value, Mapping | list | tuple)
+    return any(map(_holds_truth, inner)) if many else isinstance(value, bool)
 
 
 class Frozen(BaseModel):
     """The base of what is read from YAML: nothing in it changes, and no key is unknown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what would be taken for 1 or 0, such as YAML's yes and no."""
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        if {int, float} & kinds and not {bool, Any} & kinds and _holds_truth(value):
+            raise ValueError(
+                "expected a number, and YAML takes yes, no, on and off for true, false"
+            )
+        return value
 
 
 class MethodConfig(Frozen):
@@ -256,7 +284,7 @@ class RunConfig(Frozen):
     skip_bad: bool = False
     method: MethodConfig = MethodConfig(name=DEFAULT_METHOD)
     match_budget: Literal["none", "total", "active", "state"] = "none"
-    seed: NonNegativeInt = 0
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     order: str | tuple[str, ...] = "default"
     boundaries: Literal["tasks", "none"] = "tasks"
     stream: StreamConfig = StreamConfig()
@@ -284,6 +312,11 @@ class RunConfig(Frozen):
             return value  # for pydantic to refuse
         names = [name.strip() for part in parts for name in part.split(",")]
         return tuple(dict.fromkeys(name for name in names if name not in ("", "none")))
+
+    @field_validator("threads")
+    @classmethod
+    def _usual_threads(cls, value: int | None) -> int | None:
+        return value if value is None else check_threads(value)
 
     @property
     def folder(self) -> Path:
@@ -330,6 +363,27 @@ class RunConfig(Frozen):
         if self.backbone_folder is None:
             del content["backbone_folder"]
         return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def check_threads(threads: int) -> int:
+    """Refuse so many threads that a system would rather end the process than begin them.
+
+    Args:
+        threads: Of the CPU.
+
+    Returns:
+        The same.
+
+    Raises:
+        ConfigError: If they are more than this machine could use by far.
+    """
+    there = os.cpu_count() or 1
+    if threads > _THREADS_A_CPU * there:
+        raise ConfigError(
+            f"{threads} threads are too many for the {there} CPUs of this machine, where more than "
+            f"{there} make nothing faster; give at most {_THREADS_A_CPU * there}"
+        )
+    return threads
 
 
 def located(name: str, folder: str | Path | None) -> str:
@@ -455,6 +509,36 @@ def overrides(settings: Iterable[str]) -> Layer:
     return out
 
 
+def check_used(config: RunConfig, settings: Layer) -> None:
+    """Refuse what was given with `--set` and counts for nothing beside the rest.
+
+    What says the default again, as a configuration that was printed does, is no such thing.
+
+    Args:
+        config: What it has become a part of.
+        settings: From `overrides`.
+
+    Raises:
+        ConfigError: If there is such a setting; the message names what it needs.
+    """
+    train, usual = config.train, RunConfig(benchmark=config.benchmark)
+    steps = f"train.max_steps=null (it is {train.max_steps})"
+    for key, used, need in (
+        ("stream", config.is_stream, "boundaries=none"),
+        ("train.epochs", train.max_steps is None, steps),
+        ("train.projector_learning_rate", train.train_projector, "train.train_projector=true"),
+        ("train.warmup_ratio", train.scheduler != "constant", "another train.scheduler"),
+    ):
+        given: Any = settings
+        for part in key.split("."):
+            given = given.get(part) if isinstance(given, Mapping) else None
+        value = attrgetter(key)
+        if given is not None and not used and value(config) != value(usual):
+            raise ConfigError(
+                f"the setting {key} counts only with {need}; set that as well, or leave it out"
+            )
+
+
 def read_order(value: str) -> str | tuple[str, ...]:
     """Read `--order`: an order's name, or a file with a task name a line (or a YAML list)."""
     path = Path(value)
@@ -479,6 +563,14 @@ def spelled_out(layer: Layer) -> dict[str, Any]:
             raise ConfigError(
                 f"{key}: expected a name, or a mapping with one (got {repr(given)[:100]})"
             )
+        options = given.get("options") if key == "method" else None
+        if isinstance(options, Mapping):  # as `MethodConfig` has them, not beside the name
+            beside = {name: value for name, value in given.items() if name != "options"}
+            if twice := [name for name in options if name in beside]:
+                raise ConfigError(
+                    f"method: {twice[0]} stands beside the name and below `options`; leave one out"
+                )
+            given = {**options, **beside}
         out[key] = given
     return out
 
@@ -532,8 +624,9 @@ def validated(kind: type[Model], content: Any) -> Model:
 
                 raise unknown_setting(key, known, content) from error
         place = ".".join(map(str, problems[0]["loc"]))
-        said, got = problems[0]["msg"].lower(), repr(problems[0]["input"])[:100]
-        raise ConfigError(f"{place}: {said} (got {got})") from error
+        said = problems[0]["msg"].removeprefix("Value error, ")
+        got = repr(problems[0]["input"])[:100]
+        raise ConfigError(f"{place}: {said[:1].lower()}{said[1:]} (got {got})") from error
 
 
 def _fields(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:

@@ -183,14 +183,21 @@ def _tasks(asked: Asked, progress: Progress) -> list[Task]:
     folder = find_adapter(asked.adapter)
     origin = origin_of(folder)
     there = relocated(origin.get("learned", ()), folder, asked.test_of)
+    names = [note["name"] for note in there]
+    for name in (*asked.without, *([] if asked.task is None else [asked.task])):
+        if name not in names:
+            raise unknown("task of the adapter", name, names)
     notes = [note for note in there if note["name"] not in asked.without]
     if asked.task is not None:
         notes = [note for note in notes if note["name"] == asked.task]
     if not notes:
+        first = "" if origin or asked.backbone else "name its base with --backbone, and "
         raise ConfigError(
-            f"{folder} names no task that could be asked; give questions with --questions FILE, or "
-            "export without asking: --limit 0"
+            f"{folder} names no task that could be asked; {first}give questions with --questions "
+            "FILE, or export without asking: --limit 0"
         )
+    if unasked := asked.test_of.keys() - {note["name"] for note in notes}:
+        raise ConfigError(f"--test-of: {min(unasked)} is not asked; leave it out")
     base = asked.backbone or located(origin["backbone"], origin.get("backbone_folder"))
     return [task for task, _ in find_again(notes, progress, base, adapter=folder)]
 

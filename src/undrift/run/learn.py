@@ -8,7 +8,7 @@ tasks learned one by one give, bit for bit, the adapter of one `undrift run` ove
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -122,13 +122,20 @@ def settings_file(file: Path) -> Mapping[str, Any]:
         ConfigError: If it cannot be used, or is that of a run.
     """
     layer = load_yaml(file)
-    for key in OF_A_RUN:
-        if key in layer:
-            raise ConfigError(
-                f"{file} has the key {key}, which is for `undrift run`; leave it out, or give what "
-                "--dry-run of `undrift learn` prints"
-            )
+    if key := _key_of_a_run(layer):
+        raise ConfigError(
+            f"{file} has the key {key}, which is for `undrift run`; leave it out, or give what "
+            "--dry-run of `undrift learn` prints"
+        )
     return layer
+
+
+def _key_of_a_run(layer: Mapping[str, Any]) -> str | None:
+    """Find a key that no lesson reads; `eval.split` may say what is so anyway."""
+    asks = layer.get("eval")
+    if isinstance(asks, Mapping) and asks.get("split", "test") != "test":
+        return "eval.split"
+    return next((key for key in OF_A_RUN if key in layer), None)
 
 
 def start_from(
@@ -147,9 +154,14 @@ def start_from(
         The start.
 
     Raises:
-        ConfigError: If it is neither, or a layer cannot be used.
+        ConfigError: If it is neither, or a layer cannot be used or has a key of a run.
         RunDirError: If the adapter was not saved by undrift's own commands.
     """
+    for layer in asked:
+        if (key := _key_of_a_run(layer)) and key != "boundaries":  # which a lesson itself refuses
+            raise ConfigError(
+                f"the setting {key} is for `undrift run`, and no lesson; leave it out"
+            )
     try:
         folder = find_adapter(Path(given))
     except RunDirError:
@@ -327,6 +339,8 @@ class Learn:
             self._text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
             base = source(self.config.base) if backbone is None else None
             self._backbone, self._train, self._test = backbone, own.train, own.test
+            if replace:
+                self.files.refuse_to_delete(*self._read_from(own), *guards)
             there = LearnDir.looked_at(out, self._text, replace=replace, force=force)
             begun = there.config_file.is_file() and not replace
             splits = splits_of([self.task], self._asked_only)
@@ -406,6 +420,12 @@ class Learn:
     @property
     def _snapshots(self) -> Path:
         return self.files.root / "training"
+
+    def _read_from(self, own: OwnTask) -> Iterator[Path | None]:
+        """Name the files and folders that this lesson is made from."""
+        yield from (self.start.adapter, Path(self.config.base))
+        yield from folder_given(self.config.remember).values()
+        yield from (own.train, own.validation, own.test, own.images, own.test_images)
 
     def _read(self, own: OwnTask, held_out: float) -> tuple[Task, list[Skipped]]:
         seed = self.config.seed

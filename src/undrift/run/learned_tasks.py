@@ -77,7 +77,7 @@ def from_files(own: OwnTask, task: Task, held_out: float, seed: int, skip_bad: b
         "examples": _counts(task),
         **{key: str(path.resolve()) for key, path in files.items()},
         **({} if own.test else {"held_out": held_out, "seed": seed}),
-        "images": str(own.images.resolve()),
+        "images": str((own.test_images or own.images).resolve()),
         "scorer": own.scorer,
         "max_new_tokens": own.max_new_tokens,
         **({"booleans": own.booleans} if own.booleans else {}),

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from undrift.data.types import Example, Task
 from undrift.errors import ConfigError, DataError, RunDirError, unknown
-from undrift.run.adapters import SavedAdapter, find_adapter, open_adapter, origin_of
+from undrift.run.adapters import (
+    SavedAdapter,
+    find_adapter,
+    open_adapter,
+    origin_of,
+    refuse_two_meanings,
+)
 from undrift.run.answer import answers
 from undrift.run.backbone import Backbone
 from undrift.run.config import located
@@ -38,7 +44,7 @@ def open_model(
 
     Raises:
         RunDirError: If a folder holds neither.
-        ConfigError: If there is no such model.
+        ConfigError: If there is no such model, or the name is that of a built-in one and a folder.
         AdapterMismatch: If the backbone is not the one that the adapter was trained on.
     """
     if is_adapter(given):
@@ -50,11 +56,16 @@ def open_model(
                 "out one of the two"
             )
         backbone = Backbone.load(given, device=device)
-    return SavedAdapter(backbone, backbone.model, make_method("zeroshot", {}), folder=Path(given))
+    return _bare(given, backbone)
+
+
+def _bare(name: str, backbone: Backbone) -> SavedAdapter:
+    return SavedAdapter(backbone, backbone.model, make_method("zeroshot", {}), folder=Path(name))
 
 
 def is_adapter(given: str) -> bool:
     """Tell an adapter from a model without one; what is neither is refused as `open_model` says."""
+    refuse_two_meanings(given)
     path = Path(given)
     try:
         find_adapter(path)
@@ -90,7 +101,7 @@ def open_several(
         if base not in loaded:
             loaded[base] = Backbone.load(place, dtype, device, quantize)
         own = twin(loaded[base])
-        opened.append(open_model(place, own) if name == BASE else open_model(name, own))
+        opened.append(_bare(place, own) if name == BASE else open_model(name, own))
     return opened
 
 
@@ -212,8 +223,9 @@ def answer_all(
             "cannot be used with --skip-bad"
         )
     for each in bad:
-        text = f"left out: question {each.where.rpartition(' ')[2]!r}: {each.reason}"
-        progress.event("skipped", text)
+        where = f"question {each.where.rpartition(' ')[2]!r}"
+        text = f"left out: {where}: {each.reason}"
+        progress.event("skipped", text, where=where, reason=each.reason)
     adapter.backbone.prepare([picture for each in good.test for picture in each.images])
     progress.plan(len(good.test))
     session = Session(adapter.backbone, adapter.model, adapter.method, progress, batch_size)

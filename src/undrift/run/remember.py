@@ -37,6 +37,7 @@ from undrift.run.progress import Progress
 from undrift.run.session import Session, make_method
 from undrift.rundir import atomic_folder, read_record, write_json, write_lines
 from undrift.rundir.records import Remembered
+from undrift.tuner import find_targets
 
 NONE, PROMPTS, WEIGHTS = "none", "prompts", "weights"
 LENGTH = 32  # tokens of the base's answer to a prompt, at most
@@ -142,9 +143,10 @@ def remember(
         The content of remembered.json.
 
     Raises:
-        ConfigError: If it has answered nothing, or its weights are quantised.
+        ConfigError: If it has answered nothing, is quantised, or has no such linears.
     """
     model, rows = backbone.model.eval(), list[dict[str, Any]]()
+    find_targets(model, targets)  # what is nowhere is told before hundreds of prompts are answered
     if prompts:
         session = Session(backbone, model, make_method("zeroshot", {}), progress, batch_size)
         asked = tuple(replace(e, answers=e.answers or (_UNKNOWN,)) for e in prompts)

@@ -175,7 +175,8 @@ def documented(thing: Any) -> dict[str, str]:
 
 def _values(kind: Any, metadata: Sequence[Any] = (), said: str = "") -> str:
     """Say in words what a value may be."""
-    limits = [sign.format(f"{getattr(m, _LIMITS[type(m)]):g}") for m, sign in _signed(metadata)]
+    bounds = ((getattr(each, _LIMITS[type(each)]), sign) for each, sign in _signed(metadata))
+    limits = [sign.format(n if isinstance(n, int) else f"{n:g}") for n, sign in bounds]
     if get_origin(kind) in (Union, UnionType):
         parts = [_values(part, metadata) for part in get_args(kind) if part is not NoneType]
         return " or ".join([said or ", ".join(parts), *["null"] * (NoneType in get_args(kind))])

@@ -139,6 +139,9 @@ class Run:
                 self._points = {step: self.stream.seen(step) for step in self.stream.points[:-1]}
             self.cells = cells_to_measure(config.profile, len(self.tasks), len(self.stages))
             self._text = config.text()
+            if replace:
+                read = (config.data, Path(config.base), *folder_given(config.remember).values())
+                RunDir(config.folder).refuse_to_delete(*read)
             at = RunDir.looked_at(config.folder, self._text, replace=replace, force=force)
             begun = at.config_file.is_file() and not replace
             splits, folders = splits_of(self.tasks), folder_given(config.remember)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import fields
@@ -208,6 +209,17 @@ def _statistics(method: Method, model: nn.Module) -> dict[str, Tensor]:
 
 def _ids_of(losses: Sequence[tuple[int, Tensor, list[str]]], step: int) -> list[str]:
     return [name for at, _, ids in losses if at == step for name in ids]
+
+
+def _numbers_of(batch: Mapping[str, Any]) -> Tensor | None:
+    """Numbers that tell the examples of a batch with pixels apart, (B,); None where tokens do.
+
+    Kept features lie among the tokens.
+    """
+    examples: Sequence[Encoded] = batch["examples"]
+    if "image_features" in batch or not any(each.images for each in examples):
+        return None
+    return torch.tensor([zlib.crc32(each.id.encode()) for each in examples])
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
@@ -496,7 +508,7 @@ def train(
 
     @contextmanager
     def reading(batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        with backbone.reading(made(batch)) as read:
+        with backbone.reading(made(batch), _numbers_of(batch)) as read:
             yield read | {"use_cache": False}
 
     on_cpu = backbone.device.type == "cpu"

@@ -20,7 +20,7 @@ from undrift.data.types import Benchmark, Task
 from undrift.errors import UndriftError
 from undrift.methods.shared.budget import state_bytes
 from undrift.registry import METHODS
-from undrift.run.adapters import origin_of
+from undrift.run.adapters import lesson_of, origin_of
 from undrift.run.config import RunConfig, load_yaml, spelled_out, validated
 from undrift.run.folder_check import Check, Question, Verdict
 from undrift.run.general_ability import (
@@ -85,6 +85,13 @@ def verify(
     return check.verdict
 
 
+def _answers_there(check: Check) -> set[str]:
+    """Name all answers that are there, where nothing says which of them have to be."""
+    return {
+        check.place(file) for top in ("eval", "stream") for file in (check.root / top).rglob("*")
+    }
+
+
 class _OfRun(Check):
     """A folder of `undrift run`."""
 
@@ -104,6 +111,8 @@ class _OfRun(Check):
         self._matrix = (self.record(file, Matrix) or {}) if file.is_file() else {}
 
     def expected(self) -> set[str]:
+        if not self.cells:
+            return _answers_there(self)
         cells = [self.files.predictions(t, i) for t, row in self.cells.items() for i in row]
         cells += [self.files.point(s, i) for s in self.points for i, _ in enumerate(self.tasks, 1)]
         return {self.place(c) for cell in cells for c in (cell, cell.with_suffix(".json"))}
@@ -384,6 +393,8 @@ class _OfLearn(Check):
         return self.files.result_file.is_file()
 
     def expected(self) -> set[str]:
+        if not self.asked:
+            return _answers_there(self)
         return {self.place(file) for when in (BEFORE, AFTER) for file in self._answers(when)}
 
     def _answers(self, when: str) -> list[Path]:
@@ -395,7 +406,9 @@ class _OfLearn(Check):
         ]
 
     def all(self) -> None:
-        content = self.tried(partial(load_yaml, self.files.config_file)) or {}
+        content = self.tried(partial(lesson_of, self.files))
+        if content is None:
+            return
         config = self.tried(lambda: validated(RunConfig, spelled_out(content["run"])))
         folder = self.root / "adapter"
         if config is None:
@@ -417,6 +430,8 @@ class _OfLearn(Check):
         without = set(content.get("without", ()))
         self.asked = [*(n for n in notes[:-1] if n["name"] not in without), notes[-1]]
         self.guards = content.get("guards", ())
+        if self.data is not None and not any("benchmark" in note for note in self.asked):
+            self.unchecked(f"{self.data}: --data is for a benchmark, of which no task here is")
         tasks = {note["name"]: self._again(note) for note in (*self.asked, *self.guards)}
         self._inputs(content, notes[-1], tasks)
         self._measured(tasks)

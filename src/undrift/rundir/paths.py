@@ -354,6 +354,23 @@ class RunDir:
         """Tell whether something is there already."""
         return self.root.exists() and (not self.root.is_dir() or bool(self._entries()))
 
+    def refuse_to_delete(self, *read: Path | None) -> None:
+        """Refuse to begin again in a folder that holds what the new run is made from.
+
+        Args:
+            *read: Files and folders that are read; what is not there, and None, does not count.
+
+        Raises:
+            RunDirError: If one of them lies inside.
+        """
+        root = self.root.resolve()
+        for path in filter(None, read):
+            if os.path.lexists(path) and path.resolve().is_relative_to(root):
+                raise RunDirError(
+                    f"--replace would delete {path}, which is read, with {self.root}; choose "
+                    "another folder with --out"
+                )
+
     def _check_clearable(self) -> None:
         if not self.begun_here:
             raise RunDirError(

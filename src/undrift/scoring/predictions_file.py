@@ -1,5 +1,9 @@
 """A whole predictions file against its examples, matched by id, never by line.
 
+A prediction is `question_id` and `text`, as LLaVA's evaluation writes them, or `id`, `question` and
+`answer`, as `undrift predict --out` does; the question must then be that of the example, for rows
+without ids of their own are numbered in every file. A key that is there twice is refused.
+
 `17` and `"17"` are one id. A row whose text is null is a question without an answer: it is wrong by
 every score (the public rule for ImageNet would call an empty text right). A file that leaves
 examples out is refused, unless it is called partial: some public codes divide by the number of
@@ -14,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from undrift.errors import DataError
+from undrift.errors import DataError, brief
 from undrift.scoring.answer_form import ErrorKind
 from undrift.scoring.captions import caption_scores
 from undrift.scoring.kinds import error_kind
@@ -34,6 +38,11 @@ class _Question(Protocol):
     def answers(self) -> tuple[str, ...]: ...
     @property
     def extra(self) -> Mapping[str, Any]: ...
+
+
+_PREDICTED = {"id", "question", "answer"}
+"""The keys of a row of `undrift predict --out`, and no other: a row of data has more of them."""
+_WANTED = "expected question_id and text, or id, question and answer as undrift predict writes them"
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,8 @@ def score_file(
 
     Args:
         task: A key of `published_tasks.TASKS`, or a scorer's name.
-        rows: The parsed lines: `question_id`, a text or an integer, and `text`, a text or null.
-            Other keys are ignored, and so is the order.
+        rows: The parsed lines: `question_id`, a text or an integer, and `text`, a text or null; or
+            `id`, `answer` and `question`. Other keys are ignored, and so is the order.
         examples: The task's test examples.
         profile: One of `published_tasks.PROFILES`; a scorer has none.
         partial: Take the average over the predictions that there are, instead of refusing; CIDEr
@@ -98,11 +107,12 @@ def score_file(
 
     Raises:
         UnknownName: If there is no such task or profile.
-        DataError: If a row has no id or no text, if an id occurs twice or is no example's, or if
-            examples have no prediction and `partial` is not set (or none has one).
+        DataError: If a row has no id or no text, if an id occurs twice or is no example's, if a
+            question is not the example's, or if examples have no prediction and `partial` is not
+            set (or none has one).
     """
     check_scorer(task)
-    texts = _texts_by_id(rows)
+    texts, questions = _texts_by_id(rows)
     asked = _examples_by_id(examples)
     strange = [key for key in texts if key not in asked]
     if strange:
@@ -110,6 +120,12 @@ def score_file(
             f"{len(strange)} predictions are for questions that {task} has not got, the first of "
             f"them {strange[0]!r}; is the file of another task or split?"
         )
+    for key, question in questions.items():
+        if question != asked[key].question:
+            raise DataError(
+                f"the prediction for {key!r} answers {brief(question)}, and {task} asks "
+                f"{brief(asked[key].question)} there; is the file of another task or split?"
+            )
     missing = [key for key in asked if key not in texts]
     if missing and (not partial or not texts):
         raise DataError(
@@ -164,7 +180,8 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     """Read a predictions file as LLaVA's evaluation writes it, or the folder that it lies in.
 
     Of a folder, `merge.jsonl` is read, or else all its `*.jsonl`, which are then the parts that
-    several processes have written. What is no file of JSON objects is a DataError.
+    several processes have written. What is no file of JSON objects, or has a key twice in one, is a
+    DataError.
     """
     merged = path / "merge.jsonl"
     files = sorted(path.glob("*.jsonl")) if is_folder(path) else [path]
@@ -177,7 +194,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     try:
         with open_regular(file) as opened:
-            for number, row in json_lines(opened):
+            for number, row in json_lines(opened, unique=True):
                 if isinstance(row, Refused):
                     place, reason = f"{file}, line {number}", row.reason
                     if row.column is not None:
@@ -197,27 +214,39 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"cannot read {file}: {error}") from error
 
 
-def _texts_by_id(rows: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
-    texts: dict[str, str | None] = {}
+def _texts_by_id(
+    rows: Iterable[Mapping[str, Any]],
+) -> tuple[dict[str, str | None], dict[str, Any]]:
+    """Return the predictions by id, and the questions that they say they answer."""
+    texts, questions = dict[str, str | None](), dict[str, Any]()
     for number, row in enumerate(rows, start=1):
-        key = row.get("question_id")
+        predicted = {*row} == _PREDICTED
+        identity, held = ("id", "answer") if predicted else ("question_id", "text")
+        key, text, keys = row.get(identity), row.get(held), brief(sorted(row))
         if not isinstance(key, str | int) or isinstance(key, bool):
             raise DataError(
-                f"prediction {number} has the question_id {key!r}; expected a text or an integer"
+                f"prediction {number} has the {identity} {key!r}, no text or integer: its keys are "
+                f"{keys}; {_WANTED}"
             )
-        text = row.get("text", 0)
+        if held not in row:
+            raise DataError(
+                f"prediction {number} ({identity} {key!r}) has no text: its keys are {keys}; "
+                f"{_WANTED}"
+            )
         if not isinstance(text, str | None):
             raise DataError(
-                f"prediction {number} (question_id {key!r}) has no text: its keys are "
-                f"{sorted(row)}; expected 'text', a text or null"
+                f"prediction {number} ({identity} {key!r}) has no text: {held!r} is {brief(text)}; "
+                "expected a text or null"
             )
         if str(key) in texts:
             raise DataError(
-                f"prediction {number} is the second for the question_id {str(key)!r}; keep one; "
+                f"prediction {number} is the second for the {identity} {str(key)!r}; keep one; "
                 "were the files of several processes joined twice?"
             )
         texts[str(key)] = text
-    return texts
+        if predicted:
+            questions[str(key)] = row["question"]
+    return texts, questions
 
 
 def _examples_by_id(examples: Sequence[_Question]) -> dict[str, _Question]:

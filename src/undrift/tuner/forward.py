@@ -37,8 +37,9 @@ Gates = Tensor | Literal["all", "newest"] | Callable[[Tensor], Tensor]
 
 _PLACE = "undrift_forward"  # the attribute of the transformers model that holds its context
 _OF_TOKENS = ("input_ids", "inputs_embeds", "attention_mask")
+_PIXELS = ("pixel_values", "pixel_values_images", "pixel_values_videos", "image_patches")
 _KEPT = {
-    *_OF_TOKENS,
+    *(*_OF_TOKENS, *_PIXELS),
     *(f"decoder_{name}" for name in _OF_TOKENS),
     *("labels", "position_ids", "seq_idx", "cu_seq_lens_q"),
 }
@@ -108,7 +109,9 @@ class _Call:
                 "with a mask of shape (batch, length), or with none"
             )
         predicts = self._predicts(content if mask is None else mask)
-        return Tokens(mask, self.known.get("example_ids"), content, given, predicts)
+        found = (self.given.get(name) for name in _PIXELS)
+        pixels = next((each for each in found if isinstance(each, Tensor)), None)
+        return Tokens(mask, self.known.get("example_ids"), content, given, predicts, pixels)
 
     def _predicts(self, like: Tensor | None) -> Tensor | None:
         """Which tokens predict a labelled one, (B, L); None where that is not known."""

@@ -82,10 +82,12 @@ class PoolLoraLayer(AdaptedLinear):
         pool_lora_B: Per adapter, B transposed, (n, r, d_out); zero at first.
         pool_lora_past_A: Per adapter, of the past experts, oldest first; never trained.
         pool_lora_past_B: Likewise.
+        pool_gates: Per adapter, what a method trains to decide its gates, if it does: a module of
+            the model that one of its layers knows, so that it ends with the adapter.
     """
 
     adapter_layer_names = ("pool_lora_A", "pool_lora_B")
-    other_param_names = ("pool_lora_past_A", "pool_lora_past_B", "pool_lora_config")
+    other_param_names = ("pool_lora_past_A", "pool_lora_past_B", "pool_lora_config", "pool_gates")
     not_mergeable: ClassVar[str] = (
         "the experts of a pool stay apart, for their gates and for later tasks: keep the adapter "
         "on the model, or train method steadylora, whose adapter is a plain LoRA that merges"
@@ -99,6 +101,7 @@ class PoolLoraLayer(AdaptedLinear):
         self.pool_lora_past_A = Frozen()
         self.pool_lora_past_B = Frozen()
         self.pool_lora_config: dict[str, PoolLoraConfig] = {}
+        self.pool_gates: dict[str, nn.Module] = {}
 
     def update_layer(self, adapter_name: str, config: PoolLoraConfig) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Add an adapter: A Kaiming-uniform as in LoRA, B zero, room for the past."""

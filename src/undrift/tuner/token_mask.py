@@ -54,6 +54,8 @@ class Tokens:
         given: What the model is called with, see `packed_examples`.
         predicts: Which tokens predict one that carries a label, (batch, length); None where the
             model is called without labels.
+        pictures: Pixels, of any shape: where there are no ids and many examples ask alike, they
+            tell them apart.
     """
 
     def __init__(
@@ -63,8 +65,10 @@ class Tokens:
         content: Tensor | None = None,
         given: Mapping[str, Any] | None = None,
         predicts: Tensor | None = None,
+        pictures: Tensor | None = None,
     ) -> None:
         self.mask, self.ids, self.content, self._given = mask, ids, content, given or {}
+        self.pictures = pictures
         self.predicts = predicts
         self._choices: dict[tuple[int, float, int], Choice] = {}
         self._inputs: dict[str, tuple[int, set[str]]] = {}
@@ -151,7 +155,10 @@ class Tokens:
         assert content is not None  # `_sampled` has looked
         bits = content.float().view(torch.int32) if content.is_floating_point() else content
         place = self._within(mask) * mask * _PRIMES[0]
-        return self._summed(_mixed(bits.long() + place) * mask)
+        made = self._summed(_mixed(bits.long() + place) * mask)
+        if self.pictures is None or content.is_floating_point():  # which holds the pictures
+            return made
+        return made + _mixed(_of_pixels(self.pictures, len(mask))).to(mask.device)[:, None]
 
     def weights(self, kind: str, chosen: Choice, g: Tensor) -> Tensor | None:
         """Weigh the rows that count, so that the sum over them is unbiased for all tokens.
@@ -173,7 +180,7 @@ class Tokens:
             return _stand_for(chosen, g)
         if kind == "gradient":
             sizes = torch.linalg.vector_norm(chosen.rows(g), dim=1, dtype=torch.float32)
-            return sizes.square().mul_(chosen.times)
+            return _finite(sizes.square()).mul_(chosen.times)
         shares = self.shares(torch.linalg.vector_norm(g, dim=1, dtype=torch.float32))
         if kind == "answer":
             shares = (shares + self.even_shares) / 2
@@ -186,7 +193,7 @@ class Tokens:
             sizes: Of every token, padding included, >= 0, (T,).
 
         Returns:
-            (T,); 0 at padding, and 0 for an example whose sum is 0.
+            (T,); 0 at padding, and 0 for an example whose sum is 0 or not finite.
 
         Raises:
             ConfigError: It is not known which rows belong to one example.
@@ -200,8 +207,7 @@ class Tokens:
         of_example = sizes.view(like.shape)
         if self.mask is not None:
             of_example = of_example * (self.mask != 0)
-        total = self._summed(of_example)
-        return (of_example / total.clamp_min(torch.finfo(total.dtype).tiny)).flatten()
+        return _finite(of_example / self._summed(of_example)).flatten()
 
     @cached_property
     def even_shares(self) -> Tensor:
@@ -344,6 +350,19 @@ def _attended(given: Mapping[str, Any], new: Tensor) -> Tensor:
         return new
     there = mask.to(new.device) != 0
     return new & there[:, 1:] & there[:, :-1]
+
+
+def _finite(u: Tensor) -> Tensor:
+    """Take 0 for what is not finite: a step that float16's scaler leaves out has such gradients."""
+    return torch.nan_to_num(u, nan=0.0, posinf=0.0)
+
+
+def _of_pixels(pixels: Tensor, rows: int) -> Tensor:
+    """A number of every row's pixels, (rows,) int64; of all together where they are not by row."""
+    bits = pixels.detach().float().view(torch.int32)
+    if len(bits) == rows:
+        return bits.flatten(1).sum(1)  # of whole numbers: in any order, and on any device
+    return bits.sum().expand(rows)
 
 
 def _mixed(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ are relative to that file::
       train: birds/train.json
       test: birds/test.json      # optional, and so is validation
       images: pictures           # what pictures' names are relative to; the YAML file's folder
+      test_images: scans         # and those of test, if they are others
       scorer: letter             # exact, unless given
       max_new_tokens: 8          # 128, unless given
       booleans: yes-no           # true and false are Yes and No; they are refused, unless given
@@ -50,7 +51,7 @@ from undrift.untrusted import is_folder, is_regular, read_text, strange_kind, wh
 LIST = "tasks.yaml"
 
 _YAML = (".yaml", ".yml")
-_PATHS = ("train", "validation", "test", "images")
+_PATHS = ("train", "validation", "test", "images", "test_images")
 _KINDS = {int: "whole number", str: "text"}
 _SPLITS = {
     "train": ("train", "training"),
@@ -198,6 +199,7 @@ class OwnTask:
         scorer: A name in `undrift.scoring.SCORERS`.
         max_new_tokens: How long an answer may get.
         booleans: "yes-no" to read true and false as Yes and No.
+        test_images: What those of `test` are relative to, where it is another folder.
     """
 
     name: str
@@ -208,6 +210,7 @@ class OwnTask:
     scorer: str = "exact"
     max_new_tokens: int = 128
     booleans: str = ""
+    test_images: Path | None = None
 
     def source(self) -> TaskFiles:
         """Return the same as every benchmark gives it."""
@@ -219,6 +222,7 @@ class OwnTask:
             self.scorer,
             self.max_new_tokens,
             answers=AnswerReader(self.scorer, self.booleans),
+            test_pictures=self.test_images and PictureFolder(self.test_images),
         )
 
 
@@ -231,6 +235,7 @@ def own_task(
         data: The file or folder.
         name: The task's name; that of the file or folder if not given.
         images: What the pictures' names are relative to; the task's folder, or that of the file.
+            Those of a `test` that is given are relative to its own folder.
         **settings: Further fields of `OwnTask`; what is None counts as not given.
 
     Returns:
@@ -245,7 +250,10 @@ def own_task(
         found, place, called = splits_in(data), data, data.resolve().name
     else:
         found, place, called = {"train": data}, data.parent, data.stem
-    return OwnTask(name or called, images=images or place, **{**found, **_without_none(**settings)})
+    given = _without_none(**settings)
+    if images is None and "test" in given:
+        given["test_images"] = given["test"].parent
+    return OwnTask(name or called, images=images or place, **{**found, **given})
 
 
 def test_beside(data: Path) -> Path | None:

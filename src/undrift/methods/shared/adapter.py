@@ -120,15 +120,21 @@ def _put_in(model: PeftModel, name: str, weights: dict[str, Tensor], directory: 
         ) from error
 
 
-def row_major(model: nn.Module) -> None:
-    """Lay out row-major whatever is trained, and so what optimisers and methods make like it.
+def settle(model: nn.Module) -> None:
+    """Make float32 what adapters train, and row-major whatever is trained.
 
-    A file brings every tensor back row-major, and products of other layouts round otherwise on
-    some CPUs: a task that is resumed would not be the one that went on.
+    A trainer may have cast it (TRL does for 4-bit models), and what methods take out of a step is
+    less than bfloat16 rounds it by. A file brings every tensor back row-major, and products of
+    other layouts round otherwise on some CPUs: a task that is resumed would not be the one that
+    went on. What optimisers and methods make is like it.
 
     Args:
-        model: A model; most are laid out so already, and then nothing happens.
+        model: A model; most are so already, and then nothing happens.
     """
+    for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
+        for p in layer.parameters():
+            if p.requires_grad and p.dtype.itemsize < 4:
+                p.data = p.data.float()
     for p in model.parameters():
         if p.requires_grad and not p.is_contiguous():
             p.data = p.data.contiguous()

@@ -1,15 +1,15 @@
-"""A term that a method adds to the model's own loss, in undrift's trainer and in anyone's."""
+"""A term that a method adds to the model's own loss, or to its gradient, in anyone's trainer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from undrift.core.step_hook import innermost
 from undrift.errors import ConfigError
 from undrift.methods import base
 from undrift.methods.shared.adapter import peft_model
@@ -23,15 +23,31 @@ def without_graph(method: base.Method) -> ConfigError:
     )
 
 
+def loss_scale(optimizer: Any) -> float:
+    """Tell what a term has to be multiplied by that is added to the gradients of a step.
+
+    Under float16 a fused optimiser takes the loss's scale off by itself, behind the hooks of its
+    step, unless the trainer clips: what is added there is divided by the scale as well.
+
+    Args:
+        optimizer: Which is about to step; None outside of a training.
+
+    Returns:
+        The scale that is still on the gradients; 1 in all other trainings.
+    """
+    scale = getattr(innermost(optimizer), "grad_scale", None) if optimizer is not None else None
+    return 1.0 if scale is None else float(scale)
+
+
 class AddedLoss:
-    """Hooks on a whole model, so that trainers and DDP see one loss and one graph.
+    """A hook on a whole model, so that trainers and DDP see one loss and one graph.
 
     Args:
         method: Whose term it is.
         term: Called behind every pass that learns; the term, (), a mean over the pass's examples,
             or None where there is none.
-        alone: Whether the pass that begins learns by the term alone. The model's own loss is then
-            of the same value and has no gradient.
+        alone: Whether the pass just made learns by the term alone. The model's own loss is then of
+            the same value and has no gradient.
     """
 
     def __init__(
@@ -42,29 +58,18 @@ class AddedLoss:
     ) -> None:
         self._method, self._term, self._alone = method, term, alone
         self._model: nn.Module | None = None
-        self._handles: list[RemovableHandle] = []
-        self._pass = ExitStack()
+        self._handle: RemovableHandle | None = None
 
     def watch(self, model: nn.Module) -> None:
         """Add the term to a model's loss from now on, and to no other's."""
         whole = peft_model(model).get_base_model()
         if whole is self._model:
             return
-        for handle in self._handles:
-            handle.remove()
-        self._model = whole
-        self._handles = [
-            whole.register_forward_pre_hook(self._begin),
-            whole.register_forward_hook(self._end, with_kwargs=True, always_call=True),
-        ]
-
-    def _begin(self, module: nn.Module, _: Any) -> None:
-        self._pass.close()
-        if module.training and torch.is_grad_enabled() and self._alone():
-            self._pass.enter_context(torch.no_grad())
+        if self._handle is not None:
+            self._handle.remove()
+        self._model, self._handle = whole, whole.register_forward_hook(self._end, with_kwargs=True)
 
     def _end(self, module: nn.Module, _: Any, given: Mapping[str, Any], output: Any) -> Any:
-        self._pass.close()
         learns = module.training and torch.is_grad_enabled()
         extra = self._term() if learns and getattr(output, "loss", None) is not None else None
         if extra is not None:
@@ -73,5 +78,7 @@ class AddedLoss:
             added_up = given.get("num_items_in_batch") is not None
             share = 1 / self._method.parts_of_step if added_up else self._method.example_share
             added = extra * share
-            output.loss = output.loss + (added - added.detach() if self._alone() else added)
+            if self._alone():  # no_grad in the pass would outlive a Ctrl-C there
+                output.loss, added = output.loss.detach(), added - added.detach()
+            output.loss = output.loss + added
         return output

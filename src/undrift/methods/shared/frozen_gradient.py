@@ -142,9 +142,10 @@ class LooksBack(base.Method):
 class GradientPool(LooksBack, PoolMethod[Gate]):
     """A pool in which the expert of a task begins with the first gradient of the frozen weight.
 
-    The first optimiser step of a task moves nothing. It gathers G, which is exact whatever A is,
-    since B is still zero; then `begin_expert` gives the expert its values. So no pass is added,
-    and where the rate warms up the step would have been next to nothing.
+    The first optimiser step of a task moves nothing of the pool (a projector that is trained beside
+    it takes that step like any other). It gathers G, which is exact whatever A is, since B is still
+    zero; then `begin_expert` gives the expert its values. So no pass is added, and where the rate
+    warms up the step would have been next to nothing.
 
     Args:
         setting: As for `Method`.
@@ -169,9 +170,11 @@ class GradientPool(LooksBack, PoolMethod[Gate]):
         """Protect nothing of a linear of which nothing is known."""
         super().bind(model)
         for name, layer in self._layers.items():
-            if name not in self.protected:
-                A = layer.pool_lora_A[self._adapter]
-                self.protected[name] = A.detach().new_zeros(layer.in_features, 0)
+            A, known = layer.pool_lora_A[self._adapter], self.protected.get(name)
+            if known is None:  # float32 at least, though a trainer has cast A
+                wide = torch.promote_types(A.dtype, torch.float32)
+                known = A.detach().new_zeros(layer.in_features, 0, dtype=wide)
+            self.protected[name] = known.to(A.device)
 
     def begin_expert(self, name: str, layer: PoolLoraLayer, G: Tensor) -> None:
         """Give the newest expert of a linear its first values.
@@ -184,9 +187,17 @@ class GradientPool(LooksBack, PoolMethod[Gate]):
         raise NotImplementedError
 
     def task_start(self, model: nn.Module, task_index: int, steps_total: int) -> None:
-        """Begin a task: its first step only looks."""
+        """Begin a task: its first step only looks, with nothing of a training that was cut off."""
         super().task_start(model, task_index, steps_total)
+        for layer in self._layers.values():
+            self._empty(layer)
         self._first = Gradients(self._layers)
+
+    @torch.no_grad()
+    def _empty(self, layer: PoolLoraLayer) -> None:
+        """Let the newest expert of a linear add nothing."""
+        layer.pool_lora_B[self._adapter].zero_()
+        layer.forget_packed()
 
     def task_resume(self, model: nn.Module, task_index: int, steps_total: int) -> None:
         """Make ready; what an earlier training was looking for is forgotten."""
@@ -210,6 +221,7 @@ class GradientPool(LooksBack, PoolMethod[Gate]):
         found, self._first = self._first.close(), None
         for name, G in found.items():
             layer = self._layers[name]
+            self._empty(layer)  # an optimiser that goes from task to task brings momentum
             self.begin_expert(name, layer, G)
             layer.forget_packed()
         if not any(bool(each.pool_lora_A[self._adapter].any()) for each in self._layers.values()):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from torch import Tensor, nn
 
 from undrift.errors import ConfigError
@@ -37,6 +37,7 @@ WAYS_OUT = (
     "export it with --distil, which fits a plain LoRA to it and says what that costs, or train "
     "method steadylora, whose adapter is a plain LoRA"
 )
+_LEAVE_BASE = (True, False, "gaussian", "eva", "orthogonal")  # ways to begin a LoRA
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's --max-lora-rank takes, from 8
 _SERVED = frozenset(
     "q_proj k_proj v_proj o_proj qkv_proj out_proj gate_proj up_proj down_proj gate_up_proj "
@@ -116,7 +117,31 @@ def plain_lora(model: nn.Module, expert: int | None = None) -> PlainLora:
             f"an adapter of type {kind} adds nothing to linears, so no LoRA answers as it does; "
             "train method steadylora, whose adapter is a plain LoRA"
         )
-    return PlainLora(found, *trained_in_full(wrapped, adapter), transposed)
+    made = PlainLora(found, *trained_in_full(wrapped, adapter), transposed)
+    _check_is_all(made, wrapped, adapter)
+    return made
+
+
+def _check_is_all(made: PlainLora, model: PeftModel, adapter: str) -> None:
+    """Make sure that products and whole modules are all that PEFT would save of a LoRA."""
+    config = model.peft_config[adapter]
+    if not isinstance(config, LoraConfig):
+        return
+    if config.init_lora_weights not in _LEAVE_BASE:
+        raise ConfigError(
+            f"a LoRA begun with init_lora_weights={config.init_lora_weights!r} has changed weights "
+            "of the base, so its products alone are not what it adds; save it with PEFT's "
+            "path_initial_model_for_weight_conversion first"
+        )
+    saved = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    known = {f"{name}.lora_{side}.weight" for name in made.factors for side in "AB"}
+    known |= made.modules.keys()
+    if more := sorted(key for key in saved if key.removeprefix("base_model.model.") not in known):
+        raise ConfigError(
+            f"the adapter has more than LoRAs on linears and whole modules: {more[0]}"
+            f"{f' and {len(more) - 1} more' * (len(more) > 1)}; merge it with PEFT's own "
+            "merge_and_unload"
+        )
 
 
 def adapted_linears(model: PeftModel, adapter: str) -> dict[str, BaseTunerLayer]:

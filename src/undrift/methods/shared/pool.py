@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -185,11 +185,15 @@ class PoolMethod(base.Method, Generic[G]):
         if not known and isinstance(self.config, FeatureConfig):
             self._centre = embedding_centre(wrapped)
         self._model = wrapped
-        if not hasattr(body, GATE):
+        gates = next(iter(self._layers.values())).pool_gates
+        if self._adapter not in gates:
             made = self.make_gate(table.shape[1])
             if made is not None:
-                body.add_module(GATE, made.to(table.device))
-        self._gate = getattr(body, GATE, None)
+                gates[self._adapter] = made.to(table.device)
+                body.add_module(
+                    GATE if self._adapter == "default" else f"{GATE}_{self._adapter}", made
+                )
+        self._gate = cast("G | None", gates.get(self._adapter))
         if self.reads_prompts:
             ForwardContext.attach(body, on_prompt=self._decide)
 
@@ -199,6 +203,12 @@ class PoolMethod(base.Method, Generic[G]):
         return note_past(wrapped, active_adapter(wrapped))
 
     def _decide(self, prompt: Prompt) -> None:
+        if self._adapter not in self._model.active_adapters:
+            raise ConfigError(
+                f"{self.name} decides the gates of the adapter {self._adapter!r}, and "
+                f"{', '.join(map(repr, self._model.active_adapters))} is active: call bind(model) "
+                "of the method that has learned it, or set_adapter"
+            )
         self._context.set_gates(self.gates(prompt))
 
     # ------------------------------------------------------------ the moments of a task

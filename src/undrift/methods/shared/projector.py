@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -12,7 +12,11 @@ from torch.nn import Parameter
 from undrift.errors import ConfigError
 from undrift.methods.shared.adapter import active_adapter, peft_model
 from undrift.methods.shared.adapter_config import read_config
-from undrift.tuner.peft_internals import ModulesToSaveWrapper, set_additional_trainable_modules
+from undrift.tuner.peft_internals import (
+    BaseTunerLayer,
+    ModulesToSaveWrapper,
+    set_additional_trainable_modules,
+)
 
 # Where transformers keeps what stands between a vision tower and a language model: LLaVA and its
 # relatives, Gemma3, InternVL; Idefics3, SmolVLM; Qwen-VL, GLM-V. The last is a list of modules.
@@ -91,9 +95,24 @@ def trained_modules(model: nn.Module) -> list[Parameter]:
     return [p for each in _wrappers(model) for p in each.parameters() if p.requires_grad]
 
 
-def has_own_modules(model: nn.Module) -> bool:
-    """Tell whether an adapter brings modules of its own, such as a projector."""
-    return any(True for _ in _wrappers(model))
+def changes_pictures(model: nn.Module) -> bool:
+    """Tell whether an adapter may have a part in what the language model reads of pictures.
+
+    Args:
+        model: A vision-language model, with adapters or without.
+
+    Returns:
+        Whether one brings modules of its own, such as a projector, is on linears outside of the
+        language model, or has trained all biases.
+    """
+    if any(True for _ in _wrappers(model)):
+        return True
+    inside = {*cast(Any, model).get_decoder().modules()}
+    outside = (module for module in model.modules() if module not in inside)
+    configs: Mapping[str, Any] = getattr(model, "peft_config", {})
+    return any(isinstance(module, BaseTunerLayer) for module in outside) or any(
+        getattr(config, "bias", "none") == "all" for config in configs.values()
+    )
 
 
 def _wrappers(model: nn.Module) -> Iterator[ModulesToSaveWrapper]:

@@ -369,9 +369,20 @@ class MatchedPool(pool.PoolMethod[pool.Gate]):
         super().bind(model)
         if self._model is not before:
             self._matcher = self.matcher(len(self._centre), self._centre.device)
+        self._follow(self._centre.device)
+
+    def _follow(self, place: torch.device) -> None:
+        """Bring what is known of the tasks to where the model was moved, bound already or not."""
+        self._centre, held = self._centre.to(place), self._matcher
+        known = held.state()
+        if any(each.device != place for each in (known.tensors or {}).values()):
+            self._matcher = self.matcher(len(self._centre), place)
+            self._matcher.restore(known)
+            self._matcher.identified = held.identified
 
     def gates(self, prompt: Prompt) -> Gates | Mapping[str, Gates]:
         """Match the prompts; those trained on are added to the task's prototype instead."""
+        self._follow(prompt.embeds.device)
         found = features(prompt, self._centre, self.config.encoder)
         if self._learning and self._model.training:
             self._matcher.see(found)
