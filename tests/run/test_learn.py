@@ -17,7 +17,7 @@ from tests.run.test_task_loop import Stop
 from tests.sweeps import mostly_slow
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.diagnose.adapter_series import AdapterSeries
-from undrift.errors import ConfigError, DataError, RunDirError
+from undrift.errors import AdapterMismatch, ConfigError, DataError, RunDirError
 from undrift.run.adapters import open_adapter
 from undrift.run.config import overrides, resolve
 from undrift.run.learn import Change, Learn, start_from
@@ -231,3 +231,11 @@ def test_a_drop_is_of_earlier_tasks_only():
     assert Change("old", 80.0, 70.5, 10).drop == 9.5
     assert Change("old", 80.0, 81.0, 10).drop == 0
     assert Change("new", 80.0, 0.0, 10, new=True).drop == 0
+
+
+def test_another_dtype_than_the_adapters_is_named(lesson, data, tmp_path):
+    lesson("colours").go()
+    begun = start_from(str(tmp_path / "colours"), LAYER, {"dtype": "bfloat16"})
+    own = OwnTask("capitals", data / "capitals.jsonl", data, max_new_tokens=6)
+    with pytest.raises(AdapterMismatch, match=r"with dtype auto, and bfloat16 is asked for: leave"):
+        Learn(begun, own, tmp_path / "capitals").go()

@@ -495,6 +495,16 @@ class Learn:
         both = count + len(self.task.train)
         return f"{asked} held out of {both} (--held-out {share:g})"
 
+    def _own_base(self) -> str:
+        """Say how the adapter gets the base that it was trained on."""
+        origin = origin_of(self.start.adapter) if self.start.adapter else {}
+        for key, now in (("dtype", self.config.dtype), ("quantize", self.config.quantize)):
+            if origin.get(key, now) != now:
+                return (
+                    f"it was trained with {key} {origin[key]}, and {now} is asked for: leave it out"
+                )
+        return "give its own with --backbone"
+
     def _prepare(self) -> Session:
         config = self.config
         backbone = self._load()
@@ -503,8 +513,8 @@ class Learn:
             raise AdapterMismatch(
                 f"the adapter in {self.start.adapter} was trained on another backbone than "
                 f"{backbone.name!r} is now ({str(self.start.fingerprint)[:12]} against "
-                f"{backbone.fingerprint[:12]}); give its own with --backbone, or go on all the "
-                "same with --force"
+                f"{backbone.fingerprint[:12]}); {self._own_base()}, or go on all the same with "
+                "--force"
             )
         asked = [task.test for task in self._asked_only]
         examples = [e for split in (self.task.train, self.task.test, *asked) for e in split]

@@ -171,7 +171,7 @@ class GradientPool(LooksBack, PoolMethod[Gate]):
         super().bind(model)
         for name, layer in self._layers.items():
             A, known = layer.pool_lora_A[self._adapter], self.protected.get(name)
-            if known is None:  # float32 at least, though a trainer has cast A
+            if known is None or known.is_meta:  # float32 at least, though a trainer has cast A
                 wide = torch.promote_types(A.dtype, torch.float32)
                 known = A.detach().new_zeros(layer.in_features, 0, dtype=wide)
             self.protected[name] = known.to(A.device)
