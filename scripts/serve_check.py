@@ -164,8 +164,8 @@ def main() -> None:
     converters = work / "llama.cpp"
     for kind in ("merged", "peft", "gguf"):
         if not (work / kind).is_dir():
-            undrift("export", adapter, "--to", kind, "--out", work / kind,
-                    "--converters", converters, "--limit", 4)  # fmt: skip
+            own = ("--converters", converters) if kind == "gguf" else ()
+            undrift("export", adapter, "--to", kind, "--out", work / kind, "--limit", 4, *own)
     for script, *words in (
         ("convert_hf_to_gguf.py", base, "--outfile", work / "base.gguf", "--outtype", "f32"),
         ("convert_lora_to_gguf.py", work / "peft", "--base", base, "--outfile",
