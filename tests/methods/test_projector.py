@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import pytest
 import torch
 from peft import PeftModel
@@ -18,6 +20,7 @@ from undrift.run.config import RunConfig, TrainConfig
 from undrift.run.evaluate import ask
 from undrift.run.session import make_method
 from undrift.run.task_loop import Run
+from undrift.tuner.token_mask import Tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 SMALL = {"experts": 2, "rank": 2}
@@ -61,6 +64,20 @@ def trained(folder, task, place, *, also_projector, rate=2e-5, name="same", dtyp
     )  # fmt: skip
     asking.taught(backbone, model, method, task.train, settings, place)
     return backbone, method, model
+
+
+def test_a_step_on_pixels_tells_examples_apart_by_their_ids(folder, task, tmp_path, monkeypatch):
+    seen, made = [], Tokens.__init__
+
+    def noted(self, mask=None, ids=None, *rest):
+        seen.append(ids)
+        made(self, mask, ids, *rest)
+
+    monkeypatch.setattr(Tokens, "__init__", noted)
+    trained(folder, task, tmp_path, also_projector=True)
+    known = {zlib.crc32(example.id.encode()) for example in task.train}
+    given = [ids for ids in seen if ids is not None]
+    assert given and all(len({*ids.tolist()} & known) == len(ids) for ids in given)
 
 
 @pytest.mark.parametrize("family", SEEING)
