@@ -142,7 +142,8 @@ def test_sampled_tokens_are_the_same_whatever_the_batch_and_the_padding():
         learn(other, one)
     expected = sums(other)
     counted = expected["model.language_model.layers.0.mlp.down_proj.tokens"]
-    assert 0.7 * 150 < counted < 1.3 * 150  # each stands for 2.5
+    spread = (150 * 0.6 / 0.4) ** 0.5  # each of 150 is drawn with 0.4 and stands for 2.5
+    assert abs(counted - 150) < 6 * spread  # other CPUs draw other pixels, so other tokens
     assert_same_sums(model, expected)
 
 
