@@ -226,7 +226,12 @@ def test_a_plain_lora_is_told_all_that_it_needs(undrift):
 
 @pytest.mark.parametrize("command", ["compare", "report", "diagnose"])
 @pytest.mark.parametrize(
-    ("text", "said"), [("", "does not say what was run (no `"), ("format: 99\n", "newer undrift")]
+    ("text", "said"),
+    [
+        ("", "does not say what was run (no `"),
+        ("- a list\n", "does not say what was run (no `"),
+        ("format: 99\n", "newer undrift"),
+    ],
 )
 @pytest.mark.parametrize("name", ["run.yaml", "learn.yaml"])
 def test_what_says_nothing_of_a_run_is_not_compared(undrift, command, text, said, name):

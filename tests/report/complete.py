@@ -25,7 +25,7 @@ def complete(folder, method="moelora", *, tasks=KINDS, examples=6, forgets=True,
     What was just learned is right. Later, of a run that forgets, every third example from the
     first on is wrong (HOSTILE), and every third from the second on has its letters' case turned.
     """
-    run = RunDir.start(folder, f"method: {method}\n")
+    run = RunDir.start(folder, f"benchmark: pocket\nmethod: {method}\n")
     names = list(tasks)
     matrix = []
     for after in range(1, len(names) + 1):

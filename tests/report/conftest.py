@@ -29,7 +29,7 @@ def write_run(tmp_path):
         trained=True,
         **protocol,
     ):
-        run = RunDir.start(tmp_path / name, f"method: {method}\nout: {name}\n")
+        run = RunDir.start(tmp_path / name, f"benchmark: pocket\nmethod: {method}\nout: {name}\n")
         manifest = {
             "method": method,
             "benchmark": "pocket 1",

@@ -132,7 +132,7 @@ def test_labels_tell_two_runs_of_one_method_apart(write_run, pair):
 def test_what_cannot_be_reported(tmp_path, write_run):
     with pytest.raises(RunDirError, match="is not a run"):
         load(tmp_path / "nothing")
-    run = RunDir.start(tmp_path / "begun", "seed: 0\n")
+    run = RunDir.start(tmp_path / "begun", "benchmark: pocket\n")
     with pytest.raises(RunDirError, match="unfinished run; finish it first: undrift run"):
         load(run.root)
     with pytest.raises(RunDirError, match="unfinished"):

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from undrift.cli import options
-from undrift.errors import ConfigError, RunDirError
+from undrift.errors import ConfigError
 
 if TYPE_CHECKING:
     from undrift.report import Published, Results
@@ -60,7 +60,6 @@ def compare(
     if not runs:
         _alone(articles, {"--out": out, "--csv": csv, "--json": as_json}, markdown, latex)
         return
-    check_configurations(runs)
     results = [report.load(folder) for folder in runs]
     rows = report.published_sections(report.grouped(results), articles)
     if out is not None:
@@ -96,29 +95,6 @@ def compare(
             atomic_write(out / name, text)
         elif not as_json:
             typer.echo(f"written: {out / 'summary.json'} and {target}")
-
-
-def check_configurations(folders: list[Path]) -> None:
-    """Refuse what a newer undrift has made, and a file that does not say what was run.
-
-    Args:
-        folders: Those of runs, or of adapters that were learned.
-
-    Raises:
-        ConfigError: If a configuration is of a format that is not known.
-        RunDirError: If one says nothing.
-    """
-    from undrift.run.config import load_yaml
-    from undrift.rundir import RunDir
-    from undrift.rundir.paths import LearnDir
-
-    named = {RunDir.config_name: "benchmark", LearnDir.config_name: "from"}
-    for file, key in ((folder / name, key) for folder in folders for name, key in named.items()):
-        if file.is_file() and key not in load_yaml(file):
-            raise RunDirError(
-                f"{file} does not say what was run (no `{key}:`); get it from where the folder "
-                "comes from, or leave that folder out"
-            )
 
 
 def _alone(

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 
 from undrift.cli import options
-from undrift.cli.compare import check_configurations
 from undrift.run.progress import calm
 
 if TYPE_CHECKING:
@@ -75,7 +74,6 @@ def diagnose(
     from undrift.rundir import check_writable
 
     find_device(device or "auto")
-    check_configurations(runs)
     loaded = report.load_all(runs)  # what is no run is told at once
     runs = [run.folder for run in loaded]
     for folder in runs:

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from undrift.cli.compare import check_configurations
 from undrift.errors import one_line
 
 
@@ -42,7 +41,6 @@ def report(
     from undrift.rundir.checks import claim_page
 
     gc.disable()  # figures are full of cycles; looking for them takes a third of the time
-    check_configurations(runs)
     loaded = load_all(runs)
     target = out or loaded[0].folder / "report.html"
     folder = target.with_name(f"{target.stem}-figures")

@@ -17,9 +17,11 @@ from typing import Any
 
 import yaml
 
+from undrift.data.bounded_yaml import load_yaml
 from undrift.errors import RunDirError
 from undrift.report.results import Asked, Guard, Results, RunFiles, results_of
 from undrift.rundir import RunDir, damaged, read_answers, read_json, read_record
+from undrift.rundir.files import known_format
 from undrift.rundir.paths import LearnDir
 from undrift.rundir.records import (
     LEARNED_FROM,
@@ -46,7 +48,9 @@ def load(folder: Path) -> Results:
         Its numbers.
 
     Raises:
-        RunDirError: If it holds neither, or an unfinished one, or files that lack something.
+        ConfigError: If its configuration cannot be read.
+        RunDirError: If it holds neither, or an unfinished one, or files that lack something, or
+            what a newer undrift has written.
     """
     return load_all([folder])[0]
 
@@ -61,9 +65,13 @@ def load_all(folders: Sequence[Path]) -> list[Results]:
         One for each run, and for each chain as its last adapter.
 
     Raises:
+        ConfigError: As `load`.
         RunDirError: As `load`.
     """
     homes = [_home(folder) for folder in folders]
+    for home in homes:
+        _check_configuration(home / LearnDir.config_name, "from")
+        _check_configuration(home / RunDir.config_name, "benchmark")
     whole = {home: ChainDir(home, homes) for home in homes if _is_learned(home)}
     inner = {
         link.root.resolve() for chain in whole.values() for link in [*chain.links.values()][:-1]
@@ -79,6 +87,16 @@ def _home(folder: Path) -> Path:
     """Return the folder of an adapter that is given by its own folder."""
     inside = folder.name == "adapter" and _is_learned(folder.parent)
     return folder.parent if inside else folder
+
+
+def _check_configuration(file: Path, key: str) -> None:
+    """Refuse what a newer undrift has made, and a file that does not say what was run."""
+    content = known_format(file, load_yaml(file)) if file.is_file() else {key: None}
+    if not isinstance(content, Mapping) or key not in content:
+        raise RunDirError(
+            f"{file} does not say what was run (no `{key}:`); get it from where the folder "
+            "comes from, or leave that folder out"
+        )
 
 
 def _is_learned(folder: Path) -> bool:
