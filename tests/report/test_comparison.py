@@ -146,9 +146,10 @@ def test_identification_is_read_where_a_method_tells_it(write_run):
     told = {"identified": 25.0, "base": 50.0, "prompts": 4}
     write_json(files.predictions(3, 2).with_suffix(".json"), told)
     assert load(folder).left_to_the_base == [None, 50.0, None]
-    tables = {table.title: table.rows for table in page_content([load(folder)]).transfers}
-    (left,) = [rows for title, rows in tables.items() if "which the base has answered" in title]
-    assert [row[1:] for row in left] == [["50.0"]]
+    (table,) = [t for t in page_content([load(folder)]).transfers if "near no task" in t.title]
+    assert table.header == ["task", "hide", "hide, base"] and table.rows == [
+        ["icons", "25.0", "50.0"]
+    ]
 
 
 def test_facts_that_are_no_object_are_refused(write_run):

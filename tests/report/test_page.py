@@ -118,6 +118,13 @@ def test_forward_transfer_is_told_where_tasks_were_asked_before_they_were_learne
     assert section.rows == [[runs[0].tasks[1], "25.0"]]  # 35 where the untouched model has 10
 
 
+def test_bars_of_nothing_are_not_drawn(tmp_path):
+    for forgets in (True, False):
+        folder = complete(tmp_path / str(forgets), forgets=forgets, diagnosed=False)
+        (explained,) = page_content([load(folder)]).losses
+        assert bool(explained.figures) is forgets and len(explained.loss.tasks) == 2
+
+
 def test_what_a_model_said_is_data_and_never_markup(html):
     assert "</script><script>" not in html
     assert "<img" not in html
@@ -187,7 +194,7 @@ def test_many_methods_are_compared_without_figures_of_single_runs(runs, content,
 def test_no_two_figures_share_a_file(content):
     stems = [figure.stem for figure in content.figures]
     assert len(set(stems)) == len(stems)
-    assert {"curves", "causes", "causes-2", "router-drift", "transfer-1", "cost"} <= set(stems)
+    assert {"curves", "causes", "causes-1", "router-drift", "transfer-1", "cost"} <= set(stems)
 
 
 def test_what_cannot_stand_side_by_side(runs, write_run):

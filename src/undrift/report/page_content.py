@@ -112,7 +112,7 @@ class ExplainedLoss:
 
     Args:
         loss: What is known of it.
-        figures: Its figure, if the parts are known.
+        figures: Its figure, if the parts are known and any of them is not zero.
         run: The name of the run whose answers are an example, the first of several seeds.
     """
 
@@ -420,26 +420,33 @@ def _effects(runs: Mapping[str, Results]) -> Figures:
 def forward_transfer(runs: Mapping[str, Results]) -> list[Section]:
     """Say what a task could draw from those before it, where it was asked before it was learned."""
     title = "Forward: a task's score just before it was learned, above the untouched model, points"
-    return _task_table(title, runs, lambda run: run.forward)
+    return _task_table(title, runs, {"": lambda run: run.forward})
 
 
 def _identified(runs: Mapping[str, Results]) -> list[Section]:
     """Say how often the methods that look for the task of an input have found it, at the end."""
-    title = "Inputs whose task the method has found by itself, at the end, in percent"
-    left = "Inputs near no task, which the base has answered, at the end, in percent"
-    return [
-        *_task_table(title, runs, lambda run: run.identified),
-        *_task_table(left, runs, lambda run: run.left_to_the_base),
-    ]
+    title = (
+        "Inputs whose task the method has found by itself, at the end, in percent; base: those "
+        "near no task, which it has left to the base"
+    )
+    reads: dict[str, Callable[[Results], Row]] = {
+        "": lambda run: run.identified,
+        ", base": lambda run: run.left_to_the_base,
+    }
+    return _task_table(title, runs, reads)
 
 
 def _task_table(
-    title: str, runs: Mapping[str, Results], read: Callable[[Results], Row]
+    title: str, runs: Mapping[str, Results], reads: Mapping[str, Callable[[Results], Row]]
 ) -> list[Section]:
-    """Set what is known of each task side by side, a column a run that knows anything."""
-    found = {label: dict(zip(run.tasks, read(run), strict=False)) for label, run in runs.items()}
+    """Set what is known of each task side by side, a column a run and reading that knows any."""
+    found = {
+        label + words: dict(zip(run.tasks, read(run), strict=False))
+        for label, run in runs.items()
+        for words, read in reads.items()
+    }
     known = {k: row for k, row in found.items() if any(v is not None for v in row.values())}
-    names = list(dict.fromkeys(name for label in known for name in runs[label].tasks))
+    names = list(dict.fromkeys(name for row in known.values() for name in row))
     rows = [[name, *(number(row.get(name)) for row in known.values())] for name in names]
     rows = [row for row in rows if any(row[1:])]
     return [Section(title, ["task", *known], rows)] if rows else []
@@ -664,7 +671,8 @@ def _explained(
         if not loss.tasks:
             continue
         drawn = []
-        if single and loss.form is not None:
+        moved = any(task.lost or task.router or task.expert or task.form for task in loss.tasks)
+        if single and moved and loss.form is not None:
             title = f"{loss.label}: points lost, by task and cause"
             caption = "Points lost since it was learned; to the left of zero: gained."
             figure = figures.task_shares(title, loss)
