@@ -347,6 +347,10 @@ def test_study_lists_its_cells_and_runs_none(undrift, tmp_path):
     assert undrift("study", "s.yaml", "--list", "--gather")[0] == 2
     assert undrift("study", "s.yaml", "--commands", "--prune")[0] == 2
     assert undrift("study", "s.yaml", "--only", "mien")[0] == 2
+    more = "run: {reading: {qestions: own}}\n"
+    (tmp_path / "t.yaml").write_text((tmp_path / "s.yaml").read_text() + more)
+    status, _, err = undrift("study", "t.yaml", "--list")
+    assert status == 2 and "'pocket' has no options; leave out reading.qestions" in err
     (tmp_path / "s.yaml").write_text("benchmark: pocket\nsead: [0]\n")
     status, _, err = undrift("study", "s.yaml")
     assert status == 2 and "did you mean 'seeds'" in err

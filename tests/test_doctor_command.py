@@ -130,6 +130,8 @@ def test_a_runs_file_says_what_to_look_at(doctor, tmp_path):
     assert ["(pocket)" in f["message"] for f in lengths] == [True, True]
     (tmp_path / "run.yaml").write_text(data + "bakcbone: pocket\n")
     assert "did you mean 'backbone'" in doctor("run.yaml")[2]
+    (tmp_path / "run.yaml").write_text(data + "reading: {instructions: 3}\n")
+    assert "reading.instructions: expected a text (got 3)" in doctor("run.yaml")[2]
 
 
 def test_help_teaches(doctor):

@@ -12,10 +12,10 @@ from undrift import cli
 from undrift.errors import ConfigError, UnknownName
 from undrift.registry import BENCHMARKS, METHODS
 from undrift.run.config import RunConfig, load_yaml, overrides, resolve
-from undrift.run.load_tasks import _options
 from undrift.run.session import make_method
 from undrift.run.setting_keys import (
     all_settings,
+    check_reading,
     documented,
     meant,
     method_settings,
@@ -61,8 +61,7 @@ def test_every_option_of_a_benchmark_is_taken():
     found = {name: reading_settings(name) for name in BENCHMARKS.names()}
     assert {each.key for each in found["folder"]} >= {"reading.held_out", "reading.scorer"}
     for name, settings in found.items():
-        known = [each.name for each in settings]
-        assert _options(name, dict.fromkeys(known), [*known, "root"]) == dict.fromkeys(known)
+        check_reading(name, {each.name: each.default for each in settings})
         assert all(each.about and each.values for each in settings)
 
 
@@ -156,7 +155,31 @@ def test_a_key_of_another_place_is_found_from_a_method_and_a_benchmark():
     with pytest.raises(UnknownName, match=r"'method\.dleta'; did you mean 'method\.delta'"):
         make_method("same", {"dleta": 1})
     with pytest.raises(UnknownName, match=r"'reading\.epochs'; did you mean 'train\.epochs'"):
-        _options("coin", {"epochs": 1}, ["root", "instructions"])
+        check_reading("coin", {"epochs": 1})
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "key", "value", "expected"),
+    [
+        ("pocket", "questions", False, "own, shared (got False)"),
+        ("coin", "instructions", 3, "a text (got 3)"),
+        ("folder", "held_out", True, "a number (got True)"),
+        ("folder", "held_out", "x", "a number (got 'x')"),
+        ("folder", "seed", 0.5, "a whole number (got 0.5)"),
+        ("folder", "images", ["a"], "a path, a text or null (got ['a'])"),
+    ],
+)
+def test_options_of_a_benchmark_are_of_the_kind_that_it_declares(benchmark, key, value, expected):
+    with pytest.raises(ConfigError) as caught:
+        check_reading(benchmark, {key: value})
+    assert str(caught.value) == f"reading.{key}: expected {expected}"
+
+
+def test_what_a_benchmark_declares_is_taken():
+    check_reading("pocket", {"questions": "shared"})
+    check_reading("folder", {"held_out": 0, "seed": 3, "images": "pictures", "scorer": None})
+    with pytest.raises(ConfigError, match=r"'desk' has no options; leave out reading\.x"):
+        check_reading("desk", {"x": 1})
 
 
 def test_what_means_nothing_gets_no_guess():

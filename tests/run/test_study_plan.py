@@ -36,6 +36,7 @@ from undrift.run.study_plan import best_rate, next_rate
         ({"results": "run: {seed: 3}\nresults"}, "run.seed: give it as `seeds:`"),
         ({"results": "run: {out: x}\nresults"}, "run.out: a study decides that itself"),
         ({"results": "run: {method: same}\nresults"}, "run.method: options only"),
+        ({"results": "run: {reading: 5}\nresults"}, "run.reading: expected options"),
         ({"results": "run: {trian: {epochs: 2}}\nresults"}, "did you mean 'train'"),
         ({"results": "run: {profile: ligt}\nresults"}, "did you mean 'lite'"),
         ({"results": "orders: [revresed]\nresults"}, "did you mean 'reversed'"),

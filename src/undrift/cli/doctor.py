@@ -122,8 +122,10 @@ def _chosen(
         return "folder", path, backbone, tasks, reading
     if target.endswith((".yaml", ".yml")):
         from undrift.run.config import load_yaml, resolve, run_file
+        from undrift.run.setting_keys import check_reading
 
         config = resolve(load_yaml(run_file(target)))
+        check_reading(config.benchmark, config.reading)
         target, data, backbone = config.benchmark, data or config.data, backbone or config.base
         reading = {**config.reading, **reading}
         if tasks is None and not isinstance(config.order, str):

@@ -77,6 +77,7 @@ def study(
     calm(None)
     from undrift.report.paired import Pairing
     from undrift.report.study_table import study_markdown
+    from undrift.run.setting_keys import check_reading
     from undrift.run.study import Study
     from undrift.run.study_plan import Plan, load_study
     from undrift.rundir import check_writable
@@ -94,8 +95,10 @@ def study(
     with nullcontext() if listing or commands else held(folder):
         load, data = BENCHMARKS.load(config.benchmark), config.run.get("data")
         # pictures are drawn here, so that cells side by side do not all draw them
-        reading = {"progress": not (quiet or as_json), **config.run.get("reading", {})}
-        benchmark = load(None if data is None else Path(data), **reading)
+        reading = config.run.get("reading", {})
+        check_reading(config.benchmark, reading)
+        shown = not (quiet or as_json)
+        benchmark = load(None if data is None else Path(data), progress=shown, **reading)
         plan, command = Plan(config, benchmark), f"undrift study {file}"
         how = {"prune": prune, "paired": Pairing()}
         made = Study(plan, command, folder, study_markdown, only or (), **how)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from undrift.data.picture_decoding import survey
 from undrift.data.row_files import BadRow
@@ -19,7 +19,7 @@ from undrift.run.config import Profile, RunConfig
 from undrift.run.progress import Progress
 from undrift.run.ranks import first_before_others
 from undrift.run.refused_examples import refused, renderer_of
-from undrift.run.setting_keys import GIVEN_BY_A_RUN, unknown_setting
+from undrift.run.setting_keys import check_reading
 from undrift.rundir import write_lines
 from undrift.scoring import copy_fault
 
@@ -58,8 +58,8 @@ def read_benchmark(
         ConfigError: If an option has a value that cannot be used.
     """
     load = BENCHMARKS.load(config.benchmark)
-    known = list(inspect.signature(load).parameters)
-    options = _options(config.benchmark, config.reading, known)
+    check_reading(config.benchmark, config.reading)
+    known, options = inspect.signature(load).parameters, dict(config.reading)
     if "only" in known and not isinstance(config.order, str):
         options["only"] = config.order
     bad: list[BadRow] = []
@@ -76,16 +76,6 @@ def read_benchmark(
 def rows_skipped(bad: Sequence[BadRow]) -> list[Skipped]:
     """Say which rows of files were left out."""
     return [Skipped(f"{row.file}, row {row.row}", row.reason) for row in bad]
-
-
-def _options(name: str, reading: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
-    allowed = [f"reading.{key}" for key in known if key not in GIVEN_BY_A_RUN]
-    for key in reading:
-        if f"reading.{key}" not in allowed:
-            if not allowed:
-                raise DataError(f"the benchmark {name!r} has no options; leave out reading.{key}")
-            raise unknown_setting(f"reading.{key}", allowed, {"benchmark": name})
-    return dict(reading)
 
 
 def check_answers(tasks: Sequence[Task], scoring: str, progress: Progress) -> None:

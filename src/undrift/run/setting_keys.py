@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -15,9 +16,9 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from undrift.errors import UndriftError, UnknownName, unknown
+from undrift.errors import ConfigError, UndriftError, UnknownName, unknown
 from undrift.registry import BENCHMARKS, DEFAULT_METHOD, METHODS
 from undrift.run.config import RunConfig
 from undrift.run.progress import calm
@@ -114,6 +115,37 @@ def reading_settings(benchmark: str) -> list[Setting]:
         for name, parameter in inspect.signature(load).parameters.items()
         if name not in GIVEN_BY_A_RUN
     ]
+
+
+def check_reading(benchmark: str, reading: Mapping[str, Any]) -> None:
+    """Refuse options that a benchmark has not got, and values of another kind than it declares.
+
+    Args:
+        benchmark: Its name.
+        reading: The options, by their names without `reading.`.
+
+    Raises:
+        UnknownName: If there is no such benchmark, or it has no such option.
+        ConfigError: If it has no options at all, or a value is of another kind.
+    """
+    load = BENCHMARKS.load(benchmark)
+    known = [key for key in inspect.signature(load).parameters if key not in GIVEN_BY_A_RUN]
+    kinds = get_type_hints(load)
+    for key, value in reading.items():
+        if not known:
+            raise ConfigError(
+                f"the benchmark {benchmark!r} has no options; leave out reading.{key}"
+            )
+        if key not in known:
+            allowed = [f"reading.{name}" for name in known]
+            raise unknown_setting(f"reading.{key}", allowed, {"benchmark": benchmark})
+        try:  # as JSON, where a list may be a tuple and a text a path, and true is no number
+            text = json.dumps(value, default=str)
+            TypeAdapter(kinds.get(key, Any)).validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ConfigError(
+                f"reading.{key}: expected {_values(kinds[key])} (got {repr(value)[:100]})"
+            ) from error
 
 
 def method_settings(name: str) -> list[Setting]:

@@ -163,6 +163,9 @@ def _check(study: StudyConfig) -> None:
     method = study.run.get("method", {})
     if not isinstance(method, Mapping) or "name" in method:
         raise ConfigError("run.method: options only; the methods themselves are the `rows:`")
+    reading = study.run.get("reading", {})
+    if not isinstance(reading, Mapping):
+        raise ConfigError(f"run.reading: expected options, `key: value` (got {reading!r})")
 
 
 @dataclass(frozen=True)
