@@ -31,7 +31,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def undrift(tmp_path, monkeypatch, capsys):
+def undrift(tmp_path, monkeypatch, command_line):
     """Run a command in an empty folder, on the tiny benchmark; return status, output, errors."""
     made = tiny_benchmark(tmp_path / "data", tasks=2)
     monkeypatch.setattr(type(BENCHMARKS), "load", _load(made))
@@ -39,14 +39,7 @@ def undrift(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return command_line
 
 
 def _load(made):

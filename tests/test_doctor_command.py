@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import ExifTags, Image
 
 from tests.data.damaged import bomb
-from undrift import cli
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
 @pytest.fixture
-def doctor(tmp_path, monkeypatch, capsys):
+def doctor(tmp_path, monkeypatch, command_line):
     """Run the command in an empty folder; return status, output, errors."""
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["undrift", "doctor", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
+        return command_line("doctor", *words)
 
     return run
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
 from tests.run.own import write_task
 from tests.run.tiny import save_tiny
-from undrift import cli
 from undrift.run import export as exporting
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -18,7 +16,7 @@ SMALL = ("--max-new-tokens", 6, "--set", "train.max_steps=8", "--set", "train.ba
 
 
 @pytest.fixture
-def undrift(tmp_path, monkeypatch, capsys):
+def undrift(tmp_path, monkeypatch, command_line):
     """Run a command in a folder with a tiny model and a task; return status, output, errors."""
     save_tiny(tmp_path / "model")
     write_task(tmp_path, "colours")
@@ -26,21 +24,14 @@ def undrift(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
     def learn(method: str) -> str:
         words = ("learn", "model", "--data", "colours.jsonl", "--test", "colours-test.jsonl")
-        status, _, err = run(*words, "--method", method, "--out", method, *SMALL)
+        status, _, err = command_line(*words, "--method", method, "--out", method, *SMALL)
         assert status == 0, err
         return method
 
-    run.learn = learn  # type: ignore[attr-defined]
-    return run
+    command_line.learn = learn
+    return command_line
 
 
 def test_a_plain_adapter_is_exported_asked_and_compared(undrift, tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 
 from tests.run.own import write_task
 from tests.run.tiny import save_tiny
-from undrift import cli
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
@@ -24,7 +22,7 @@ COLOURS = ("--data", "colours.jsonl", "--held-out", 0.25, *SMALL)
 
 
 @pytest.fixture
-def undrift(tmp_path, monkeypatch, capsys):
+def undrift(tmp_path, monkeypatch, command_line):
     """Run a command in a folder with a tiny model and two tasks; return status, output, errors."""
     save_tiny(tmp_path / "model")
     write_task(tmp_path, "colours")
@@ -34,14 +32,7 @@ def undrift(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return command_line
 
 
 @pytest.fixture

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.run.own import write_task
 from tests.run.tiny import save_tiny
-from undrift import cli
 from undrift.run import answer
 from undrift.rundir import read_json, read_lines, write_json
 
@@ -20,7 +18,7 @@ SMALL = ("--max-new-tokens", 6, "--set", "train.max_steps=2", "--set", "train.ba
 
 
 @pytest.fixture
-def undrift(tmp_path, monkeypatch, capsys):
+def undrift(tmp_path, monkeypatch, command_line):
     """Run a command in a folder with a tiny model and two tasks; return status, output, errors."""
     save_tiny(tmp_path / "model")
     write_task(tmp_path, "colours")
@@ -29,14 +27,7 @@ def undrift(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return command_line
 
 
 def test_two_lessons_are_learned_asked_and_judged(undrift, tmp_path):

@@ -109,18 +109,14 @@ def learn(place: Path, out: str) -> list[object]:
 
 
 @pytest.fixture
-def said(place, monkeypatch, capsys):
+def said(place, monkeypatch, command_line):
     """Run the command line in this process; return its exit status and what it said on stderr."""
-    from undrift import cli
 
     def run(*words: object) -> tuple[int, str]:
         monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as over:
-            cli.main()
-        error = capsys.readouterr().err.strip()
-        assert len(error.splitlines()) == 1, error
-        return int(over.value.code or 0), error
+        status, _, err = command_line(*words)
+        assert len(err.strip().splitlines()) == 1, err
+        return status, err.strip()
 
     return run
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.run.own import LAYER, write_rows, write_task
 from tests.run.tiny import save_tiny
-from undrift import cli
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.run.learn import Learn, start_from
 from undrift.run.remember import answered
@@ -44,21 +42,14 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def undrift(made, tmp_path, monkeypatch, capsys):
+def undrift(made, tmp_path, monkeypatch, command_line):
     """Run a command in a copy of that folder; return status, output, errors."""
     shutil.copytree(made, tmp_path / "here")
     monkeypatch.setenv("UNDRIFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path / "here")
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return command_line
 
 
 @pytest.mark.parametrize(

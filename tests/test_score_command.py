@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-
-from undrift import cli
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SCIENCE = FIXTURES / "coin/Instructions_Original/ScienceQA/test.json"
 
 
 @pytest.fixture
-def undrift(monkeypatch, capsys):
+def undrift(monkeypatch, command_line):
     monkeypatch.setenv("COLUMNS", "160")
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return command_line
 
 
 @pytest.fixture

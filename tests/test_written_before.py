@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import undrift
 from tests.fixtures.make_before import COLOURS, METHODS, TASKS, copy_to
-from undrift import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 ROUNDING = 5e-3  # of a logit of about 20
@@ -40,17 +38,14 @@ def expected(before) -> dict:
 
 
 @pytest.fixture
-def command(before, tmp_path, monkeypatch, capsys):
+def command(before, tmp_path, monkeypatch, command_line):
     """Run a command in the folder; return the last JSON line that it prints."""
     monkeypatch.setenv("UNDRIFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(before)
 
     def run(*words: object) -> dict:
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert not ended.value.code, err
+        status, out, err = command_line(*words)
+        assert status == 0, err
         return json.loads(out.splitlines()[-1]) if "--json" in words else {"printed": out}
 
     return run

@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-import sys
 from unicodedata import normalize
 
 import pytest
 from PIL import Image
 
-from undrift import cli
 from undrift.data.benchmarks.folder import benchmark
 from undrift.data.doctor import examine
 from undrift.data.instructions import examples_of, read_examples
@@ -84,17 +82,10 @@ def read(root, content, name="rows.json", **options):
 
 
 @pytest.fixture
-def undrift(monkeypatch, capsys):
+def undrift(monkeypatch, command_line):
     monkeypatch.setenv("COLUMNS", "250")
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return command_line
 
 
 # ---------------------------------------------------------------- pictures

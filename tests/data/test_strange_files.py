@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ import torch
 from PIL import Image
 
 from tests.strange import KINDS, SAID, at_once, put
-from undrift import cli
 from undrift.data.benchmarks import folder
 from undrift.data.instructions import read_examples
 from undrift.data.picture_decoding import open_picture, survey
@@ -95,15 +93,12 @@ def test_pictures_that_are_none_are_surveyed_and_skipped(tmp_path, kind):
 
 
 @pytest.fixture
-def doctor(tmp_path, monkeypatch, capsys):
+def doctor(tmp_path, monkeypatch, command_line):
     monkeypatch.setenv("COLUMNS", "200")
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["undrift", "doctor", *map(str, words)])
-        with at_once(60), pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
+    def run(*words: object) -> tuple[int, str, str]:
+        with at_once(60):
+            return command_line("doctor", *words)
 
     return run
 

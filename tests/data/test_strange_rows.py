@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
 from tests.strange import at_once
-from undrift import cli
 from undrift.data.benchmarks import folder
 from undrift.data.instructions import read_examples
 from undrift.data.picture_folder import PictureFolder
@@ -69,15 +67,12 @@ def test_such_a_row_is_named_or_left_out(tmp_path, case, suffix):
 
 
 @pytest.fixture
-def undrift(monkeypatch, capsys):
+def undrift(monkeypatch, command_line):
     monkeypatch.setenv("COLUMNS", "200")
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with at_once(60), pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
+    def run(*words: object) -> tuple[int, str, str]:
+        with at_once(60):
+            return command_line(*words)
 
     return run
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import yaml
 
 from tests.run.own import LAYER, write_task
 from tests.run.tiny import save_tiny
-from undrift import cli
 from undrift.data.benchmarks.folder import OwnTask
 from undrift.diagnose import AdapterSeries
 from undrift.errors import AdapterMismatch, ConfigError, RunDirError
@@ -95,14 +93,6 @@ def learn(start: str, out: str, data: str = "data", **more) -> Learn:
 def resumed(run: Path, backbone: str | None = None, **more) -> Run:
     given = {"out": run, **({"backbone": backbone} if backbone else {})}
     return Run(resolve(load_yaml(run / "run.yaml"), given), **more)
-
-
-def command(monkeypatch, capsys, *words: object) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    out, err = capsys.readouterr()
-    return int(ended.value.code or 0), out, err
 
 
 def forget_the_last_task(run: Path) -> bytes:
@@ -214,25 +204,25 @@ def test_a_lesson_is_gone_on_with_from_another_folder(there, made, monkeypatch):
         learn(str(made / TYPED), "../next", str(made / "data"), name="more")
 
 
-def test_an_adapter_is_asked_from_another_folder(there, made, monkeypatch, capsys):
+def test_an_adapter_is_asked_from_another_folder(there, made, command_line):
     picture = next((made / "data/colours").iterdir())
     words = ("predict", there / "run", "--question", "which colour?", "--image", picture)
-    status, out, err = command(monkeypatch, capsys, *words)
+    status, out, err = command_line(*words)
     assert (status, err) == (0, "") and out
     words = ("eval", there / "learned", "--json")
-    status, out, err = command(monkeypatch, capsys, *words)
+    status, out, err = command_line(*words)
     assert (status, err) == (0, "") and json.loads(out)["asked"] == "what it has learned"
     (record,) = (there / "learned").rglob("undrift.json")
     content = json.loads(record.read_text())
     for note in content["learned"]:
         note["skip_bad"] = True  # what the base's processor refuses is looked for as well
     record.write_text(json.dumps(content))
-    status, out, err = command(monkeypatch, capsys, *words)
+    status, out, err = command_line(*words)
     assert (status, err) == (0, "") and json.loads(out)["asked"] == "what it has learned"
 
 
-def test_doctor_reads_the_file_of_a_run_from_another_folder(there, monkeypatch, capsys):
-    _, out, err = command(monkeypatch, capsys, "doctor", there / "run/run.yaml", "--json")
+def test_doctor_reads_the_file_of_a_run_from_another_folder(there, command_line):
+    _, out, err = command_line("doctor", there / "run/run.yaml", "--json")
     assert err == "" and json.loads(out)["benchmark"] == "tiny"
 
 
@@ -308,15 +298,15 @@ def test_another_base_is_told_by_its_fingerprint(use, there, two, tmp_path_facto
 
 
 @pytest.mark.slow
-def test_the_commands_take_the_place_of_a_base_that_has_moved(there, moved, monkeypatch, capsys):
+def test_the_commands_take_the_place_of_a_base_that_has_moved(there, moved, command_line):
     here = ("--backbone", moved)
     ask = ("predict", there / "run", "--question", "which colour?")
-    assert command(monkeypatch, capsys, *ask, *here)[0] == 0
+    assert command_line(*ask, *here)[0] == 0
     run = ("run", there / "run/run.yaml", "--out", there / "run", "--quiet")
-    status, _, err = command(monkeypatch, capsys, *run)
+    status, _, err = command_line(*run)
     assert status == 2 and "--backbone DIR" in err and err.count("\n") == 1
-    assert command(monkeypatch, capsys, *run, *here) == (0, "", "")
-    _, _, err = command(monkeypatch, capsys, "doctor", there / "run/run.yaml", *here, "--json")
+    assert command_line(*run, *here) == (0, "", "")
+    _, _, err = command_line("doctor", there / "run/run.yaml", *here, "--json")
     assert err == ""
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from tests.run.own import write_rows, write_task
 from tests.run.tiny import save_tiny
-from undrift import cli
 from undrift.data.types import Example, Task
 from undrift.errors import ConfigError, DataError, UnknownName
 from undrift.run.load_tasks import check_answers
@@ -68,17 +67,14 @@ def guide(package):
 
 
 @pytest.fixture
-def undrift(monkeypatch, capsys, tmp_path):
+def undrift(monkeypatch, command_line, tmp_path):
     monkeypatch.setenv("UNDRIFT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
     def run(*words, status=0):
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert int(ended.value.code or 0) == status, (out, err)
+        ended, out, err = command_line(*words)
+        assert ended == status, (out, err)
         return out + err
 
     return run

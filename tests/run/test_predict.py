@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 
 import pytest
 
 from tests.run.own import write_rows
-from undrift import cli
 from undrift.errors import ConfigError, UnknownName
 from undrift.run.adapters import find_adapter, open_adapter
 from undrift.run.evaluate import ask
@@ -18,19 +16,12 @@ from undrift.rundir import read_json, read_lines, write_json
 
 
 @pytest.fixture
-def said(monkeypatch, capsys, tmp_path):
+def said(monkeypatch, command_line, tmp_path):
     """Run a command; return status, output, errors."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["undrift", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
+    return command_line
 
 
 @pytest.fixture

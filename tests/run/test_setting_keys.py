@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import yaml
 
-from undrift import cli
 from undrift.errors import ConfigError, UnknownName
 from undrift.registry import BENCHMARKS, METHODS
 from undrift.run.config import RunConfig, load_yaml, overrides, resolve
@@ -188,12 +186,9 @@ def test_what_means_nothing_gets_no_guess():
 
 
 @pytest.fixture
-def listed(monkeypatch, capsys):
+def listed(command_line):
     def run(*words: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["undrift", "list", *words])
-        with pytest.raises(SystemExit):
-            cli.main()
-        out, err = capsys.readouterr()
+        _, out, err = command_line("list", *words)
         return out or err
 
     return run
