@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.own import list_tasks, write_task
-from undrift.errors import DataError, UnknownName
+from undrift.errors import ConfigError, DataError, UnknownName
 from undrift.run.config import Profile, resolve
 from undrift.run.load_tasks import cut, read_benchmark
 from undrift.run.progress import Progress
@@ -29,7 +29,7 @@ def test_a_benchmarks_own_options_are_checked_and_handed_over():
     assert plain.fingerprint != diverse.fingerprint
     with pytest.raises(UnknownName, match=r"reading.instruction.*reading.instructions"):
         read("coin", FIXTURES / "coin", reading={"instruction": "Diverse"})
-    with pytest.raises(DataError, match="'desk' has no options"):
+    with pytest.raises(ConfigError, match="'desk' has no options"):
         read("desk", FIXTURES, reading={"only": []})
 
 

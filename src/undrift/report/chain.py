@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from undrift.data.bounded_yaml import load_yaml
+from undrift.bounded_yaml import load_yaml
 from undrift.errors import RunDirError
 from undrift.report.results import Asked, Guard, Results, RunFiles, results_of
 from undrift.rundir import RunDir, damaged, read_answers, read_json, read_record

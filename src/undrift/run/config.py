@@ -33,7 +33,7 @@ from pydantic import (
     model_validator,
 )
 
-from undrift.data import bounded_yaml
+from undrift import bounded_yaml
 from undrift.errors import ConfigError, RunDirError, unknown
 from undrift.registry import DEFAULT_METHOD, METHODS
 from undrift.rundir.files import known_format

@@ -29,7 +29,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from undrift.data.bounded_yaml import MAX_BYTES, parse_yaml
+from undrift.bounded_yaml import MAX_BYTES, parse_yaml
 from undrift.data.instructions import Lost, TaskFiles
 from undrift.data.picture_folder import PictureFolder, existing, existing_path
 from undrift.data.progress_bar import bar
