@@ -180,6 +180,24 @@ def test_what_a_benchmark_declares_is_taken():
         check_reading("desk", {"x": 1})
 
 
+def test_what_another_package_declares_may_be_beyond_checking(monkeypatch):
+    class Own:
+        pass
+
+    def unresolved(root, *, words: Nowhere = "a", progress=True): ...  # noqa: F821
+
+    def of_its_own(root, *, words: int = 1, more=None, progress=True): ...
+
+    of_its_own.__annotations__["more"] = Own
+    monkeypatch.setattr(type(BENCHMARKS), "load", lambda *_: unresolved)
+    check_reading("theirs", {"words": 3})
+    assert [each.key for each in reading_settings("theirs")] == ["reading.words"]
+    monkeypatch.setattr(type(BENCHMARKS), "load", lambda *_: of_its_own)
+    check_reading("theirs", {"words": 3, "more": "x"})
+    with pytest.raises(ConfigError, match="words: expected a whole number"):
+        check_reading("theirs", {"words": "x"})
+
+
 def test_what_means_nothing_gets_no_guess():
     assert meant("xyzzy", ["train.epochs"]) == []
     assert meant("e", ["train.epochs"]) == []

@@ -10,13 +10,13 @@ import difflib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from undrift.errors import ConfigError, UndriftError, UnknownName, unknown
 from undrift.registry import BENCHMARKS, DEFAULT_METHOD, METHODS
@@ -103,7 +103,7 @@ def reading_settings(benchmark: str) -> list[Setting]:
         load = BENCHMARKS.load(benchmark)
     except UndriftError:  # another package's, which hurts only who asks for it by name
         return []
-    about, kinds = documented(load), get_type_hints(load)
+    about, kinds = documented(load), _declared(load)
     return [
         Setting(
             f"reading.{name}",
@@ -130,7 +130,7 @@ def check_reading(benchmark: str, reading: Mapping[str, Any]) -> None:
     """
     load = BENCHMARKS.load(benchmark)
     known = [key for key in inspect.signature(load).parameters if key not in GIVEN_BY_A_RUN]
-    kinds = get_type_hints(load)
+    kinds = _declared(load)
     for key, value in reading.items():
         if not known:
             raise ConfigError(
@@ -142,10 +142,20 @@ def check_reading(benchmark: str, reading: Mapping[str, Any]) -> None:
         try:  # as JSON, where a list may be a tuple and a text a path, and true is no number
             text = json.dumps(value, default=str)
             TypeAdapter(kinds.get(key, Any)).validate_json(text, strict=True)
+        except PydanticSchemaGenerationError:  # a class that no configuration can hold: not ours
+            continue
         except ValidationError as error:
             raise ConfigError(
                 f"reading.{key}: expected {_values(kinds[key])} (got {repr(value)[:100]})"
             ) from error
+
+
+def _declared(load: Callable[..., Any]) -> dict[str, Any]:
+    """What a benchmark's parameters are declared to be; nothing where that cannot be looked up."""
+    try:
+        return get_type_hints(load)
+    except NameError:  # another package's, of a name that it imports for type checkers alone
+        return {}
 
 
 def method_settings(name: str) -> list[Setting]:
