@@ -2,15 +2,17 @@
 
     python scripts/drift_results.py RUN...
 
-where each RUN was made by `undrift run pocket --method NAME --seed S --out RUN` and diagnosed by
-`undrift diagnose RUN`, one of each method with `--reroute charts` as well.
+where each RUN was made and diagnosed by the `commands` below, and of each kind the one with seed 0
+by `undrift diagnose RUN --reroute charts`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,6 +24,7 @@ from undrift.report.forgetting import explain_all, verdict
 from undrift.rundir import read_json
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+RUN = "undrift run pocket --method NAME --seed S"
 
 
 def main(folders: Sequence[Path]) -> None:
@@ -29,7 +32,11 @@ def main(folders: Sequence[Path]) -> None:
     runs = [load(folder) for folder in folders]
     losses = explain_all(runs)
     found = {
-        "commands": ["undrift run pocket --method NAME --seed S --out RUN", "undrift diagnose RUN"],
+        "commands": [
+            f"{RUN} --out RUN",
+            f"{RUN} --set train.learning_rate=1.5e-3 --out RUN",
+            "undrift diagnose RUN",
+        ],
         "verdict": verdict(losses),
         "methods": {
             loss.label: {
@@ -46,12 +53,18 @@ def main(folders: Sequence[Path]) -> None:
     }
     text = json.dumps(found, indent=1, ensure_ascii=False)
     (RESULTS / "pocket-drift.json").write_text(text + "\n", encoding="utf-8")
-    first = {group.runs[0].method: group.runs[0].folder / "diagnose" for group in grouped(runs)}
+    first = {short(group.label): group.runs[0].folder / "diagnose" for group in grouped(runs)}
     routes = {name: read_json(folder / "routes.json")["cells"] for name, folder in first.items()}
     rerouted = {name: read_json(folder / "reroute.json") for name, folder in first.items()}
-    draw(shares("What was forgotten, and why", losses), "pocket-drift")
+    named = [replace(loss, label=short(loss.label)) for loss in losses]
+    draw(shares("What was forgotten, and why", named), "pocket-drift")
     draw(route_drift("Where each task's inputs go", routes), "pocket-drift-routes")
     draw(reroute("What a new router gets out of the experts", rerouted), "pocket-drift-reroute")
+
+
+def short(label: str) -> str:
+    """Shorten the name of a group: "moelora (3 seeds, learning rate 0.001)" to "moelora 0.001"."""
+    return re.sub(r" \(3 seeds(?:, learning rate( .*))?\)", r"\1", label)
 
 
 def draw(figure: Any, stem: str) -> None:
@@ -75,7 +88,7 @@ def table(found: dict[str, Any]) -> str:
     methods = found["methods"].values()
     end = "all tasks, at the end"
     rows = [
-        ["", *(name.split()[0] for name in found["methods"])],
+        ["", *map(short, found["methods"])],
         ["---", *["---:"] * len(found["methods"])],
         ["points lost since learned, mean over tasks", *(f"{m['lost']:.1f}" for m in methods)],
         ["of these by router / experts / form",

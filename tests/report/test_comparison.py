@@ -87,7 +87,16 @@ def test_runs_that_differ_in_the_seed_only_are_one_group(seeds):
     assert found[0].by_seed("last")[1] == same[1].metrics["last"]
     second = seeds("same", [81.0, 82.0], order="second")
     labels = [group.label for group in grouped([*same, *second])]
-    assert labels == ["same (3 seeds, same-s0 ...)", "same (2 seeds, samesecond-s0 ...)"]
+    assert labels == ["same (3 seeds, order default)", "same (2 seeds, order second)"]
+
+
+def test_groups_that_differ_in_more_than_one_setting_are_named_by_a_folder(seeds):
+    runs = [
+        *seeds("same", [80.0, 86.0]),
+        *seeds("same", [81.0, 82.0], order="second", profile="lite"),
+    ]
+    labels = [group.label for group in grouped(runs)]
+    assert labels == ["same (2 seeds, same-s0 ...)", "same (2 seeds, samesecond-s0 ...)"]
 
 
 def test_a_repetition_with_one_seed_is_no_group(seeds, write_run):

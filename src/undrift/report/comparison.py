@@ -9,7 +9,6 @@ normal values its 95 % interval holds the true mean 77 times in a hundred (Stude
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -179,16 +178,25 @@ def grouped(runs: Sequence[Results]) -> list[Group]:
     for label, run in zip(labels(runs), runs, strict=True):
         shared = tuple(sorted((k, v) for k, v in run.facts.items() if k != SEED))
         alike.setdefault((run.method, tuple(run.tasks), shared), []).append((label, run))
-    methods = Counter(key[0] for key in alike)
     found = []
     for key, members in alike.items():
         own = [run for _, run in members]
         if len({run.seed for run in own}) < len(own) or len(own) == 1:
             found += [Group(label, [run]) for label, run in members]
         else:
-            first = f", {own[0].folder.name} ..." if methods[key[0]] > 1 else ""
-            found.append(Group(f"{own[0].method} ({len(own)} seeds{first})", own))
+            others = [each[0][1] for k, each in alike.items() if k[0] == key[0] and k != key]
+            apart = f", {_apart(own[0], others)}" if others else ""
+            found.append(Group(f"{own[0].method} ({len(own)} seeds{apart})", own))
     return found
+
+
+def _apart(first: Results, others: Sequence[Results]) -> str:
+    """Name a group among others of its method: by the one setting that differs, or by a folder."""
+    apart = differences([run.facts | {SEED: ""} for run in (first, *others)])
+    if len(apart) > 1 or not apart:
+        return f"{first.folder.name} ..."
+    ((key, (value, *_)),) = apart.items()
+    return f"{key.rpartition('.')[2].replace('_', ' ')} {value}"
 
 
 def mean_run(group: Group) -> Results:
