@@ -3,8 +3,8 @@
     python scripts/readme_results.py
 
 Accuracies, general ability, sizes: docs/results/pocket-orders.json (the eight fresh
-orders, drawn after the defaults had been frozen), pocket-shared.json and desk.json, where they are
-there. The time of a step: methods-speed.json
+orders, drawn after the defaults had been frozen), pocket-shared.json and desk.json; of the methods
+that are not in them pocket-others.json. The time of a step: methods-speed.json
 (`python -m benchmarks.methods --json FILE`).
 """
 
@@ -27,19 +27,23 @@ OTHERS = {"shared questions": "pocket-shared", "desk": "desk"}
 Runs = Sequence[Mapping[str, Any]]
 
 
-def table(*, whole: bool = False) -> str:
-    """Make the table of all methods that were run on the fresh orders; the best mean first.
+def table(study: str = "pocket-orders", *, whole: bool = False) -> str:
+    """Make the table of a study's methods on the fresh orders; the best mean first.
 
     Args:
+        study: Which; what the same methods have on other studies stands beside it.
         whole: With what was just learned, the spread over orders, the distance to moelora, and the
             eight orders before.
     """
-    rows, before = by_label("pocket-orders", FRESH), by_label("pocket-orders", DRAWN)
-    others = {name: by_label(study) for name, study in OTHERS.items() if exists(study)}
+    rows, before = by_label(study, FRESH), by_label(study, DRAWN) if whole else {}
+    orders = {run["order"] for runs in rows.values() for run in runs}
+    others = {name: by_label(each) for name, each in OTHERS.items()}
+    others = {name: found for name, found in others.items() if (rows.keys() & found) - {AGAINST}}
     speed = json.loads((RESULTS / "methods-speed.json").read_text(encoding="utf-8"))
     steps = {row["method"]: row["value"] for row in speed["methods"]} | {"finetune": 1.0}
-    more = ["spread", "just learned", f"last − {AGAINST}", "eight before: mean, worst"]
-    header = ["method", "mean of 8 orders", "worst order", *(more if whole else ())]
+    more = ["spread", "just learned", f"last − {AGAINST}"] if whole else []
+    more += ["eight before: mean, worst"] if before else []
+    header = ["method", f"mean of {len(orders)} orders", "worst order", *more]
     header += [*others, "general ability lost, %", "parameters", "step"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for label in sorted(rows, key=lambda label: -fmean(by_order(rows[label]).values())):
@@ -49,6 +53,7 @@ def table(*, whole: bool = False) -> str:
         if whole:
             spread = f"{stdev(means.values()):.1f}"
             line += [spread, mean(runs, "mft"), "" if label == AGAINST else against(runs, rows)]
+        if before:
             earlier = by_order(before.get(label, ())).values()
             line += [f"{fmean(earlier):.1f}, {min(earlier):.1f}" if earlier else ""]
         line += [mean(found.get(label, ()), "last") for found in others.values()]
@@ -58,11 +63,6 @@ def table(*, whole: bool = False) -> str:
         line += [f"{steps[method]:.2f}" if method in steps else ""]
         lines.append(line)
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def exists(study: str) -> bool:
-    """Tell whether a study has been run."""
-    return (RESULTS / f"{study}.json").is_file()
 
 
 def by_label(study: str, orders: str = "") -> dict[str, list[Mapping[str, Any]]]:
@@ -96,4 +96,4 @@ def against(runs: Runs, rows: Mapping[str, Runs]) -> str:
 
 
 if __name__ == "__main__":
-    print(table(), table(whole=True), sep="\n\n")
+    print(table(), table(whole=True), table("pocket-others", whole=True), sep="\n\n")

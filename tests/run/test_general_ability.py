@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.run.test_budget import Told
 from tests.run.test_task_loop import assert_same_numbers
 from undrift.data.types import General
 from undrift.errors import DataError
@@ -80,6 +81,31 @@ def test_other_questions_are_asked_anew(make_run, asking, tmp_path, monkeypatch)
     make_run(benchmark_=replace(asking, general=fewer)).go()
     assert read_json(tmp_path / "run/general.json")["fingerprint"] == "g2"
     assert len(read_lines(tmp_path / "run/general/before.jsonl")) == 3
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"name": "proglora", "gate": "static"},
+        {"name": "nearlora", "oracle": True},
+        {"name": "disco", "oracle": True},
+        {"name": "hide", "oracle": True},
+        {"name": "modalprompt", "oracle": True},
+        {"name": "llava_cmoe", "oracle": True},
+    ],
+    ids=lambda method: method["name"],
+)
+def test_what_has_to_be_told_the_task_is_asked_tasks_alone_and_says_so(
+    make_run, asking, tmp_path, method
+):
+    told = Told()
+    made = make_run(method=method, benchmark_=asking, progress=told)
+    assert made.method.must_be_told
+    (text,) = [text for _, text, _ in told.events if "general ability" in text]
+    assert "is not measured" in text and method["name"] in text
+    made.go()
+    assert not (tmp_path / "run" / "general.json").exists()
+    assert read_json(tmp_path / "run" / "matrix.json")["metrics"]["last"] is not None
 
 
 def _stop(*_):

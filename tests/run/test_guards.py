@@ -7,8 +7,10 @@ import shutil
 
 import pytest
 
-from tests.run.own import write_rows
+from tests.run.own import LAYER, write_rows
+from undrift.data.benchmarks.folder import OwnTask
 from undrift.errors import ConfigError, DataError, RunDirError
+from undrift.run.learn import Learn, start_from
 from undrift.run.verify import verify
 from undrift.rundir import read_json, read_lines, write_json
 
@@ -54,6 +56,18 @@ def test_a_guard_is_asked_before_and_after_and_kept(lesson, golden, tmp_path):
     plain = lesson("colours", out="plain")
     plain.go()
     assert plain.guarded() == [] and "guards" not in read_json(tmp_path / "plain/result.json")
+
+
+def test_a_method_that_has_to_be_told_the_task_refuses_a_guard_at_once(
+    backbone_folder, data, golden, tmp_path
+):
+    begun = start_from(
+        str(backbone_folder), LAYER, {"method": {"name": "nearlora", "oracle": True}}
+    )
+    own = OwnTask("colours", data / "colours.jsonl", data, max_new_tokens=6)
+    with pytest.raises(ConfigError, match=r"nearlora, as it is set, has to be told .* leave out"):
+        Learn(begun, own, tmp_path / "out", guards=(golden,))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_guard_whose_answers_or_scores_were_touched_is_found(lesson, golden, tmp_path):

@@ -29,6 +29,7 @@ from undrift.methods.shared.adapter import (
     active_adapter,
     check_buffers_stay,
     check_own,
+    check_packing,
     check_trained,
     has_learned,
     load_adapter,
@@ -196,6 +197,11 @@ class Method(TrainerCallback):
     def remembers(self) -> bool:
         """Whether a task is learned with regard to those before."""
         return self.transforms_steps or self._overrides("task_end", "examples")
+
+    @property
+    def must_be_told(self) -> bool:
+        """Whether it answers only who names the task of a question, see `predicting`."""
+        return bool(getattr(self.config, "oracle", False))
 
     def _overrides(self, *names: str) -> bool:
         """Whether a method does something of its own where `Method` itself does nothing."""
@@ -608,7 +614,7 @@ class Method(TrainerCallback):
         self._detach()
         self._check_alone(model, optimizer)
         check_trained(model)
-        self._check_packing(args)
+        check_packing(args, self.config)
         if self.why_not_sharded and is_sharded(model):
             raise ConfigError(
                 f"{self.name} cannot learn under FSDP2: {self.why_not_sharded}; train it under DDP"
@@ -679,15 +685,6 @@ class Method(TrainerCallback):
         self.before_save(model)
         self._gathered = self.state(model).gathered()
         self._flushed = True
-
-    def _check_packing(self, args: Any) -> None:
-        """Refuse rows of TRL's that do not say where their examples begin."""
-        wrapped = getattr(args, "packing", False) and args.packing_strategy == "wrapped"
-        if wrapped and getattr(self.config, "token_weights", None) in ("share", "answer"):
-            raise ConfigError(
-                'packing_strategy "wrapped" does not say where examples begin, and token_weights '
-                'counts by example: take packing_strategy "bfd", or token_weights="same"'
-            )
 
     def _detach(self) -> None:
         while self._hooks:

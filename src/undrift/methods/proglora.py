@@ -70,6 +70,11 @@ class ProgLora(pool.PoolMethod["KeyGate"]):
         self._recall: Tensor | None = None
         self._added = AddedLoss(self, self._weighed_recall)
 
+    @property
+    def must_be_told(self) -> bool:
+        """Whether it answers only who names the task of a question, see `predicting`."""
+        return self.config.gate == "static"
+
     def make_gate(self, width: int) -> KeyGate:
         """Make the first key and the query network."""
         return KeyGate(width, self.config.hidden)
@@ -77,7 +82,7 @@ class ProgLora(pool.PoolMethod["KeyGate"]):
     def gates(self, prompt: Prompt) -> Tensor:
         """Decide the gates of a batch of prompts."""
         gate = self.gate
-        if self.config.gate == "static" and not gate.training:
+        if self.must_be_told and not gate.training:
             if self.asked is None:
                 raise ConfigError(
                     "proglora-static has to be told which task its questions come from: ask "

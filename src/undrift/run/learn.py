@@ -321,6 +321,11 @@ class Learn:
             self.earlier = find_again(
                 asked, self.progress, backbone or self.config.base, adapter=start.adapter
             )
+            if guards and self.method.must_be_told:
+                raise ConfigError(
+                    f"{self.method.name}, as it is set, has to be told the task of a question, and "
+                    "a guard is no task; leave out --guard, or set it otherwise"
+                )
             guarding = notes_of(guards, own, guard_scorer, self.config.skip_bad)
             taken = [own.name, *names]
             self.guards = read_guards(guarding, taken, self.progress, backbone or self.config.base)

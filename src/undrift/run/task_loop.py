@@ -130,6 +130,11 @@ class Run:
             self.tasks = [cut(task, config.profile, config.eval.split) for task in order]
             check_answers(self.tasks, config.eval.scoring, self.progress)
             general = self.benchmark.general
+            if general is not None and self.method.must_be_told:
+                text = "general ability is not measured: its questions are of no task, and "
+                text += f"{self.method.name}, as it is set, has to be told one"
+                self.progress.event("left out", text, what="general ability")
+                general = None
             self.general = None if general is None else cut_general(general, config.profile)
             self.stream = StreamPlan.of(config, self.tasks) if config.is_stream else None
             self.stages = trainings(self.tasks, self.method.schedule)

@@ -205,6 +205,24 @@ def check_own(model: nn.Module, held: Iterable[Parameter], method: str) -> None:
         )
 
 
+def check_packing(args: Any, config: Any) -> None:
+    """Refuse rows of TRL's that do not say where their examples begin.
+
+    Args:
+        args: A trainer's.
+        config: The method's.
+
+    Raises:
+        ConfigError: If they are asked for, and the history counts by example.
+    """
+    wrapped = getattr(args, "packing", False) and args.packing_strategy == "wrapped"
+    if wrapped and getattr(config, "token_weights", None) in ("share", "answer"):
+        raise ConfigError(
+            'packing_strategy "wrapped" does not say where examples begin, and token_weights '
+            'counts by example: take packing_strategy "bfd", or token_weights="same"'
+        )
+
+
 def check_buffers_stay(model: nn.Module, method: str) -> None:
     """Refuse a way of sharding under which accelerate cannot bring buffers along.
 
