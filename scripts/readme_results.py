@@ -27,24 +27,56 @@ OTHERS = {"shared questions": "pocket-shared", "desk": "desk"}
 Runs = Sequence[Mapping[str, Any]]
 
 
-def table(study: str = "pocket-orders", *, whole: bool = False) -> str:
-    """Make the table of a study's methods on the fresh orders; the best mean first.
+def table(*, whole: bool = False) -> str:
+    """Make the table of all methods that were run on all fresh orders; the best mean first.
 
     Args:
-        study: Which; what the same methods have on other studies stands beside it.
         whole: With what was just learned, the spread over orders, the distance to moelora, and the
             eight orders before.
     """
-    rows, before = by_label(study, FRESH), by_label(study, DRAWN) if whole else {}
-    orders = {run["order"] for runs in rows.values() for run in runs}
-    others = {name: by_label(each) for name, each in OTHERS.items()}
-    others = {name: found for name, found in others.items() if (rows.keys() & found) - {AGAINST}}
+    rows, before = by_label("pocket-orders", FRESH), by_label("pocket-orders", DRAWN)
+    orders = by_order(rows[AGAINST])
+    rows |= {k: runs for k, runs in others().items() if by_order(runs).keys() == orders.keys()}
+    columns = {name: by_label(study) for name, study in OTHERS.items()}
+    return table_of(rows, columns, before=before if whole else None, whole=whole)
+
+
+def table_of_others() -> str:
+    """Make the table of the methods that were run on some fresh orders, on those orders alone."""
+    rows = others()
+    shared = set.intersection(*(set(by_order(runs)) for runs in rows.values()))
+    known = by_label("pocket-orders", FRESH)
+    rows |= {name: known[name] for name in (AGAINST, "same", "nearlora")}
+    rows = {k: [run for run in runs if run["order"] in shared] for k, runs in rows.items()}
+    return table_of(rows, {}, whole=True)
+
+
+def others() -> dict[str, list[Mapping[str, Any]]]:
+    """Gather the runs of the methods that are not among the main ones."""
+    return {k: runs for k, runs in by_label("pocket-others", FRESH).items() if k != AGAINST}
+
+
+def table_of(
+    rows: Mapping[str, Runs],
+    columns: Mapping[str, Mapping[str, Runs]],
+    *,
+    before: Mapping[str, Runs] | None = None,
+    whole: bool = False,
+) -> str:
+    """Make a table of rows.
+
+    Args:
+        rows: Runs on the same orders, by what they are called.
+        columns: Other studies by the heading under which their last average stands.
+        before: Runs on the eight orders before, if there is to be a column of them.
+        whole: With spread, what was just learned, and the distance to moelora.
+    """
     speed = json.loads((RESULTS / "methods-speed.json").read_text(encoding="utf-8"))
     steps = {row["method"]: row["value"] for row in speed["methods"]} | {"finetune": 1.0}
-    more = ["spread", "just learned", f"last − {AGAINST}"] if whole else []
-    more += ["eight before: mean, worst"] if before else []
-    header = ["method", f"mean of {len(orders)} orders", "worst order", *more]
-    header += [*others, "general ability lost, %", "parameters", "step"]
+    header = ["method", f"mean of {len(by_order(rows[AGAINST]))} orders", "worst order"]
+    header += ["spread", "just learned", f"last − {AGAINST}"] if whole else []
+    header += ["eight before: mean, worst"] if before is not None else []
+    header += [*columns, "general ability lost, %", "parameters", "step"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for label in sorted(rows, key=lambda label: -fmean(by_order(rows[label]).values())):
         runs = rows[label]
@@ -53,10 +85,10 @@ def table(study: str = "pocket-orders", *, whole: bool = False) -> str:
         if whole:
             spread = f"{stdev(means.values()):.1f}"
             line += [spread, mean(runs, "mft"), "" if label == AGAINST else against(runs, rows)]
-        if before:
+        if before is not None:
             earlier = by_order(before.get(label, ())).values()
             line += [f"{fmean(earlier):.1f}, {min(earlier):.1f}" if earlier else ""]
-        line += [mean(found.get(label, ()), "last") for found in others.values()]
+        line += [mean(found.get(label, ()), "last") for found in columns.values()]
         stored = [run["cost"]["stored"] for run in runs if run.get("cost")]
         method = runs[0]["method"]
         line += [mean(runs, "general_loss"), short_number(fmean(stored)) if stored else ""]
@@ -96,4 +128,4 @@ def against(runs: Runs, rows: Mapping[str, Runs]) -> str:
 
 
 if __name__ == "__main__":
-    print(table(), table(whole=True), table("pocket-others", whole=True), sep="\n\n")
+    print(table(), table(whole=True), table_of_others(), sep="\n\n")
