@@ -192,7 +192,7 @@ def grouped(runs: Sequence[Results]) -> list[Group]:
 
 def _apart(first: Results, others: Sequence[Results]) -> str:
     """Name a group among others of its method: by the one setting that differs, or by a folder."""
-    apart = differences([run.facts | {SEED: ""} for run in (first, *others)])
+    apart = differences([{**run.facts, SEED: ""} for run in (first, *others)])
     if len(apart) > 1 or not apart:
         return f"{first.folder.name} ..."
     ((key, (value, *_)),) = apart.items()
